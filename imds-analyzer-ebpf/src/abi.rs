@@ -1,0 +1,348 @@
+//! Records, settings, loss kinds and names that both sides use.
+//!
+//! Layout is `repr(C)` without padding bytes; sizes are asserted below, so a change is seen by the compiler.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::classify::{Method, PathClass, Reason, Verdict};
+
+/// Names of the programs in the object, as user space loads them.
+pub mod program {
+    pub const EGRESS: &str = "imds_egress";
+    pub const CONNECT4: &str = "imds_connect4";
+    pub const CONNECT6: &str = "imds_connect6";
+    pub const RELEASE: &str = "imds_release";
+    pub const TP_BTF: &str = "imds_tp_btf";
+}
+
+/// Names of the maps in the object.
+pub mod map {
+    pub const RECORDS: &str = "RECORDS";
+    pub const LOSS: &str = "LOSS";
+    pub const SETTINGS: &str = "SETTINGS";
+}
+
+/// Bytes of argv read in the kernel at most: the first page of it.
+pub const ARGV_MAX: usize = 4096;
+/// Most processes' argv fits here, and their announcement takes this much less of the ring buffer.
+pub const ARGV_SHORT: usize = 512;
+/// Ancestors recorded in the kernel at most; deeper chains are continued from /proc.
+pub const ANCESTORS_MAX: usize = 24;
+/// Bytes of masked head that travel with a request at most.
+pub const CAPTURE_MAX: usize = 1024;
+/// Most heads' capture fits here.
+pub const CAPTURE_SHORT: usize = 256;
+/// Length of the kernel's `comm`, `TASK_COMM_LEN`.
+pub const COMM_LEN: usize = 16;
+
+/// What follows a [`Header`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum RecordKind {
+    /// An [`Owner`] and its argv.
+    Owner = 1,
+    /// A [`Request`] and its capture.
+    Request = 2,
+    /// As [`RecordKind::Request`], for a head that is not finished yet: a later record with the same socket and
+    /// sequence replaces it.
+    Pending = 3,
+}
+
+impl RecordKind {
+    pub const fn from_raw(raw: u16) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Owner,
+            2 => Self::Request,
+            3 => Self::Pending,
+            _ => return None,
+        })
+    }
+}
+
+/// Which hook said who owns a socket or sent a request; the discriminants are the ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum OwnerHook {
+    /// The connecting process, from the cgroup connect hooks.
+    Connect = 1,
+    /// The sender's context, tp_btf `tcp_sendmsg_locked`.
+    TpBtf = 2,
+    /// The sender's context, fentry `tcp_sendmsg`.
+    Fentry = 3,
+    /// The sender's context, kprobe `tcp_sendmsg`.
+    Kprobe = 4,
+    /// Found by user space: the socket is older than the tool.
+    SockDiag = 5,
+    /// The task that was running when the SYN left: the last resort, where no other hook saw the socket.
+    Egress = 6,
+}
+
+impl OwnerHook {
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Connect,
+            2 => Self::TpBtf,
+            3 => Self::Fentry,
+            4 => Self::Kprobe,
+            5 => Self::SockDiag,
+            6 => Self::Egress,
+            _ => return None,
+        })
+    }
+
+    /// The contract's name, `imds.owner`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::TpBtf => "tp_btf",
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::SockDiag => "sock_diag",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// Starts every record.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Header {
+    /// `CLOCK_BOOTTIME` in nanoseconds.
+    pub time: u64,
+    /// A [`RecordKind`].
+    pub kind: u16,
+    /// Bytes of variable data (argv or capture) behind the fixed part that are meaningful.
+    pub data_len: u16,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// A process and the thread of it that acted. `tgid` 0 means that nobody is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Task {
+    /// When the process started: `start_boottime` of its group leader, ns since boot.
+    pub start: u64,
+    /// Changes when the process executes another program; otherwise opaque.
+    pub exec: u64,
+    /// Id of the cgroup v2, 0 where there is none.
+    pub cgroup: u64,
+    /// Process id and thread id, in the initial pid namespace.
+    pub tgid: u32,
+    pub tid: u32,
+    /// Real user and group id, in the initial user namespace.
+    pub uid: u32,
+    pub gid: u32,
+    /// Inode number of the pid namespace.
+    pub pid_ns: u32,
+    /// An [`OwnerHook`], 0 when `tgid` is 0.
+    pub hook: u8,
+    pub reserved: [u8; 3],
+    /// Name of the process (its group leader's `comm`) and of the thread, NUL padded.
+    pub comm: [u8; COMM_LEN],
+    pub thread_comm: [u8; COMM_LEN],
+}
+
+/// One ancestor, the parent first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ancestor {
+    /// As [`Task::start`].
+    pub start: u64,
+    pub tgid: u32,
+    pub uid: u32,
+    pub comm: [u8; COMM_LEN],
+}
+
+/// A process seen connecting or sending, with all that is lost when it exits. `data_len` bytes of argv follow, as the
+/// process holds it: NUL-separated.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Owner {
+    pub header: Header,
+    /// Address of the kernel's `struct sock`, a key only.
+    pub sock: u64,
+    /// The socket's cookie, as `SO_COOKIE` and sock_diag give it; 0 when not known.
+    pub cookie: u64,
+    pub task: Task,
+    /// Inode number of the socket's network namespace.
+    pub net_ns: u32,
+    /// Length of the whole argv in the process, in bytes; more than `data_len` when it was cut.
+    pub argv_len: u32,
+    pub ancestors_len: u32,
+    pub reserved: u32,
+    pub ancestors: [Ancestor; ANCESTORS_MAX],
+}
+
+/// An [`Owner`] with room for `N` bytes of argv.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct OwnerRecord<const N: usize> {
+    pub owner: Owner,
+    pub argv: [u8; N],
+}
+
+/// One request head and the verdict on it. `data_len` bytes of capture follow: the request line and the header lines
+/// whose values may be shown, as [`crate::classify::Capture`] describes.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Request {
+    pub header: Header,
+    pub sock: u64,
+    pub cookie: u64,
+    /// The sender of the head's first byte.
+    pub task: Task,
+    /// TCP sequence number of the head's first byte.
+    pub seq: u32,
+    /// Length of the head, as far as it was seen.
+    pub head_len: u32,
+    /// A [`Verdict`], a [`Reason`] (0 for none), a [`Method`] and a [`PathClass`].
+    pub verdict: u8,
+    pub reason: u8,
+    pub method: u8,
+    pub path_class: u8,
+    /// [`crate::classify::facts`].
+    pub facts: u16,
+    /// [`request_flags`].
+    pub flags: u16,
+    pub net_ns: u32,
+    /// 4 or 6: what `source`, `destination` and `packet_destination` hold (IPv4 in the first four bytes).
+    pub family: u8,
+    pub reserved: [u8; 3],
+    pub source: [u8; 16],
+    /// The socket's peer: what the sender connected to.
+    pub destination: [u8; 16],
+    /// What the packet's header says, which differs where netfilter rewrote it.
+    pub packet_destination: [u8; 16],
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub packet_port: u16,
+    pub reserved2: u16,
+}
+
+/// A [`Request`] with room for `N` bytes of capture.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct RequestRecord<const N: usize> {
+    pub request: Request,
+    pub capture: [u8; N],
+}
+
+/// Bits of [`Request::flags`].
+pub mod request_flags {
+    /// The packet leaves through the loopback device of its network namespace: the peer is an address of this host.
+    pub const LOCAL: u16 = 1;
+    /// The socket was connected before the tool could see it.
+    pub const OLD_SOCKET: u16 = 1 << 1;
+}
+
+/// Where things are in this kernel's structs, in bytes, from its BTF; set before load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Settings {
+    // match-struct task_struct: real_parent group_leader tgid start_boottime comm mm cred thread_pid
+    pub task_real_parent: u32,
+    pub task_group_leader: u32,
+    pub task_tgid: u32,
+    pub task_start_boottime: u32,
+    pub task_comm: u32,
+    pub task_mm: u32,
+    pub task_cred: u32,
+    pub task_thread_pid: u32,
+    pub cred_uid: u32,
+    pub pid_level: u32,
+    pub pid_numbers: u32,
+    pub upid_size: u32,
+    pub upid_ns: u32,
+    pub pid_namespace_inum: u32,
+    pub mm_arg_start: u32,
+    pub mm_arg_end: u32,
+    pub sock_net: u32,
+    pub net_inum: u32,
+    pub tcp_sock_write_seq: u32,
+    pub sock_cookie: u32,
+}
+
+/// What the kernel side counts, one slot each in the per-CPU map [`map::LOSS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Loss {
+    /// The ring buffer had no room for a request: one request not reported.
+    RequestRing = 0,
+    /// The ring buffer had no room for a process: its requests are reported with less known about it.
+    OwnerRing = 1,
+    /// The ring buffer had no room for the notice of an unfinished head.
+    PendingRing = 2,
+    /// No memory for a socket's state: its requests are not seen.
+    SocketState = 3,
+    /// Stream bytes that never passed the hook: requests in them are not seen.
+    GapBytes = 4,
+    /// A packet held more heads or bytes than one run may look at; the rest counts as a gap.
+    PacketBound = 5,
+    /// A packet of an IMDS socket that could not be read as TCP.
+    PacketShape = 6,
+    /// More changes of sender were in flight on one socket than are remembered.
+    SenderQueue = 7,
+    /// A field of the task could not be read; what depends on it is left out.
+    TaskRead = 8,
+    /// argv could not be read, or not whole.
+    ArgvRead = 9,
+}
+
+impl Loss {
+    pub const ALL: [Self; 10] = [
+        Self::RequestRing,
+        Self::OwnerRing,
+        Self::PendingRing,
+        Self::SocketState,
+        Self::GapBytes,
+        Self::PacketBound,
+        Self::PacketShape,
+        Self::SenderQueue,
+        Self::TaskRead,
+        Self::ArgvRead,
+    ];
+
+    /// Name used in loss records and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RequestRing => "request_ring_full",
+            Self::OwnerRing => "owner_ring_full",
+            Self::PendingRing => "pending_ring_full",
+            Self::SocketState => "socket_state",
+            Self::GapBytes => "gap_bytes",
+            Self::PacketBound => "packet_bound",
+            Self::PacketShape => "packet_shape",
+            Self::SenderQueue => "sender_queue",
+            Self::TaskRead => "task_read",
+            Self::ArgvRead => "argv_read",
+        }
+    }
+}
+
+impl Request {
+    /// The verdict, or `None` for a byte that is none.
+    pub const fn verdict(&self) -> Option<Verdict> {
+        Verdict::from_raw(self.verdict)
+    }
+
+    pub const fn reason(&self) -> Option<Reason> {
+        Reason::from_raw(self.reason)
+    }
+
+    pub const fn method(&self) -> Option<Method> {
+        Method::from_raw(self.method)
+    }
+
+    pub const fn path_class(&self) -> Option<PathClass> {
+        PathClass::from_raw(self.path_class)
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == 16);
+    assert!(size_of::<Task>() == 80);
+    assert!(size_of::<Ancestor>() == 32);
+    assert!(size_of::<Owner>() == 16 + 16 + 80 + 16 + 32 * ANCESTORS_MAX);
+    assert!(size_of::<Request>() == 16 + 16 + 80 + 24 + 48 + 8);
+};

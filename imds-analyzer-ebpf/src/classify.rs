@@ -1,0 +1,549 @@
+//! From a byte stream to verdicts: one request head at a time, a byte at a time.
+//!
+//! A [`Classifier`] belongs to one connection and follows the stream the client sends, however it is cut. It is driven
+//! by two tables built at compile time ([`dfa`] for heads, [`path`] for request targets), allocates nothing and calls
+//! nothing, so that the very same code runs in the kernel, in host tests and under a fuzzer. Every value a `Classifier`
+//! can have is valid, all zeroes is a new connection.
+//!
+//! # What is decided how
+//! Grammar: RFC 9112, with the tolerance of real servers where it cannot change the verdict: bare LF ends a line (2.2),
+//! empty lines before a request are skipped (2.2), several spaces may separate the parts of the request line (3),
+//! white space may stand between a header's name and its colon, `obs-fold` continues the value of the line before it
+//! (5.2). A request line without version is an HTTP/0.9 request if its method is GET (RFC 1945, 4.1): it has no
+//! headers, so nothing after it belongs to it.
+//!
+//! Duplicate headers: one token header with a value is a token, whatever stands beside it.
+//!
+//! Not HTTP (`not-http`): a first line that is no request line, a target with bytes outside visible ASCII, a version
+//! other than HTTP/1.x. Malformed (`malformed`): a header line without colon or with an invalid name, or a control
+//! character (a bare CR too) in a value; servers differ in what they make of those, so nothing is guessed.
+//!
+//! # Bodies
+//! After a head with a single valid Content-Length (and a method other than GET and HEAD) that many bytes are skipped.
+//! Everything else that announces a body is ambiguous - a body on GET or HEAD, any Transfer-Encoding, a double or
+//! invalid Content-Length - and is scanned: any line in it that ends like a request line is reported `unknown`, reason
+//! `framing`. The scan ends where the body does (its length, its last chunk), or at the next empty line if no length
+//! can be known.
+
+mod capture;
+mod dfa;
+mod path;
+mod vocabulary;
+
+pub use self::{
+    capture::Capture,
+    vocabulary::{Method, PathClass, Reason, Verdict, Version, facts},
+};
+use self::{
+    dfa::{Action, HEAD},
+    path::Target,
+};
+
+/// A head may be this long, its final empty line included; a longer one is reported [`Reason::TooLong`].
+pub const HEAD_MAX: u32 = 16 * 1024;
+
+/// A Content-Length above this is taken for invalid.
+const LENGTH_MAX: u64 = 1 << 53;
+
+/// What a byte did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    /// Nothing to report yet.
+    More = 0,
+    /// A head can be reported: see [`Classifier::head`]. The classifier is ready for the next byte.
+    Head = 1,
+}
+
+/// One judged head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub verdict: Verdict,
+    pub reason: Option<Reason>,
+    pub method: Method,
+    pub path_class: PathClass,
+    /// [`facts`].
+    pub facts: u16,
+    /// Bytes of the head seen, from its first byte to the last one pushed.
+    pub len: u32,
+}
+
+/// How the bytes after a head are framed.
+mod framing {
+    /// The next byte starts a head.
+    pub(super) const HEAD: u8 = 0;
+    /// `remaining` bytes of a body nobody can take for a head.
+    pub(super) const SKIP: u8 = 1;
+    /// `remaining` bytes are scanned.
+    pub(super) const SCAN_LENGTH: u8 = 2;
+    /// Scanned to the last chunk.
+    pub(super) const SCAN_CHUNKED: u8 = 3;
+    /// Scanned to the next empty line.
+    pub(super) const SCAN_LINE: u8 = 4;
+}
+
+/// Where a chunked body is (RFC 9112, 7.1).
+mod chunk {
+    pub(super) const SIZE: u8 = 0;
+    pub(super) const EXTENSION: u8 = 1;
+    pub(super) const DATA: u8 = 2;
+    pub(super) const DATA_END: u8 = 3;
+    pub(super) const TRAILER: u8 = 4;
+}
+
+/// The state of one connection.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Classifier {
+    /// Body bytes, or bytes of this chunk, still to come.
+    remaining: u64,
+    /// The Content-Length being read.
+    length: u64,
+    head_len: u32,
+    facts: u16,
+    /// A state of [`dfa::HEAD`].
+    state: u8,
+    /// One of [`framing`].
+    framing: u8,
+    /// One of [`chunk`].
+    chunk: u8,
+    /// Bytes seen in this line of the chunked framing.
+    chunk_line: u8,
+    method: u8,
+    /// The [`Reason`] of the head to report, 0 for none.
+    reason: u8,
+    /// Why heads found while scanning are not certain: a [`Reason`].
+    scan_reason: u8,
+    /// The stream was joined in its middle and no request line has been seen since: a [`Reason`], 0 for certain.
+    uncertain: u8,
+    /// This head has been reported already (it was too long).
+    reported: u8,
+    /// 1 while the capture takes the bytes of this line.
+    keep: u8,
+    target: Target,
+    capture: Capture,
+}
+
+impl Default for Classifier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Classifier {
+    /// The state of a connection that has just been opened.
+    pub const fn new() -> Self {
+        Self {
+            remaining: 0,
+            length: 0,
+            head_len: 0,
+            facts: 0,
+            state: dfa::START,
+            framing: framing::HEAD,
+            chunk: chunk::SIZE,
+            chunk_line: 0,
+            method: 0,
+            reason: 0,
+            scan_reason: 0,
+            uncertain: 0,
+            reported: 0,
+            keep: 0,
+            target: Target::new(),
+            capture: Capture::new(),
+        }
+    }
+
+    /// Joins a stream whose beginning was not seen. If the next bytes are a request line they are judged as usual; if
+    /// not, `reason` is reported and the stream is picked up again after the next empty line.
+    #[inline(always)]
+    pub fn join_midstream(&mut self, reason: Reason) {
+        self.begin(framing::HEAD);
+        self.uncertain = reason as u8;
+    }
+
+    /// How many of the next `available` bytes need not be pushed: they are inside a body. They count as seen.
+    #[inline(always)]
+    pub fn skip(&mut self, available: u32) -> u32 {
+        if self.framing != framing::SKIP {
+            return 0;
+        }
+        if self.remaining > available as u64 {
+            self.remaining -= available as u64;
+            return available;
+        }
+        let skipped = self.remaining as u32;
+        self.begin(framing::HEAD);
+        skipped
+    }
+
+    /// `missing` bytes of the stream were not seen. If a head was cut by that, it is to be reported now.
+    #[inline(always)]
+    pub fn gap(&mut self, missing: u32) -> Step {
+        let skipped = self.skip(missing);
+        if skipped == missing {
+            return Step::More;
+        }
+        if self.is_unfinished() {
+            self.reason = Reason::Gap as u8;
+            self.scan(framing::SCAN_LINE, Reason::Gap);
+            return Step::Head;
+        }
+        self.join_midstream(Reason::Gap);
+        Step::More
+    }
+
+    /// The connection ended. If a head was cut by that, it is to be reported now.
+    #[inline(always)]
+    pub fn close(&mut self) -> Step {
+        if self.is_unfinished() {
+            self.reason = Reason::Closed as u8;
+            self.reported = 1;
+            return Step::Head;
+        }
+        Step::More
+    }
+
+    /// Whether a head has begun that has neither ended nor been reported.
+    #[inline(always)]
+    pub fn is_unfinished(&self) -> bool {
+        self.framing == framing::HEAD && self.state != dfa::START && self.reported == 0 && self.head_len > 0
+    }
+
+    /// Whether the request line of the head in progress is complete.
+    #[inline(always)]
+    pub fn has_request_line(&self) -> bool {
+        self.framing == framing::HEAD && self.state >= dfa::FIRST_HEADER_STATE
+    }
+
+    /// What there is to say about the head last reported by a [`Step::Head`], or about the one in progress.
+    #[inline(always)]
+    pub fn head(&self) -> Head {
+        let method = Method::from_dfa(self.method);
+        let (path_class, cloud) = self.target.class();
+        let facts = if cloud {
+            self.facts | facts::CLOUD_PATH
+        } else {
+            self.facts
+        };
+        let reason = Reason::from_raw(self.reason);
+        let verdict = match reason {
+            Some(_) => Verdict::Unknown,
+            None => Verdict::of(method, path_class, facts),
+        };
+        Head {
+            verdict,
+            reason,
+            method,
+            path_class,
+            facts,
+            len: self.head_len,
+        }
+    }
+
+    /// The parts of the head that may be shown, empty while it is not certain that they are a head at all.
+    #[inline(always)]
+    pub fn capture(&self) -> (&[u8; capture::SIZE], usize) {
+        let len = if self.uncertain != 0 { 0 } else { self.capture.len() };
+        (self.capture.bytes(), len)
+    }
+
+    /// Takes the next byte of the stream.
+    #[inline(always)]
+    pub fn push(&mut self, byte: u8) -> Step {
+        if self.framing == framing::SKIP {
+            self.skip(1);
+            return Step::More;
+        }
+        if self.state == dfa::START {
+            self.start_head();
+        }
+        let state = HEAD.next(self.state, byte);
+        self.state = state;
+        self.head_len = self.head_len.wrapping_add(1);
+        if self.keep != 0 {
+            self.capture.push(byte, state < dfa::FIRST_HEADER_STATE);
+        }
+        let action = HEAD.action(state);
+        if action == Action::NONE {
+            return self.check_length();
+        }
+        if action >= Action::SCAN {
+            return self.push_scanned(byte, action);
+        }
+        self.act(byte, action)
+    }
+
+    /// Forgets the last head before the first byte of the next one.
+    #[inline(always)]
+    fn start_head(&mut self) {
+        self.head_len = 0;
+        self.facts = 0;
+        self.length = 0;
+        self.method = 0;
+        self.reason = 0;
+        self.reported = 0;
+        self.keep = 1;
+        self.target = Target::new();
+        self.capture.clear();
+    }
+
+    #[inline(always)]
+    fn act(&mut self, byte: u8, action: u8) -> Step {
+        match action {
+            Action::TARGET => self.target.push(byte),
+            // An empty line before the head: the head has not begun.
+            Action::IDLE => self.head_len = 0,
+            Action::METHOD_GET => self.method = Method::Get as u8,
+            Action::METHOD_HEAD => self.method = Method::Head as u8,
+            Action::METHOD_PUT => self.method = Method::Put as u8,
+            Action::METHOD_OTHER => self.method = Method::Other as u8,
+            Action::NOT_HTTP => return self.not_http(byte),
+            Action::SIMPLE_END => {
+                if self.method != Method::Get as u8 {
+                    return self.not_http(byte);
+                }
+                self.uncertain = 0;
+                self.facts |= facts::HTTP_0_9;
+                self.begin(framing::HEAD);
+                return Step::Head;
+            }
+            Action::VERSION_1_0 => self.facts |= facts::HTTP_1_0,
+            Action::VERSION_OTHER => self.facts &= !facts::HTTP_1_0,
+            Action::LINE => {
+                self.uncertain = 0;
+                self.keep = 1;
+                self.capture.mark();
+            }
+            Action::END => return self.end(),
+            Action::MALFORMED => {
+                self.facts |= facts::MALFORMED;
+                self.drop_line();
+            }
+            Action::DROP => self.drop_line(),
+            Action::TOKEN => {
+                self.facts |= facts::TOKEN;
+                self.drop_line();
+            }
+            Action::TOKEN_VALUE => self.facts |= facts::TOKEN_VALUE,
+            Action::TTL => {
+                self.facts |= facts::TTL;
+                self.drop_line();
+            }
+            Action::FORWARDED => {
+                self.facts |= facts::FORWARDED;
+                self.drop_line();
+            }
+            Action::FOREIGN => {
+                self.facts |= facts::FOREIGN_HEADER;
+                self.drop_line();
+            }
+            Action::LENGTH => {
+                if self.facts & facts::LENGTH != 0 {
+                    self.facts |= facts::LENGTH_INVALID;
+                }
+                self.facts |= facts::LENGTH | facts::LENGTH_EMPTY;
+                self.length = 0;
+                self.drop_line();
+            }
+            Action::LENGTH_DIGIT => {
+                self.facts &= !facts::LENGTH_EMPTY;
+                self.length = self.length.wrapping_mul(10).wrapping_add((byte & 0x0f) as u64);
+                if self.length > LENGTH_MAX {
+                    self.length = LENGTH_MAX;
+                    self.facts |= facts::LENGTH_INVALID;
+                }
+            }
+            Action::LENGTH_INVALID => self.facts |= facts::LENGTH_INVALID,
+            Action::ENCODING => {
+                self.facts |= facts::ENCODING;
+                self.drop_line();
+            }
+            Action::CHUNKED => self.facts |= facts::CHUNKED,
+            // Another coding stands in the list: where the body ends is not known.
+            Action::ENCODING_OTHER => self.facts = (self.facts | facts::ENCODING_OTHER) & !facts::CHUNKED,
+            _ => {}
+        }
+        self.check_length()
+    }
+
+    /// This line of the head is not to be shown.
+    #[inline(always)]
+    fn drop_line(&mut self) {
+        self.keep = 0;
+        self.capture.rewind();
+    }
+
+    #[inline(always)]
+    fn check_length(&mut self) -> Step {
+        if self.head_len > HEAD_MAX && self.reported == 0 {
+            self.reported = 1;
+            self.reason = Reason::TooLong as u8;
+            return Step::Head;
+        }
+        Step::More
+    }
+
+    /// The empty line after the headers: decides, and how the bytes behind it are framed.
+    #[inline(always)]
+    fn end(&mut self) -> Step {
+        let reported = self.reported != 0;
+        if self.head_len > HEAD_MAX {
+            self.reason = Reason::TooLong as u8;
+        } else if self.facts & facts::MALFORMED != 0 {
+            self.reason = Reason::Malformed as u8;
+        }
+        let has_no_body = self.method == Method::Get as u8 || self.method == Method::Head as u8;
+        let length_unclear = facts::LENGTH_INVALID | facts::LENGTH_EMPTY;
+        self.remaining = self.length;
+        if self.facts & facts::ENCODING != 0 {
+            let chunked = self.facts & (facts::CHUNKED | facts::ENCODING_OTHER) == facts::CHUNKED;
+            self.scan(
+                if chunked {
+                    framing::SCAN_CHUNKED
+                } else {
+                    framing::SCAN_LINE
+                },
+                Reason::Framing,
+            );
+        } else if self.facts & length_unclear != 0 {
+            self.scan(framing::SCAN_LINE, Reason::Framing);
+        } else if self.length == 0 {
+            self.begin(framing::HEAD);
+        } else if has_no_body {
+            self.scan(framing::SCAN_LENGTH, Reason::Framing);
+        } else {
+            self.begin(framing::SKIP);
+        }
+        if reported { Step::More } else { Step::Head }
+    }
+
+    /// What has been read since the last head is no request line.
+    #[inline(always)]
+    fn not_http(&mut self, byte: u8) -> Step {
+        let reason = if self.uncertain != 0 {
+            self.uncertain
+        } else {
+            Reason::NotHttp as u8
+        };
+        self.reason = reason;
+        let reported = self.reported != 0;
+        self.keep = 0;
+        let scan_reason = Reason::from_raw(self.uncertain).unwrap_or(Reason::Framing);
+        self.scan(framing::SCAN_LINE, scan_reason);
+        // The rest of this line is part of what is being reported.
+        self.state = if byte == b'\n' { dfa::SCAN_LINE } else { dfa::SCAN_DEAD };
+        if self.uncertain != 0 {
+            // What was taken for a method may be the middle of anything, a token too.
+            self.capture.clear();
+            self.uncertain = 0;
+        }
+        if reported { Step::More } else { Step::Head }
+    }
+
+    /// Starts the part of the stream that `framing` (a head or a skipped body) describes.
+    #[inline(always)]
+    fn begin(&mut self, framing: u8) {
+        self.framing = framing;
+        self.state = dfa::START;
+    }
+
+    /// Starts a part of the stream that is scanned for heads.
+    #[inline(always)]
+    fn scan(&mut self, framing: u8, reason: Reason) {
+        self.framing = framing;
+        self.state = dfa::SCAN_LINE;
+        self.scan_reason = reason as u8;
+        self.chunk = chunk::SIZE;
+        self.chunk_line = 0;
+        if framing == framing::SCAN_CHUNKED {
+            self.remaining = 0;
+        }
+    }
+
+    /// A byte of a body that is scanned: the line automaton has taken it already, now the framing does.
+    #[inline(always)]
+    fn push_scanned(&mut self, byte: u8, action: u8) -> Step {
+        if self.keep == 0 && action != Action::SCAN_DEAD {
+            // The first byte of a line: what it may turn out to be is reported as a head of its own.
+            self.start_head();
+            self.head_len = 1;
+            self.capture.push(byte, true);
+        }
+        let found = action == Action::SCAN_FOUND;
+        if found {
+            self.reason = self.scan_reason;
+        }
+        let line_ended = byte == b'\n';
+        if line_ended || found {
+            self.keep = 0;
+        }
+        let ended = match self.framing {
+            framing::SCAN_LENGTH => {
+                self.remaining = self.remaining.wrapping_sub(1);
+                self.remaining == 0
+            }
+            framing::SCAN_CHUNKED => self.push_chunked(byte),
+            _ => action == Action::SCAN_BLANK,
+        };
+        if ended {
+            self.begin(framing::HEAD);
+        }
+        if found { Step::Head } else { Step::More }
+    }
+
+    /// Follows chunked framing; true at the end of the body. Framing that breaks its grammar goes on as a scan to the
+    /// next empty line.
+    #[inline(always)]
+    fn push_chunked(&mut self, byte: u8) -> bool {
+        let digit = hex_value(byte);
+        match self.chunk {
+            chunk::SIZE if digit < 16 && self.chunk_line < 12 => {
+                self.remaining = self.remaining << 4 | digit as u64;
+                self.chunk_line += 1;
+            }
+            chunk::SIZE | chunk::EXTENSION if self.chunk_line > 0 => {
+                if byte == b'\n' {
+                    self.chunk = if self.remaining == 0 {
+                        chunk::TRAILER
+                    } else {
+                        chunk::DATA
+                    };
+                    self.chunk_line = 0;
+                } else {
+                    self.chunk = chunk::EXTENSION;
+                }
+            }
+            chunk::DATA => {
+                self.remaining = self.remaining.wrapping_sub(1);
+                if self.remaining == 0 {
+                    self.chunk = chunk::DATA_END;
+                }
+            }
+            chunk::DATA_END if byte == b'\r' => {}
+            chunk::DATA_END if byte == b'\n' => self.chunk = chunk::SIZE,
+            chunk::TRAILER => {
+                if byte == b'\n' {
+                    let empty = self.chunk_line == 0;
+                    self.chunk_line = 0;
+                    return empty;
+                }
+                if byte != b'\r' {
+                    self.chunk_line = 1;
+                }
+            }
+            _ => self.framing = framing::SCAN_LINE,
+        }
+        false
+    }
+}
+
+/// 0 to 15, or 16 for a byte that is no hexadecimal digit.
+#[inline(always)]
+const fn hex_value(byte: u8) -> u8 {
+    match byte {
+        b'0'..=b'9' => byte - b'0',
+        b'a'..=b'f' => byte - b'a' + 10,
+        b'A'..=b'F' => byte - b'A' + 10,
+        _ => 16,
+    }
+}

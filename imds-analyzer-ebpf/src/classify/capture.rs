@@ -1,0 +1,72 @@
+//! The part of a head that may be shown.
+//!
+//! An allow list, not a deny list: the request line and the lines of the headers that [`super::dfa`] keeps
+//! (User-Agent, Host), each ended by LF. Every other line, the values of the token, of Authorization and of headers
+//! nobody has thought of included, is never kept.
+
+/// Bytes kept at most.
+pub(super) const SIZE: usize = crate::abi::CAPTURE_MAX;
+
+/// The request line may take this much of it, so that room is left for the User-Agent.
+const REQUEST_LINE_SIZE: usize = SIZE - 256;
+
+/// A bounded buffer with one mark to go back to.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Capture {
+    len: u16,
+    mark: u16,
+    bytes: [u8; SIZE],
+}
+
+impl Capture {
+    pub(super) const fn new() -> Self {
+        Self {
+            len: 0,
+            mark: 0,
+            bytes: [0; SIZE],
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn len(&self) -> usize {
+        let len = self.len as usize;
+        if len > SIZE { SIZE } else { len }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8; SIZE] {
+        &self.bytes
+    }
+
+    #[inline(always)]
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+        self.mark = 0;
+    }
+
+    /// Remembers this place: a line begins.
+    #[inline(always)]
+    pub(super) fn mark(&mut self) {
+        self.mark = self.len;
+    }
+
+    /// Forgets what came after the mark.
+    #[inline(always)]
+    pub(super) fn rewind(&mut self) {
+        self.len = self.mark;
+    }
+
+    /// Appends `byte` if there is room; CR is left out.
+    #[inline(always)]
+    pub(super) fn push(&mut self, byte: u8, request_line: bool) {
+        let limit = if request_line { REQUEST_LINE_SIZE } else { SIZE };
+        let at = self.len as usize;
+        if at < limit && byte != b'\r' {
+            // VERIFIER: the mask repeats what the comparison has established, in a form it can follow.
+            self.bytes[at & (SIZE - 1)] = byte;
+            self.len = at as u16 + 1;
+        }
+    }
+}
+
+const _: () = assert!(SIZE.is_power_of_two());

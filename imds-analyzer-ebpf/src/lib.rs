@@ -1,0 +1,17 @@
+//! What the kernel side and user space of imds-analyzer share.
+//!
+//! This library half is pure: `no_std`, no helper calls, no allocation, no `unsafe`. The same code runs inside the
+//! eBPF programs, in the user-space loader and in host tests.
+//!
+//! # The ABI
+//! The kernel side sends records through a ring buffer. Every record starts with an [`abi::Header`] whose `kind` names
+//! the rest: an [`abi::Owner`] announces a process (with its ancestors and argv) before it can vanish, an
+//! [`abi::Request`] is one judged request head, a pending one is a head that a packet left unfinished. All integers are
+//! in the host's byte order, addresses in network order, times in nanoseconds of `CLOCK_BOOTTIME`.
+//!
+//! The order to read in: [`target`] (what counts as IMDS), [`classify`] (bytes to verdict), [`abi`] (what is sent).
+#![no_std]
+
+pub mod abi;
+pub mod classify;
+pub mod target;
