@@ -319,6 +319,11 @@ impl Classifier {
                 self.facts |= facts::MALFORMED;
                 self.drop_line();
             }
+            Action::MALFORMED_LINE => {
+                self.facts |= facts::MALFORMED;
+                self.capture.rewind();
+                self.keep = 1;
+            }
             Action::DROP => self.drop_line(),
             Action::TOKEN => {
                 self.facts |= facts::TOKEN;
@@ -353,14 +358,20 @@ impl Classifier {
                     self.facts |= facts::LENGTH_INVALID;
                 }
             }
-            Action::LENGTH_INVALID => self.facts |= facts::LENGTH_INVALID,
+            Action::LENGTH_INVALID => {
+                self.facts |= facts::LENGTH_INVALID;
+                self.drop_line();
+            }
             Action::ENCODING => {
                 self.facts |= facts::ENCODING;
                 self.drop_line();
             }
             Action::CHUNKED => self.facts |= facts::CHUNKED,
             // Another coding stands in the list: where the body ends is not known.
-            Action::ENCODING_OTHER => self.facts = (self.facts | facts::ENCODING_OTHER) & !facts::CHUNKED,
+            Action::ENCODING_OTHER => {
+                self.facts |= facts::ENCODING_OTHER;
+                self.drop_line();
+            }
             _ => {}
         }
         self.check_length()
@@ -386,6 +397,7 @@ impl Classifier {
     /// The empty line after the headers: decides, and how the bytes behind it are framed.
     #[inline(always)]
     fn end(&mut self) -> Step {
+        self.capture.rewind();
         let reported = self.reported != 0;
         if self.head_len > HEAD_MAX {
             self.reason = Reason::TooLong as u8;
@@ -427,7 +439,6 @@ impl Classifier {
         };
         self.reason = reason;
         let reported = self.reported != 0;
-        self.keep = 0;
         let scan_reason = Reason::from_raw(self.uncertain).unwrap_or(Reason::Framing);
         self.scan(framing::SCAN_LINE, scan_reason);
         // The rest of this line is part of what is being reported.
@@ -453,6 +464,7 @@ impl Classifier {
         self.framing = framing;
         self.state = dfa::SCAN_LINE;
         self.scan_reason = reason as u8;
+        self.keep = 0;
         self.chunk = chunk::SIZE;
         self.chunk_line = 0;
         if framing == framing::SCAN_CHUNKED {
@@ -467,11 +479,15 @@ impl Classifier {
             // The first byte of a line: what it may turn out to be is reported as a head of its own.
             self.start_head();
             self.head_len = 1;
-            self.capture.push(byte, true);
+            self.capture.push(byte, false);
         }
         let found = action == Action::SCAN_FOUND;
         if found {
             self.reason = self.scan_reason;
+            if self.head_len > capture::SIZE as u32 {
+                // The end of the line, which is the request line, is not in it.
+                self.capture.clear();
+            }
         }
         let line_ended = byte == b'\n';
         if line_ended || found {

@@ -1,48 +1,616 @@
-//! stub
-pub(super) const START: u8 = 0;
-pub(super) const FIRST_HEADER_STATE: u8 = 1;
-pub(super) const SCAN_LINE: u8 = 2;
-pub(super) const SCAN_DEAD: u8 = 3;
-pub(super) struct Table;
-pub(super) const HEAD: Table = Table;
-impl Table {
-    pub(super) fn next(&self, s: u8, b: u8) -> u8 {
-        s.wrapping_add(b)
-    }
-    pub(super) fn action(&self, s: u8) -> u8 {
-        s
-    }
-}
+//! The automaton over request lines, header lines and scanned bodies, built at compile time.
+//!
+//! A state is a number; entering it may mean an [`Action`]. States below [`FIRST_HEADER_STATE`] belong to the request
+//! line, those whose action is at least [`Action::SCAN`] to a body that is scanned.
+
+/// What entering a state means for the classifier.
 pub(super) struct Action;
+
 impl Action {
     pub(super) const NONE: u8 = 0;
+    /// A byte of the request target.
     pub(super) const TARGET: u8 = 1;
+    /// Between heads.
     pub(super) const IDLE: u8 = 2;
     pub(super) const METHOD_GET: u8 = 3;
     pub(super) const METHOD_HEAD: u8 = 4;
     pub(super) const METHOD_PUT: u8 = 5;
     pub(super) const METHOD_OTHER: u8 = 6;
     pub(super) const NOT_HTTP: u8 = 7;
+    /// The request line ended without a version.
     pub(super) const SIMPLE_END: u8 = 8;
     pub(super) const VERSION_1_0: u8 = 9;
     pub(super) const VERSION_OTHER: u8 = 10;
+    /// A line of the head begins.
     pub(super) const LINE: u8 = 11;
-    pub(super) const END: u8 = 12;
-    pub(super) const MALFORMED: u8 = 13;
-    pub(super) const DROP: u8 = 14;
-    pub(super) const TOKEN: u8 = 15;
-    pub(super) const TOKEN_VALUE: u8 = 16;
-    pub(super) const TTL: u8 = 17;
-    pub(super) const FORWARDED: u8 = 18;
-    pub(super) const FOREIGN: u8 = 19;
-    pub(super) const LENGTH: u8 = 20;
-    pub(super) const LENGTH_DIGIT: u8 = 21;
-    pub(super) const LENGTH_INVALID: u8 = 22;
-    pub(super) const ENCODING: u8 = 23;
-    pub(super) const CHUNKED: u8 = 24;
-    pub(super) const ENCODING_OTHER: u8 = 25;
-    pub(super) const SCAN: u8 = 30;
-    pub(super) const SCAN_DEAD: u8 = 31;
-    pub(super) const SCAN_FOUND: u8 = 32;
-    pub(super) const SCAN_BLANK: u8 = 33;
+    /// As [`Self::LINE`], and the line before was no header line.
+    pub(super) const MALFORMED_LINE: u8 = 12;
+    /// The head is complete.
+    pub(super) const END: u8 = 13;
+    pub(super) const MALFORMED: u8 = 14;
+    /// A header that is not to be shown.
+    pub(super) const DROP: u8 = 15;
+    pub(super) const TOKEN: u8 = 16;
+    pub(super) const TOKEN_VALUE: u8 = 17;
+    pub(super) const TTL: u8 = 18;
+    pub(super) const FORWARDED: u8 = 19;
+    pub(super) const FOREIGN: u8 = 20;
+    pub(super) const LENGTH: u8 = 21;
+    pub(super) const LENGTH_DIGIT: u8 = 22;
+    pub(super) const LENGTH_INVALID: u8 = 23;
+    pub(super) const ENCODING: u8 = 24;
+    pub(super) const CHUNKED: u8 = 25;
+    pub(super) const ENCODING_OTHER: u8 = 26;
+    /// A byte of a scanned body; so are the following.
+    pub(super) const SCAN: u8 = 32;
+    /// A byte of a line that has been reported already.
+    pub(super) const SCAN_DEAD: u8 = 33;
+    /// The line is a request line.
+    pub(super) const SCAN_FOUND: u8 = 34;
+    /// The line is empty.
+    pub(super) const SCAN_BLANK: u8 = 35;
 }
+
+// States other code names. Tries get theirs from `Builder::state`.
+pub(super) const START: u8 = 0;
+const START_CR: u8 = 1;
+const BAD: u8 = 2;
+const METHOD: u8 = 3;
+const SPACE_GET: u8 = 4;
+const SPACE_HEAD: u8 = 5;
+const SPACE_PUT: u8 = 6;
+const SPACE_OTHER: u8 = 7;
+const TARGET: u8 = 8;
+const TARGET_END: u8 = 9;
+const SIMPLE_CR: u8 = 10;
+const SIMPLE_END: u8 = 11;
+const VERSION_1_0: u8 = 12;
+const VERSION_OTHER: u8 = 13;
+const VERSION_END: u8 = 14;
+const VERSION_CR: u8 = 15;
+/// The tries of "GET", "HEAD", "PUT" and of "HTTP/1." lie between the request line's named states and this.
+const METHOD_TRIES: u8 = 16;
+
+/// Below this number the request line is not complete.
+pub(super) const FIRST_HEADER_STATE: u8 = 40;
+/// A header line begins; after a token without value, a Content-Length, a Transfer-Encoding, a User-Agent: obs-fold
+/// means another thing after each.
+const LINE: u8 = 40;
+const LINE_TOKEN: u8 = 41;
+const LINE_LENGTH: u8 = 42;
+const LINE_ENCODING: u8 = 43;
+const LINE_KEPT: u8 = 44;
+const LINE_MALFORMED: u8 = 45;
+const END_CR: u8 = 46;
+const END: u8 = 47;
+const NAME: u8 = 48;
+const NAME_SPACE: u8 = 49;
+const DROPPED: u8 = 50;
+const VALUE: u8 = 51;
+const VALUE_CR: u8 = 52;
+const MALFORMED: u8 = 53;
+const MALFORMED_CR: u8 = 54;
+const TOKEN: u8 = 55;
+const TOKEN_SPACE: u8 = 56;
+const TOKEN_FOLD: u8 = 57;
+const TOKEN_CR: u8 = 58;
+const TOKEN_VALUE: u8 = 59;
+const TTL: u8 = 60;
+const FORWARDED: u8 = 61;
+const FOREIGN: u8 = 62;
+const LENGTH: u8 = 63;
+const LENGTH_SPACE: u8 = 64;
+const LENGTH_DIGIT: u8 = 65;
+const LENGTH_TAIL: u8 = 66;
+const LENGTH_CR: u8 = 67;
+const LENGTH_INVALID: u8 = 68;
+const ENCODING: u8 = 69;
+const ENCODING_SPACE: u8 = 70;
+const CHUNKED: u8 = 71;
+const ENCODING_TAIL: u8 = 72;
+const ENCODING_CR: u8 = 73;
+const ENCODING_OTHER: u8 = 74;
+const METADATA: u8 = 75;
+const METADATA_SPACE: u8 = 76;
+const KEPT: u8 = 77;
+const KEPT_CR: u8 = 78;
+/// From here on: scanned bodies.
+pub(super) const SCAN_LINE: u8 = 80;
+pub(super) const SCAN_DEAD: u8 = 81;
+const SCAN_BLANK: u8 = 82;
+const SCAN_BLANK_CR: u8 = 83;
+/// Outside any word; in the first word, behind it, in a later word, behind that.
+const SCAN_GAP: u8 = 84;
+const SCAN_WORD: u8 = 85;
+const SCAN_SPACE: u8 = 86;
+const SCAN_WORDS: u8 = 87;
+const SCAN_SPACES: u8 = 88;
+const SCAN_VERSION: u8 = 89;
+const SCAN_VERSION_END: u8 = 90;
+const SCAN_FOUND: u8 = 91;
+const SCAN_FOUND_CR: u8 = 92;
+const SCAN_SIMPLE: u8 = 93;
+/// Tries take what is left.
+const HEADER_TRIES: u8 = 94;
+
+/// How many rows the table has; all of a byte's values, so that no state is out of range.
+const STATES: usize = 256;
+/// Columns: a power of two above the number of classes.
+const CLASSES: usize = 64;
+
+/// Classes of bytes. Letters have one each, in both cases; those of methods and of "HTTP" a second one in upper case.
+mod class {
+    pub(super) const HIGH: u8 = 0;
+    pub(super) const CONTROL: u8 = 1;
+    pub(super) const SPACE: u8 = 2;
+    pub(super) const TAB: u8 = 3;
+    pub(super) const CR: u8 = 4;
+    pub(super) const LF: u8 = 5;
+    pub(super) const COLON: u8 = 6;
+    pub(super) const SLASH: u8 = 7;
+    pub(super) const VISIBLE: u8 = 8;
+    /// From here on: `tchar` of RFC 9110, 5.6.2.
+    pub(super) const TCHAR: u8 = 9;
+    pub(super) const DASH: u8 = 10;
+    pub(super) const DOT: u8 = 11;
+    pub(super) const ZERO: u8 = 12;
+    pub(super) const ONE: u8 = 13;
+    pub(super) const TWO: u8 = 14;
+    pub(super) const DIGIT: u8 = 15;
+    pub(super) const LETTER: u8 = 16;
+    pub(super) const UPPER: u8 = LETTER + 26;
+    pub(super) const END: u8 = UPPER + UPPER_LETTERS.len() as u8;
+
+    /// The letters whose case matters.
+    pub(super) const UPPER_LETTERS: &[u8] = b"GETPUHAD";
+
+    pub(super) const fn of(byte: u8) -> u8 {
+        match byte {
+            0x80.. => HIGH,
+            b' ' => SPACE,
+            b'\t' => TAB,
+            b'\r' => CR,
+            b'\n' => LF,
+            0x00..=0x1f | 0x7f => CONTROL,
+            b':' => COLON,
+            b'/' => SLASH,
+            b'-' => DASH,
+            b'.' => DOT,
+            b'0' => ZERO,
+            b'1' => ONE,
+            b'2' => TWO,
+            b'3'..=b'9' => DIGIT,
+            b'a'..=b'z' => LETTER + (byte - b'a'),
+            b'A'..=b'Z' => {
+                let mut i = 0;
+                while i < UPPER_LETTERS.len() {
+                    if UPPER_LETTERS[i] == byte {
+                        return UPPER + i as u8;
+                    }
+                    i += 1;
+                }
+                LETTER + (byte - b'A')
+            }
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'^' | b'_' | b'`' | b'|' | b'~' => TCHAR,
+            _ => VISIBLE,
+        }
+    }
+}
+
+/// Sets of classes, for whole rows.
+#[derive(Clone, Copy)]
+enum Set {
+    All,
+    Tchar,
+    Visible,
+    Digits,
+    Blank,
+}
+
+impl Set {
+    const fn contains(self, class: u8) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tchar => class >= class::TCHAR,
+            Self::Visible => class >= class::COLON,
+            Self::Digits => class >= class::ZERO && class <= class::DIGIT,
+            Self::Blank => class == class::SPACE || class == class::TAB,
+        }
+    }
+}
+
+/// The finished automaton.
+pub(super) struct Table {
+    classes: [u8; 256],
+    next: [u8; STATES * CLASSES],
+    actions: [u8; STATES],
+}
+
+impl Table {
+    /// The state after `byte`.
+    #[inline(always)]
+    pub(super) fn next(&self, state: u8, byte: u8) -> u8 {
+        let class = self.classes[byte as usize] as usize & (CLASSES - 1);
+        self.next[(state as usize * CLASSES) | class]
+    }
+
+    /// What entering `state` means.
+    #[inline(always)]
+    pub(super) fn action(&self, state: u8) -> u8 {
+        self.actions[state as usize]
+    }
+}
+
+/// A `static`, not a `const`: one table in memory, that the eBPF object's `.rodata` map holds.
+pub(super) static HEAD: Table = build();
+
+struct Builder {
+    table: Table,
+    used: u8,
+}
+
+impl Builder {
+    /// A state nobody has a name for.
+    const fn state(&mut self) -> u8 {
+        let state = self.used;
+        self.used += 1;
+        state
+    }
+
+    const fn action(&mut self, state: u8, action: u8) {
+        self.table.actions[state as usize] = action;
+    }
+
+    const fn on(&mut self, state: u8, class: u8, next: u8) {
+        self.table.next[state as usize * CLASSES + class as usize] = next;
+    }
+
+    const fn fill(&mut self, state: u8, set: Set, next: u8) {
+        let mut class = 0;
+        while class < class::END {
+            if set.contains(class) {
+                self.on(state, class, next);
+            }
+            class += 1;
+        }
+    }
+
+    const fn copy(&mut self, from: u8, to: u8) {
+        let mut class = 0;
+        while class < CLASSES {
+            self.table.next[to as usize * CLASSES + class] = self.table.next[from as usize * CLASSES + class];
+            class += 1;
+        }
+    }
+
+    const fn get(&self, state: u8, class: u8) -> u8 {
+        self.table.next[state as usize * CLASSES + class as usize]
+    }
+
+    /// Adds `word` from `root` on: states of a trie whose other transitions are those of `like`. Returns the last one.
+    const fn word(&mut self, root: u8, word: &[u8], any_case: bool, like: u8) -> u8 {
+        let mut state = root;
+        let mut i = 0;
+        while i < word.len() {
+            let class = class::of(word[i]);
+            let mut next = self.get(state, class);
+            if next == self.get(like, class) {
+                next = self.state();
+                self.copy(like, next);
+                self.on(state, class, next);
+                if any_case {
+                    self.on(state, class::of(word[i].to_ascii_uppercase()), next);
+                }
+            }
+            state = next;
+            i += 1;
+        }
+        state
+    }
+
+    /// Adds a header: its name from the beginning of a line on, white space, and the colon that leads to `value`.
+    const fn header(&mut self, name: &[u8], value: u8) {
+        let last = self.word(LINE, name, true, NAME);
+        let space = self.state();
+        self.copy(NAME_SPACE, space);
+        self.fill(space, Set::Blank, space);
+        self.on(space, class::COLON, value);
+        self.fill(last, Set::Blank, space);
+        self.on(last, class::COLON, value);
+    }
+
+    /// The transitions of a header's value: white space, other bytes, and how the line may end.
+    const fn value(&mut self, state: u8, blank: u8, other: u8, cr: u8, line: u8) {
+        self.fill(state, Set::All, other);
+        self.fill(state, Set::Blank, blank);
+        self.on(state, class::CONTROL, MALFORMED);
+        self.on(state, class::CR, cr);
+        self.on(state, class::LF, line);
+    }
+
+    /// The state after a CR: only LF may follow.
+    const fn cr(&mut self, state: u8, line: u8) {
+        self.fill(state, Set::All, MALFORMED);
+        self.on(state, class::CR, MALFORMED_CR);
+        self.on(state, class::LF, line);
+    }
+}
+
+const fn build() -> Table {
+    let mut b = Builder {
+        table: Table {
+            classes: [0; 256],
+            next: [BAD; STATES * CLASSES],
+            actions: [Action::NONE; STATES],
+        },
+        used: METHOD_TRIES,
+    };
+    let mut byte = 0;
+    while byte < 256 {
+        b.table.classes[byte] = class::of(byte as u8);
+        byte += 1;
+    }
+    request_line(&mut b);
+    assert!(b.used <= FIRST_HEADER_STATE);
+    b.used = HEADER_TRIES;
+    header_values(&mut b);
+    header_lines(&mut b);
+    scan(&mut b);
+    assert!(b.used < 255);
+    b.table
+}
+
+const fn request_line(b: &mut Builder) {
+    b.action(BAD, Action::NOT_HTTP);
+    b.action(START, Action::IDLE);
+    b.action(START_CR, Action::IDLE);
+    b.on(START, class::CR, START_CR);
+    b.on(START, class::LF, START);
+    b.on(START_CR, class::LF, START);
+    b.fill(START, Set::Tchar, METHOD);
+    b.fill(METHOD, Set::Tchar, METHOD);
+    b.on(METHOD, class::SPACE, SPACE_OTHER);
+
+    let mut i = 0;
+    let methods: [(&[u8], u8, u8); 3] = [
+        (b"GET", SPACE_GET, Action::METHOD_GET),
+        (b"HEAD", SPACE_HEAD, Action::METHOD_HEAD),
+        (b"PUT", SPACE_PUT, Action::METHOD_PUT),
+    ];
+    while i < methods.len() {
+        let (method, space, action) = methods[i];
+        let last = b.word(START, method, false, METHOD);
+        b.on(last, class::SPACE, space);
+        b.action(space, action);
+        i += 1;
+    }
+    b.action(SPACE_OTHER, Action::METHOD_OTHER);
+    let mut space = SPACE_GET;
+    while space <= SPACE_OTHER {
+        b.fill(space, Set::Visible, TARGET);
+        b.on(space, class::SPACE, space);
+        space += 1;
+    }
+
+    b.action(TARGET, Action::TARGET);
+    b.fill(TARGET, Set::Visible, TARGET);
+    b.on(TARGET, class::SPACE, TARGET_END);
+    b.on(TARGET, class::CR, SIMPLE_CR);
+    b.on(TARGET, class::LF, SIMPLE_END);
+    b.on(TARGET_END, class::SPACE, TARGET_END);
+    b.on(TARGET_END, class::CR, SIMPLE_CR);
+    b.on(TARGET_END, class::LF, SIMPLE_END);
+    b.on(SIMPLE_CR, class::LF, SIMPLE_END);
+    b.action(SIMPLE_END, Action::SIMPLE_END);
+
+    let version = b.word(TARGET_END, b"HTTP/1.", false, BAD);
+    b.fill(version, Set::Digits, VERSION_OTHER);
+    b.on(version, class::ZERO, VERSION_1_0);
+    b.action(VERSION_1_0, Action::VERSION_1_0);
+    b.action(VERSION_OTHER, Action::VERSION_OTHER);
+    let mut state = VERSION_1_0;
+    while state <= VERSION_END {
+        b.on(state, class::SPACE, VERSION_END);
+        b.on(state, class::CR, VERSION_CR);
+        b.on(state, class::LF, LINE);
+        state += 1;
+    }
+    b.on(VERSION_CR, class::LF, LINE);
+}
+
+const fn header_values(b: &mut Builder) {
+    // Values nothing depends on; the states of headers that count by their presence alone do the same.
+    let plain = [
+        (VALUE, Action::NONE),
+        (DROPPED, Action::DROP),
+        (MALFORMED, Action::MALFORMED),
+        (TOKEN_VALUE, Action::TOKEN_VALUE),
+        (TTL, Action::TTL),
+        (FORWARDED, Action::FORWARDED),
+        (FOREIGN, Action::FOREIGN),
+    ];
+    let mut i = 0;
+    while i < plain.len() {
+        let (state, action) = plain[i];
+        b.value(state, VALUE, VALUE, VALUE_CR, LINE);
+        b.action(state, action);
+        i += 1;
+    }
+    b.cr(VALUE_CR, LINE);
+    b.cr(MALFORMED_CR, LINE);
+    b.action(MALFORMED_CR, Action::MALFORMED);
+
+    b.value(TOKEN, TOKEN_SPACE, TOKEN_VALUE, TOKEN_CR, LINE_TOKEN);
+    b.copy(TOKEN, TOKEN_SPACE);
+    b.copy(TOKEN, TOKEN_FOLD);
+    b.cr(TOKEN_CR, LINE_TOKEN);
+    b.action(TOKEN, Action::TOKEN);
+    b.action(TOKEN_FOLD, Action::DROP);
+
+    b.value(LENGTH, LENGTH_SPACE, LENGTH_INVALID, LENGTH_CR, LINE_LENGTH);
+    b.fill(LENGTH, Set::Digits, LENGTH_DIGIT);
+    b.copy(LENGTH, LENGTH_SPACE);
+    b.value(LENGTH_TAIL, LENGTH_TAIL, LENGTH_INVALID, LENGTH_CR, LINE_LENGTH);
+    b.copy(LENGTH_TAIL, LENGTH_DIGIT);
+    b.fill(LENGTH_DIGIT, Set::Digits, LENGTH_DIGIT);
+    b.value(LENGTH_INVALID, VALUE, VALUE, LENGTH_CR, LINE_LENGTH);
+    b.cr(LENGTH_CR, LINE_LENGTH);
+    b.action(LENGTH, Action::LENGTH);
+    b.action(LENGTH_DIGIT, Action::LENGTH_DIGIT);
+    b.action(LENGTH_INVALID, Action::LENGTH_INVALID);
+
+    b.value(ENCODING, ENCODING_SPACE, ENCODING_OTHER, ENCODING_CR, LINE_ENCODING);
+    b.copy(ENCODING, ENCODING_SPACE);
+    b.value(ENCODING_TAIL, ENCODING_TAIL, ENCODING_OTHER, ENCODING_CR, LINE_ENCODING);
+    b.copy(ENCODING_TAIL, CHUNKED);
+    b.value(ENCODING_OTHER, VALUE, VALUE, ENCODING_CR, LINE_ENCODING);
+    b.cr(ENCODING_CR, LINE_ENCODING);
+    b.action(ENCODING, Action::ENCODING);
+    b.action(CHUNKED, Action::CHUNKED);
+    b.action(ENCODING_OTHER, Action::ENCODING_OTHER);
+    // The letters between, like any other value where they are not "chunked".
+    let inside = b.state();
+    b.value(inside, ENCODING_OTHER, ENCODING_OTHER, ENCODING_CR, LINE_ENCODING);
+    let before_last = b.word(ENCODING, b"chunke", true, inside);
+    b.on(before_last, class::of(b'd'), CHUNKED);
+    b.on(before_last, class::of(b'D'), CHUNKED);
+    let c = b.get(ENCODING, class::of(b'c'));
+    b.on(ENCODING_SPACE, class::of(b'c'), c);
+
+    b.value(METADATA, METADATA_SPACE, VALUE, VALUE_CR, LINE);
+    b.copy(METADATA, METADATA_SPACE);
+    b.action(METADATA, Action::DROP);
+    let before_last = b.word(METADATA, b"tru", true, VALUE);
+    b.on(before_last, class::of(b'e'), FOREIGN);
+    b.on(before_last, class::of(b'E'), FOREIGN);
+    let t = b.get(METADATA, class::of(b't'));
+    b.on(METADATA_SPACE, class::of(b't'), t);
+    b.on(METADATA_SPACE, class::of(b'T'), t);
+
+    b.value(KEPT, KEPT, KEPT, KEPT_CR, LINE_KEPT);
+    b.cr(KEPT_CR, LINE_KEPT);
+}
+
+const fn header_lines(b: &mut Builder) {
+    b.fill(NAME, Set::All, MALFORMED);
+    b.fill(NAME, Set::Tchar, NAME);
+    b.fill(NAME, Set::Blank, NAME_SPACE);
+    b.on(NAME, class::COLON, DROPPED);
+    b.on(NAME, class::CR, MALFORMED_CR);
+    b.on(NAME, class::LF, LINE_MALFORMED);
+    b.copy(NAME, NAME_SPACE);
+    b.fill(NAME_SPACE, Set::Tchar, MALFORMED);
+
+    b.copy(NAME, LINE);
+    b.on(LINE, class::COLON, MALFORMED);
+    // White space before the first header: the line is passed over (RFC 9112, 2.2). Later on: the value goes on.
+    b.fill(LINE, Set::Blank, DROPPED);
+    b.on(LINE, class::CR, END_CR);
+    b.on(LINE, class::LF, END);
+    b.cr(END_CR, END);
+    b.action(END, Action::END);
+
+    b.header(b"x-aws-ec2-metadata-token", TOKEN);
+    b.header(b"x-aws-ec2-metadata-token-ttl-seconds", TTL);
+    b.header(b"x-forwarded-for", FORWARDED);
+    b.header(b"content-length", LENGTH);
+    b.header(b"transfer-encoding", ENCODING);
+    b.header(b"user-agent", KEPT);
+    b.header(b"metadata", METADATA);
+    // Other clouds at the same address: Google and IBM, Linode.
+    b.header(b"metadata-flavor", FOREIGN);
+    b.header(b"metadata-token", FOREIGN);
+
+    let folds = [
+        (LINE_TOKEN, TOKEN_FOLD),
+        (LINE_LENGTH, LENGTH_INVALID),
+        (LINE_ENCODING, ENCODING_OTHER),
+        (LINE_KEPT, KEPT),
+        (LINE_MALFORMED, DROPPED),
+    ];
+    let mut i = 0;
+    while i < folds.len() {
+        let (line, fold) = folds[i];
+        b.copy(LINE, line);
+        b.fill(line, Set::Blank, fold);
+        b.action(line, Action::LINE);
+        i += 1;
+    }
+    b.action(LINE, Action::LINE);
+    b.action(LINE_MALFORMED, Action::MALFORMED_LINE);
+}
+
+const fn scan(b: &mut Builder) {
+    let first = b.used;
+
+    b.fill(SCAN_DEAD, Set::All, SCAN_DEAD);
+    b.on(SCAN_DEAD, class::LF, SCAN_LINE);
+
+    b.fill(SCAN_GAP, Set::All, SCAN_GAP);
+    b.fill(SCAN_GAP, Set::Visible, SCAN_WORD);
+    b.on(SCAN_GAP, class::LF, SCAN_LINE);
+
+    b.copy(SCAN_GAP, SCAN_WORD);
+    b.on(SCAN_WORD, class::SPACE, SCAN_SPACE);
+    b.copy(SCAN_GAP, SCAN_SPACE);
+    b.fill(SCAN_SPACE, Set::Visible, SCAN_WORDS);
+    b.on(SCAN_SPACE, class::SPACE, SCAN_SPACE);
+
+    b.copy(SCAN_GAP, SCAN_WORDS);
+    b.fill(SCAN_WORDS, Set::Visible, SCAN_WORDS);
+    b.on(SCAN_WORDS, class::SPACE, SCAN_SPACES);
+    b.copy(SCAN_WORDS, SCAN_SPACES);
+    let dot = b.word(SCAN_SPACES, b"HTTP/1.", false, SCAN_WORDS);
+    b.fill(dot, Set::Digits, SCAN_VERSION);
+    b.copy(SCAN_WORDS, SCAN_VERSION);
+    b.on(SCAN_VERSION, class::SPACE, SCAN_VERSION_END);
+    b.on(SCAN_VERSION, class::CR, SCAN_FOUND_CR);
+    b.on(SCAN_VERSION, class::LF, SCAN_FOUND);
+    b.copy(SCAN_SPACES, SCAN_VERSION_END);
+    b.on(SCAN_VERSION_END, class::SPACE, SCAN_VERSION_END);
+    b.on(SCAN_VERSION_END, class::CR, SCAN_FOUND_CR);
+    b.on(SCAN_VERSION_END, class::LF, SCAN_FOUND);
+
+    // A line of its own that is an HTTP/0.9 request.
+    b.copy(SCAN_GAP, SCAN_LINE);
+    let get = b.word(SCAN_LINE, b"GET", false, SCAN_WORD);
+    let space = b.state();
+    b.copy(SCAN_SPACE, space);
+    b.on(get, class::SPACE, space);
+    b.on(space, class::SPACE, space);
+    b.on(space, class::SLASH, SCAN_SIMPLE);
+    b.copy(SCAN_WORDS, SCAN_SIMPLE);
+    b.fill(SCAN_SIMPLE, Set::Visible, SCAN_SIMPLE);
+    b.on(SCAN_SIMPLE, class::CR, SCAN_FOUND_CR);
+    b.on(SCAN_SIMPLE, class::LF, SCAN_FOUND);
+
+    b.on(SCAN_LINE, class::CR, SCAN_BLANK_CR);
+    b.on(SCAN_LINE, class::LF, SCAN_BLANK);
+    b.copy(SCAN_LINE, SCAN_BLANK);
+    b.copy(SCAN_LINE, SCAN_FOUND);
+    b.copy(SCAN_GAP, SCAN_BLANK_CR);
+    b.on(SCAN_BLANK_CR, class::LF, SCAN_BLANK);
+    b.copy(SCAN_GAP, SCAN_FOUND_CR);
+
+    let mut state = SCAN_LINE;
+    while state <= SCAN_SIMPLE {
+        b.action(state, Action::SCAN);
+        state += 1;
+    }
+    let mut state = first;
+    while state < b.used {
+        b.action(state, Action::SCAN);
+        state += 1;
+    }
+    b.action(SCAN_DEAD, Action::SCAN_DEAD);
+    b.action(SCAN_BLANK, Action::SCAN_BLANK);
+    b.action(SCAN_FOUND, Action::SCAN_FOUND);
+    b.action(SCAN_FOUND_CR, Action::SCAN_FOUND);
+}
+
+const _: () = {
+    assert!(class::END as usize <= CLASSES);
+    // Every state leads somewhere on every class, and the first of a head's states is where a head begins.
+    assert!(HEAD.actions[START as usize] == Action::IDLE);
+    assert!(HEAD.actions[SCAN_LINE as usize] == Action::SCAN);
+};

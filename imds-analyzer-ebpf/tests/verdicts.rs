@@ -1,0 +1,388 @@
+//! Whole heads and their verdicts, as the contract's table has them; each also cut at every byte.
+#![allow(clippy::panic, reason = "a failed assertion is the point of a test")]
+
+use imds_analyzer_ebpf::classify::{Classifier, PathClass, Reason, Step, Verdict};
+
+/// What is compared of a head: verdict, reason, class, and the text that may be shown.
+type Seen = (Verdict, Option<Reason>, PathClass, String);
+
+/// Feeds `pieces` as a kernel would: what may be skipped is skipped, the rest pushed.
+fn classify(pieces: &[&[u8]]) -> Vec<Seen> {
+    let mut classifier = Classifier::new();
+    let mut seen = Vec::new();
+    for piece in pieces {
+        let mut at = 0;
+        while at < piece.len() {
+            let skipped = classifier.skip((piece.len() - at) as u32) as usize;
+            at += skipped;
+            if at < piece.len() {
+                if classifier.push(piece[at]) == Step::Head {
+                    seen.push(head(&classifier));
+                }
+                at += 1;
+            }
+        }
+    }
+    if classifier.close() == Step::Head {
+        seen.push(head(&classifier));
+    }
+    seen
+}
+
+fn head(classifier: &Classifier) -> Seen {
+    let head = classifier.head();
+    let (bytes, len) = classifier.capture();
+    (
+        head.verdict,
+        head.reason,
+        head.path_class,
+        String::from_utf8_lossy(&bytes[..len]).into_owned(),
+    )
+}
+
+/// The verdicts of `stream`, which must be the same wherever it is cut.
+fn verdicts(stream: &str) -> Vec<(Verdict, Option<Reason>, PathClass)> {
+    let whole = classify(&[stream.as_bytes()]);
+    for cut in 0..=stream.len() {
+        let (front, back) = stream.as_bytes().split_at(cut);
+        assert_eq!(classify(&[front, back]), whole, "cut at {cut}: {stream:?}");
+    }
+    whole
+        .into_iter()
+        .map(|(verdict, reason, class, _)| (verdict, reason, class))
+        .collect()
+}
+
+fn one(stream: &str) -> (Verdict, Option<Reason>, PathClass) {
+    let seen = verdicts(stream);
+    assert_eq!(seen.len(), 1, "{seen:?} of {stream:?}");
+    seen[0]
+}
+
+#[test]
+fn every_row_of_the_verdict_table() {
+    use PathClass::{Credential, Identity, NotImds, Plain, Root, Token, UserData};
+    use Verdict::{InvalidTokenRequest, OtherCloud, V1, V2, V2EmptyToken, V2TokenRequest};
+    const TTL: &str = "X-aws-ec2-metadata-token-ttl-seconds: 21600\r\n";
+    const TOKEN: &str = "X-aws-ec2-metadata-token: AQAEAtoken==\r\n";
+    let cases = [
+        ("PUT /latest/api/token", TTL.to_owned(), V2TokenRequest, Token),
+        (
+            "PUT /latest/api/token",
+            format!("{TTL}X-Forwarded-For: 1.2.3.4\r\n"),
+            InvalidTokenRequest,
+            Token,
+        ),
+        ("PUT /latest/api/token", String::new(), InvalidTokenRequest, Token),
+        ("PUT /latest/api/token", TOKEN.to_owned(), InvalidTokenRequest, Token),
+        ("GET /latest/meta-data/", TOKEN.to_owned(), V2, Plain),
+        ("GET /latest/meta-data/", TOKEN.to_lowercase(), V2, Plain),
+        (
+            "GET /latest/meta-data/",
+            "x-AWS-EC2-Metadata-TOKEN:t\n".to_owned(),
+            V2,
+            Plain,
+        ),
+        (
+            "GET /latest/meta-data/",
+            "X-aws-ec2-metadata-token \t: \t t\r\n".to_owned(),
+            V2,
+            Plain,
+        ),
+        (
+            "GET /latest/meta-data/",
+            "X-aws-ec2-metadata-token:\r\n".to_owned(),
+            V2EmptyToken,
+            Plain,
+        ),
+        (
+            "GET /latest/meta-data/",
+            "X-aws-ec2-metadata-token: \t\r\n".to_owned(),
+            V2EmptyToken,
+            Plain,
+        ),
+        (
+            "GET /latest/meta-data/",
+            "X-aws-ec2-metadata-token:\r\n  t\r\n".to_owned(),
+            V2,
+            Plain,
+        ),
+        (
+            "GET /latest/meta-data/",
+            "X-aws-ec2-metadata-token:\r\nX-Aws-Ec2-Metadata-Token: t\r\n".to_owned(),
+            V2,
+            Plain,
+        ),
+        ("GET /latest/meta-data/", TTL.to_owned(), InvalidTokenRequest, Plain),
+        ("GET /latest/api/token", TTL.to_owned(), InvalidTokenRequest, Token),
+        (
+            "GET /latest/meta-data/",
+            "X-aws-ec2-metadata-tokens: t\r\n".to_owned(),
+            V1,
+            Plain,
+        ),
+        (
+            "GET /latest/meta-data/",
+            "X-aws-ec2-metadata-toke: t\r\n".to_owned(),
+            V1,
+            Plain,
+        ),
+        (
+            "GET /latest/meta-data/",
+            " X-aws-ec2-metadata-token: t\r\n".to_owned(),
+            V1,
+            Plain,
+        ),
+        ("GET /x-aws-ec2-metadata-token:x", String::new(), V1, NotImds),
+        (
+            "GET /",
+            "User-Agent: x-aws-ec2-metadata-token: t\r\n".to_owned(),
+            V1,
+            Root,
+        ),
+        (
+            "GET /computeMetadata/v1/",
+            "Metadata-Flavor: Google\r\n".to_owned(),
+            OtherCloud,
+            NotImds,
+        ),
+        ("GET /computeMetadata/v1/", TOKEN.to_owned(), V2, NotImds),
+        (
+            "GET /metadata/instance?api-version=2021-02-01",
+            "Metadata: true\r\n".to_owned(),
+            OtherCloud,
+            NotImds,
+        ),
+        ("GET /opc/v2/", String::new(), OtherCloud, NotImds),
+        ("GET /elsewhere", "Metadata: True\r\n".to_owned(), OtherCloud, NotImds),
+        ("GET /elsewhere", "Metadata: false\r\n".to_owned(), V1, NotImds),
+        ("GET /elsewhere", String::new(), V1, NotImds),
+        (
+            "GET /latest/meta-data/iam/security-credentials/r",
+            "Metadata: true\r\n".to_owned(),
+            V1,
+            Credential,
+        ),
+        (
+            "GET /latest/meta-data/iam/security-credentials/r",
+            "Metadata-Flavor: Google\r\n".to_owned(),
+            V1,
+            Credential,
+        ),
+        ("GET /2021-01-03/user-data", String::new(), V1, UserData),
+        (
+            "GET http://169.254.169.254/latest/dynamic/instance-identity/document",
+            String::new(),
+            V1,
+            Identity,
+        ),
+        ("HEAD /", String::new(), V1, Root),
+        ("POST /", String::new(), V1, Root),
+        ("get /latest/", String::new(), V1, Plain),
+    ];
+    for (line, headers, verdict, class) in cases {
+        for eol in ["\r\n", "\n"] {
+            let head = format!("{line} HTTP/1.1\r\nHost: h\r\n{headers}Accept: */*\r\n\r\n").replace("\r\n", eol);
+            assert_eq!(one(&head), (verdict, None, class), "{head:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_whole_head_is_unknown_with_its_reason() {
+    let many = "a".repeat(17 * 1024);
+    for (stream, reason) in [
+        ("GET / HTTP/1.1\r\nX-aws-ec2-meta".to_owned(), Reason::Closed),
+        ("GET / HTTP/1.1\r\n".to_owned(), Reason::Closed),
+        ("G".to_owned(), Reason::Closed),
+        (format!("GET / HTTP/1.1\r\nCookie: {many}\r\n\r\n"), Reason::TooLong),
+        (format!("GET / HTTP/1.1\r\nCookie: {many}"), Reason::TooLong),
+        ("\u{16}\u{3}\u{1}\0".to_owned(), Reason::NotHttp),
+        ("GET /\u{fffd} HTTP/1.1\r\n\r\n".to_owned(), Reason::NotHttp),
+        ("PRI * HTTP/2.0\r\n\r\n".to_owned(), Reason::NotHttp),
+        ("PUT /latest/api/token\r\n".to_owned(), Reason::NotHttp),
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n".to_owned(), Reason::Malformed),
+        (
+            "GET / HTTP/1.1\r\nA: b\rX-aws-ec2-metadata-token: t\r\n\r\n".to_owned(),
+            Reason::Malformed,
+        ),
+    ] {
+        let seen = if stream.len() > 4096 {
+            let seen = classify(&[stream.as_bytes()]);
+            assert_eq!(seen.len(), 1, "{seen:?}");
+            (seen[0].0, seen[0].1)
+        } else {
+            let (verdict, found, _) = one(&stream);
+            (verdict, found)
+        };
+        assert_eq!(
+            seen,
+            (Verdict::Unknown, Some(reason)),
+            "{:?}",
+            &stream[..stream.len().min(60)]
+        );
+    }
+}
+
+#[test]
+fn http_0_9_is_v1_and_has_no_headers() {
+    assert_eq!(one("GET /latest/meta-data/\r\n"), (Verdict::V1, None, PathClass::Plain));
+    assert_eq!(one("GET /latest/meta-data/\n").0, Verdict::V1);
+}
+
+#[test]
+fn pipelined_requests_are_judged_one_by_one() {
+    let stream = "GET /latest/ HTTP/1.1\r\n\r\n\
+                  \r\nGET /latest/ HTTP/1.1\r\nX-aws-ec2-metadata-token: t\r\n\r\n\
+                  PUT /latest/api/token HTTP/1.1\r\nX-aws-ec2-metadata-token-ttl-seconds: 6\r\nContent-Length: 0\r\n\r\n\
+                  POST /x HTTP/1.1\r\nContent-Length: 29\r\n\r\nGET /latest/ HTTP/1.1\r\nbody\r\n\
+                  GET / HTTP/1.0\r\n\r\n";
+    let seen: Vec<_> = verdicts(stream).into_iter().map(|(verdict, ..)| verdict).collect();
+    use Verdict::{V1, V2, V2TokenRequest};
+    assert_eq!(seen, [V1, V2, V2TokenRequest, V1, V1]);
+}
+
+#[test]
+fn a_head_in_an_ambiguous_body_is_reported_and_the_stream_is_found_again() {
+    let smuggled = "GET /latest/user-data HTTP/1.1\r\n\r\n";
+    let length = smuggled.len();
+    let next = "GET /latest/ HTTP/1.1\r\nX-aws-ec2-metadata-token: t\r\n\r\n";
+    let framing = (Verdict::Unknown, Some(Reason::Framing), PathClass::NotImds);
+    let v2 = (Verdict::V2, None, PathClass::Plain);
+    for (head, body) in [
+        (
+            format!("GET / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n"),
+            smuggled.to_owned(),
+        ),
+        (
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+            format!("{length:x}\r\n{smuggled}\r\n0\r\n\r\n"),
+        ),
+        (
+            "PUT / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            smuggled.to_owned(),
+        ),
+        (
+            "PUT / HTTP/1.1\r\nContent-Length: x\r\n\r\n".to_owned(),
+            format!("prefix {smuggled}"),
+        ),
+    ] {
+        let seen = verdicts(&format!("{head}{body}{next}"));
+        assert_eq!(seen[1..], [framing, v2], "{head:?}");
+    }
+    // Without a body that holds a head, nothing is reported for it.
+    let seen = verdicts(&format!("GET / HTTP/1.1\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}{next}"));
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[1], v2);
+}
+
+#[test]
+fn joined_midstream_and_after_a_gap_the_next_head_is_judged() {
+    let next = b"GET /latest/ HTTP/1.1\r\nX-aws-ec2-metadata-token: t\r\n\r\n";
+    let mut classifier = Classifier::new();
+    classifier.join_midstream(Reason::Midstream);
+    let mut seen = Vec::new();
+    for &byte in b"QAEAsecretsecret==\r\nHost: x\r\n\r\n".iter().chain(next) {
+        if classifier.push(byte) == Step::Head {
+            seen.push(head(&classifier));
+        }
+    }
+    assert_eq!(
+        seen[0],
+        (
+            Verdict::Unknown,
+            Some(Reason::Midstream),
+            PathClass::NotImds,
+            String::new()
+        )
+    );
+    assert_eq!((seen[1].0, seen.len()), (Verdict::V2, 2));
+
+    let mut classifier = Classifier::new();
+    for &byte in b"GET / HTTP/1.1\r\nHo" {
+        assert_eq!(classifier.push(byte), Step::More);
+    }
+    assert_eq!(classifier.gap(10), Step::Head);
+    assert_eq!(classifier.head().reason, Some(Reason::Gap));
+    let mut seen = Vec::new();
+    for &byte in b"st: x\r\n\r\n".iter().chain(next) {
+        if classifier.push(byte) == Step::Head {
+            seen.push(head(&classifier).0);
+        }
+    }
+    assert_eq!(seen, [Verdict::V2]);
+}
+
+#[test]
+fn only_the_request_line_and_the_user_agent_are_kept() {
+    let stream = b"GET /latest/ HTTP/1.1\r\nHost: h\r\nX-aws-ec2-metadata-token: SECRET\r\nUser-Agent: curl/8\r\n \
+                   more\r\nAuthorization: SECRET\r\n SECRET\r\nX-Other: SECRET\r\n\r\n";
+    let seen = classify(&[stream]);
+    assert_eq!(seen[0].3, "GET /latest/ HTTP/1.1\nUser-Agent: curl/8\n more\n");
+}
+
+#[test]
+fn paths_are_normalised_for_their_class() {
+    for (path, class) in [
+        ("/", PathClass::Root),
+        ("//", PathClass::Root),
+        ("/?x", PathClass::Root),
+        ("http://169.254.169.254", PathClass::Root),
+        ("*", PathClass::NotImds),
+        ("/latest", PathClass::Plain),
+        ("/latest/", PathClass::Plain),
+        ("/lates", PathClass::NotImds),
+        ("/latestx", PathClass::NotImds),
+        ("/1.0/meta-data/ami-id", PathClass::Plain),
+        ("/2099-12-31/meta-data/", PathClass::Plain),
+        ("/2099-12-3/meta-data/", PathClass::NotImds),
+        ("/latest/meta-data/iam/security-credentials", PathClass::Credential),
+        ("/latest/meta-data/iam/security-credentials/", PathClass::Credential),
+        (
+            "/latest/meta-data/iam/security-credentials/role/x",
+            PathClass::Credential,
+        ),
+        ("/latest/meta-data/iam/security-credential", PathClass::Plain),
+        ("/latest/meta-data/iam/", PathClass::Plain),
+        (
+            "/latest//meta-data/./iam//security-credentials/role?x=/y",
+            PathClass::Credential,
+        ),
+        (
+            "/latest/%6Deta-data/iam/security%2Dcredentials/role",
+            PathClass::Credential,
+        ),
+        (
+            "/latest/x/../meta-data/iam/y/z/../../security-credentials/role",
+            PathClass::Credential,
+        ),
+        (
+            "/a/b/c/d/e/f/g/h/i/../../../../../../../../../latest/user-data",
+            PathClass::UserData,
+        ),
+        ("/../../latest/user-data", PathClass::UserData),
+        ("/latest/user-data/..", PathClass::Plain),
+        ("/latest/%zz", PathClass::Plain),
+        (
+            "/latest/meta-data/identity-credentials/ec2/security-credentials/ec2-instance",
+            PathClass::Credential,
+        ),
+        ("/latest/meta-data/iam/info", PathClass::Account),
+        ("/latest/meta-data/identity-credentials/ec2/info", PathClass::Account),
+        ("/latest/dynamic/instance-identity/pkcs7", PathClass::Identity),
+        ("/latest/meta-data/public-keys/0/openssh-key", PathClass::Keys),
+        ("/latest/meta-data/tags/instance/Name", PathClass::Tags),
+        ("/latest/meta-data/spot/instance-action", PathClass::Lifecycle),
+        ("/latest/meta-data/events/maintenance/scheduled", PathClass::Lifecycle),
+        ("/latest/meta-data/network/interfaces/macs/", PathClass::Network),
+        ("/latest/meta-data/mac", PathClass::Network),
+        ("/latest/meta-data/macs", PathClass::Plain),
+        ("/latest/api/token", PathClass::Token),
+        ("/latest/api/token/", PathClass::Token),
+        ("/latest/api/token/x", PathClass::Plain),
+        ("/latest/api/tokens", PathClass::Plain),
+    ] {
+        let (_, reason, seen) = one(&format!("GET {path} HTTP/1.1\r\n\r\n"));
+        assert_eq!((reason, seen), (None, class), "{path}");
+    }
+}
