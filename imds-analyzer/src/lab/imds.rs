@@ -1,0 +1,205 @@
+//! The embedded IMDS: an HTTP server that answers as EC2's does, so that real clients and SDKs work against it.
+//!
+//! What EC2 documents is copied (User Guide, "Access instance metadata", "How IMDSv2 works"); where it documents
+//! nothing, the comments in [`answer`] say what was chosen. Two differences are on purpose: connections have no idle
+//! time-out, and nothing is throttled, so that tests decide the pace.
+
+mod answer;
+mod body;
+mod connection;
+mod request;
+mod tokens;
+mod tree;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use imds_analyzer_ebpf::target;
+use tokio::{runtime, sync::oneshot};
+
+use super::netns::NetNs;
+use tokens::TokenStore;
+
+/// 169.254.169.254
+pub const IPV4: Ipv4Addr = Ipv4Addr::from_octets(target::IPV4);
+/// fd00:ec2::254
+pub const IPV6: Ipv6Addr = Ipv6Addr::from_octets(target::IPV6);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub tokens: Tokens,
+}
+
+/// EC2's `HttpTokens`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tokens {
+    /// Requests without a token (IMDSv1) are served.
+    #[default]
+    Optional,
+    /// They get 401.
+    Required,
+}
+
+/// How many requests were answered, whatever the status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// PUT, to whatever path.
+    pub token_requests: u64,
+    /// Others that have the token header, valid or not, empty or not.
+    pub with_token: u64,
+    /// Others without it.
+    pub without_token: u64,
+    /// What was no HTTP request, or one too large.
+    pub malformed: u64,
+}
+
+/// A running server. Dropping it closes every connection.
+#[derive(Debug)]
+pub struct Server {
+    state: Arc<State>,
+    addresses: Vec<SocketAddr>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the connections share.
+#[derive(Debug)]
+struct State {
+    options: Options,
+    tokens: TokenStore,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    token_requests: AtomicU64,
+    with_token: AtomicU64,
+    without_token: AtomicU64,
+    malformed: AtomicU64,
+}
+
+impl Server {
+    /// Listens on port 80 of the IMDS addresses of `namespace` (IPv6 only where it has that one).
+    pub fn start(namespace: &NetNs, options: Options) -> anyhow::Result<Self> {
+        // A socket stays in the namespace it was made in, and so do those it accepts: the server's own thread may stay
+        // outside.
+        let listeners = namespace.run(listen)??;
+        let addresses = listeners
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect::<io::Result<_>>()?;
+        let state = Arc::new(State {
+            options,
+            tokens: TokenStore::open()?,
+            counters: Counters::default(),
+        });
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let (stop, stopped) = oneshot::channel();
+        let shared = Arc::clone(&state);
+        let listeners = {
+            let _context = runtime.enter();
+            listeners
+                .into_iter()
+                .map(tokio::net::TcpListener::from_std)
+                .collect::<io::Result<Vec<_>>>()?
+        };
+        let thread = thread::Builder::new().name("lab-imds".into()).spawn(move || {
+            for listener in listeners {
+                runtime.spawn(accept(listener, Arc::clone(&shared)));
+            }
+            // An error means that the server was dropped, which is the signal; the tasks go with the runtime.
+            let _ = runtime.block_on(stopped);
+        })?;
+        Ok(Self {
+            state,
+            addresses,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Every token issued so far, the oldest first: what must appear in no output.
+    pub fn tokens(&self) -> Vec<String> {
+        self.state.tokens.issued()
+    }
+
+    pub fn answered(&self) -> Answered {
+        let Counters {
+            token_requests,
+            with_token,
+            without_token,
+            malformed,
+        } = &self.state.counters;
+        Answered {
+            token_requests: token_requests.load(Ordering::Relaxed),
+            with_token: with_token.load(Ordering::Relaxed),
+            without_token: without_token.load(Ordering::Relaxed),
+            malformed: malformed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the server's thread has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn listen() -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in [IpAddr::from(IPV4), IpAddr::from(IPV6)] {
+        match TcpListener::bind((address, target::PORT)) {
+            Ok(listener) => {
+                listener.set_nonblocking(true)?;
+                listeners.push(listener);
+            }
+            Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot listen on port {} of {address}", target::PORT));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn has_no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+}
+
+async fn accept(listener: tokio::net::TcpListener, state: Arc<State>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let state = Arc::clone(&state);
+                // The client went away or misbehaved; there is nobody to tell.
+                tokio::spawn(async move { drop(connection::serve(stream, &state).await) });
+            }
+            // Out of descriptors, or the connection is gone already: the next one may do better.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

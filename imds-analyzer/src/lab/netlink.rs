@@ -1,0 +1,179 @@
+//! The few rtnetlink requests the lab needs: a link up, an address, a route, a veth pair. Written out here, because a
+//! netlink library would be larger than the rest of the lab.
+//!
+//! Everything acts on the network namespace of the calling thread, that of the moment [`Netlink::open`] is called.
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io::{self, Read as _, Write as _},
+    net::IpAddr,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+/// `enum` of `linux/veth.h`; libc has it not.
+const VETH_INFO_PEER: u16 = 1;
+/// `struct nlmsghdr` without its payload.
+const HEADER: usize = 16;
+
+pub(super) struct Netlink {
+    socket: File,
+}
+
+impl Netlink {
+    pub(super) fn open() -> io::Result<Self> {
+        // SAFETY: no pointers are passed; the result is checked below.
+        let fd = unsafe {
+            libc::socket(
+                libc::AF_NETLINK,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+                libc::NETLINK_ROUTE,
+            )
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just opened and nobody else knows it.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self {
+            socket: File::from(socket),
+        })
+    }
+
+    pub(super) fn link_up(&mut self, link: &str) -> io::Result<()> {
+        let mut message = Message::new(libc::RTM_NEWLINK, 0);
+        message.link(index(link)?, libc::IFF_UP as u32);
+        self.request(message)
+    }
+
+    /// IPv6 addresses are usable at once: there is nobody on these links to hold a duplicate.
+    pub(super) fn add_address(&mut self, link: &str, address: IpAddr, prefix: u8) -> io::Result<()> {
+        let mut message = Message::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+        let flags = if address.is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
+        message
+            .0
+            .extend([family(address), prefix, flags, libc::RT_SCOPE_UNIVERSE]);
+        message.0.extend(index(link)?.to_ne_bytes());
+        message.attribute(libc::IFA_LOCAL, &octets(address));
+        message.attribute(libc::IFA_ADDRESS, &octets(address));
+        self.request(message)
+    }
+
+    /// A route to one address.
+    pub(super) fn add_route(&mut self, to: IpAddr, via: IpAddr, link: &str) -> io::Result<()> {
+        let destination = octets(to);
+        let mut message = Message::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+        message.0.extend([family(to), (destination.len() * 8) as u8, 0, 0]);
+        message.0.extend([
+            libc::RT_TABLE_MAIN,
+            libc::RTPROT_STATIC,
+            libc::RT_SCOPE_UNIVERSE,
+            libc::RTN_UNICAST,
+        ]);
+        message.0.extend(0u32.to_ne_bytes());
+        message.attribute(libc::RTA_DST, &destination);
+        message.attribute(libc::RTA_GATEWAY, &octets(via));
+        message.attribute(libc::RTA_OIF, &index(link)?.to_ne_bytes());
+        self.request(message)
+    }
+
+    /// A cable of which one end, `link`, is here and the other, of the same name, in `peer`.
+    pub(super) fn add_veth(&mut self, link: &str, peer: BorrowedFd<'_>) -> io::Result<()> {
+        let name = CString::new(link)?;
+        let mut message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+        message.link(0, 0);
+        message.attribute(libc::IFLA_IFNAME, name.as_bytes_with_nul());
+        message.nest(libc::IFLA_LINKINFO, |message| {
+            message.attribute(libc::IFLA_INFO_KIND, b"veth");
+            message.nest(libc::IFLA_INFO_DATA, |message| {
+                message.nest(VETH_INFO_PEER, |message| {
+                    message.link(0, 0);
+                    message.attribute(libc::IFLA_IFNAME, name.as_bytes_with_nul());
+                    message.attribute(libc::IFLA_NET_NS_FD, &peer.as_raw_fd().to_ne_bytes());
+                });
+            });
+        });
+        self.request(message)
+    }
+
+    /// Sends, and waits for the kernel's acknowledgement, which is an error number after its header.
+    fn request(&mut self, message: Message) -> io::Result<()> {
+        self.socket.write_all(&message.finish())?;
+        let mut answer = [0u8; 4096];
+        let length = self.socket.read(&mut answer)?;
+        let error = answer[..length]
+            .get(HEADER..HEADER + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        match error.map(i32::from_ne_bytes) {
+            Some(0) => Ok(()),
+            Some(error) => Err(io::Error::from_raw_os_error(-error)),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, "short netlink answer")),
+        }
+    }
+}
+
+/// A request under construction: header, fixed part, attributes.
+struct Message(Vec<u8>);
+
+impl Message {
+    fn new(kind: u16, flags: i32) -> Self {
+        let mut bytes = vec![0; HEADER];
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        let flags = (flags | libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        Self(bytes)
+    }
+
+    /// `struct ifinfomsg`; `flags` are switched on, the others stay as they are.
+    fn link(&mut self, index: u32, flags: u32) {
+        self.0.extend([0; 4]);
+        self.0.extend(index.to_ne_bytes());
+        self.0.extend(flags.to_ne_bytes());
+        self.0.extend(flags.to_ne_bytes());
+    }
+
+    fn attribute(&mut self, kind: u16, value: &[u8]) {
+        self.nest(kind, |message| message.0.extend(value));
+    }
+
+    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+        let start = self.0.len();
+        self.0.extend([0; 4]);
+        fill(self);
+        let length = (self.0.len() - start) as u16;
+        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        self.0[start + 2..start + 4].copy_from_slice(&kind.to_ne_bytes());
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let length = self.0.len() as u32;
+        self.0[..4].copy_from_slice(&length.to_ne_bytes());
+        self.0
+    }
+}
+
+fn index(link: &str) -> io::Result<u32> {
+    let name = CString::new(link)?;
+    // SAFETY: `name` is a string that ends in NUL and outlives the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+fn family(address: IpAddr) -> u8 {
+    let family = if address.is_ipv6() {
+        libc::AF_INET6
+    } else {
+        libc::AF_INET
+    };
+    family as u8
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}

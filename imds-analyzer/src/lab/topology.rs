@@ -1,0 +1,125 @@
+//! Where the client and the embedded IMDS stand.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd as _,
+};
+
+use anyhow::Context as _;
+
+use super::{
+    imds::{IPV4, IPV6},
+    netlink::Netlink,
+    netns::NetNs,
+};
+
+/// The name of both ends of the cable in [`Lab::routed`].
+const LINK: &str = "imds0";
+const CLIENT: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(10, 123, 0, 1),
+    Ipv6Addr::new(0xfd00, 0x123, 0, 0, 0, 0, 0, 1),
+);
+const SERVER: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(10, 123, 0, 2),
+    Ipv6Addr::new(0xfd00, 0x123, 0, 0, 0, 0, 0, 2),
+);
+
+/// The namespaces of a lab. They are gone when the lab is dropped and its last process and socket have ended.
+#[derive(Debug)]
+pub struct Lab {
+    /// Where clients run.
+    pub client: NetNs,
+    /// Where the IMDS addresses are; the same namespace as `client` in a local lab.
+    pub server: NetNs,
+    ipv6: bool,
+}
+
+impl Lab {
+    /// One namespace for both: the IMDS addresses are the client's own, on its `lo`.
+    pub fn local() -> anyhow::Result<Self> {
+        let namespace = NetNs::new()?;
+        let ipv6 = namespace.run(|| {
+            let mut netlink = Netlink::open()?;
+            add_imds(&mut netlink)
+        })??;
+        Ok(Self {
+            client: namespace.clone(),
+            server: namespace,
+            ipv6,
+        })
+    }
+
+    /// Two namespaces joined by a cable, as on EC2: IMDS is not an address of the client's host.
+    pub fn routed() -> anyhow::Result<Self> {
+        let (client, server) = (NetNs::new()?, NetNs::new()?);
+        client
+            .run(|| Netlink::open()?.add_veth(LINK, server.as_fd()))?
+            .context("a veth pair cannot be made (is the veth module there?)")?;
+        let ends = [(&client, CLIENT), (&server, SERVER)];
+        // Both ends up first: a link has a carrier only then.
+        for (namespace, _) in ends {
+            namespace
+                .run(|| Netlink::open()?.link_up(LINK))?
+                .context("the veth link cannot be brought up")?;
+        }
+        for (namespace, (ipv4, ipv6)) in ends {
+            namespace.run(|| -> anyhow::Result<()> {
+                let mut netlink = Netlink::open()?;
+                add_address(&mut netlink, LINK, ipv4.into(), 30)?;
+                add_ipv6(&mut netlink, LINK, ipv6, 126)?;
+                Ok(())
+            })??;
+        }
+        let ipv6 = server.run(|| {
+            let mut netlink = Netlink::open()?;
+            add_imds(&mut netlink)
+        })??;
+        client.run(|| -> anyhow::Result<()> {
+            let mut netlink = Netlink::open()?;
+            netlink
+                .add_route(IPV4.into(), SERVER.0.into(), LINK)
+                .context("no route to IMDS over IPv4")?;
+            if ipv6 {
+                netlink
+                    .add_route(IPV6.into(), SERVER.1.into(), LINK)
+                    .context("no route to IMDS over IPv6")?;
+            }
+            Ok(())
+        })??;
+        Ok(Self { client, server, ipv6 })
+    }
+
+    /// False on kernels without IPv6: the lab then has the IPv4 address only.
+    pub fn has_ipv6(&self) -> bool {
+        self.ipv6
+    }
+}
+
+/// Puts both IMDS addresses on `lo`; true if the IPv6 one is there.
+fn add_imds(netlink: &mut Netlink) -> anyhow::Result<bool> {
+    add_address(netlink, "lo", IPV4.into(), 32)?;
+    add_ipv6(netlink, "lo", IPV6, 128)
+}
+
+fn add_address(netlink: &mut Netlink, link: &str, address: IpAddr, prefix: u8) -> anyhow::Result<()> {
+    netlink
+        .add_address(link, address, prefix)
+        .with_context(|| format!("{address} cannot be added to {link}"))
+}
+
+/// False, and no error, where the kernel has no IPv6 (EOPNOTSUPP, EAFNOSUPPORT) or has it switched off (EACCES).
+fn add_ipv6(netlink: &mut Netlink, link: &str, address: Ipv6Addr, prefix: u8) -> anyhow::Result<bool> {
+    let without = [libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::EACCES];
+    match add_address(netlink, link, address.into(), prefix) {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+            if number.is_some_and(|number| without.contains(&number)) {
+                Ok(false)
+            } else {
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The clients of the tour.
+
+use super::Step;
+
+/// What curl `--fail` ends with when the server answers with an error; the Python scripts do the same.
+pub(super) const REFUSED: i32 = 22;
+
+const STEP: Step = Step {
+    title: "",
+    expect: "",
+    command: &[],
+    needs: &[],
+    needs_ipv6: false,
+};
+
+pub(super) const ALL: &[Step] = &[
+    Step {
+        title: "curl without a token",
+        expect: "one v1 request by curl: the simplest way to be found",
+        command: &["curl", "-sfm5", "http://169.254.169.254/latest/meta-data/instance-id"],
+        needs: &["curl"],
+        ..STEP
+    },
+    Step {
+        title: "wget without a token",
+        expect: "one v1 request by wget",
+        command: &[
+            "wget",
+            "-qO-",
+            "-T5",
+            "-t1",
+            "http://169.254.169.254/latest/meta-data/placement/region",
+        ],
+        needs: &["wget"],
+        ..STEP
+    },
+    Step {
+        title: "a shell script with a token",
+        expect: "two v2 requests by curl, a PUT for the token and a GET with it: nothing to do",
+        command: &["sh", "-c", CURL_V2],
+        needs: &["curl"],
+        ..STEP
+    },
+    Step {
+        title: "the empty variable",
+        expect: "one v1 request by curl, although its command line has the token header: the token was never fetched, \
+                 and curl leaves out a header without a value",
+        command: &["sh", "-c", EMPTY_VARIABLE],
+        needs: &["curl"],
+        ..STEP
+    },
+    Step {
+        title: "Python fetches credentials without a token",
+        expect: "one v1 request of class credential by python3: the kind to look at first",
+        command: &["python3", "-c", PYTHON_V1],
+        needs: &["python3"],
+        ..STEP
+    },
+    Step {
+        title: "Python fetches credentials with a token",
+        expect: "two v2 requests by python3, the second of class credential",
+        command: &["python3", "-c", PYTHON_V2],
+        needs: &["python3"],
+        ..STEP
+    },
+    Step {
+        title: "curl over IPv6",
+        expect: "one v1 request by curl to fd00:ec2::254",
+        command: &["curl", "-gsfm5", "http://[fd00:ec2::254]/latest/meta-data/instance-id"],
+        needs: &["curl"],
+        needs_ipv6: true,
+    },
+    Step {
+        title: "a program that dropped its privileges",
+        expect: "one v1 request by curl as user 65534 (nobody), started by root",
+        command: &[
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "curl",
+            "-sfm5",
+            "http://169.254.169.254/latest/user-data",
+        ],
+        needs: &["setpriv", "curl"],
+        ..STEP
+    },
+    Step {
+        title: "a process whose parent is gone",
+        expect: "one v1 request of class identity by a curl that lived for milliseconds and whose parent had ended: \
+                 its arguments are known nevertheless",
+        command: &["sh", "-c", ORPHAN],
+        needs: &["curl"],
+        ..STEP
+    },
+    Step {
+        title: "a program looking for another cloud",
+        expect: "one other-cloud request by curl, which is no v1: the program asks whether this is Google's cloud",
+        // IMDS has no such path, and the probe takes the error for a no.
+        command: &[
+            "curl",
+            "-sm5",
+            "-HMetadata-Flavor: Google",
+            "http://169.254.169.254/computeMetadata/v1/",
+        ],
+        needs: &["curl"],
+        ..STEP
+    },
+];
+
+const CURL_V2: &str = r#"
+TOKEN=$(curl -sfm5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token) || exit
+curl -sfm5 -H "X-aws-ec2-metadata-token: $TOKEN" http://169.254.169.254/latest/meta-data/instance-id
+"#;
+
+const EMPTY_VARIABLE: &str = r#"
+TOKEN=$(false)
+curl -sfm5 -H "X-aws-ec2-metadata-token: $TOKEN" http://169.254.169.254/latest/meta-data/ami-id
+"#;
+
+/// The inner shell ends at once and leaves its child to init.
+const ORPHAN: &str = "(curl -sfm5 http://169.254.169.254/latest/dynamic/instance-identity/document &)";
+
+const PYTHON_V1: &str = r#"
+import sys, urllib.error, urllib.request
+try:
+    urllib.request.urlopen("http://169.254.169.254/latest/meta-data/iam/security-credentials/lab-role", timeout=5).read()
+except urllib.error.HTTPError:
+    sys.exit(22)
+"#;
+
+const PYTHON_V2: &str = r#"
+import sys, urllib.error, urllib.request
+def fetch(path, method, headers):
+    request = urllib.request.Request("http://169.254.169.254/latest/" + path, method=method, headers=headers)
+    return urllib.request.urlopen(request, timeout=5).read().decode()
+try:
+    token = fetch("api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+    fetch("meta-data/iam/security-credentials/lab-role", "GET", {"X-aws-ec2-metadata-token": token})
+except urllib.error.HTTPError:
+    sys.exit(22)
+"#;
