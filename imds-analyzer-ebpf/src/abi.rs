@@ -257,10 +257,15 @@ pub struct Settings {
     pub pid_namespace_inum: u32,
     pub mm_arg_start: u32,
     pub mm_arg_end: u32,
+    // match-struct sock_common: skc_daddr skc_dport skc_family skc_v6_daddr skc_net skc_cookie
+    pub sock_daddr: u32,
+    pub sock_dport: u32,
+    pub sock_family: u32,
+    pub sock_v6_daddr: u32,
     pub sock_net: u32,
+    pub sock_cookie: u32,
     pub net_inum: u32,
     pub tcp_sock_write_seq: u32,
-    pub sock_cookie: u32,
 }
 
 /// What the kernel side counts, one slot each in the per-CPU map [`map::LOSS`].

@@ -153,6 +153,14 @@ impl Classifier {
         }
     }
 
+    /// Makes the state that of a connection that has just been opened, without writing all of it.
+    #[inline(always)]
+    pub fn restart(&mut self) {
+        self.begin(framing::HEAD);
+        self.head_len = 0;
+        self.uncertain = 0;
+    }
+
     /// Joins a stream whose beginning was not seen. If the next bytes are a request line they are judged as usual; if
     /// not, `reason` is reported and the stream is picked up again after the next empty line.
     #[inline(always)]
@@ -293,10 +301,6 @@ impl Classifier {
             Action::TARGET => self.target.push(byte),
             // An empty line before the head: the head has not begun.
             Action::IDLE => self.head_len = 0,
-            Action::METHOD_GET => self.method = Method::Get as u8,
-            Action::METHOD_HEAD => self.method = Method::Head as u8,
-            Action::METHOD_PUT => self.method = Method::Put as u8,
-            Action::METHOD_OTHER => self.method = Method::Other as u8,
             Action::NOT_HTTP => return self.not_http(byte),
             Action::SIMPLE_END => {
                 if self.method != Method::Get as u8 {
@@ -307,49 +311,18 @@ impl Classifier {
                 self.begin(framing::HEAD);
                 return Step::Head;
             }
-            Action::VERSION_1_0 => self.facts |= facts::HTTP_1_0,
-            Action::VERSION_OTHER => self.facts &= !facts::HTTP_1_0,
+            Action::FACT => {}
+            Action::METHOD => self.method = HEAD.method(self.state),
             Action::LINE => {
                 self.uncertain = 0;
                 self.keep = 1;
                 self.capture.mark();
             }
-            Action::END => return self.end(),
-            Action::MALFORMED => {
-                self.facts |= facts::MALFORMED;
-                self.drop_line();
-            }
             Action::MALFORMED_LINE => {
-                self.facts |= facts::MALFORMED;
                 self.capture.rewind();
                 self.keep = 1;
             }
-            Action::DROP => self.drop_line(),
-            Action::TOKEN => {
-                self.facts |= facts::TOKEN;
-                self.drop_line();
-            }
-            Action::TOKEN_VALUE => self.facts |= facts::TOKEN_VALUE,
-            Action::TTL => {
-                self.facts |= facts::TTL;
-                self.drop_line();
-            }
-            Action::FORWARDED => {
-                self.facts |= facts::FORWARDED;
-                self.drop_line();
-            }
-            Action::FOREIGN => {
-                self.facts |= facts::FOREIGN_HEADER;
-                self.drop_line();
-            }
-            Action::LENGTH => {
-                if self.facts & facts::LENGTH != 0 {
-                    self.facts |= facts::LENGTH_INVALID;
-                }
-                self.facts |= facts::LENGTH | facts::LENGTH_EMPTY;
-                self.length = 0;
-                self.drop_line();
-            }
+            Action::END => return self.end(),
             Action::LENGTH_DIGIT => {
                 self.facts &= !facts::LENGTH_EMPTY;
                 self.length = self.length.wrapping_mul(10).wrapping_add((byte & 0x0f) as u64);
@@ -358,30 +331,20 @@ impl Classifier {
                     self.facts |= facts::LENGTH_INVALID;
                 }
             }
-            Action::LENGTH_INVALID => {
-                self.facts |= facts::LENGTH_INVALID;
-                self.drop_line();
+            _ => {
+                // A header line that is not shown; what it means is in the table.
+                if action == Action::LENGTH {
+                    if self.facts & facts::LENGTH != 0 {
+                        self.facts |= facts::LENGTH_INVALID;
+                    }
+                    self.length = 0;
+                }
+                self.keep = 0;
+                self.capture.rewind();
             }
-            Action::ENCODING => {
-                self.facts |= facts::ENCODING;
-                self.drop_line();
-            }
-            Action::CHUNKED => self.facts |= facts::CHUNKED,
-            // Another coding stands in the list: where the body ends is not known.
-            Action::ENCODING_OTHER => {
-                self.facts |= facts::ENCODING_OTHER;
-                self.drop_line();
-            }
-            _ => {}
         }
+        self.facts |= HEAD.facts(self.state);
         self.check_length()
-    }
-
-    /// This line of the head is not to be shown.
-    #[inline(always)]
-    fn drop_line(&mut self) {
-        self.keep = 0;
-        self.capture.rewind();
     }
 
     #[inline(always)]

@@ -3,6 +3,8 @@
 //! A state is a number; entering it may mean an [`Action`]. States below [`FIRST_HEADER_STATE`] belong to the request
 //! line, those whose action is at least [`Action::SCAN`] to a body that is scanned.
 
+use super::{Method, facts};
+
 /// What entering a state means for the classifier.
 pub(super) struct Action;
 
@@ -12,35 +14,24 @@ impl Action {
     pub(super) const TARGET: u8 = 1;
     /// Between heads.
     pub(super) const IDLE: u8 = 2;
-    pub(super) const METHOD_GET: u8 = 3;
-    pub(super) const METHOD_HEAD: u8 = 4;
-    pub(super) const METHOD_PUT: u8 = 5;
-    pub(super) const METHOD_OTHER: u8 = 6;
-    pub(super) const NOT_HTTP: u8 = 7;
+    /// The method is complete: which one it is stands in the table.
+    pub(super) const METHOD: u8 = 3;
+    pub(super) const NOT_HTTP: u8 = 4;
     /// The request line ended without a version.
-    pub(super) const SIMPLE_END: u8 = 8;
-    pub(super) const VERSION_1_0: u8 = 9;
-    pub(super) const VERSION_OTHER: u8 = 10;
+    pub(super) const SIMPLE_END: u8 = 5;
     /// A line of the head begins.
-    pub(super) const LINE: u8 = 11;
+    pub(super) const LINE: u8 = 6;
     /// As [`Self::LINE`], and the line before was no header line.
-    pub(super) const MALFORMED_LINE: u8 = 12;
+    pub(super) const MALFORMED_LINE: u8 = 7;
     /// The head is complete.
-    pub(super) const END: u8 = 13;
-    pub(super) const MALFORMED: u8 = 14;
-    /// A header that is not to be shown.
-    pub(super) const DROP: u8 = 15;
-    pub(super) const TOKEN: u8 = 16;
-    pub(super) const TOKEN_VALUE: u8 = 17;
-    pub(super) const TTL: u8 = 18;
-    pub(super) const FORWARDED: u8 = 19;
-    pub(super) const FOREIGN: u8 = 20;
-    pub(super) const LENGTH: u8 = 21;
-    pub(super) const LENGTH_DIGIT: u8 = 22;
-    pub(super) const LENGTH_INVALID: u8 = 23;
-    pub(super) const ENCODING: u8 = 24;
-    pub(super) const CHUNKED: u8 = 25;
-    pub(super) const ENCODING_OTHER: u8 = 26;
+    pub(super) const END: u8 = 8;
+    pub(super) const LENGTH_DIGIT: u8 = 9;
+    /// Nothing but the state's facts.
+    pub(super) const FACT: u8 = 12;
+    /// A Content-Length begins. As [`Self::DROP`] otherwise.
+    pub(super) const LENGTH: u8 = 10;
+    /// The line is not to be shown.
+    pub(super) const DROP: u8 = 11;
     /// A byte of a scanned body; so are the following.
     pub(super) const SCAN: u8 = 32;
     /// A byte of a line that has been reported already.
@@ -224,6 +215,8 @@ pub(super) struct Table {
     classes: [u8; 256],
     next: [u8; STATES * CLASSES],
     actions: [u8; STATES],
+    /// What is known of a head that enters the state.
+    facts: [u16; STATES],
 }
 
 impl Table {
@@ -232,6 +225,18 @@ impl Table {
     pub(super) fn next(&self, state: u8, byte: u8) -> u8 {
         let class = self.classes[byte as usize] as usize & (CLASSES - 1);
         self.next[(state as usize * CLASSES) | class]
+    }
+
+    /// The facts that entering `state` adds.
+    #[inline(always)]
+    pub(super) fn facts(&self, state: u8) -> u16 {
+        self.facts[state as usize]
+    }
+
+    /// The method that `state` stands for, entered with [`Action::METHOD`].
+    #[inline(always)]
+    pub(super) fn method(&self, state: u8) -> u8 {
+        state - SPACE_GET + Method::Get as u8
     }
 
     /// What entering `state` means.
@@ -259,6 +264,12 @@ impl Builder {
 
     const fn action(&mut self, state: u8, action: u8) {
         self.table.actions[state as usize] = action;
+    }
+
+    /// Entering `state` means `action`, and adds `facts`.
+    const fn fact(&mut self, state: u8, action: u8, facts: u16) {
+        self.action(state, action);
+        self.table.facts[state as usize] = facts;
     }
 
     const fn on(&mut self, state: u8, class: u8, next: u8) {
@@ -342,6 +353,7 @@ const fn build() -> Table {
             classes: [0; 256],
             next: [BAD; STATES * CLASSES],
             actions: [Action::NONE; STATES],
+            facts: [0; STATES],
         },
         used: METHOD_TRIES,
     };
@@ -372,21 +384,16 @@ const fn request_line(b: &mut Builder) {
     b.on(METHOD, class::SPACE, SPACE_OTHER);
 
     let mut i = 0;
-    let methods: [(&[u8], u8, u8); 3] = [
-        (b"GET", SPACE_GET, Action::METHOD_GET),
-        (b"HEAD", SPACE_HEAD, Action::METHOD_HEAD),
-        (b"PUT", SPACE_PUT, Action::METHOD_PUT),
-    ];
+    let methods: [(&[u8], u8); 3] = [(b"GET", SPACE_GET), (b"HEAD", SPACE_HEAD), (b"PUT", SPACE_PUT)];
     while i < methods.len() {
-        let (method, space, action) = methods[i];
+        let (method, space) = methods[i];
         let last = b.word(START, method, false, METHOD);
         b.on(last, class::SPACE, space);
-        b.action(space, action);
         i += 1;
     }
-    b.action(SPACE_OTHER, Action::METHOD_OTHER);
     let mut space = SPACE_GET;
     while space <= SPACE_OTHER {
+        b.action(space, Action::METHOD);
         b.fill(space, Set::Visible, TARGET);
         b.on(space, class::SPACE, space);
         space += 1;
@@ -406,8 +413,7 @@ const fn request_line(b: &mut Builder) {
     let version = b.word(TARGET_END, b"HTTP/1.", false, BAD);
     b.fill(version, Set::Digits, VERSION_OTHER);
     b.on(version, class::ZERO, VERSION_1_0);
-    b.action(VERSION_1_0, Action::VERSION_1_0);
-    b.action(VERSION_OTHER, Action::VERSION_OTHER);
+    b.fact(VERSION_1_0, Action::FACT, facts::HTTP_1_0);
     let mut state = VERSION_1_0;
     while state <= VERSION_END {
         b.on(state, class::SPACE, VERSION_END);
@@ -421,30 +427,30 @@ const fn request_line(b: &mut Builder) {
 const fn header_values(b: &mut Builder) {
     // Values nothing depends on; the states of headers that count by their presence alone do the same.
     let plain = [
-        (VALUE, Action::NONE),
-        (DROPPED, Action::DROP),
-        (MALFORMED, Action::MALFORMED),
-        (TOKEN_VALUE, Action::TOKEN_VALUE),
-        (TTL, Action::TTL),
-        (FORWARDED, Action::FORWARDED),
-        (FOREIGN, Action::FOREIGN),
+        (VALUE, Action::NONE, 0),
+        (DROPPED, Action::DROP, 0),
+        (MALFORMED, Action::DROP, facts::MALFORMED),
+        (TOKEN_VALUE, Action::DROP, facts::TOKEN_VALUE),
+        (TTL, Action::DROP, facts::TTL),
+        (FORWARDED, Action::DROP, facts::FORWARDED),
+        (FOREIGN, Action::DROP, facts::FOREIGN_HEADER),
     ];
     let mut i = 0;
     while i < plain.len() {
-        let (state, action) = plain[i];
+        let (state, action, facts) = plain[i];
         b.value(state, VALUE, VALUE, VALUE_CR, LINE);
-        b.action(state, action);
+        b.fact(state, action, facts);
         i += 1;
     }
     b.cr(VALUE_CR, LINE);
     b.cr(MALFORMED_CR, LINE);
-    b.action(MALFORMED_CR, Action::MALFORMED);
+    b.fact(MALFORMED_CR, Action::DROP, facts::MALFORMED);
 
     b.value(TOKEN, TOKEN_SPACE, TOKEN_VALUE, TOKEN_CR, LINE_TOKEN);
     b.copy(TOKEN, TOKEN_SPACE);
     b.copy(TOKEN, TOKEN_FOLD);
     b.cr(TOKEN_CR, LINE_TOKEN);
-    b.action(TOKEN, Action::TOKEN);
+    b.fact(TOKEN, Action::DROP, facts::TOKEN);
     b.action(TOKEN_FOLD, Action::DROP);
 
     b.value(LENGTH, LENGTH_SPACE, LENGTH_INVALID, LENGTH_CR, LINE_LENGTH);
@@ -455,9 +461,9 @@ const fn header_values(b: &mut Builder) {
     b.fill(LENGTH_DIGIT, Set::Digits, LENGTH_DIGIT);
     b.value(LENGTH_INVALID, VALUE, VALUE, LENGTH_CR, LINE_LENGTH);
     b.cr(LENGTH_CR, LINE_LENGTH);
-    b.action(LENGTH, Action::LENGTH);
+    b.fact(LENGTH, Action::LENGTH, facts::LENGTH | facts::LENGTH_EMPTY);
     b.action(LENGTH_DIGIT, Action::LENGTH_DIGIT);
-    b.action(LENGTH_INVALID, Action::LENGTH_INVALID);
+    b.fact(LENGTH_INVALID, Action::DROP, facts::LENGTH_INVALID);
 
     b.value(ENCODING, ENCODING_SPACE, ENCODING_OTHER, ENCODING_CR, LINE_ENCODING);
     b.copy(ENCODING, ENCODING_SPACE);
@@ -465,9 +471,9 @@ const fn header_values(b: &mut Builder) {
     b.copy(ENCODING_TAIL, CHUNKED);
     b.value(ENCODING_OTHER, VALUE, VALUE, ENCODING_CR, LINE_ENCODING);
     b.cr(ENCODING_CR, LINE_ENCODING);
-    b.action(ENCODING, Action::ENCODING);
-    b.action(CHUNKED, Action::CHUNKED);
-    b.action(ENCODING_OTHER, Action::ENCODING_OTHER);
+    b.fact(ENCODING, Action::DROP, facts::ENCODING);
+    b.fact(CHUNKED, Action::DROP, facts::CHUNKED);
+    b.fact(ENCODING_OTHER, Action::DROP, facts::ENCODING_OTHER);
     // The letters between, like any other value where they are not "chunked".
     let inside = b.state();
     b.value(inside, ENCODING_OTHER, ENCODING_OTHER, ENCODING_CR, LINE_ENCODING);
@@ -537,7 +543,7 @@ const fn header_lines(b: &mut Builder) {
         i += 1;
     }
     b.action(LINE, Action::LINE);
-    b.action(LINE_MALFORMED, Action::MALFORMED_LINE);
+    b.fact(LINE_MALFORMED, Action::MALFORMED_LINE, facts::MALFORMED);
 }
 
 const fn scan(b: &mut Builder) {

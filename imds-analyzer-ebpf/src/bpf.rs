@@ -1,0 +1,69 @@
+//! The eBPF programs. Entry points are a few lines each; what they do is in the modules, in the order data flows.
+
+mod connect;
+mod counters;
+mod egress;
+mod read;
+mod release;
+mod report;
+mod sender;
+mod settings_global;
+mod skb;
+mod socket;
+mod task;
+mod transport_ring;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr},
+    programs::{BtfTracePointContext, SkBuffContext, SockAddrContext, SockContext},
+};
+use imds_analyzer_ebpf::abi::OwnerHook;
+
+/// The kernel takes these two words of a dual licence, as `license_is_gpl_compatible` lists them.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Every hook lets everything pass: this tool watches.
+const PASS: i32 = 1;
+
+/// match-proto: int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, enum cgroup_bpf_attach_type atype)
+#[cgroup_skb]
+fn imds_egress(ctx: SkBuffContext) -> i32 {
+    egress::observe(ctx.skb.skb);
+    PASS
+}
+
+/// match-proto: static int tcp_v4_pre_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
+#[cgroup_sock_addr(connect4)]
+fn imds_connect4(ctx: SockAddrContext) -> i32 {
+    connect::observe_v4(&ctx);
+    PASS
+}
+
+/// match-proto: static int tcp_v6_pre_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
+#[cgroup_sock_addr(connect6)]
+fn imds_connect6(ctx: SockAddrContext) -> i32 {
+    connect::observe_v6(&ctx);
+    PASS
+}
+
+/// match-proto: int inet_release(struct socket *sock)
+#[cgroup_sock(sock_release)]
+fn imds_release(ctx: SockContext) -> i32 {
+    release::observe(ctx.sock);
+    PASS
+}
+
+/// match-proto: void trace_tcp_sendmsg_locked(const struct sock *sk, const struct msghdr *msg, const struct sk_buff *skb, int size_goal)
+#[btf_tracepoint(function = "tcp_sendmsg_locked")]
+fn imds_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    sender::observe(read::argument(&ctx, 0), OwnerHook::TpBtf);
+    0
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // VERIFIER: unreachable, and rejected at load if it ever were not.
+    loop {}
+}

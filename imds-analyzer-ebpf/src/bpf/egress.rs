@@ -1,0 +1,335 @@
+//! The wire tap: every packet a socket sends, judged by the socket's peer, followed by sequence number.
+
+use aya_ebpf::bindings::__sk_buff;
+use imds_analyzer_ebpf::{
+    abi::{Loss, OwnerHook, RecordKind, request_flags},
+    classify::{Reason, Step},
+    target,
+};
+
+use super::{
+    counters, report,
+    skb::Skb,
+    socket::{self, Socket, noted},
+    task,
+};
+
+/// Bytes looked at by one call of [`imds_scan`].
+// VERIFIER: it follows every way through the classifier for each of them, about 4,000 instructions a byte.
+const CHUNK: usize = 16;
+/// Calls of [`imds_scan`] by one of [`imds_span`], and of that for one packet: 64 KiB in chunks, and as much again for
+/// pipelined heads, each of which ends a call early.
+const STEPS: u32 = 64;
+const SPANS: u32 = 128;
+/// In the result of [`imds_scan`]: a head is to be reported. The bits below are the bytes taken.
+const HEAD: u32 = 1 << 31;
+
+const SYN: u8 = 0x02;
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
+
+/// Entry of the tap.
+#[inline(always)]
+pub(super) fn observe(ctx: *mut __sk_buff) {
+    let skb = Skb(ctx);
+    if skb.is_imds() {
+        imds_packet(ctx);
+    }
+}
+
+/// What is of interest in the packet's headers.
+struct Segment {
+    v6: bool,
+    /// Where the addresses are: offset of the destination address, and of the TCP header.
+    destination: u32,
+    tcp: u32,
+    /// Where the payload starts, and its length.
+    payload: u32,
+    len: u32,
+    /// Sequence number of the payload's first byte.
+    seq: u32,
+    flags: u8,
+}
+
+impl Segment {
+    /// Reads the headers; `None` if this is not a TCP packet.
+    #[inline(always)]
+    fn read(skb: Skb) -> Option<Self> {
+        let [first] = skb.load::<1>(0)?;
+        let v6 = first >> 4 == 6;
+        let (destination, tcp) = if v6 {
+            (24, tcp_after_v6(skb)?)
+        } else {
+            const IPPROTO_TCP: u8 = 6;
+            let [protocol] = skb.load::<1>(9)?;
+            if protocol != IPPROTO_TCP {
+                return None;
+            }
+            (16, (first & 0x0f) as u32 * 4)
+        };
+        let seq = u32::from_be_bytes(skb.load::<4>(tcp + 4)?);
+        let [offset, flags] = skb.load::<2>(tcp + 12)?;
+        let payload = tcp + (offset >> 4) as u32 * 4;
+        // A SYN takes one number before the data that may come with it (TCP Fast Open, RFC 7413).
+        let seq = if flags & SYN != 0 { seq.wrapping_add(1) } else { seq };
+        Some(Self {
+            v6,
+            destination,
+            tcp,
+            payload,
+            len: skb.len().saturating_sub(payload),
+            seq,
+            flags,
+        })
+    }
+}
+
+/// Offset of the TCP header behind IPv6 extension headers, which any process may add (IPV6_RTHDR).
+#[inline(always)]
+fn tcp_after_v6(skb: Skb) -> Option<u32> {
+    const IPPROTO_TCP: u8 = 6;
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const DESTINATION: u8 = 60;
+    let [mut next] = skb.load::<1>(6)?;
+    let mut offset = 40_u32;
+    // VERIFIER: a constant bound. The kernel itself sends at most four of these.
+    for _ in 0..5 {
+        match next {
+            IPPROTO_TCP => return Some(offset),
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let [following, len] = skb.load::<2>(offset)?;
+                next = following;
+                offset += (len as u32 + 1) * 8;
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// A packet of a socket whose peer is IMDS.
+// VERIFIER: a global function is verified once, on its own (5.6, commit 51c39bb1d5d1), not once for every way that
+// leads to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_packet(ctx: *mut __sk_buff) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let Some(segment) = Segment::read(skb) else {
+        counters::add(Loss::PacketShape, 1);
+        return 0;
+    };
+    let Some(socket) = socket::of(sk) else { return 0 };
+    let syn = segment.flags & SYN != 0;
+    let repeated = syn && socket.synced != 0 && socket.initial_seq == segment.seq;
+    if syn && !repeated || socket.synced == 0 && segment.len > 0 {
+        socket.synced = 1;
+        socket.old = !syn as u8;
+        socket.initial_seq = segment.seq;
+        socket.next_seq = segment.seq;
+        socket.noted = noted::NO;
+        socket.set_sock(sk);
+        imds_open(ctx);
+    }
+    if segment.len > 0 {
+        stream(skb, socket, &segment);
+    }
+    if segment.flags & (FIN | RST) != 0 && socket.classifier.close() == Step::Head {
+        imds_report(ctx, RecordKind::Request as u32);
+    } else if socket.classifier.is_unfinished() {
+        note_unfinished(ctx, socket);
+    }
+    0
+}
+
+/// The first packet of a connection, or the first one seen: what stays the same for all that follow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let Some(socket) = socket::existing(sk) else { return 0 };
+    if socket.old != 0 {
+        socket.classifier.join_midstream(Reason::Midstream);
+    } else {
+        socket.classifier.restart();
+        if socket.connector.tgid == 0 {
+            last_resort(skb, socket);
+        }
+    }
+    // Read already, or this would not have been called.
+    let Some(segment) = Segment::read(skb) else { return 0 };
+    let v6 = segment.v6;
+    let (source, source_port) = skb.local(v6);
+    // The index every network namespace gives its loopback device (LOOPBACK_IFINDEX, include/net/flow.h).
+    let local = skb.ifindex() == 1;
+    let net_ns = task::net_namespace(socket.sock());
+    let ends = &mut socket.ends;
+    ends.cookie = skb.cookie();
+    ends.net_ns = net_ns;
+    ends.flags = if local { request_flags::LOCAL } else { 0 };
+    ends.family = if v6 { 6 } else { 4 };
+    ends.source = source;
+    ends.source_port = source_port;
+    ends.destination = skb.peer(v6);
+    ends.destination_port = target::PORT;
+    ends.packet_destination = if v6 {
+        skb.load::<16>(segment.destination).unwrap_or([0; 16])
+    } else {
+        super::skb::mapped(skb.load::<4>(segment.destination).map_or(0, u32::from_ne_bytes))
+    };
+    ends.packet_port = skb.load::<2>(segment.tcp + 2).map_or(0, u16::from_be_bytes);
+    0
+}
+
+/// No hook saw who connected (MPTCP on some kernels). A first SYN leaves in the context of its connect(2), so the
+/// current task is it, unless it is a kernel thread.
+#[inline(always)]
+fn last_resort(skb: Skb, socket: &mut Socket) {
+    let (identity, leader) = task::identity();
+    if identity.exec != 0 && identity.tgid != 0 {
+        task::facts_into(&mut socket.connector, &identity, leader, OwnerHook::Egress);
+        task::announce(&socket.connector, leader, socket.sock(), skb.cookie());
+    }
+}
+
+/// Takes the part of the payload that is new.
+#[inline(always)]
+fn stream(skb: Skb, socket: &mut Socket, segment: &Segment) {
+    let ahead = segment.seq.wrapping_sub(socket.next_seq);
+    let mut offset = segment.payload;
+    let mut left = segment.len;
+    if ahead > i32::MAX as u32 {
+        // Sent before, at least in part.
+        let known = ahead.wrapping_neg();
+        if known >= left {
+            return;
+        }
+        offset += known;
+        left -= known;
+    } else if ahead > 0 {
+        gap(skb, socket, ahead);
+    }
+    // VERIFIER: a constant bound.
+    for _ in 0..SPANS {
+        let taken = imds_span(skb.0, offset, left);
+        if taken == 0 {
+            break;
+        }
+        offset += taken;
+        left = left.saturating_sub(taken);
+    }
+    if left > 0 {
+        counters::add(Loss::PacketBound, 1);
+        gap(skb, socket, left);
+    }
+}
+
+/// `missing` bytes of the stream are not to be seen.
+#[inline(always)]
+fn gap(skb: Skb, socket: &mut Socket, missing: u32) {
+    counters::add(Loss::GapBytes, missing as u64);
+    if socket.classifier.gap(missing) == Step::Head {
+        imds_report(skb.0, RecordKind::Request as u32);
+    }
+    socket.next_seq = socket.next_seq.wrapping_add(missing);
+}
+
+/// Tells user space, which keeps the time, of a head that is not whole yet: once at first, once with its request line.
+#[inline(always)]
+fn note_unfinished(ctx: *mut __sk_buff, socket: &mut Socket) {
+    let seq = socket.next_seq.wrapping_sub(socket.classifier.head().len);
+    let level = if socket.classifier.has_request_line() {
+        noted::LINE
+    } else {
+        noted::YES
+    };
+    if socket.noted_seq == seq && socket.noted >= level {
+        return;
+    }
+    socket.noted = level;
+    socket.noted_seq = seq;
+    imds_report(ctx, RecordKind::Pending as u32);
+}
+
+/// Takes `len` payload bytes at `offset`, or as many as one call may look at, and reports the heads in them. Returns how
+/// many it took.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_span(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    let mut taken = 0_u32;
+    // VERIFIER: a constant bound.
+    for _ in 0..STEPS {
+        let result = imds_scan(ctx, offset.wrapping_add(taken), len.saturating_sub(taken));
+        if result == 0 {
+            break;
+        }
+        taken = taken.wrapping_add(result & !HEAD);
+        if result & HEAD != 0 {
+            imds_report(ctx, RecordKind::Request as u32);
+        }
+    }
+    taken
+}
+
+/// Pushes up to [`CHUNK`] of `len` payload bytes at `offset` into the socket's classifier. Returns how many it took,
+/// with [`HEAD`] set if the last of them completed a head; 0 if the packet could not be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_scan(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() || len == 0 {
+        return 0;
+    }
+    let Some(socket) = socket::existing(sk) else { return 0 };
+    let skipped = socket.classifier.skip(len);
+    if skipped > 0 {
+        socket.next_seq = socket.next_seq.wrapping_add(skipped);
+        return skipped;
+    }
+    let wanted = if len > CHUNK as u32 { CHUNK as u32 } else { len };
+    let mut chunk = [0; CHUNK];
+    if !skb.load_into(offset, &mut chunk, wanted) {
+        return 0;
+    }
+    let mut taken = 0;
+    let mut head = 0;
+    for byte in chunk {
+        if taken >= wanted || head != 0 {
+            break;
+        }
+        taken += 1;
+        if socket.classifier.push(byte) == Step::Head {
+            head = HEAD;
+        }
+    }
+    socket.next_seq = socket.next_seq.wrapping_add(taken);
+    taken | head
+}
+
+/// Sends a record of `kind` about the head the socket's classifier reported last or is reading.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_report(ctx: *mut __sk_buff, kind: u32) -> u32 {
+    let sk = Skb(ctx).full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    if let Some(socket) = socket::existing(sk) {
+        let kind = if kind == RecordKind::Request as u32 {
+            RecordKind::Request
+        } else {
+            RecordKind::Pending
+        };
+        report::send(socket, kind);
+    }
+    0
+}

@@ -1,0 +1,67 @@
+//! Reading what is not ours: the kernel's memory, a process's memory, a program's arguments.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user},
+    programs::BtfTracePointContext,
+};
+
+/// Plain values that any bytes make valid.
+pub(super) trait Plain: Copy {}
+impl Plain for u16 {}
+impl Plain for u32 {}
+impl Plain for u64 {}
+impl<const N: usize> Plain for [u8; N] {}
+
+/// The value at a kernel address.
+#[inline(always)]
+pub(super) fn kernel<T: Plain>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes `size_of::<T>()` bytes to `value` and checks the address it reads from.
+    let result = unsafe {
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const c_void,
+        )
+    };
+    // SAFETY: on success all of it was written, and any bytes are a valid `Plain`.
+    (result == 0).then(|| unsafe { value.assume_init() })
+}
+
+/// Fills `to` from a kernel address; zeroes on failure.
+#[inline(always)]
+pub(super) fn kernel_into<const N: usize>(to: &mut [u8; N], address: u64) -> bool {
+    // SAFETY: `to` has N bytes; the helper checks the address it reads from.
+    unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), N as u32, address as *const c_void) == 0 }
+}
+
+/// Copies `len` bytes, at most N and N a power of two, from the current process's memory. Never faults a page in.
+#[inline(always)]
+pub(super) fn user_into<const N: usize>(to: &mut [u8; N], address: u64, len: u32) -> bool {
+    const { assert!(N.is_power_of_two()) };
+    if len == 0 {
+        return false;
+    }
+    // VERIFIER: a size it can bound from both sides, 1..=N. The volatile read keeps LLVM from removing the mask as
+    // redundant.
+    let len = bounded(len - 1) & (N as u32 - 1);
+    // SAFETY: at most N bytes are written to `to`; the helper checks the address it reads from.
+    unsafe { bpf_probe_read_user(to.as_mut_ptr().cast(), len + 1, address as *const c_void) == 0 }
+}
+
+/// The same number, as one the compiler knows nothing about.
+#[inline(always)]
+pub(super) fn bounded(value: u32) -> u32 {
+    // SAFETY: a reference to a local is valid to read.
+    unsafe { core::ptr::read_volatile(&value) }
+}
+
+/// Argument `index` of a BTF tracepoint as a number.
+#[inline(always)]
+pub(super) fn argument(ctx: &BtfTracePointContext, index: usize) -> u64 {
+    // VERIFIER: read as bytes, so that it is a number and not a typed pointer, on which arithmetic is restricted.
+    kernel(ctx.as_ptr() as u64 + index as u64 * 8).unwrap_or(0)
+}

@@ -1,0 +1,179 @@
+//! Who is running: facts of the current task, its ancestors and its argv, read while it is there.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns},
+};
+use imds_analyzer_ebpf::abi::{
+    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Header, Loss, OwnerHook, OwnerRecord, RecordKind, Task,
+};
+
+use super::{counters, read, settings_global::setting, transport_ring};
+
+/// What tells one run of one program from another.
+#[derive(Clone, Copy)]
+pub(super) struct Identity {
+    pub(super) tgid: u32,
+    pub(super) tid: u32,
+    pub(super) start: u64,
+    /// Address of its memory map: another after exec.
+    pub(super) exec: u64,
+}
+
+/// ns since boot, the clock of process start times (`bpf_ktime_get_boot_ns`: 5.8, commit 71d19214776e).
+#[inline(always)]
+pub(super) fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+#[inline(always)]
+fn current_task() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_task() }
+}
+
+/// A field of a struct at `address`; a failure is counted.
+#[inline(always)]
+fn field<T: read::Plain>(address: u64) -> Option<T> {
+    let value = read::kernel(address);
+    if value.is_none() {
+        counters::add(Loss::TaskRead, 1);
+    }
+    value
+}
+
+/// The identity of the current task, and its group leader's address.
+#[inline(always)]
+pub(super) fn identity() -> (Identity, u64) {
+    let task = current_task();
+    let ids = bpf_get_current_pid_tgid();
+    let leader = field(task + setting!(task_group_leader)).unwrap_or(task);
+    let identity = Identity {
+        tgid: (ids >> 32) as u32,
+        tid: ids as u32,
+        start: field(leader + setting!(task_start_boottime)).unwrap_or(0),
+        exec: field(task + setting!(task_mm)).unwrap_or(0),
+    };
+    (identity, leader)
+}
+
+/// Writes the facts of the current task where they are kept: they are too large to pass around on the stack.
+#[inline(always)]
+pub(super) fn facts_into(to: &mut Task, identity: &Identity, leader: u64, hook: OwnerHook) {
+    let task = current_task();
+    let ids = bpf_get_current_uid_gid();
+    to.start = identity.start;
+    to.exec = identity.exec;
+    // SAFETY: a helper without arguments.
+    to.cgroup = unsafe { bpf_get_current_cgroup_id() };
+    to.tgid = identity.tgid;
+    to.tid = identity.tid;
+    to.uid = ids as u32;
+    to.gid = (ids >> 32) as u32;
+    to.pid_ns = pid_namespace(task).unwrap_or(0);
+    to.hook = hook as u8;
+    read::kernel_into(&mut to.comm, leader + setting!(task_comm));
+    read::kernel_into(&mut to.thread_comm, task + setting!(task_comm));
+}
+
+/// Inode number of the pid namespace the task lives in: the innermost of its numbers.
+#[inline(always)]
+fn pid_namespace(task: u64) -> Option<u32> {
+    let pid: u64 = field(task + setting!(task_thread_pid))?;
+    let level: u32 = field(pid + setting!(pid_level))?;
+    let number = pid + setting!(pid_numbers) + level as u64 * setting!(upid_size);
+    let namespace: u64 = field(number + setting!(upid_ns))?;
+    field(namespace + setting!(pid_namespace_inum))
+}
+
+/// Inode number of the network namespace of the socket at `sock`.
+#[inline(always)]
+pub(super) fn net_namespace(sock: u64) -> u32 {
+    match field::<u64>(sock + setting!(sock_net)) {
+        Some(net) => field(net + setting!(net_inum)).unwrap_or(0),
+        None => 0,
+    }
+}
+
+/// Announces the process of `task`, which is the current one, as it stands.
+#[inline(always)]
+pub(super) fn announce(task: &Task, leader: u64, sock: u64, cookie: u64) {
+    let start: u64 = field(task.exec + setting!(mm_arg_start)).unwrap_or(0);
+    let end: u64 = field(task.exec + setting!(mm_arg_end)).unwrap_or(0);
+    let len = if end > start { end - start } else { 0 };
+    if len <= ARGV_SHORT as u64 {
+        fill::<ARGV_SHORT>(task, leader, sock, cookie, start, len);
+    } else {
+        fill::<ARGV_MAX>(task, leader, sock, cookie, start, len);
+    }
+}
+
+#[inline(always)]
+fn fill<const N: usize>(task: &Task, leader: u64, sock: u64, cookie: u64, argv: u64, argv_len: u64) {
+    let Some(mut entry) = transport_ring::reserve::<OwnerRecord<N>>() else {
+        counters::add(Loss::OwnerRing, 1);
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: reserved memory of this type; the fields that matter are all written before it is submitted.
+    let record = unsafe { &mut *record };
+    let wanted = if argv_len > N as u64 { N as u32 } else { argv_len as u32 };
+    let mut data_len = wanted;
+    if wanted > 0 && !read::user_into(&mut record.argv, argv, wanted) {
+        counters::add(Loss::ArgvRead, 1);
+        data_len = 0;
+    }
+    record.owner.header = Header {
+        time: now(),
+        kind: RecordKind::Owner as u16,
+        data_len: data_len as u16,
+        reserved: 0,
+    };
+    record.owner.sock = sock;
+    record.owner.cookie = cookie;
+    record.owner.task = *task;
+    record.owner.net_ns = net_namespace(sock);
+    record.owner.argv_len = if argv_len > u32::MAX as u64 {
+        u32::MAX
+    } else {
+        argv_len as u32
+    };
+    record.owner.reserved = 0;
+    record.owner.ancestors_len = ancestors(leader, &mut record.owner.ancestors);
+    entry.submit(0);
+}
+
+/// Walks `real_parent` up to pid 1 or to the bound.
+#[inline(always)]
+fn ancestors(leader: u64, to: &mut [Ancestor; ANCESTORS_MAX]) -> u32 {
+    let mut task = leader;
+    let mut len = 0;
+    // VERIFIER: a constant bound; every pass is looked at.
+    for slot in to.iter_mut() {
+        // The parent may be any thread of its process; facts are its leader's.
+        let Some(parent) = read::kernel::<u64>(task + setting!(task_real_parent)) else {
+            break;
+        };
+        let Some(parent) = read::kernel::<u64>(parent + setting!(task_group_leader)) else {
+            break;
+        };
+        let Some(tgid) = read::kernel::<u32>(parent + setting!(task_tgid)) else {
+            break;
+        };
+        // The parent of pid 1 is the idle task.
+        if tgid == 0 {
+            break;
+        }
+        slot.tgid = tgid;
+        slot.start = read::kernel(parent + setting!(task_start_boottime)).unwrap_or(0);
+        slot.uid = match read::kernel::<u64>(parent + setting!(task_cred)) {
+            Some(cred) => read::kernel(cred + setting!(cred_uid)).unwrap_or(u32::MAX),
+            None => u32::MAX,
+        };
+        read::kernel_into(&mut slot.comm, parent + setting!(task_comm));
+        task = parent;
+        len += 1;
+    }
+    len
+}
