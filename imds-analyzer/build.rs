@@ -1,0 +1,86 @@
+//! Compiles the eBPF object from source, as part of the ordinary build, and passes its path on in `IMDS_MODERN_OBJECT`.
+
+use std::{
+    env,
+    error::Error,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use toolchain::{Host, Toolchain, bpf_target};
+
+#[path = "../xtask/src/toolchain.rs"]
+mod toolchain;
+
+/// The package and its binary, an eBPF object.
+const PACKAGE: &str = "imds-analyzer-ebpf";
+const OBJECT: &str = "modern";
+
+fn main() {
+    if let Err(error) = build() {
+        for line in error.to_string().lines() {
+            println!("cargo::error={line}");
+        }
+    }
+}
+
+fn build() -> Result<(), Box<dyn Error>> {
+    let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
+    for input in [PACKAGE, "Cargo.toml", "Cargo.lock", "xtask/src/toolchain.rs"] {
+        rerun_if_changed(&workspace.join(input));
+    }
+
+    let target = bpf_target(&text("CARGO_CFG_TARGET_ENDIAN")?);
+    let toolchain = Toolchain::find(&Host::current(), target).map_err(|missing| missing.to_string())?;
+    rerun_if_changed(&toolchain.rustc);
+    rerun_if_changed(&toolchain.linker);
+
+    let target_dir = PathBuf::from(variable("OUT_DIR")?).join("bpf");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = toolchain
+        .cargo_build(Path::new(&cargo), target, &text("CARGO_CFG_TARGET_ARCH")?)
+        .args([
+            "--quiet",
+            "--locked",
+            "--profile",
+            "bpf",
+            "--package",
+            PACKAGE,
+            "--bin",
+            OBJECT,
+        ])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .current_dir(&workspace)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{} does not run: {error}", cargo.display()))?;
+    let messages = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("the eBPF object does not compile:\n{messages}").into());
+    }
+    // Cargo repeats them on every build, as it does for other packages of the workspace.
+    for line in messages.lines() {
+        println!("cargo::warning={line}");
+    }
+
+    let object = target_dir.join(target).join("bpf").join(OBJECT);
+    println!("cargo::rustc-env=IMDS_MODERN_OBJECT={}", object.display());
+    Ok(())
+}
+
+fn rerun_if_changed(path: &Path) {
+    println!("cargo::rerun-if-changed={}", path.display());
+}
+
+/// A variable that cargo sets for build scripts.
+fn variable(name: &str) -> Result<OsString, String> {
+    env::var_os(name).ok_or_else(|| format!("{name} is not set: this is a build script, run it through cargo."))
+}
+
+fn text(name: &str) -> Result<String, String> {
+    variable(name)?
+        .into_string()
+        .map_err(|value| format!("{name} is not text: {}", value.display()))
+}
