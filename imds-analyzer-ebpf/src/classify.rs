@@ -516,6 +516,16 @@ impl Classifier {
     }
 }
 
+/// The class of a whole request target, for targets that were not read by a [`Classifier`]: a path of another cloud is
+/// [`PathClass::NotImds`].
+pub fn path_class(target: &[u8]) -> PathClass {
+    let mut path = Target::new();
+    for &byte in target {
+        path.push(byte);
+    }
+    path.class().0
+}
+
 /// 0 to 15, or 16 for a byte that is no hexadecimal digit.
 #[inline(always)]
 const fn hex_value(byte: u8) -> u8 {

@@ -1,1 +1,99 @@
-//! (being written)
+//! Bytes from the kernel to records.
+
+use imds_analyzer_ebpf::abi::{Header, Owner, RecordKind, Request};
+use zerocopy::FromBytes;
+
+/// One record, with its variable part.
+#[derive(Debug)]
+pub enum Record<'a> {
+    /// A process, before it can vanish, and its argv.
+    Owner(Box<Owner>, &'a [u8]),
+    /// A judged head and the part of it that may be shown.
+    Request(Request, &'a [u8]),
+    /// A head that is not finished yet.
+    Pending(Request, &'a [u8]),
+}
+
+/// Why bytes are no record. The kernel side and this program are built from one source, so it is a defect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("a record is too short")]
+    Short,
+    #[error("a record of an unknown kind")]
+    Kind,
+    #[error("a record's data is longer than the record")]
+    Data,
+}
+
+impl DecodeError {
+    /// Name as a kind of loss.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Short => "decode_short",
+            Self::Kind => "decode_kind",
+            Self::Data => "decode_data",
+        }
+    }
+}
+
+/// Decodes one record as [`imds_analyzer_ebpf::abi`] lays it out.
+pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
+    let (header, _) = Header::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+    let kind = RecordKind::from_raw(header.kind).ok_or(DecodeError::Kind)?;
+    let data_len = usize::from(header.data_len);
+    match kind {
+        RecordKind::Owner => {
+            let (owner, rest) = Owner::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+            Ok(Record::Owner(Box::new(owner), rest.get(..data_len).ok_or(DecodeError::Data)?))
+        }
+        RecordKind::Request | RecordKind::Pending => {
+            let (request, rest) = Request::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+            let capture = rest.get(..data_len).ok_or(DecodeError::Data)?;
+            Ok(match kind {
+                RecordKind::Pending => Record::Pending(request, capture),
+                _ => Record::Request(request, capture),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed assertion is the point of a test")]
+
+    use imds_analyzer_ebpf::abi::Task;
+    use proptest::prelude::{any, proptest};
+    use zerocopy::{FromZeros, IntoBytes};
+
+    use super::*;
+
+    fn request(kind: u16, data_len: u16) -> Request {
+        let mut request = Request::new_zeroed();
+        request.header = Header { time: 7, kind, data_len, reserved: 0 };
+        request.task = Task { tgid: 42, ..Task::default() };
+        request
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let mut bytes = request(2, 5).as_bytes().to_vec();
+        bytes.extend_from_slice(b"GET /and what was there before");
+        let Record::Request(request, capture) = decode(&bytes).unwrap() else { panic!("not a request") };
+        assert_eq!((request.task.tgid, request.header.time, capture), (42, 7, &b"GET /"[..]));
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused_with_its_kind() {
+        assert_eq!(decode(&[]).unwrap_err(), DecodeError::Short);
+        assert_eq!(decode(request(2, 0).as_bytes().get(..40).unwrap()).unwrap_err(), DecodeError::Short);
+        assert_eq!(decode(request(9, 0).as_bytes()).unwrap_err(), DecodeError::Kind);
+        assert_eq!(decode(request(2, 1).as_bytes()).unwrap_err(), DecodeError::Data);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+            let _ = decode(&bytes);
+        }
+    }
+}

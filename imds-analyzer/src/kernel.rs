@@ -1,1 +1,10 @@
-//! (being written)
+//! The kernel's half of the tool, seen from user space: what this kernel has ([`features`]), what follows from it
+//! ([`plan`]), the object in the kernel ([`load`]), and the records that come out ([`stream`]).
+
+pub mod btf;
+pub mod cgroup;
+pub mod features;
+pub mod load;
+pub mod offsets;
+pub mod plan;
+pub mod stream;

@@ -128,10 +128,12 @@ pub enum Reason {
     Timeout = 8,
     /// The sender's memory changed while it was being read (send tap).
     Changed = 9,
+    /// The head was unfinished when the tool stopped watching it.
+    Unfinished = 10,
 }
 
 impl Reason {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NotHttp,
         Self::Malformed,
         Self::TooLong,
@@ -141,6 +143,7 @@ impl Reason {
         Self::Closed,
         Self::Timeout,
         Self::Changed,
+        Self::Unfinished,
     ];
 
     #[inline(always)]
@@ -155,6 +158,7 @@ impl Reason {
             7 => Self::Closed,
             8 => Self::Timeout,
             9 => Self::Changed,
+            10 => Self::Unfinished,
             _ => return None,
         })
     }
@@ -170,6 +174,7 @@ impl Reason {
             Self::Closed => "closed",
             Self::Timeout => "timeout",
             Self::Changed => "changed",
+            Self::Unfinished => "unfinished",
         }
     }
 }

@@ -1,0 +1,86 @@
+//! The root of the cgroup v2 hierarchy, where the hooks see every socket of the machine.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+};
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+/// The root, open; a mount of our own goes away with it.
+#[derive(Debug)]
+pub enum Root {
+    /// Where the host has it mounted.
+    Mounted(PathBuf, File),
+    /// Mounted nowhere: an unattached mount that only this descriptor holds.
+    Private(OwnedFd),
+}
+
+impl Root {
+    /// Finds the mount in mountinfo, or makes a private one (fsopen: 5.2).
+    pub fn open() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        if let Some(path) = find(&mounts) {
+            return Ok(Self::Mounted(path.clone(), File::open(path)?));
+        }
+        let filesystem = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(filesystem.as_fd())?;
+        let mount = fsmount(filesystem.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        Ok(Self::Private(mount))
+    }
+
+    /// Where it is, for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Mounted(path, _) => path.display().to_string(),
+            Self::Private(_) => "a private mount (the host has cgroup2 mounted nowhere)".to_owned(),
+        }
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Mounted(_, file) => file.as_fd(),
+            Self::Private(mount) => mount.as_fd(),
+        }
+    }
+}
+
+/// Mount point of a cgroup2 mount that shows the root of its hierarchy (proc_pid_mountinfo(5)).
+fn find(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        (filesystem.split(' ').next() == Some("cgroup2") && root == "/").then(|| PathBuf::from(unescape(point)))
+    })
+}
+
+/// Space, tab, newline and backslash stand in mountinfo as three octal digits.
+fn unescape(text: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_mount_on_unified_hybrid_and_legacy_hosts() {
+        let unified = "24 1 0:22 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate";
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw - cgroup2 cgroup2 rw";
+        let legacy = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu";
+        let inside_a_container = "41 31 0:38 /../.. /sys/fs/cgroup ro - cgroup2 cgroup2 rw";
+        assert_eq!(find(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(find(hybrid), Some("/sys/fs/cgroup/uni fied".into()));
+        assert_eq!(find(legacy), None);
+        assert_eq!(find(inside_a_container), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! What this host has, probed and not guessed from version numbers.
+
+use std::{fs, path::Path};
+
+use imds_analyzer_ebpf::abi::Settings;
+
+use super::{btf::Btf, cgroup, offsets};
+
+/// One thing the tool can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    Privileges,
+    Cgroup2,
+    Btf,
+    RingBuffer,
+    TpBtfTcpSendmsgLocked,
+}
+
+impl Feature {
+    pub const ALL: [Self; 5] =
+        [Self::Privileges, Self::Cgroup2, Self::Btf, Self::RingBuffer, Self::TpBtfTcpSendmsgLocked];
+
+    /// Name in `check`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Privileges => "privileges",
+            Self::Cgroup2 => "cgroup2",
+            Self::Btf => "BTF",
+            Self::RingBuffer => "ring buffer",
+            Self::TpBtfTcpSendmsgLocked => "tp_btf tcp_sendmsg_locked",
+        }
+    }
+
+    /// The first kernel that has it.
+    pub const fn since(self) -> &'static str {
+        match self {
+            Self::Privileges => "any",
+            Self::Cgroup2 => "4.10",
+            Self::Btf => "4.18, with CONFIG_DEBUG_INFO_BTF 5.4",
+            Self::RingBuffer => "5.8",
+            Self::TpBtfTcpSendmsgLocked => "6.15",
+        }
+    }
+
+    /// What it is needed for, and what helps if it is missing.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Privileges => "run as root (sudo), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_PTRACE",
+            Self::Cgroup2 => "the wire tap is attached to the root of cgroup2: mount it (mount -t cgroup2 none /mnt), or run on the host and not inside a container",
+            Self::Btf => "offsets of kernel structs come from it: use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+            Self::RingBuffer => "use a kernel from 5.8 on",
+            Self::TpBtfTcpSendmsgLocked => "nothing to do: without it a request's owner is the process that connected",
+        }
+    }
+}
+
+/// A feature and whether this host has it.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    pub feature: Feature,
+    /// What was found, or why it cannot be used.
+    pub result: Result<String, String>,
+}
+
+/// All that was found.
+#[derive(Clone, Debug)]
+pub struct Features {
+    pub kernel: String,
+    pub probes: Vec<Probe>,
+    /// Of struct fields, where there is BTF.
+    pub offsets: Option<Settings>,
+    /// The mode in brackets of `/sys/kernel/security/lockdown`.
+    pub lockdown: Option<String>,
+}
+
+impl Features {
+    /// Looks at the running host. Reads only; what a program's load says is found at load.
+    pub fn probe() -> Self {
+        let btf = Btf::from_kernel();
+        let offsets = match &btf {
+            Ok(btf) => offsets::from_btf(btf).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let tracepoint = match &btf {
+            Ok(btf) if btf.has_tracepoint("tcp_sendmsg_locked") => Ok("present".to_owned()),
+            Ok(_) => Err("this kernel has no such tracepoint".to_owned()),
+            Err(_) => Err("needs BTF".to_owned()),
+        };
+        let kernel = rustix::system::uname();
+        let results = [
+            privileges(),
+            cgroup::Root::open().map(|root| root.describe()).map_err(|error| error.to_string()),
+            offsets.as_ref().map(|_| "every field found".to_owned()).map_err(Clone::clone),
+            ring_buffer(),
+            tracepoint,
+        ];
+        Self {
+            kernel: format!(
+                "{} {}",
+                kernel.release().to_string_lossy(),
+                kernel.machine().to_string_lossy()
+            ),
+            probes: Feature::ALL
+                .into_iter()
+                .zip(results)
+                .map(|(feature, result)| Probe { feature, result })
+                .collect(),
+            offsets: offsets.ok(),
+            lockdown: lockdown(Path::new("/sys/kernel/security/lockdown")),
+        }
+    }
+
+    /// What was found of a feature.
+    pub fn get(&self, feature: Feature) -> Result<&str, &str> {
+        match self.probes.iter().find(|probe| probe.feature == feature) {
+            Some(Probe { result: Ok(found), .. }) => Ok(found),
+            Some(Probe { result: Err(why), .. }) => Err(why),
+            None => Err("not looked at"),
+        }
+    }
+}
+
+/// The bits of the effective set that loading and attaching need; CAP_SYS_ADMIN stands for all of them.
+fn privileges() -> Result<String, String> {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    const PERFMON: u64 = 1 << 38;
+    const BPF: u64 = 1 << 39;
+    let status = fs::read_to_string("/proc/self/status").map_err(|error| format!("/proc/self/status: {error}"))?;
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .ok_or("/proc/self/status has no CapEff line")?;
+    if effective & SYS_ADMIN != 0 {
+        return Ok("CAP_SYS_ADMIN".to_owned());
+    }
+    let needed = NET_ADMIN | PERFMON | BPF;
+    if effective & needed == needed {
+        return Ok("CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN".to_owned());
+    }
+    Err("this process may not load BPF programs".to_owned())
+}
+
+/// Asks the kernel for one, as aya probes map types.
+fn ring_buffer() -> Result<String, String> {
+    match aya::sys::is_map_supported(aya::maps::MapType::RingBuf) {
+        Ok(true) => Ok("present".to_owned()),
+        Ok(false) => Err("this kernel has no BPF ring buffer".to_owned()),
+        Err(error) => Err(format!("cannot be probed: {error}")),
+    }
+}
+
+fn lockdown(path: &Path) -> Option<String> {
+    let modes = fs::read_to_string(path).ok()?;
+    let (_, rest) = modes.split_once('[')?;
+    Some(rest.split_once(']')?.0.to_owned())
+}

@@ -1,0 +1,117 @@
+//! From what a host has to what will be done: a pure function, printed by `check`.
+
+use imds_analyzer_ebpf::abi::{OwnerHook, Settings};
+
+use super::features::{Feature, Features};
+
+/// What to load, and why it is this.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Written into the programs before load.
+    pub offsets: Settings,
+    /// The sender hooks to try, the best first; `Connect` stands for none.
+    pub owners: Vec<OwnerHook>,
+    /// In words, in the order of decision.
+    pub reasons: Vec<String>,
+}
+
+/// This host cannot run the tool.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", .obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct Impossible {
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// One missing thing.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {why} ({})", .feature.name(), .feature.remedy())]
+pub struct Obstacle {
+    pub feature: Feature,
+    pub why: String,
+}
+
+/// Decides. `owner` forces a hook, `None` takes the best there is.
+pub fn plan(features: &Features, owner: Option<OwnerHook>) -> Result<Plan, Impossible> {
+    let needed = [Feature::Privileges, Feature::Cgroup2, Feature::Btf, Feature::RingBuffer];
+    let mut obstacles: Vec<Obstacle> = needed
+        .into_iter()
+        .filter_map(|feature| {
+            let why = features.get(feature).err()?.to_owned();
+            Some(Obstacle { feature, why })
+        })
+        .collect();
+    let tracepoint = features.get(Feature::TpBtfTcpSendmsgLocked);
+    if let (Some(OwnerHook::TpBtf), Err(why)) = (owner, tracepoint) {
+        obstacles.push(Obstacle { feature: Feature::TpBtfTcpSendmsgLocked, why: why.to_owned() });
+    }
+    let (Some(offsets), true) = (features.offsets, obstacles.is_empty()) else {
+        return Err(Impossible { obstacles });
+    };
+
+    let mut reasons = vec!["wire tap: cgroup_skb egress at the root of cgroup2".to_owned()];
+    let owners = match (owner, tracepoint) {
+        (Some(OwnerHook::Connect), _) => {
+            reasons.push("owner: the connecting process, as asked for".to_owned());
+            vec![OwnerHook::Connect]
+        }
+        (Some(OwnerHook::TpBtf), _) => {
+            reasons.push("owner: tp_btf tcp_sendmsg_locked, as asked for".to_owned());
+            vec![OwnerHook::TpBtf]
+        }
+        (_, Ok(_)) => {
+            reasons.push("owner: tp_btf tcp_sendmsg_locked, the sender's own context".to_owned());
+            vec![OwnerHook::TpBtf, OwnerHook::Connect]
+        }
+        (_, Err(why)) => {
+            reasons.push(format!("owner: the connecting process (tp_btf tcp_sendmsg_locked: {why})"));
+            vec![OwnerHook::Connect]
+        }
+    };
+    Ok(Plan { offsets, owners, reasons })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed assertion is the point of a test")]
+
+    use super::{super::features::Probe, *};
+
+    fn host(missing: &[Feature]) -> Features {
+        let probes = Feature::ALL
+            .into_iter()
+            .map(|feature| Probe {
+                feature,
+                result: if missing.contains(&feature) { Err("missing".to_owned()) } else { Ok("there".to_owned()) },
+            })
+            .collect();
+        let offsets = (!missing.contains(&Feature::Btf)).then(Settings::default);
+        Features { kernel: "6.18".to_owned(), probes, offsets, lockdown: None }
+    }
+
+    #[test]
+    fn what_follows_from_what_a_host_has() {
+        use Feature::{Btf, Cgroup2, Privileges, RingBuffer, TpBtfTcpSendmsgLocked};
+        use OwnerHook::{Connect, TpBtf};
+        for (missing, owner, expected) in [
+            (&[][..], None, Ok(vec![TpBtf, Connect])),
+            (&[], Some(Connect), Ok(vec![Connect])),
+            (&[], Some(TpBtf), Ok(vec![TpBtf])),
+            (&[TpBtfTcpSendmsgLocked], None, Ok(vec![Connect])),
+            (&[TpBtfTcpSendmsgLocked], Some(TpBtf), Err(vec![TpBtfTcpSendmsgLocked])),
+            (&[Privileges], None, Err(vec![Privileges])),
+            (&[Btf, Cgroup2], None, Err(vec![Cgroup2, Btf])),
+            (&[RingBuffer], None, Err(vec![RingBuffer])),
+        ] {
+            let decided = plan(&host(missing), owner)
+                .map(|plan| plan.owners)
+                .map_err(|error| error.obstacles.iter().map(|obstacle| obstacle.feature).collect::<Vec<_>>());
+            assert_eq!(decided, expected, "{missing:?} {owner:?}");
+        }
+    }
+
+    #[test]
+    fn an_obstacle_names_its_remedy() {
+        let error = plan(&host(&[Feature::Privileges]), None).unwrap_err();
+        assert!(error.to_string().contains("sudo"), "{error}");
+    }
+}
