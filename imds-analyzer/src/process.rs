@@ -1,1 +1,295 @@
-//! (being written)
+//! Who a task is: program, arguments, user, ancestors, unit, container.
+//!
+//! The kernel side announces a process when it connects or sends, with what it can read there. [`Resolver::observe`]
+//! looks at /proc at once, before the process can be gone, and joins the two; [`Resolver::resolve`] then finds the
+//! result when the request arrives. The kernel's facts win, /proc adds to them. A process is known by its pid and start
+//! time, so that a pid used again never lends its facts to the process that had it before.
+
+mod ancestry;
+mod args;
+pub mod cgroup;
+mod proc;
+pub mod sockets;
+#[cfg(test)]
+mod tests;
+mod users;
+
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use imds_analyzer_ebpf::abi;
+use lru::LruCache;
+use procfs::{Current as _, Uptime};
+
+use self::{
+    ancestry::Ancestry,
+    args::Argv,
+    cgroup::Placement,
+    proc::{Proc, Ticks},
+    users::Users,
+};
+use crate::{
+    event::{Process, User},
+    sanitize,
+    secrets::ArgsMode,
+};
+
+const PASSWD: &str = "/etc/passwd";
+/// Bytes of a path that are kept at most.
+const PATH_SHOWN: usize = 1024;
+
+/// What a [`Resolver`] may show and keep.
+#[derive(Clone, Copy, Debug)]
+pub struct ResolverSettings {
+    pub args: ArgsMode,
+    /// Processes remembered at most, and as many ancestors; the least recently used one goes first.
+    pub capacity: usize,
+}
+
+/// What went wrong so far; nothing here is ever reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// A file under /proc could not be read although its process was there, or /etc/passwd.
+    pub failures: u64,
+    /// A process was gone, or its pid another's, before /proc could be read: the kernel's facts stand alone.
+    pub gone: u64,
+    /// A request's process had never been announced.
+    pub unannounced: u64,
+}
+
+impl Counters {
+    /// The value, or `None` and a count for an error that says more than that the process is gone.
+    fn note<T>(&mut self, result: io::Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                if !proc::is_gone(&error) {
+                    self.failures += 1;
+                    tracing::debug!(%error, "reading facts on a process");
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Inode numbers of the host's namespaces, as far as they can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostNamespaces {
+    pub net: Option<u32>,
+    pub pid: Option<u32>,
+}
+
+/// Finds out who a task is, and remembers it.
+#[derive(Debug)]
+pub struct Resolver {
+    args: ArgsMode,
+    processes: LruCache<Key, Entry>,
+    ancestry: Ancestry,
+    users: Users,
+    ticks: Ticks,
+    boot: SystemTime,
+    host: HostNamespaces,
+    counters: Counters,
+}
+
+/// One program in one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    pid: u32,
+    start: u64,
+    exec: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    process: Arc<Process>,
+    /// Nothing that a later announcement could add.
+    complete: bool,
+}
+
+impl Resolver {
+    /// Reads the boot time, the host's namespaces (those of pid 1, else our own) and the users' names; what can't be
+    /// read is counted and left out.
+    pub fn new(settings: ResolverSettings) -> Self {
+        let capacity = NonZeroUsize::new(settings.capacity).unwrap_or(NonZeroUsize::MIN);
+        let mut counters = Counters::default();
+        let uptime = counters.note(Uptime::current().map_err(proc::io_error));
+        let since_boot = uptime.map(|uptime| uptime.uptime_duration()).unwrap_or_default();
+        let ticks = Ticks::of_this_host();
+        let mut namespace = |kind: &str| {
+            counters.note(namespace_inode(&format!("/proc/1/ns/{kind}")).or_else(|_denied| {
+                // Without ptrace rights over pid 1; where we run is then the best guess.
+                namespace_inode(&format!("/proc/self/ns/{kind}"))
+            }))
+        };
+        let host = HostNamespaces {
+            net: namespace("net"),
+            pid: namespace("pid"),
+        };
+        Self {
+            args: settings.args,
+            processes: LruCache::new(capacity),
+            ancestry: Ancestry::new(capacity, ticks, settings.args),
+            users: Users::new(PathBuf::from(PASSWD)),
+            ticks,
+            boot: SystemTime::now() - since_boot,
+            host,
+            counters,
+        }
+    }
+
+    /// Takes down what is known of an announced process now; to be called as soon as the announcement is read.
+    pub fn observe(&mut self, owner: &abi::Owner, argv: &[u8]) {
+        let task = &owner.task;
+        let key = Key::of(task);
+        if task.tgid == 0 || self.processes.get(&key).is_some_and(|entry| entry.complete) {
+            return;
+        }
+        let announced = usize::try_from(owner.ancestors_len).unwrap_or(usize::MAX);
+        let ancestors = owner.ancestors.get(..announced).unwrap_or(&owner.ancestors);
+        let whole = usize::try_from(owner.argv_len).unwrap_or(usize::MAX);
+        let found = self.find(task);
+        let process = self.describe(
+            task,
+            found.as_ref(),
+            &Argv {
+                bytes: argv,
+                cut: whole > argv.len(),
+            },
+            ancestors,
+        );
+        let complete = !process.args.is_empty();
+        self.processes.put(
+            key,
+            Entry {
+                process: Arc::new(process),
+                complete,
+            },
+        );
+    }
+
+    /// The process of a request's task: as it was announced, else as /proc shows it, else as little as the task itself
+    /// says. `None` only where nobody is known (`tgid` 0).
+    pub fn resolve(&mut self, task: &abi::Task) -> Option<Arc<Process>> {
+        if task.tgid == 0 {
+            return None;
+        }
+        let key = Key::of(task);
+        if let Some(entry) = self.processes.get(&key) {
+            return Some(Arc::clone(&entry.process));
+        }
+        self.counters.unannounced += 1;
+        let found = self.find(task);
+        let process = Arc::new(self.describe(task, found.as_ref(), &Argv::default(), &[]));
+        self.processes.put(
+            key,
+            Entry {
+                process: Arc::clone(&process),
+                complete: false,
+            },
+        );
+        Some(process)
+    }
+
+    /// The process that has `pid` now, as /proc shows it; `None` when there is none. Not remembered.
+    pub fn from_pid(&mut self, pid: u32) -> Option<Arc<Process>> {
+        let found = self.counters.note(Proc::open(pid))?;
+        let (uid, gid) = self.counters.note(found.ids())?;
+        let task = abi::Task {
+            start: self.ticks.to_nanoseconds(found.stat.start),
+            tgid: pid,
+            uid,
+            gid,
+            comm: found.stat.comm,
+            ..abi::Task::default()
+        };
+        Some(Arc::new(self.describe(&task, Some(&found), &Argv::default(), &[])))
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// For telling whether a socket or a process is in a namespace of its own.
+    pub fn host_namespaces(&self) -> HostNamespaces {
+        self.host
+    }
+
+    /// The task's process in /proc, if it is still the same one.
+    fn find(&mut self, task: &abi::Task) -> Option<Proc> {
+        let found = proc::find(task.tgid, task.start, self.ticks, &mut self.counters);
+        if found.is_none() {
+            self.counters.gone += 1;
+        }
+        found
+    }
+
+    /// Joins the kernel's facts with those of `found`.
+    fn describe(
+        &mut self,
+        task: &abi::Task,
+        found: Option<&Proc>,
+        argv: &Argv<'_>,
+        ancestors: &[abi::Ancestor],
+    ) -> Process {
+        if let Err(error) = self.users.refresh() {
+            self.counters.failures += 1;
+            tracing::debug!(%error, "reading {PASSWD}");
+        }
+        let counters = &mut self.counters;
+        let cmdline = found
+            .and_then(|found| counters.note(found.cmdline()))
+            .unwrap_or_default();
+        // Since the announcement the process may have executed another program, whose name is not the caller's.
+        let same_program = found.is_some_and(|found| found.stat.comm == task.comm || argv.agrees_with(&cmdline));
+        let current = found.filter(|_| same_program);
+        let executable = current.and_then(|found| counters.note(found.exe()).flatten());
+        let working_directory = current.and_then(|found| counters.note(found.cwd()).flatten());
+        let placement = match found.and_then(|found| counters.note(found.cgroup())) {
+            Some(text) => cgroup::parse(&text),
+            None => Placement::default(),
+        };
+        let argv = if same_program { argv.or_longer(&cmdline) } else { *argv };
+        let (args, args_truncated) = argv.shown(self.args, args::SHOWN);
+        Process {
+            pid: task.tgid,
+            name: sanitize::comm(&task.comm),
+            executable: executable.map(|path| sanitize::lossy(&path, PATH_SHOWN)),
+            args,
+            args_truncated,
+            start: (task.start != 0).then(|| self.boot + Duration::from_nanos(task.start)),
+            working_directory: working_directory.map(|path| sanitize::lossy(&path, PATH_SHOWN)),
+            ancestors: self.ancestry.of(found, ancestors, counters),
+            user: User {
+                id: Some(task.uid),
+                name: self.users.name(task.uid),
+            },
+            group_id: Some(task.gid),
+            unit: placement.unit,
+            container: placement.container,
+            pod: placement.pod,
+        }
+    }
+}
+
+impl Key {
+    fn of(task: &abi::Task) -> Self {
+        Self {
+            pid: task.tgid,
+            start: task.start,
+            exec: task.exec,
+        }
+    }
+}
+
+/// Inode number of the namespace that a link under `/proc/<pid>/ns` leads to.
+fn namespace_inode(path: &str) -> io::Result<u32> {
+    u32::try_from(std::fs::metadata(path)?.ino()).map_err(io::Error::other)
+}

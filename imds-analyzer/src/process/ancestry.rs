@@ -1,0 +1,123 @@
+//! The chain of ancestors, from the parent to pid 1.
+
+use std::num::NonZeroUsize;
+
+use imds_analyzer_ebpf::abi::{self, COMM_LEN};
+use lru::LruCache;
+
+use super::{
+    Counters, PATH_SHOWN,
+    args::Argv,
+    proc::{self, Proc, Ticks},
+};
+use crate::{event::Ancestor, sanitize, secrets::ArgsMode};
+
+/// Length of a chain at most; a longer one is cut before pid 1.
+const CHAIN_MAX: usize = 256;
+/// Bytes of an ancestor's arguments that are shown at most.
+const ARGS_SHOWN: usize = 1024;
+
+/// Remembers ancestors, so that a thousand children of one shell cost one look at it.
+#[derive(Debug)]
+pub(super) struct Ancestry {
+    known: LruCache<Key, Ancestor>,
+    ticks: Ticks,
+    args: ArgsMode,
+}
+
+/// The name is part of it: it changes when the process executes another program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    pid: u32,
+    /// Ticks since boot.
+    start: u64,
+    comm: [u8; COMM_LEN],
+}
+
+impl Ancestry {
+    pub(super) fn new(capacity: NonZeroUsize, ticks: Ticks, args: ArgsMode) -> Self {
+        Self {
+            known: LruCache::new(capacity),
+            ticks,
+            args,
+        }
+    }
+
+    /// The ancestors that the kernel saw, then those that /proc shows above them; all from /proc where the kernel saw
+    /// none. `process` is the one whose ancestors these are, while it can be found.
+    pub(super) fn of(
+        &mut self,
+        process: Option<&Proc>,
+        seen: &[abi::Ancestor],
+        counters: &mut Counters,
+    ) -> Vec<Ancestor> {
+        let seen: Vec<_> = seen.iter().take_while(|ancestor| ancestor.tgid != 0).collect();
+        let mut chain: Vec<Ancestor> = seen.iter().map(|ancestor| self.seen(ancestor, counters)).collect();
+        let mut next = match seen.last() {
+            Some(last) if last.tgid == 1 => None,
+            Some(last) => {
+                proc::find(last.tgid, last.start, self.ticks, counters).and_then(|last| parent(&last, counters))
+            }
+            None => process.and_then(|process| parent(process, counters)),
+        };
+        while let Some(found) = next.take_if(|_| chain.len() < CHAIN_MAX) {
+            next = parent(&found, counters);
+            chain.push(self.found(&found, counters));
+        }
+        chain
+    }
+
+    /// An ancestor with the kernel's facts, and those of /proc if it is there and still runs the same program.
+    fn seen(&mut self, seen: &abi::Ancestor, counters: &mut Counters) -> Ancestor {
+        let key = Key {
+            pid: seen.tgid,
+            start: self.ticks.of(seen.start),
+            comm: seen.comm,
+        };
+        let known = match self.known.get(&key) {
+            Some(known) => Some(known.clone()),
+            None => proc::find(seen.tgid, seen.start, self.ticks, counters)
+                .filter(|found| found.stat.comm == seen.comm)
+                .map(|found| self.found(&found, counters)),
+        };
+        Ancestor {
+            pid: seen.tgid,
+            name: sanitize::comm(&seen.comm),
+            user_id: Some(seen.uid),
+            ..known.unwrap_or_default()
+        }
+    }
+
+    fn found(&mut self, found: &Proc, counters: &mut Counters) -> Ancestor {
+        let key = Key {
+            pid: found.pid(),
+            start: found.stat.start,
+            comm: found.stat.comm,
+        };
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
+        }
+        let cmdline = counters.note(found.cmdline()).unwrap_or_default();
+        let (args, _cut) = Argv::of_cmdline(&cmdline).shown(self.args, ARGS_SHOWN);
+        let ancestor = Ancestor {
+            pid: key.pid,
+            name: sanitize::comm(&key.comm),
+            executable: counters
+                .note(found.exe())
+                .flatten()
+                .map(|path| sanitize::lossy(&path, PATH_SHOWN)),
+            args,
+            user_id: counters.note(found.ids()).map(|(uid, _gid)| uid),
+        };
+        self.known.put(key, ancestor.clone());
+        ancestor
+    }
+}
+
+/// The parent as of now. A process that started after its child is another one that got the parent's pid.
+fn parent(child: &Proc, counters: &mut Counters) -> Option<Proc> {
+    let pid = Some(child.stat.parent).filter(|pid| *pid != 0)?;
+    counters
+        .note(Proc::open(pid))
+        .filter(|parent| parent.stat.start <= child.stat.start)
+}

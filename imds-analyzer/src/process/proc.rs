@@ -1,0 +1,200 @@
+//! One process under /proc. Its directory is held open, and such a directory never becomes that of a later process with
+//! the same pid: what is read through it belongs to the process whose start time was checked.
+
+use std::{
+    io::{self, ErrorKind, Read as _},
+    os::unix::ffi::OsStringExt as _,
+};
+
+use imds_analyzer_ebpf::abi::COMM_LEN;
+use procfs::{ProcError, process::Process};
+
+use super::Counters;
+
+/// Bytes of a file under /proc that are read at most.
+const FILE_MAX: usize = 16 << 10;
+/// Bytes of arguments that are read at most.
+pub(super) const CMDLINE_MAX: usize = 4096;
+
+/// proc(5) gives times in clock ticks since boot, the kernel side in nanoseconds since boot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticks {
+    nanoseconds: u64,
+}
+
+impl Ticks {
+    pub(super) fn of_this_host() -> Self {
+        Self {
+            nanoseconds: 1_000_000_000 / procfs::ticks_per_second().max(1),
+        }
+    }
+
+    /// As the kernel rounds it: down.
+    pub(super) fn of(self, nanoseconds: u64) -> u64 {
+        nanoseconds / self.nanoseconds.max(1)
+    }
+
+    pub(super) fn to_nanoseconds(self, ticks: u64) -> u64 {
+        ticks.saturating_mul(self.nanoseconds)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Proc {
+    process: Process,
+    pub(super) stat: Stat,
+}
+
+/// What is needed of `/proc/<pid>/stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) parent: u32,
+    /// Start time in ticks since boot.
+    pub(super) start: u64,
+    pub(super) comm: [u8; COMM_LEN],
+}
+
+/// The process `pid` if it started at `start` (nanoseconds since boot), as exactly as /proc tells. A start of 0 could not
+/// be read, and matches nothing.
+pub(super) fn find(pid: u32, start: u64, ticks: Ticks, counters: &mut Counters) -> Option<Proc> {
+    if start == 0 {
+        return None;
+    }
+    counters
+        .note(Proc::open(pid))
+        .filter(|found| found.stat.start == ticks.of(start))
+}
+
+impl Proc {
+    pub(super) fn open(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).map_err(|_error| io::Error::from(ErrorKind::NotFound))?;
+        let process = Process::new(pid).map_err(io_error)?;
+        let text = read(&process, "stat", FILE_MAX)?;
+        let stat = Stat::parse(&text).ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "/proc/<pid>/stat"))?;
+        Ok(Self { process, stat })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid.unsigned_abs()
+    }
+
+    /// `None` for a kernel thread, which has none.
+    pub(super) fn exe(&self) -> io::Result<Option<Vec<u8>>> {
+        path(self.process.exe())
+    }
+
+    pub(super) fn cwd(&self) -> io::Result<Option<Vec<u8>>> {
+        path(self.process.cwd())
+    }
+
+    /// NUL-separated arguments, [`CMDLINE_MAX`] bytes of them at most.
+    pub(super) fn cmdline(&self) -> io::Result<Vec<u8>> {
+        read(&self.process, "cmdline", CMDLINE_MAX)
+    }
+
+    pub(super) fn cgroup(&self) -> io::Result<String> {
+        Ok(String::from_utf8_lossy(&read(&self.process, "cgroup", FILE_MAX)?).into_owned())
+    }
+
+    /// Real user and group id.
+    pub(super) fn ids(&self) -> io::Result<(u32, u32)> {
+        let text = read(&self.process, "status", FILE_MAX)?;
+        let text = String::from_utf8_lossy(&text);
+        let id = |key: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
+        };
+        id("Uid:")
+            .zip(id("Gid:"))
+            .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "/proc/<pid>/status"))
+    }
+}
+
+impl Stat {
+    /// `pid (comm) state ppid ... starttime ...`; the name may hold any character, `)` and line ends too.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let open = text.iter().position(|byte| *byte == b'(')?;
+        let close = text.iter().rposition(|byte| *byte == b')')?;
+        let mut comm = [0; COMM_LEN];
+        // The last byte stays NUL; some kernel threads have longer names here.
+        for (to, from) in comm.iter_mut().take(COMM_LEN - 1).zip(text.get(open + 1..close)?) {
+            *to = *from;
+        }
+        let mut fields = text.get(close + 2..)?.split(|byte| byte.is_ascii_whitespace());
+        let mut number = |skipped| str::from_utf8(fields.nth(skipped)?).ok()?.parse::<u64>().ok();
+        // Fields 4 and 22; the first one here is field 3.
+        let parent = u32::try_from(number(1)?).ok()?;
+        Some(Self {
+            parent,
+            start: number(17)?,
+            comm,
+        })
+    }
+}
+
+/// Whether the error means that the process has exited.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+pub(super) fn io_error(error: ProcError) -> io::Error {
+    match error {
+        ProcError::PermissionDenied(_) => ErrorKind::PermissionDenied.into(),
+        ProcError::NotFound(_) => ErrorKind::NotFound.into(),
+        ProcError::Io(error, _) => error,
+        error => io::Error::other(error.to_string()),
+    }
+}
+
+fn read(process: &Process, file: &str, max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let max = u64::try_from(max).unwrap_or(u64::MAX);
+    process
+        .open_relative(file)
+        .map_err(io_error)?
+        .take(max)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn path(path: procfs::ProcResult<std::path::PathBuf>) -> io::Result<Option<Vec<u8>>> {
+    match path.map_err(io_error) {
+        Ok(path) => Ok(Some(path.into_os_string().into_vec())),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Stat;
+
+    #[test]
+    fn a_name_cannot_forge_the_fields_behind_it() {
+        let text = b"42 (a) R 7 8\n(b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 161408 2998272 423\n";
+        let comm = *b"a) R 7 8\n(b\0\0\0\0\0";
+        assert_eq!(
+            Stat::parse(text),
+            Some(Stat {
+                parent: 1,
+                start: 161_408,
+                comm
+            })
+        );
+    }
+
+    #[test]
+    fn cut_text_is_refused() {
+        for text in [
+            "",
+            "42",
+            "42 (a",
+            "42 (a)",
+            "42 (a) S",
+            "42 (a) S 1 42 42 0",
+            "42 )a( S 1",
+        ] {
+            assert_eq!(Stat::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Connections to IMDS that are older than the tool: no connect hook saw their owner.
+//!
+//! sock_diag(7) lists the sockets of one network namespace, the caller's; so a thread of its own visits them all. Which
+//! processes hold a socket only /proc knows.
+
+use std::{
+    collections::HashMap,
+    fs::{self, DirEntry, File},
+    io,
+    net::{IpAddr, SocketAddr},
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context as _, anyhow};
+use imds_analyzer_ebpf::target;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
+};
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+
+use super::proc::is_gone;
+
+/// A socket that is connected to IMDS, or connecting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExistingSocket {
+    /// As `SO_COOKIE` gives it.
+    pub cookie: u64,
+    /// Inode number of its network namespace.
+    pub net_ns: u32,
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    /// Inode number of the socket; 0 when no process holds it any more.
+    pub inode: u32,
+    /// Processes that hold it, in ascending order.
+    pub holders: Vec<u32>,
+}
+
+/// What [`find_existing`] found.
+#[derive(Clone, Debug, Default)]
+pub struct ExistingSockets {
+    pub sockets: Vec<ExistingSocket>,
+    /// Looks at threads, open files and namespaces that failed although they were there.
+    pub failures: u64,
+}
+
+/// Finds the sockets connected to IMDS in all network namespaces that any thread is in. Takes a look at every thread of
+/// the host, and at every open file only where there are such sockets.
+///
+/// # Errors
+///
+/// When /proc can't be listed, or a thread not be had; what goes wrong in one namespace or process is counted.
+pub fn find_existing() -> anyhow::Result<ExistingSockets> {
+    let mut found = ExistingSockets::default();
+    let namespaces = namespaces(&mut found.failures)?;
+    // Of its own because it changes its namespace, and ends there.
+    let visitor = thread::Builder::new()
+        .name("sock-diag".to_owned())
+        .spawn(move || visit(namespaces));
+    let (sockets, failures) = visitor
+        .context("thread for sock_diag")?
+        .join()
+        .map_err(|_panic| anyhow!("thread for sock_diag"))?;
+    found.sockets = sockets;
+    found.failures += failures;
+    if !found.sockets.is_empty() {
+        add_holders(&mut found)?;
+    }
+    Ok(found)
+}
+
+/// Network namespaces by inode number, and a link to each.
+fn namespaces(failures: &mut u64) -> anyhow::Result<HashMap<u32, PathBuf>> {
+    let mut namespaces = HashMap::new();
+    for (_pid, process) in processes()? {
+        // A process's threads may be in different ones, and container tools use that.
+        for thread in entries(&process.join("task"), failures) {
+            let link = thread.path().join("ns/net");
+            if let Some(inode) = note(fs::metadata(&link), failures).and_then(|data| u32::try_from(data.ino()).ok()) {
+                namespaces.entry(inode).or_insert(link);
+            }
+        }
+    }
+    Ok(namespaces)
+}
+
+/// Lists the sockets of each namespace, and counts those where that failed.
+fn visit(namespaces: HashMap<u32, PathBuf>) -> (Vec<ExistingSocket>, u64) {
+    let mut sockets = Vec::new();
+    let mut failures = 0;
+    for (inode, link) in namespaces {
+        let listed = enter(&link, inode).and_then(|there| if there { list(inode) } else { Ok(Vec::new()) });
+        sockets.extend(note(listed, &mut failures).unwrap_or_default());
+    }
+    sockets.sort_unstable_by_key(|socket| (socket.net_ns, socket.cookie));
+    (sockets, failures)
+}
+
+/// Moves this thread to the namespace behind `link`; false when that is no longer the one with number `inode`.
+fn enter(link: &Path, inode: u32) -> io::Result<bool> {
+    let namespace = File::open(link)?;
+    if namespace.metadata()?.ino() != u64::from(inode) {
+        return Ok(false);
+    }
+    // SAFETY: setns takes no pointers, and the descriptor is open until the end of this function.
+    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
+        0 => Ok(true),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The sockets of this thread's namespace, whose number is `net_ns`.
+fn list(net_ns: u32) -> io::Result<Vec<ExistingSocket>> {
+    let mut sockets = Vec::new();
+    for id in [SocketId::new_v4(), SocketId::new_v6()] {
+        for response in dump(id)? {
+            let id = response.header.socket_id;
+            if is_imds(id.destination_address) && id.destination_port == target::PORT {
+                sockets.push(ExistingSocket {
+                    cookie: cookie(id.cookie),
+                    net_ns,
+                    source: SocketAddr::new(id.source_address, id.source_port),
+                    destination: SocketAddr::new(id.destination_address, id.destination_port),
+                    inode: response.header.inode,
+                    holders: Vec::new(),
+                });
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+/// The TCP sockets of `id`'s address family that can still send to its destination port.
+fn dump(mut id: SocketId) -> io::Result<Vec<InetResponse>> {
+    id.destination_port = target::PORT;
+    let family = if id.source_address.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::ESTABLISHED | StateFlags::SYN_SENT | StateFlags::CLOSE_WAIT,
+        socket_id: id,
+    };
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.send(&bytes, 0)?;
+    let mut responses = Vec::new();
+    loop {
+        let (datagram, _kernel) = socket.recv_from_full()?;
+        let mut rest = datagram.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => responses.push(*response),
+                NetlinkPayload::Done(_) => return Ok(responses),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+            // Messages are aligned to four bytes.
+            let length = usize::try_from(message.header.length)
+                .unwrap_or(rest.len())
+                .next_multiple_of(4)
+                .max(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
+}
+
+fn is_imds(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => target::is_imds_v4(address.octets()),
+        IpAddr::V6(address) => target::is_imds_v6(address.octets()),
+    }
+}
+
+/// Two words in the host's byte order, the lower one first.
+fn cookie([a, b, c, d, e, f, g, h]: [u8; 8]) -> u64 {
+    u64::from(u32::from_ne_bytes([e, f, g, h])) << 32 | u64::from(u32::from_ne_bytes([a, b, c, d]))
+}
+
+/// Looks through all open files for the sockets.
+fn add_holders(found: &mut ExistingSockets) -> anyhow::Result<()> {
+    let inodes: HashMap<u32, usize> = found
+        .sockets
+        .iter()
+        .enumerate()
+        .map(|(index, socket)| (socket.inode, index))
+        .collect();
+    for (pid, process) in processes()? {
+        for file in entries(&process.join("fd"), &mut found.failures) {
+            let Some(link) = note(fs::read_link(file.path()), &mut found.failures) else {
+                continue;
+            };
+            let socket = socket_inode(&link).and_then(|inode| found.sockets.get_mut(*inodes.get(&inode)?));
+            // Two descriptors may lead to one socket.
+            if let Some(socket) = socket.filter(|socket| !socket.holders.contains(&pid)) {
+                socket.holders.push(pid);
+            }
+        }
+    }
+    for socket in &mut found.sockets {
+        socket.holders.sort_unstable();
+    }
+    Ok(())
+}
+
+/// The number in `socket:[1234]`.
+fn socket_inode(link: &Path) -> Option<u32> {
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Pids and their directories.
+fn processes() -> anyhow::Result<impl Iterator<Item = (u32, PathBuf)>> {
+    let entries = fs::read_dir("/proc").context("listing /proc")?;
+    Ok(entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        Some((entry.file_name().to_str()?.parse().ok()?, entry.path()))
+    }))
+}
+
+fn entries(directory: &Path, failures: &mut u64) -> Vec<DirEntry> {
+    match note(fs::read_dir(directory), failures) {
+        Some(entries) => entries.filter_map(|entry| note(entry, failures)).collect(),
+        None => Vec::new(),
+    }
+}
+
+/// The value, or `None` and a count for an error that says more than that the process is gone.
+fn note<T>(result: io::Result<T>, failures: &mut u64) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) => {
+            if !is_gone(&error) {
+                *failures += 1;
+                tracing::debug!(%error, "looking for existing connections");
+            }
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

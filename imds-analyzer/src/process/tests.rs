@@ -1,0 +1,378 @@
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use imds_analyzer_ebpf::abi::{ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Task};
+use zerocopy::FromZeros as _;
+
+use super::{Resolver, ResolverSettings, namespace_inode, proc::Proc};
+use crate::secrets::ArgsMode;
+
+/// A process that is ended with the test.
+struct Running(Child);
+
+impl Running {
+    /// Runs `script` in a shell, and waits until it has printed a line: the pid it wants to show.
+    fn shell(script: &str) -> (Self, u32) {
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let running = Self(child);
+        (running, line.trim().parse().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.0.kill();
+        self.0.wait().unwrap();
+    }
+}
+
+fn resolver() -> Resolver {
+    Resolver::new(ResolverSettings {
+        args: ArgsMode::Redacted,
+        capacity: 100,
+    })
+}
+
+fn comm(name: &str) -> [u8; COMM_LEN] {
+    let mut comm = [0; COMM_LEN];
+    comm.get_mut(..name.len()).unwrap().copy_from_slice(name.as_bytes());
+    comm
+}
+
+/// As the kernel would announce `pid`: with a start time finer than /proc's.
+fn task(resolver: &Resolver, pid: u32) -> Task {
+    let stat = Proc::open(pid).unwrap().stat;
+    Task {
+        start: resolver.ticks.to_nanoseconds(stat.start) + 4321,
+        exec: 1,
+        tgid: pid,
+        tid: pid,
+        comm: stat.comm,
+        ..Task::default()
+    }
+}
+
+fn owner(task: Task, argv: &[u8], ancestors: &[Ancestor]) -> Owner {
+    let mut owner = Owner::new_zeroed();
+    owner.task = task;
+    owner.argv_len = argv.len().try_into().unwrap();
+    owner.ancestors_len = ancestors.len().try_into().unwrap();
+    owner
+        .ancestors
+        .get_mut(..ancestors.len())
+        .unwrap()
+        .copy_from_slice(ancestors);
+    owner
+}
+
+fn pid_of_this_test() -> u32 {
+    std::process::id()
+}
+
+#[test]
+fn a_running_process_is_described_with_its_ancestors_to_pid_1() {
+    let (shell, pid) = Running::shell("sleep 60 & echo $!; wait");
+    // Until the shell's child has become `sleep`.
+    while Proc::open(pid).unwrap().stat.comm != comm("sleep") {
+        std::thread::yield_now();
+    }
+    let mut resolver = resolver();
+    let task = task(&resolver, pid);
+    resolver.observe(&owner(task, b"", &[]), b"");
+    let process = resolver.resolve(&task).unwrap();
+
+    assert_eq!(process.name, "sleep");
+    assert!(process.executable.as_deref().unwrap().starts_with("/"), "{process:?}");
+    assert_eq!(process.args, ["sleep", "60"]);
+    assert!(!process.args_truncated);
+    assert_eq!(process.user.id, Some(0));
+    assert_eq!(process.user.name.as_deref(), Some("root"));
+    assert_eq!(process.group_id, Some(0));
+    assert_eq!(
+        process.working_directory.as_deref(),
+        std::env::current_dir().unwrap().to_str()
+    );
+    let age = SystemTime::now().duration_since(process.start.unwrap()).unwrap();
+    assert!(age < Duration::from_secs(60), "started {age:?} ago");
+    let parents: Vec<u32> = process.ancestors.iter().map(|ancestor| ancestor.pid).collect();
+    assert!(parents.starts_with(&[shell.0.id(), pid_of_this_test()]), "{parents:?}");
+    assert_eq!(parents.last(), Some(&1));
+    let parent = process.ancestors.first().unwrap();
+    assert_eq!(parent.name, "sh");
+    assert_eq!(parent.args, ["sh", "-c", "sleep 60 & echo $!; wait"]);
+    assert_eq!(parent.user_id, Some(0));
+    assert!(parent.executable.is_some());
+    let counters = resolver.counters();
+    assert_eq!((counters.gone, counters.unannounced), (0, 0));
+}
+
+#[test]
+fn the_kernel_s_facts_outlive_the_process() {
+    let mut resolver = resolver();
+    let gone = Task {
+        start: 4321,
+        exec: 1,
+        tgid: 4_194_304,
+        uid: 0,
+        gid: 7,
+        comm: comm("curl"),
+        ..Task::default()
+    };
+    let this = task(&resolver, pid_of_this_test());
+    let parents = [
+        Ancestor {
+            start: 1234,
+            tgid: 4_194_303,
+            uid: 5,
+            comm: comm("gone-parent"),
+        },
+        Ancestor {
+            start: this.start,
+            tgid: this.tgid,
+            uid: 0,
+            comm: this.comm,
+        },
+    ];
+    let argv = b"curl\0-H\0X-aws-ec2-metadata-token: AQtoken\0http://169.254.169.254/\0";
+    resolver.observe(&owner(gone, argv, &parents), argv);
+    let process = resolver.resolve(&gone).unwrap();
+
+    assert_eq!(process.name, "curl");
+    assert_eq!(
+        process.args,
+        ["curl", "-H", "X-aws-ec2-metadata-token: ***", "http://169.254.169.254/"]
+    );
+    assert_eq!(
+        (process.executable.as_deref(), process.working_directory.as_deref()),
+        (None, None)
+    );
+    assert_eq!(process.group_id, Some(7));
+    let [gone_parent, this_test, .., last] = process.ancestors.as_slice() else {
+        unreachable!("{process:?}")
+    };
+    assert_eq!(
+        (gone_parent.pid, gone_parent.name.as_str(), gone_parent.user_id),
+        (4_194_303, "gone-parent", Some(5))
+    );
+    assert!(gone_parent.args.is_empty());
+    assert!(this_test.executable.is_some() && !this_test.args.is_empty());
+    assert_eq!(last.pid, 1);
+    assert_eq!(resolver.counters().gone, 1);
+}
+
+#[test]
+fn a_pid_used_again_lends_nothing() {
+    let mut resolver = resolver();
+    let now = task(&resolver, pid_of_this_test());
+    let before = Task {
+        start: now.start - 1_000_000_000,
+        comm: comm("earlier"),
+        ..now
+    };
+    let parent = Ancestor {
+        start: before.start,
+        tgid: before.tgid,
+        uid: 0,
+        comm: comm("earlier"),
+    };
+    resolver.observe(&owner(before, b"", &[parent]), b"");
+    let earlier = resolver.resolve(&before).unwrap();
+    let this = resolver.resolve(&now).unwrap();
+
+    assert_eq!(earlier.name, "earlier");
+    assert_eq!(
+        (earlier.executable.as_deref(), earlier.args.as_slice()),
+        (None, [].as_slice())
+    );
+    let [parent] = earlier.ancestors.as_slice() else {
+        unreachable!("{earlier:?}")
+    };
+    assert_eq!(
+        (parent.executable.as_deref(), parent.args.as_slice()),
+        (None, [].as_slice())
+    );
+    assert!(this.executable.is_some() && !this.args.is_empty());
+    // A start that could not be read proves nothing.
+    assert_eq!(resolver.resolve(&Task { start: 0, ..now }).unwrap().executable, None);
+}
+
+#[test]
+fn another_program_in_the_same_process_is_not_the_caller() {
+    let mut resolver = resolver();
+    let before = Task {
+        comm: comm("wget"),
+        ..task(&resolver, pid_of_this_test())
+    };
+    let argv = b"wget\0http://169.254.169.254/\0";
+    resolver.observe(&owner(before, argv, &[]), argv);
+    let process = resolver.resolve(&before).unwrap();
+    assert_eq!((process.name.as_str(), process.executable.as_deref()), ("wget", None));
+    assert_eq!(process.args, ["wget", "http://169.254.169.254/"]);
+
+    let after = Task {
+        exec: 2,
+        ..task(&resolver, pid_of_this_test())
+    };
+    assert!(resolver.resolve(&after).unwrap().executable.is_some());
+}
+
+#[test]
+fn a_lost_announcement_is_made_up_for_and_a_late_one_completes() {
+    let mut resolver = resolver();
+    let task = task(&resolver, pid_of_this_test());
+    let process = resolver.resolve(&task).unwrap();
+    assert!(!process.args.is_empty());
+    assert_eq!(process.ancestors.last().unwrap().pid, 1);
+    assert_eq!(resolver.counters().unannounced, 1);
+    assert!(Arc::ptr_eq(&process, &resolver.resolve(&task).unwrap()), "cached");
+
+    let gone = Task {
+        start: 4321,
+        tgid: 4_194_304,
+        comm: comm("short"),
+        ..Task::default()
+    };
+    assert_eq!(resolver.resolve(&gone).unwrap().name, "short");
+    resolver.observe(&owner(gone, b"short\0-v\0", &[]), b"short\0-v\0");
+    assert_eq!(resolver.resolve(&gone).unwrap().args, ["short", "-v"]);
+    assert_eq!(resolver.resolve(&Task::default()), None);
+}
+
+#[test]
+fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
+    let (shell, _) = Running::shell("echo 0; exec sleep 60.000");
+    let pid = shell.0.id();
+    while Proc::open(pid).unwrap().stat.comm != comm("sleep") {
+        std::thread::yield_now();
+    }
+    let mut resolver = resolver();
+    let running = task(&resolver, pid);
+    let mut announced = owner(running, b"sleep\0", &[]);
+    announced.argv_len = 13;
+    resolver.observe(&announced, b"sleep\0");
+    let process = resolver.resolve(&running).unwrap();
+    assert_eq!(
+        (process.args.join(" ").as_str(), process.args_truncated),
+        ("sleep 60.000", false)
+    );
+
+    let mut gone = announced;
+    gone.task.tgid = 4_194_304;
+    resolver.observe(&gone, b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
+    let process = resolver.resolve(&gone.task).unwrap();
+    assert_eq!(
+        (process.args.join(" ").as_str(), process.args_truncated),
+        ("sleep AQAEAAAAAAAAAAAAAAAAAAAAAAA", false)
+    );
+
+    gone.task.tgid -= 1;
+    gone.argv_len = 5000;
+    resolver.observe(&gone, b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
+    let process = resolver.resolve(&gone.task).unwrap();
+    assert_eq!(
+        (process.args.join(" ").as_str(), process.args_truncated),
+        ("sleep ***", true)
+    );
+}
+
+#[test]
+fn a_chain_deeper_than_the_kernel_s_bound_is_continued() {
+    let mut script = "sleep 60 & echo $!; wait".to_owned();
+    for _ in 0..5 {
+        script = format!("sh -c '{}'; :", script.replace('\'', "'\\''"));
+    }
+    let (_shell, pid) = Running::shell(&script);
+    let mut resolver = resolver();
+    let from_proc = resolver.from_pid(pid).unwrap();
+    assert_eq!(from_proc.ancestors.last().unwrap().pid, 1);
+    assert!(from_proc.ancestors.len() > 7, "{:?}", from_proc.ancestors);
+
+    let seen: Vec<Ancestor> = from_proc.ancestors[..3]
+        .iter()
+        .map(|ancestor| {
+            let task = task(&resolver, ancestor.pid);
+            Ancestor {
+                start: task.start,
+                tgid: task.tgid,
+                uid: 0,
+                comm: task.comm,
+            }
+        })
+        .collect();
+    let task = task(&resolver, pid);
+    resolver.observe(&owner(task, b"", &seen), b"");
+    assert_eq!(resolver.resolve(&task).unwrap().ancestors, from_proc.ancestors);
+    assert!(seen.len() < ANCESTORS_MAX);
+}
+
+#[test]
+fn output_is_bounded_and_memory_too() {
+    let mut resolver = Resolver::new(ResolverSettings {
+        args: ArgsMode::Full,
+        capacity: 2,
+    });
+    let argv = [b"\xff".repeat(4000), vec![0; 40], b"x\0".to_vec()].concat();
+    for pid in 0..10 {
+        let gone = Task {
+            start: 4321,
+            tgid: 4_194_304 - pid,
+            comm: comm("x"),
+            ..Task::default()
+        };
+        resolver.observe(&owner(gone, &argv, &[]), &argv);
+        let process = resolver.resolve(&gone).unwrap();
+        assert!(process.args.concat().len() <= 4096);
+        assert!(process.args_truncated);
+    }
+    assert_eq!(resolver.processes.len(), 2);
+}
+
+#[test]
+fn a_rewritten_title_has_no_empty_arguments() {
+    let mut resolver = resolver();
+    for (argv, expected) in [
+        (b"nginx: worker\0\0\0\0\0\0".as_slice(), vec!["nginx: worker"]),
+        (b"app\0\0", vec!["app", ""]),
+        (b"app\0", vec!["app"]),
+        (b"app\0-x", vec!["app", "-x"]),
+    ] {
+        let exec = argv.len().try_into().unwrap();
+        let gone = Task {
+            start: 4321,
+            exec,
+            tgid: 4_194_304,
+            ..Task::default()
+        };
+        resolver.observe(&owner(gone, argv, &[]), argv);
+        assert_eq!(resolver.resolve(&gone).unwrap().args, expected);
+    }
+}
+
+#[test]
+fn namespaces_are_those_of_the_host_in_which_tests_run() {
+    let host = resolver().host_namespaces();
+    assert_eq!(host.net, Some(namespace_inode("/proc/self/ns/net").unwrap()));
+    assert_eq!(host.pid, Some(namespace_inode("/proc/self/ns/pid").unwrap()));
+}
+
+#[test]
+fn nobody_has_a_pid_beyond_the_limit() {
+    assert_eq!(resolver().from_pid(4_194_304), None);
+    assert_eq!(resolver().from_pid(u32::MAX), None);
+    assert_eq!(resolver().from_pid(pid_of_this_test()).unwrap().pid, pid_of_this_test());
+}
