@@ -26,20 +26,21 @@ fn main() {
 }
 
 fn build() -> Result<(), Box<dyn Error>> {
-    let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
+    let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let workspace = package.parent().ok_or("the package is not inside the workspace")?;
     for input in [PACKAGE, "Cargo.toml", "Cargo.lock", "xtask/src/toolchain.rs"] {
         rerun_if_changed(&workspace.join(input));
     }
 
     let target = bpf_target(&text("CARGO_CFG_TARGET_ENDIAN")?);
-    let toolchain = Toolchain::find(&Host::current(), target).map_err(|missing| missing.to_string())?;
+    let host = Host::current();
+    let toolchain = Toolchain::find(&host, target).map_err(|missing| missing.to_string())?;
     rerun_if_changed(&toolchain.rustc);
     rerun_if_changed(&toolchain.linker);
 
     let target_dir = PathBuf::from(variable("OUT_DIR")?).join("bpf");
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = toolchain
-        .cargo_build(Path::new(&cargo), target, &text("CARGO_CFG_TARGET_ARCH")?)
+        .cargo("build", &host, workspace, target, &text("CARGO_CFG_TARGET_ARCH")?)
         .args([
             "--quiet",
             "--locked",
@@ -52,10 +53,9 @@ fn build() -> Result<(), Box<dyn Error>> {
         ])
         .arg("--target-dir")
         .arg(&target_dir)
-        .current_dir(&workspace)
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| format!("{} does not run: {error}", cargo.display()))?;
+        .map_err(|error| format!("cargo does not run: {error}"))?;
     let messages = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(format!("the eBPF object does not compile:\n{messages}").into());

@@ -1,3 +1,106 @@
-#[allow(dead_code, reason = "used by what comes next")]
+//! `cargo xtask`: sets up, builds, shows and tests imds-analyzer.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+mod checks;
+mod lab;
+mod object;
+mod setup;
+mod step;
 mod toolchain;
-fn main() {}
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Sets up, builds, shows and tests imds-analyzer"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what compiling the eBPF object takes; the other tasks do it themselves
+    Setup,
+    /// Build the release binary
+    Build,
+    /// Build and run `imds-analyzer lab`: the whole tool against an IMDS of its own
+    Lab {
+        /// Arguments of `imds-analyzer lab`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run every check: format, lints, tests, end-to-end tests, the eBPF object
+    Test {
+        /// Ignored tests too, 20 times as many random cases, documentation, and a minute of fuzzing
+        #[arg(long)]
+        full: bool,
+    },
+    /// Fuzz the request classifier (needs cargo-fuzz and a nightly)
+    Fuzz {
+        #[arg(default_value_t = 60)]
+        seconds: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    let workspace = workspace();
+    env::set_current_dir(&workspace).with_context(|| format!("cannot enter {}", workspace.display()))?;
+    match task {
+        Task::Setup => setup::toolchain().map(|()| ExitCode::SUCCESS),
+        Task::Build => {
+            setup::toolchain()?;
+            lab::build()?;
+            println!("{}", lab::binary().display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Lab { args } => {
+            setup::toolchain()?;
+            lab::build()?;
+            // Does not come back, unless it fails.
+            Err(lab::exec(&args))
+        }
+        Task::Test { full } => {
+            setup::toolchain()?;
+            setup::test_tools()?;
+            checks::run(&workspace, full)
+        }
+        Task::Fuzz { seconds } => checks::fuzz(seconds),
+    }
+}
+
+/// Where this was compiled is where it is run: by `cargo xtask`, inside the workspace.
+fn workspace() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_owned()
+}
+
+/// The cargo that runs this.
+fn cargo() -> std::process::Command {
+    std::process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Whether this process is root, as far as `/proc` is concerned.
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").is_ok_and(|proc| proc.uid() == 0)
+}

@@ -66,9 +66,12 @@ pub(crate) enum Remedy {
 pub(crate) struct Host {
     /// `/`, or a directory that stands for it.
     pub(crate) root: PathBuf,
-    /// The directories of `PATH`, then cargo's own.
+    /// The directories of `PATH`.
     pub(crate) path: Vec<PathBuf>,
+    pub(crate) cargo_home: Option<PathBuf>,
     pub(crate) rustup_home: Option<PathBuf>,
+    /// Debian or a relative: packages can be had with apt.
+    pub(crate) apt: bool,
 }
 
 impl Host {
@@ -79,27 +82,25 @@ impl Host {
                 .map(PathBuf::from)
                 .or_else(|| home.as_ref().map(|home| home.join(fallback)))
         };
-        let mut path: Vec<PathBuf> = env::var_os("PATH")
-            .map(|path| env::split_paths(&path).collect())
-            .unwrap_or_default();
-        path.extend(home_of("CARGO_HOME", ".cargo").map(|cargo| cargo.join("bin")));
         Self {
             root: PathBuf::from("/"),
-            path,
+            path: env::var_os("PATH")
+                .map(|path| env::split_paths(&path).collect())
+                .unwrap_or_default(),
+            cargo_home: home_of("CARGO_HOME", ".cargo"),
             rustup_home: home_of("RUSTUP_HOME", ".rustup"),
+            apt: Path::new("/usr/bin/apt-get").is_file(),
         }
     }
 
     /// The program `name` as the shell would find it, or in cargo's own directory.
     pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+        let cargo_bin = self.cargo_home.as_ref().map(|home| home.join("bin"));
         self.path
             .iter()
+            .chain(&cargo_bin)
             .map(|directory| directory.join(name))
             .find(|file| file.is_file())
-    }
-
-    fn has_apt(&self) -> bool {
-        self.root.join("usr/bin/apt-get").is_file()
     }
 
     /// The distribution's rustc, whether or not it can do BPF.
@@ -155,15 +156,16 @@ impl Toolchain {
         }
     }
 
-    /// `cargo build` for BPF; package, profile and the rest are added by the caller.
+    /// `cargo SUBCOMMAND` for BPF, run in `workspace`; package, profile and the rest are added by the caller.
     ///
     /// What the outer build has set for itself (clippy's wrapper, the job server, its own flags and compiler) must not
     /// reach this one.
-    pub(crate) fn cargo_build(&self, cargo: &Path, target: &str, cpu_arch: &str) -> Command {
-        let mut command = match &self.core {
-            Core::Precompiled => Command::new(cargo),
-            Core::BuildStd { cargo } => Command::new(cargo),
+    pub(crate) fn cargo(&self, subcommand: &str, host: &Host, workspace: &Path, target: &str, arch: &str) -> Command {
+        let cargo = match &self.core {
+            Core::Precompiled => env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
+            Core::BuildStd { cargo } => cargo.into(),
         };
+        let mut command = Command::new(cargo);
         for variable in [
             "CARGO_BUILD_RUSTC",
             "CARGO_BUILD_RUSTC_WRAPPER",
@@ -183,15 +185,23 @@ impl Toolchain {
         ] {
             command.env_remove(variable);
         }
-        let flags = [
+        let mut flags = vec![
             // aya-ebpf picks the layout of pt_regs by it.
-            format!("--cfg=bpf_target_arch=\"{cpu_arch}\""),
+            format!("--cfg=bpf_target_arch=\"{arch}\""),
             "-Cdebuginfo=2".to_owned(),
             // The debug information becomes BTF.
             "-Clink-arg=--btf".to_owned(),
-            // With it LLVM copies in order, with loads and stores that old verifiers take for misaligned.
+            // Unless told not to, bpf-linker makes LLVM expand copies in order; these programs have no need for it.
             "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
+            // The object is the same wherever it is compiled. `.`, because that is where the linker finds the source
+            // lines that the verifier's log shows.
+            format!("--remap-path-prefix={}=.", workspace.display()),
         ];
+        flags.extend(
+            host.cargo_home
+                .as_ref()
+                .map(|home| format!("--remap-path-prefix={}=cargo", home.display())),
+        );
         let linker_variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
         command
             .env("RUSTC", &self.rustc)
@@ -199,7 +209,8 @@ impl Toolchain {
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
             // aya-ebpf asks for `asm_experimental_arch`.
             .env("RUSTC_BOOTSTRAP", "1")
-            .args(["build", "--target", target]);
+            .current_dir(workspace)
+            .args([subcommand, "--target", target]);
         if self.core != Core::Precompiled {
             command.args(["-Z", "build-std=core"]);
         }
@@ -211,7 +222,7 @@ impl Missing {
     fn of(host: &Host, target: &str, system: Option<&Path>, nightly: Option<&Path>, linker: Option<&Path>) -> Self {
         let mut absent = Vec::new();
         let mut remedies = Vec::new();
-        let debian = system.is_some() || (nightly.is_none() && host.has_apt());
+        let debian = system.is_some() || (nightly.is_none() && host.apt);
         if system.is_none() && nightly.is_none() {
             absent.push(format!("a Rust compiler for {target}"));
             remedies.push(if debian {

@@ -56,8 +56,10 @@ impl Machine {
     fn host(&self) -> Host {
         Host {
             root: self.root.clone(),
-            path: vec![self.root.join("usr/bin"), self.root.join("cargo/bin")],
+            path: vec![self.root.join("usr/bin")],
+            cargo_home: Some(self.root.join("cargo")),
             rustup_home: Some(self.root.join("rustup")),
+            apt: self.root.join("usr/bin/apt-get").is_file(),
         }
     }
 
@@ -139,6 +141,7 @@ fn bare_debian_names_every_package_and_reads_llvm_from_the_compiler_to_come() {
 #[test]
 fn debian_with_compiler_and_llvm_needs_only_the_linker() {
     let machine = Machine::new("linker")
+        .with("usr/bin/apt-get", "")
         .with_debian_rustc()
         .with_core()
         .with("usr/lib/llvm-22/bin/llvm-config", "")
@@ -172,7 +175,7 @@ fn build_does_not_inherit_the_outer_builds_settings() {
         .with_core()
         .with("usr/bin/bpf-linker", "");
     let toolchain = machine.find().expect("everything is there");
-    let command = toolchain.cargo_build(Path::new("cargo"), TARGET, "x86_64");
+    let command = toolchain.cargo("build", &machine.host(), Path::new("/src"), TARGET, "x86_64");
     let value = |name: &str| {
         command
             .get_envs()

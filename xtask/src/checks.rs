@@ -1,0 +1,261 @@
+//! `cargo xtask test`: every check, in the order in which a mistake is found soonest.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    cargo, is_root, object, setup,
+    step::{self, Outcome, Row, Tests},
+    toolchain::{Core, Host, Toolchain},
+};
+
+/// Random cases per property with `--full`; 256 is proptest's own number.
+const FULL_CASES: &str = "5120";
+const FULL_FUZZ_SECONDS: u32 = 60;
+
+pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
+    let started = Instant::now();
+    let mut rows = vec![
+        step::run("format", cargo_with(&["fmt", "--check"]), shown)?,
+        step::run(
+            "lints",
+            cargo_with(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ]),
+            shown,
+        )?,
+        kernel_lints(workspace)?,
+        step::run("unit, property and lab tests", tests(full), shown)?,
+    ];
+    let (release, object) = release_build()?;
+    rows.push(release);
+    rows.push(step::run("end-to-end tests", end_to_end(full), shown)?);
+    rows.push(object_checks(workspace, object.as_deref())?);
+    if full {
+        let mut doc = cargo_with(&[
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+            "--locked",
+        ]);
+        doc.env("RUSTDOCFLAGS", "-D warnings");
+        rows.push(step::run("documentation", doc, shown)?);
+        rows.push(match fuzz_command(FULL_FUZZ_SECONDS) {
+            Ok(command) => step::run("fuzzing", command, shown)?,
+            Err(_) => Row::skipped("fuzzing", "needs fuzz/, cargo-fuzz and a nightly"),
+        });
+    }
+    Ok(report(&rows, started.elapsed()))
+}
+
+/// `cargo xtask fuzz`.
+pub(crate) fn fuzz(seconds: u32) -> Result<ExitCode> {
+    let status = fuzz_command(seconds)?.status().context("cannot run cargo-fuzz")?;
+    ensure!(status.success(), "fuzzing stopped with a finding, see above");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown(_: &str) -> bool {
+    false
+}
+
+fn cargo_with<A: AsRef<std::ffi::OsStr>>(args: &[A]) -> Command {
+    let mut command = cargo();
+    command.args(args);
+    command
+}
+
+/// The kernel side compiled for BPF: the host's clippy sees none of its modules for that target.
+fn kernel_lints(workspace: &Path) -> Result<Row> {
+    const NAME: &str = "lints of the kernel side";
+    const DRIVER: &str = "/usr/bin/clippy-driver";
+    let host = Host::current();
+    let toolchain = match Toolchain::find(&host, setup::target()) {
+        Ok(toolchain) => toolchain,
+        Err(missing) => bail!("{missing}"),
+    };
+    if toolchain.core != Core::Precompiled || !Path::new(DRIVER).is_file() {
+        return Ok(Row::skipped(NAME, "no clippy for the compiler that builds it"));
+    }
+    let mut command = toolchain.cargo("check", &host, workspace, setup::target(), std::env::consts::ARCH);
+    command
+        .args(["--quiet", "--locked", "--profile", "bpf", "--package", "imds-analyzer-ebpf"])
+        .args(["--target-dir", "target/bpf-lints"])
+        // As `cargo clippy` does it, which knows only its own driver.
+        .env("RUSTC_WORKSPACE_WRAPPER", DRIVER)
+        .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+    step::run(NAME, command, shown)
+}
+
+/// Everything but the end-to-end tests, which have a step of their own.
+fn tests(full: bool) -> Command {
+    let mut command = cargo_with(&["test", "--workspace", "--exclude", "imds-analyzer-tests", "--locked"]);
+    command.args(["--no-fail-fast"]);
+    if full {
+        command
+            .env("PROPTEST_CASES", FULL_CASES)
+            .args(["--", "--include-ignored"]);
+    }
+    command
+}
+
+/// One at a time, as root: they attach to the host's cgroup and make network namespaces.
+fn end_to_end(full: bool) -> Command {
+    let mut command = cargo_with(&["test", "--package", "imds-analyzer-tests", "--locked", "--no-fail-fast"]);
+    if !is_root() && Host::current().program("sudo").is_some() {
+        // Compiled as this user, run as root.
+        command.args(["--config", &format!("target.'cfg(unix)'.runner = {:?}", ["sudo", "-E"])]);
+    }
+    command.args(["--", "--test-threads=1"]);
+    if full {
+        command.arg("--include-ignored");
+    }
+    command
+}
+
+/// Builds the release binary; also says where the object in it is.
+fn release_build() -> Result<(Row, Option<PathBuf>)> {
+    let mut object = None;
+    let command = cargo_with(&[
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "imds-analyzer",
+        "--message-format=json-render-diagnostics",
+    ]);
+    let row = step::run("release build with the eBPF object", command, |line| {
+        if let Some(path) = object_in_message(line) {
+            object = Some(path);
+        }
+        line.starts_with('{')
+    })?;
+    Ok((row, object))
+}
+
+/// The path in cargo's message that the build script of imds-analyzer was run.
+fn object_in_message(line: &str) -> Option<PathBuf> {
+    let (_, rest) = line.split_once(r#"["IMDS_MODERN_OBJECT",""#)?;
+    let (path, _) = rest.split_once('"')?;
+    Some(PathBuf::from(path))
+}
+
+fn object_checks(workspace: &Path, object: Option<&Path>) -> Result<Row> {
+    const NAME: &str = "object checks";
+    let Some(path) = object else {
+        return Ok(Row::skipped(NAME, "there is no object"));
+    };
+    println!("\n== {NAME}");
+    let started = Instant::now();
+    let cargo_home = Host::current().cargo_home;
+    let machine_paths: Vec<&Path> = std::iter::once(workspace).chain(cargo_home.as_deref()).collect();
+    let outcome = match object::check(path, &machine_paths) {
+        Ok(summary) => {
+            print!("{summary}");
+            Outcome::Passed
+        }
+        Err(error) => {
+            println!("{}: {error:#}", path.display());
+            Outcome::Failed
+        }
+    };
+    Ok(Row {
+        name: NAME,
+        outcome,
+        tests: Tests::default(),
+        elapsed: started.elapsed(),
+    })
+}
+
+fn fuzz_command(seconds: u32) -> Result<Command> {
+    ensure!(Path::new("fuzz/Cargo.toml").is_file(), "there is no fuzz/ here");
+    let host = Host::current();
+    ensure!(
+        host.program("cargo-fuzz").is_some(),
+        "cargo-fuzz is not here: `cargo install cargo-fuzz` brings it"
+    );
+    let Some(rustup) = host.program("rustup") else {
+        bail!("cargo-fuzz needs a nightly compiler, and rustup is not here");
+    };
+    let targets = Path::new("fuzz/fuzz_targets")
+        .read_dir()
+        .context("fuzz/ has no fuzz_targets/")?;
+    let target = targets
+        .filter_map(Result::ok)
+        .filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned()))
+        .min()
+        .context("fuzz/fuzz_targets/ is empty")?;
+    let mut command = Command::new(rustup);
+    command
+        .args(["run", "nightly", "cargo", "fuzz", "run", &target, "--"])
+        .arg(format!("-max_total_time={seconds}"));
+    Ok(command)
+}
+
+/// Prints the table and, alone on the last line, the total.
+fn report(rows: &[Row], elapsed: Duration) -> ExitCode {
+    let mut total = Tests::default();
+    println!(
+        "\n{:<36} {:<8} {:>7} {:>7} {:>8} {:>8}",
+        "step", "result", "passed", "failed", "ignored", "seconds"
+    );
+    for row in rows {
+        total.add(row.total());
+        let result = match row.outcome {
+            Outcome::Passed => "ok",
+            Outcome::Failed => "FAILED",
+            Outcome::Skipped(_) => "skipped",
+        };
+        let count = |number: u64| {
+            if number == 0 {
+                "-".to_owned()
+            } else {
+                number.to_string()
+            }
+        };
+        println!(
+            "{:<36} {:<8} {:>7} {:>7} {:>8} {:>8.1}",
+            row.name,
+            result,
+            count(row.tests.passed),
+            count(row.tests.failed),
+            count(row.tests.ignored),
+            row.elapsed.as_secs_f64()
+        );
+    }
+    println!("{:<36} {:>41.1}", "all", elapsed.as_secs_f64());
+    let failed = rows.iter().any(|row| row.outcome == Outcome::Failed);
+    if total.passed == 0 {
+        println!("\nno test ran");
+    }
+    println!("\n{} passed, {} failed", total.passed, total.failed);
+    if failed || total.failed > 0 || total.passed == 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn object_path_is_read_from_cargos_message() {
+        let message = r#"{"reason":"build-script-executed","cfgs":[],"env":[["IMDS_MODERN_OBJECT","/t/out/modern"]]}"#;
+        assert_eq!(object_in_message(message), Some(PathBuf::from("/t/out/modern")));
+        assert_eq!(object_in_message(r#"{"reason":"build-finished","success":true}"#), None);
+    }
+}

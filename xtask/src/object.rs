@@ -1,0 +1,202 @@
+//! Checks on the eBPF object as a file: what a kernel or a loader would only say at run time.
+
+use std::{fmt, fs, path::Path};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// `e_machine` of eBPF.
+const EM_BPF: u16 = 247;
+const SHT_NOBITS: u32 = 8;
+const SHF_EXECINSTR: u64 = 4;
+const STT_FUNC: u8 = 2;
+const STB_GLOBAL: u8 = 1;
+/// Bytes of an eBPF instruction.
+const INSTRUCTION: u64 = 8;
+
+/// GPL-only helpers are refused to programs without it; the sources are MIT or Apache-2.0, this is the object's.
+const LICENSE: &[u8] = b"Dual MIT/GPL\0";
+
+/// What the object holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) programs: Vec<Program>,
+    bytes: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) name: String,
+    section: String,
+    instructions: u64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} bytes, {} programs", self.bytes, self.programs.len())?;
+        for program in &self.programs {
+            let Program {
+                name,
+                section,
+                instructions,
+            } = program;
+            writeln!(f, "  {name:<24} {section:<28} {instructions:>6} instructions")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the object at `path` and checks it; `machine_paths` are directories whose names must not be inside.
+pub(crate) fn check(path: &Path, machine_paths: &[&Path]) -> Result<Summary> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    check_bytes(&bytes, machine_paths)
+}
+
+fn check_bytes(bytes: &[u8], machine_paths: &[&Path]) -> Result<Summary> {
+    let elf = Elf::parse(bytes)?;
+    let license = elf.section("license").context("it has no license section")?;
+    ensure!(
+        license.data == LICENSE,
+        "its license is {:?}",
+        String::from_utf8_lossy(license.data)
+    );
+    for name in [".BTF", ".BTF.ext"] {
+        let section = elf.section(name).with_context(|| format!("it has no {name}"))?;
+        ensure!(!section.data.is_empty(), "its {name} is empty");
+    }
+    for path in machine_paths {
+        let name = path.as_os_str().as_encoded_bytes();
+        let found = bytes.windows(name.len()).any(|window| window == name);
+        ensure!(!found, "it names a directory of this machine, {}", path.display());
+    }
+    let programs = elf.programs()?;
+    ensure!(!programs.is_empty(), "it has no programs");
+    Ok(Summary {
+        programs,
+        bytes: bytes.len(),
+    })
+}
+
+/// A 64-bit ELF file in this machine's byte order, as far as it is needed here.
+struct Elf<'a> {
+    sections: Vec<Section<'a>>,
+}
+
+struct Section<'a> {
+    name: &'a str,
+    kind: u32,
+    flags: u64,
+    link: u32,
+    data: &'a [u8],
+}
+
+impl<'a> Elf<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let class = if cfg!(target_endian = "big") { 2 } else { 1 };
+        if !bytes.starts_with(b"\x7fELF\x02") || bytes.get(5) != Some(&class) {
+            bail!("it is no 64-bit ELF file in this machine's byte order");
+        }
+        let machine = u16::from_ne_bytes(array(bytes, 18)?);
+        ensure!(machine == EM_BPF, "it is for machine {machine}, not for BPF");
+        let table = usize::try_from(u64::from_ne_bytes(array(bytes, 40)?))?;
+        let entry = usize::from(u16::from_ne_bytes(array(bytes, 58)?));
+        let count = usize::from(u16::from_ne_bytes(array(bytes, 60)?));
+        let names = usize::from(u16::from_ne_bytes(array(bytes, 62)?));
+        let header = |index: usize| {
+            bytes
+                .get(table + index * entry..)
+                .context("a section header lies outside")
+        };
+        let data = |header: &[u8]| -> Result<&'a [u8]> {
+            if u32::from_ne_bytes(array(header, 4)?) == SHT_NOBITS {
+                return Ok(&[]);
+            }
+            let start = usize::try_from(u64::from_ne_bytes(array(header, 24)?))?;
+            let size = usize::try_from(u64::from_ne_bytes(array(header, 32)?))?;
+            let end = start.checked_add(size).context("a section has no end")?;
+            bytes.get(start..end).context("a section lies outside")
+        };
+        let names = data(header(names)?)?;
+        let sections = (0..count)
+            .map(|index| {
+                let header = header(index)?;
+                Ok(Section {
+                    name: text(names, u32::from_ne_bytes(array(header, 0)?))?,
+                    kind: u32::from_ne_bytes(array(header, 4)?),
+                    flags: u64::from_ne_bytes(array(header, 8)?),
+                    link: u32::from_ne_bytes(array(header, 40)?),
+                    data: data(header)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { sections })
+    }
+
+    fn section(&self, name: &str) -> Option<&Section<'a>> {
+        self.sections.iter().find(|section| section.name == name)
+    }
+
+    /// Global functions outside `.text`, which holds what they call.
+    fn programs(&self) -> Result<Vec<Program>> {
+        const SYMTAB: u32 = 2;
+        const SYMBOL: usize = 24;
+        let Some(symbols) = self.sections.iter().find(|section| section.kind == SYMTAB) else {
+            bail!("it has no symbols");
+        };
+        let names = self
+            .sections
+            .get(symbols.link as usize)
+            .context("its symbols have no names")?
+            .data;
+        let mut programs = Vec::new();
+        for symbol in symbols.data.chunks_exact(SYMBOL) {
+            let [info] = array(symbol, 4)?;
+            let section = self.sections.get(usize::from(u16::from_ne_bytes(array(symbol, 6)?)));
+            let Some(section) = section.filter(|section| section.flags & SHF_EXECINSTR != 0) else {
+                continue;
+            };
+            if info != STB_GLOBAL << 4 | STT_FUNC || section.name == ".text" {
+                continue;
+            }
+            programs.push(Program {
+                name: text(names, u32::from_ne_bytes(array(symbol, 0)?))?.to_owned(),
+                section: section.name.to_owned(),
+                instructions: u64::from_ne_bytes(array(symbol, 16)?) / INSTRUCTION,
+            });
+        }
+        Ok(programs)
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8], offset: usize) -> Result<[u8; N]> {
+    bytes
+        .get(offset..)
+        .and_then(|bytes| bytes.first_chunk())
+        .copied()
+        .context("it is cut short")
+}
+
+/// The NUL-terminated text at `offset` of a string table.
+fn text(table: &[u8], offset: u32) -> Result<&str> {
+    let rest = table.get(offset as usize..).context("a name lies outside")?;
+    let end = rest.iter().position(|&byte| byte == 0).context("a name has no end")?;
+    std::str::from_utf8(&rest[..end]).context("a name is no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_object_is_refused_with_a_sentence() {
+        let own = fs::read("/proc/self/exe").expect("the test itself");
+        for (bytes, expected) in [
+            (&b""[..], "no 64-bit ELF"),
+            (&b"#!/bin/sh\n"[..], "no 64-bit ELF"),
+            (&own[..], "not for BPF"),
+            (&own[..16], "cut short"),
+        ] {
+            let error = check_bytes(bytes, &[]).expect_err("no object");
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+}

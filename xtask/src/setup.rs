@@ -1,0 +1,209 @@
+//! Installs what is missing, as far as this system and this user allow; else says which commands to run.
+
+use std::{
+    env,
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    cargo, is_root,
+    toolchain::{Host, Missing, Remedy, Toolchain, bpf_target},
+};
+
+/// What the tests call, and the Debian package it is in.
+const TEST_TOOLS: [(&str, &str); 7] = [
+    ("ip", "iproute2"),
+    ("curl", "curl"),
+    ("wget", "wget"),
+    ("python3", "python3"),
+    ("unshare", "util-linux"),
+    ("bpftool", "bpftool"),
+    // Goes with Debian's rustc: lints the kernel side.
+    ("clippy-driver", "rust-web-clippy"),
+];
+
+/// The BPF target of the machine this is compiled for.
+pub(crate) fn target() -> &'static str {
+    bpf_target(if cfg!(target_endian = "big") { "big" } else { "little" })
+}
+
+/// Brings the eBPF toolchain; quick when it is there.
+pub(crate) fn toolchain() -> Result<()> {
+    let mut host = Host::current();
+    let mut done: Vec<Remedy> = Vec::new();
+    loop {
+        let missing = match Toolchain::find(&host, target()) {
+            Ok(_) => return Ok(()),
+            Err(missing) => missing,
+        };
+        let Some(remedy) = missing.remedies.first() else {
+            bail!("{missing}");
+        };
+        if done.contains(remedy) {
+            bail!("`{remedy}` went well and yet:\n{missing}");
+        }
+        if !apply(remedy, &missing)? {
+            eprintln!("setup: no such package in this system's repositories; trying rustup's nightly");
+            host.apt = false;
+        }
+        done.push(remedy.clone());
+    }
+}
+
+/// Brings what the tests call.
+pub(crate) fn test_tools() -> Result<()> {
+    let absent: Vec<&str> = TEST_TOOLS
+        .into_iter()
+        .filter(|(program, _)| !has_tool(program))
+        .map(|(_, package)| package)
+        .collect();
+    if absent.is_empty() {
+        return Ok(());
+    }
+    if !Host::current().apt {
+        eprintln!(
+            "setup: not found: {}; tests that need them will fail",
+            absent.join(", ")
+        );
+        return Ok(());
+    }
+    let (known, unknown): (Vec<&str>, Vec<&str>) = absent.into_iter().partition(|package| {
+        // The second look is after an update, which happens at most once.
+        apt_knows(package) || (is_root() && update_once() && apt_knows(package))
+    });
+    if !unknown.is_empty() {
+        eprintln!(
+            "setup: no package {} here; what needs it is left out",
+            unknown.join(", ")
+        );
+    }
+    if known.is_empty() {
+        return Ok(());
+    }
+    let install = Remedy::Apt {
+        packages: known.into_iter().map(str::to_owned).collect(),
+    };
+    if !is_root() {
+        bail!("the tests need programs that are not here; as root, run:\n    {install}");
+    }
+    apt_install(&install)
+}
+
+/// clippy's driver is sought where Debian puts it: rustup's does not fit Debian's compiler.
+fn has_tool(program: &str) -> bool {
+    let directories = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
+    let in_system = directories
+        .iter()
+        .any(|directory| Path::new(directory).join(program).is_file());
+    in_system || (program != "clippy-driver" && Host::current().program(program).is_some())
+}
+
+/// Runs one remedy; `false` if its packages do not exist here.
+fn apply(remedy: &Remedy, missing: &Missing) -> Result<bool> {
+    let host = Host::current();
+    match remedy {
+        Remedy::Apt { packages } => {
+            if !is_root() {
+                bail!("{missing}This user may not install packages: run the commands above as root, then try again.");
+            }
+            let known = || packages.iter().all(|package| apt_knows(package));
+            if !known() {
+                update_once();
+                if !known() {
+                    return Ok(false);
+                }
+            }
+            apt_install(remedy)?;
+        }
+        Remedy::LinkerFromSource { major: None } => bail!("{missing}"),
+        Remedy::LinkerFromSource { major: Some(major) } => {
+            let mut command = cargo();
+            command
+                .args(["install", "bpf-linker", "--version"])
+                .arg(crate::toolchain::BPF_LINKER_VERSION)
+                .args(["--no-default-features", "--features", &format!("llvm-{major}")])
+                .env("LLVM_PREFIX", format!("/usr/lib/llvm-{major}"));
+            quietly("compiling bpf-linker, about a minute", command)?;
+        }
+        Remedy::LinkerPrebuilt => {
+            if host.program("cargo-binstall").is_none() {
+                bail!("{missing}cargo-binstall is not here either: `cargo install cargo-binstall` brings it.");
+            }
+            let mut command = cargo();
+            command
+                .args(["binstall", "--no-confirm", "bpf-linker", "--version"])
+                .arg(crate::toolchain::BPF_LINKER_VERSION);
+            quietly("fetching bpf-linker", command)?;
+        }
+        Remedy::NightlyRustSrc => {
+            let Some(rustup) = host.program("rustup") else {
+                bail!("{missing}rustup is not here either: see rustup.rs.");
+            };
+            let mut command = Command::new(rustup);
+            command.args(["toolchain", "install", "nightly", "--component", "rust-src"]);
+            quietly("installing a nightly compiler with rust-src", command)?;
+        }
+    }
+    Ok(true)
+}
+
+fn apt_knows(package: &str) -> bool {
+    Command::new("apt-cache")
+        .args(["show", "--no-all-versions", package])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Refreshes apt's lists, once per run; whether they have been refreshed.
+fn update_once() -> bool {
+    use std::sync::OnceLock;
+    static UPDATED: OnceLock<bool> = OnceLock::new();
+    *UPDATED.get_or_init(|| {
+        let mut command = Command::new("apt-get");
+        command.args(["update", "-qq"]);
+        quietly("refreshing apt's package lists", command).is_ok()
+    })
+}
+
+fn apt_install(remedy: &Remedy) -> Result<()> {
+    let Remedy::Apt { packages } = remedy else {
+        bail!("`{remedy}` is not apt's work");
+    };
+    let install = || {
+        let mut command = Command::new("apt-get");
+        command
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        quietly(&format!("installing {}", packages.join(" ")), command)
+    };
+    // Old lists name packages that the mirror has replaced since.
+    install().or_else(|error| if update_once() { install() } else { Err(error) })
+}
+
+/// One line of progress; what the command prints is shown only if it fails.
+fn quietly(what: &str, mut command: Command) -> Result<()> {
+    eprint!("setup: {what} ...");
+    let started = Instant::now();
+    let output = command
+        .stdin(Stdio::null())
+        .env_remove("LD_LIBRARY_PATH")
+        .current_dir(env::temp_dir())
+        .output()
+        .inspect_err(|_| eprintln!())
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    if output.status.success() {
+        eprintln!(" {:.0} s", started.elapsed().as_secs_f64());
+        return Ok(());
+    }
+    eprintln!(" failed");
+    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    bail!("{what} failed, see above")
+}
