@@ -50,7 +50,6 @@ impl HeadKey {
 /// The stage between decoding and the sinks.
 pub struct Join {
     resolver: Resolver,
-    host_net_ns: u32,
     pending: HashMap<HeadKey, (Request, Vec<u8>)>,
     /// The keys of `pending` by the time their notice came, and when that was in ns since boot.
     deadlines: VecDeque<(u64, HeadKey)>,
@@ -59,24 +58,22 @@ pub struct Join {
     /// Sockets older than the tool, by cookie.
     existing: HashMap<u64, ExistingSocket>,
     /// Ends of heads that had been reported by time-out.
-    pub late_heads: u64,
-    /// Searches for the owners of older sockets that failed.
-    pub search_errors: u64,
+    late_heads: u64,
+    /// Looks that failed in searches for the owners of older sockets.
+    search_failures: u64,
 }
 
 impl Join {
-    /// `host_net_ns` is the inode number of the host's network namespace.
-    pub fn new(resolver: Resolver, host_net_ns: u32) -> Self {
+    pub fn new(resolver: Resolver) -> Self {
         Self {
             resolver,
-            host_net_ns,
             pending: HashMap::new(),
             deadlines: VecDeque::new(),
             reported: HashSet::new(),
             reported_order: VecDeque::new(),
             existing: HashMap::new(),
             late_heads: 0,
-            search_errors: 0,
+            search_failures: 0,
         }
     }
 
@@ -88,12 +85,26 @@ impl Join {
     /// missed in between.
     pub fn find_existing_sockets(&mut self) {
         match find_existing() {
-            Ok(sockets) => self.existing.extend(sockets.into_iter().map(|socket| (socket.cookie, socket))),
+            Ok(found) => {
+                self.search_failures += found.failures;
+                self.existing.extend(found.sockets.into_iter().map(|socket| (socket.cookie, socket)));
+            }
             Err(error) => {
-                self.search_errors += 1;
+                self.search_failures += 1;
                 tracing::warn!("sockets that were open before cannot be found: {error:#}");
             }
         }
+    }
+
+    /// What went wrong or was left out here and in the resolver, by kind.
+    pub fn counters(&self) -> [(&'static str, u64); 4] {
+        let resolver = self.resolver.counters();
+        [
+            ("late_heads", self.late_heads),
+            ("socket_search_failures", self.search_failures),
+            ("process_read_failures", resolver.failures),
+            ("processes_unannounced", resolver.unannounced),
+        ]
     }
 
     /// A judged head.
@@ -176,6 +187,7 @@ impl Join {
             _ => request.path_class().unwrap_or(PathClass::NotImds),
         };
         let (process, owner) = self.owner(request);
+        let host_net_ns = self.resolver.host_namespaces().net;
         let destination = address(request.family, request.destination, request.destination_port);
         let packet_destination = address(request.family, request.packet_destination, request.packet_port);
         Event {
@@ -185,7 +197,7 @@ impl Join {
             path_class,
             tap: Tap::Wire,
             owner,
-            net_ns: if request.net_ns == self.host_net_ns { NetNs::Host } else { NetNs::Other },
+            net_ns: if Some(request.net_ns) == host_net_ns { NetNs::Host } else { NetNs::Other },
             local: request.flags & request_flags::LOCAL != 0,
             forwarded: request.facts & facts::FORWARDED != 0,
             http,

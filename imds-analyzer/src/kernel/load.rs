@@ -24,7 +24,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_MODERN_OBJECT"));
 pub struct Loaded {
     ebpf: Ebpf,
     loss: PerCpuArray<MapData, u64>,
-    pub records: RingBuf<MapData>,
     pub hooks: Vec<Hook>,
     /// The sender hook in use, `Connect` if there is none.
     pub owner: OwnerHook,
@@ -91,10 +90,9 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
         let why = hooks.iter().find_map(|hook| hook.error.as_deref()).unwrap_or("unknown");
         return Err(anyhow!("the owner hook that was asked for cannot be had: {why}"));
     }
-    let records = RingBuf::try_from(ebpf.take_map(map::RECORDS).context("the object has no ring buffer")?)?;
     let loss = PerCpuArray::try_from(ebpf.take_map(map::LOSS).context("the object has no loss counters")?)?;
     release_memory();
-    Ok(Loaded { ebpf, loss, records, hooks, owner, _cgroup: cgroup })
+    Ok(Loaded { ebpf, loss, hooks, owner, _cgroup: cgroup })
 }
 
 fn attach(ebpf: &mut Ebpf, name: &'static str, cgroup: &cgroup::Root) -> Hook {
@@ -162,6 +160,11 @@ fn release_memory() {
 }
 
 impl Loaded {
+    /// The ring buffer that records come from; there is one.
+    pub fn take_records(&mut self) -> anyhow::Result<RingBuf<MapData>> {
+        Ok(RingBuf::try_from(self.ebpf.take_map(map::RECORDS).context("the ring buffer is taken")?)?)
+    }
+
     /// What the kernel side lost since load, by kind.
     pub fn loss(&self) -> Vec<(Loss, u64)> {
         Loss::ALL

@@ -1,0 +1,154 @@
+//! `check`: what this host supports, what would be used and why, and what helps where something is missing.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::{
+    cli::ExitCode,
+    kernel::{
+        features::Features,
+        load::{self, Hook},
+        plan::{self, Plan},
+    },
+    sanitize::escape,
+    settings::Format,
+};
+
+/// All there is to say, in the order it is said.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Whether `watch` would work here.
+    usable: bool,
+    kernel: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lockdown: Option<String>,
+    features: Vec<Finding>,
+    /// What would be done, in the order of decision.
+    plan: Vec<String>,
+    programs: Vec<ProgramFinding>,
+    /// What stands in the way, with the remedy.
+    obstacles: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    name: &'static str,
+    available: bool,
+    detail: String,
+    since: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct ProgramFinding {
+    name: &'static str,
+    attached: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified_instructions: Option<u32>,
+    load_ms: f64,
+}
+
+/// Prints the report. The programs are loaded and attached for a moment: that alone tells whether they can be.
+pub fn run(format: Format) -> anyhow::Result<ExitCode> {
+    let features = Features::probe();
+    let plan = plan::plan(&features, None);
+    let mut obstacles = Vec::new();
+    let mut programs = Vec::new();
+    let mut steps = Vec::new();
+    match plan {
+        Ok(plan) => {
+            match load::load(&plan) {
+                Ok(loaded) => programs = loaded.hooks.iter().map(program_finding).collect(),
+                Err(error) => obstacles.push(format!("{error:#}")),
+            }
+            let Plan { reasons, .. } = plan;
+            steps = reasons;
+        }
+        Err(impossible) => obstacles.extend(impossible.obstacles.iter().map(ToString::to_string)),
+    }
+    let report = Report {
+        usable: obstacles.is_empty(),
+        features: findings(&features),
+        kernel: features.kernel,
+        lockdown: features.lockdown,
+        plan: steps,
+        programs,
+        obstacles,
+    };
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Text => text(&report, &mut out)?,
+        Format::Json => {
+            serde_json::to_writer(&mut out, &report)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()?;
+    Ok(if report.usable { ExitCode::Ok } else { ExitCode::CannotRun })
+}
+
+fn findings(features: &Features) -> Vec<Finding> {
+    features
+        .probes
+        .iter()
+        .map(|probe| Finding {
+            name: probe.feature.name(),
+            available: probe.result.is_ok(),
+            detail: probe.result.clone().unwrap_or_else(|why| why),
+            since: probe.feature.since(),
+            remedy: probe.result.is_err().then(|| probe.feature.remedy()),
+        })
+        .collect()
+}
+
+fn program_finding(hook: &Hook) -> ProgramFinding {
+    ProgramFinding {
+        name: hook.program,
+        attached: hook.error.is_none(),
+        error: hook.error.clone(),
+        verified_instructions: hook.verified_instructions,
+        load_ms: (hook.load.as_secs_f64() * 1e4).round() / 10.0,
+    }
+}
+
+fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    let mark = |good: bool| if good { "ok" } else { "--" };
+    writeln!(out, "kernel    {}", escape(&report.kernel))?;
+    if let Some(lockdown) = &report.lockdown {
+        writeln!(out, "lockdown  {}", escape(lockdown))?;
+    }
+    writeln!(out, "\nThis host has")?;
+    for finding in &report.features {
+        writeln!(out, "  {}  {:<26} {}", mark(finding.available), finding.name, escape(&finding.detail))?;
+        if let Some(remedy) = finding.remedy {
+            writeln!(out, "      (kernel {}) {remedy}", finding.since)?;
+        }
+    }
+    if !report.plan.is_empty() {
+        writeln!(out, "\nIt would use")?;
+        for step in &report.plan {
+            writeln!(out, "  {}", escape(step))?;
+        }
+    }
+    if !report.programs.is_empty() {
+        writeln!(out, "\nPrograms, loaded and attached for a moment")?;
+        for program in &report.programs {
+            let cost = match program.verified_instructions {
+                Some(count) => format!("{count:>7} instructions verified in {:.1} ms", program.load_ms),
+                None => format!("loaded in {:.1} ms", program.load_ms),
+            };
+            writeln!(out, "  {}  {:<26} {cost}", mark(program.attached), program.name)?;
+            if let Some(error) = &program.error {
+                writeln!(out, "      {}", escape(error))?;
+            }
+        }
+    }
+    for obstacle in &report.obstacles {
+        writeln!(out, "\nIn the way: {}", escape(obstacle))?;
+    }
+    writeln!(out, "\n{}", if report.usable { "imds-analyzer works here." } else { "imds-analyzer cannot run here." })
+}

@@ -1,0 +1,81 @@
+//! `lab`: the analyzer against an IMDS of its own. The clients run in the lab's namespace, the hooks are the real ones
+//! at the root cgroup.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::{
+    cli::{ExitCode, LabArgs, Tokens},
+    lab::{self, Lab, Server, StepOutcome, Tour},
+    run::{self, Signals, say},
+    secrets::ArgsMode,
+    session::{Flow, Options, Session},
+    settings::{FailOn, Filter},
+};
+
+/// Builds the lab, tours it, and with `--keep` leaves it to the user until interrupted.
+pub async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let lab = Arc::new(Lab::local()?);
+    let tokens = match args.tokens {
+        Tokens::Optional => lab::Tokens::Optional,
+        Tokens::Required => lab::Tokens::Required,
+    };
+    let _server = Server::start(&lab.server, lab::Options { tokens })?;
+    let mut session = Session::start(Options {
+        owner: None,
+        args: ArgsMode::default(),
+        filter: Filter::default(),
+        fail_on: FailOn::default(),
+        count: None,
+        quiet: false,
+        sink: run::stdout_sink(args.format, args.color, args.verbose),
+    })?;
+    say(format_args!("ready: {}; an IMDS of our own in a private network namespace", session.describe()));
+
+    let mut flow = Flow::On;
+    for step in Tour::default().steps() {
+        if flow != Flow::On {
+            break;
+        }
+        say(format_args!("\n# {}: {}", step.title, step.expect));
+        let running = {
+            let (lab, step) = (Arc::clone(&lab), *step);
+            tokio::task::spawn_blocking(move || step.run(&lab))
+        };
+        tokio::pin!(running);
+        let outcome = loop {
+            tokio::select! {
+                next = session.next() => {
+                    flow = next.context("the output cannot be written")?;
+                    if flow != Flow::On { break None }
+                }
+                outcome = &mut running => break Some(outcome.context("a client's thread ended early")?),
+                () = signals.received() => { flow = Flow::Enough; break None }
+            }
+        };
+        if flow == Flow::On {
+            flow = session.drain().context("the output cannot be written")?;
+        }
+        match outcome {
+            Some(StepOutcome::Failed(why)) => say(format_args!("  the client failed: {why}")),
+            Some(StepOutcome::Skipped(why)) => say(format_args!("  left out: {why}")),
+            Some(StepOutcome::Refused) => say(format_args!("  IMDS refused it, as it requires tokens")),
+            Some(StepOutcome::Done) | None => {}
+        }
+    }
+
+    if args.keep && flow == Flow::On {
+        say(format_args!("\n{}", lab::keep_message(&lab)));
+        while flow == Flow::On {
+            tokio::select! {
+                next = session.next() => flow = next.context("the output cannot be written")?,
+                () = signals.received() => break,
+            }
+        }
+    }
+    let finished = session.finish().context("the output cannot be written")?;
+    run::summarise(&finished, args.format, args.color);
+    Ok(ExitCode::Ok)
+}

@@ -1,0 +1,233 @@
+//! The commands, and how they end.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+    process::Stdio,
+};
+
+use anyhow::Context;
+use imds_analyzer_ebpf::abi::OwnerHook;
+use tokio::{
+    process::Child,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use crate::{
+    check,
+    cli::{self, Cli, Command, ExitCode, LabArgs, WatchArgs},
+    lab_command,
+    session::{Finished, Flow, Options, Session, StartError},
+    settings::{self, ColorChoice, Format, OwnerChoice, WatchSettings},
+    sink::{self, Output, Sink, Style, json::JsonSink, loss, text::TextSink},
+};
+
+/// Runs what was typed.
+pub fn run(cli: Cli) -> ExitCode {
+    let verbose = match &cli.command {
+        Command::Watch(args) => args.verbose,
+        Command::Lab(args) => args.verbose,
+        _ => false,
+    };
+    diagnostics(verbose);
+    let result = match cli.command {
+        Command::Watch(args) => watch(args),
+        Command::Lab(args) => lab(&args),
+        Command::Check(args) => check::run(args.format),
+        Command::Schema => sink::schema::write(&mut io::stdout()).map(|()| ExitCode::Ok).map_err(Into::into),
+        Command::Completions(args) => cli::completions(args.shell, &mut io::stdout()).map(|()| ExitCode::Ok).map_err(Into::into),
+        Command::Man(args) => cli::man(args.dir.as_deref(), &mut io::stdout()).map(|()| ExitCode::Ok).map_err(Into::into),
+    };
+    result.unwrap_or_else(|error: anyhow::Error| {
+        if error.downcast_ref::<io::Error>().is_some_and(sink::is_closed) {
+            return ExitCode::Ok;
+        }
+        say(format_args!("imds-analyzer: {error:#}"));
+        match error.downcast_ref::<StartError>() {
+            Some(StartError::Impossible(_) | StartError::Refused(_)) => {
+                say(format_args!("`imds-analyzer check` says what this host has and what is missing."));
+                ExitCode::CannotRun
+            }
+            _ => ExitCode::Failed,
+        }
+    })
+}
+
+/// One line on stderr. If nobody reads it there is nobody to tell.
+pub fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Diagnostics go to stderr, never between the records.
+fn diagnostics(verbose: bool) {
+    let level = if verbose { tracing::Level::DEBUG } else { tracing::Level::WARN };
+    // A second subscriber is refused, which is as good.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .try_init();
+}
+
+/// One thread is enough: the work is a few microseconds a request.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("no event loop")
+}
+
+/// Where records go: stdout, in the format asked for.
+pub fn stdout_sink(format: Format, color: ColorChoice, verbose: bool) -> Box<dyn Sink> {
+    let output = Output::stdout();
+    match format {
+        Format::Text => Box::new(TextSink::new(output, Style::of(io::stdout(), color, verbose))),
+        Format::Json => Box::new(JsonSink::new(output, host_name())),
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+impl From<OwnerChoice> for Option<OwnerHook> {
+    fn from(choice: OwnerChoice) -> Self {
+        match choice {
+            OwnerChoice::Auto => None,
+            OwnerChoice::Connect => Some(OwnerHook::Connect),
+            OwnerChoice::TpBtf => Some(OwnerHook::TpBtf),
+        }
+    }
+}
+
+/// What ends a session from outside.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for any of them.
+    pub async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// What the user is told at the end, on stderr; JSON has it among its records.
+pub fn summarise(finished: &Finished, format: Format, color: ColorChoice) {
+    let style = Style::of(io::stderr(), color, false);
+    match format {
+        Format::Text => say(format_args!(
+            "\n{}",
+            finished.summary.render(style.columns(), style.color, &finished.loss).trim_end()
+        )),
+        Format::Json if !finished.loss.is_empty() => say(format_args!("{}", loss::describe(&finished.loss))),
+        Format::Json => {}
+    }
+}
+
+fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
+    let settings = match WatchSettings::try_from(args) {
+        Ok(settings) => settings,
+        Err(error) => {
+            say(format_args!("error: {error}"));
+            return Ok(ExitCode::Usage);
+        }
+    };
+    runtime()?.block_on(watch_session(settings))
+}
+
+async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let mut filter = settings.filter;
+    if settings.command.is_some() {
+        // Orphans of the command become our children instead of pid 1's, so that all it starts stays below us.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("child subreaper")?;
+        filter = filter.below(std::process::id());
+    }
+    let mut session = Session::start(Options {
+        owner: settings.owner.into(),
+        args: settings.args,
+        filter,
+        fail_on: settings.fail_on,
+        count: settings.count,
+        quiet: settings.quiet,
+        sink: stdout_sink(settings.format, settings.color, settings.verbose),
+    })?;
+    say(format_args!("ready: {}", session.describe()));
+
+    let mut child = settings.command.map(|command| spawn(&command)).transpose()?;
+    let duration = async {
+        match settings.duration {
+            Some(duration) => tokio::time::sleep(duration).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(duration);
+    let mut command_failed = false;
+    let mut open = true;
+    loop {
+        tokio::select! {
+            flow = session.next() => match flow.context("the output cannot be written")? {
+                Flow::On => {}
+                Flow::Enough => break,
+                Flow::Closed => { open = false; break }
+            },
+            status = ended(&mut child) => {
+                let status = status.context("the command's end was not seen")?;
+                if !status.success() {
+                    command_failed = true;
+                    say(format_args!("the command failed: {status}"));
+                }
+                break;
+            }
+            () = &mut duration => break,
+            () = signals.received() => break,
+        }
+    }
+    if open {
+        session.drain().context("the output cannot be written")?;
+    }
+    let finished = session.finish().context("the output cannot be written")?;
+    summarise(&finished, settings.format, settings.color);
+    Ok(if finished.failed {
+        ExitCode::FailOn
+    } else if command_failed {
+        ExitCode::Failed
+    } else {
+        ExitCode::Ok
+    })
+}
+
+/// Starts the command to be watched; what it prints goes to stderr, records alone go to stdout.
+fn spawn(command: &settings::Command) -> anyhow::Result<Child> {
+    tokio::process::Command::new(&command.program)
+        .args(&command.args)
+        .stdout(Stdio::from(io::stderr()))
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("{} cannot be started", command.program.display()))
+}
+
+async fn ended(child: &mut Option<Child>) -> io::Result<std::process::ExitStatus> {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(lab_command::run(args))
+}

@@ -1,0 +1,302 @@
+//! The loop of every command that watches: next record -> decode -> join -> resolve -> sinks.
+
+use std::{
+    io,
+    num::NonZeroU64,
+    time::{Duration, SystemTime},
+};
+
+use aya_log::EbpfLogger;
+use imds_analyzer_ebpf::abi::{OwnerHook, program};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{
+    decode::{self, DecodeError, Record},
+    event::Event,
+    join::Join,
+    kernel::{
+        features::Features,
+        load::{self, Hook, Loaded},
+        plan::{self, Impossible, Plan},
+        stream::Stream,
+    },
+    process::{Resolver, ResolverSettings},
+    secrets::ArgsMode,
+    settings::{FailOn, Filter},
+    sink::{self, Notice, Sink, summary::Summary},
+};
+
+/// Records handled before anything else gets a turn.
+const BATCH: usize = 256;
+/// Processes remembered.
+const PROCESSES: usize = 4096;
+
+/// What a session is to do with what it sees.
+pub struct Options {
+    pub owner: Option<OwnerHook>,
+    pub args: ArgsMode,
+    pub filter: Filter,
+    pub fail_on: FailOn,
+    pub count: Option<NonZeroU64>,
+    /// Write no requests, count them only.
+    pub quiet: bool,
+    pub sink: Box<dyn Sink>,
+}
+
+/// Why a session does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// By what was found before anything was tried.
+    #[error(transparent)]
+    Impossible(#[from] Impossible),
+    /// By what the kernel said.
+    #[error("{0:#}")]
+    Refused(anyhow::Error),
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Whether to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    On,
+    /// The count is reached.
+    Enough,
+    /// Whoever read the output has closed it.
+    Closed,
+}
+
+/// Hooks in the kernel, and what comes from them.
+pub struct Session {
+    stream: Stream,
+    loaded: Loaded,
+    join: Join,
+    outlet: Outlet,
+    decode_errors: Vec<(DecodeError, u64)>,
+    logger: Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>,
+}
+
+/// The end of the pipeline.
+struct Outlet {
+    filter: Filter,
+    fail_on: FailOn,
+    left: Option<u64>,
+    quiet: bool,
+    sink: Box<dyn Sink>,
+    summary: Summary,
+    failed: bool,
+}
+
+impl Outlet {
+    fn event(&mut self, event: &Event) -> io::Result<Flow> {
+        if self.left == Some(0) {
+            return Ok(Flow::Enough);
+        }
+        if !self.filter.matches(event) {
+            return Ok(Flow::On);
+        }
+        self.summary.add(event);
+        self.failed |= self.fail_on.matches(event);
+        if !self.quiet {
+            match self.sink.write(event) {
+                Err(error) if sink::is_closed(&error) => return Ok(Flow::Closed),
+                result => result?,
+            }
+        }
+        if let Some(left) = &mut self.left {
+            *left -= 1;
+            if *left == 0 {
+                return Ok(Flow::Enough);
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    fn flush(&mut self) -> io::Result<Flow> {
+        match self.sink.flush() {
+            Err(error) if sink::is_closed(&error) => Ok(Flow::Closed),
+            result => result.map(|()| Flow::On),
+        }
+    }
+}
+
+impl Session {
+    /// Probes, plans, loads and attaches. Must be called inside a tokio runtime.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let features = Features::probe();
+        let plan = plan::plan(&features, options.owner)?;
+        let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
+        let stream = Stream::new(loaded.take_records().map_err(StartError::Refused)?)?;
+        let resolver = Resolver::new(ResolverSettings { args: options.args, capacity: PROCESSES });
+        let mut join = Join::new(resolver);
+        join.find_existing_sockets();
+        let mut outlet = Outlet {
+            filter: options.filter,
+            fail_on: options.fail_on,
+            left: options.count.map(NonZeroU64::get),
+            quiet: options.quiet,
+            sink: options.sink,
+            summary: Summary::new(),
+            failed: false,
+        };
+        let hooks = notice_hooks(&loaded, &plan);
+        let hooks: Vec<_> = hooks
+            .iter()
+            .map(|(name, attached, reason)| sink::Hook { name, attached: *attached, reason })
+            .collect();
+        outlet
+            .sink
+            .notice(SystemTime::now(), &Notice::Start { kernel: &features.kernel, hooks: &hooks })?;
+        outlet.sink.flush()?;
+        let logger = logger(&mut loaded);
+        Ok(Self { stream, loaded, join, outlet, decode_errors: Vec::new(), logger })
+    }
+
+    /// One line on what is in place, for the ready notice.
+    pub fn describe(&self) -> String {
+        let missing: Vec<_> =
+            self.loaded.hooks.iter().filter(|hook| hook.error.is_some()).map(|hook| hook.program).collect();
+        let owner = self.loaded.owner.as_str();
+        if missing.is_empty() {
+            format!("wire tap attached, owner from {owner}")
+        } else {
+            format!("wire tap attached, owner from {owner}, without {}", missing.join(", "))
+        }
+    }
+
+    /// Waits for the next records, or for a head to time out, and handles them. Cancel safe.
+    pub async fn next(&mut self) -> io::Result<Flow> {
+        let deadline = self.join.next_deadline();
+        tokio::select! {
+            ready = self.stream.ready() => ready?,
+            () = sleep(deadline) => {}
+            () = kernel_messages(&mut self.logger) => {}
+        }
+        self.drain()
+    }
+
+    /// Handles what is there, without waiting.
+    pub fn drain(&mut self) -> io::Result<Flow> {
+        loop {
+            let Self { stream, join, outlet, decode_errors, .. } = self;
+            let mut outcome = Ok(Flow::On);
+            let count = stream.drain(BATCH, |bytes| {
+                let event = match decode::decode(bytes) {
+                    Ok(Record::Owner(owner, argv)) => {
+                        join.resolver().observe(&owner, argv);
+                        None
+                    }
+                    Ok(Record::Request(request, capture)) => join.request(&request, capture),
+                    Ok(Record::Pending(request, capture)) => join.unfinished(&request, capture),
+                    Err(error) => {
+                        count_error(decode_errors, error);
+                        None
+                    }
+                };
+                if let (Some(event), Ok(Flow::On)) = (event, &outcome) {
+                    outcome = outlet.event(&event);
+                }
+            });
+            while let (Ok(Flow::On), Some(event)) = (&outcome, join.expired()) {
+                outcome = outlet.event(&event);
+            }
+            match outcome {
+                Ok(Flow::On) if count == BATCH => {}
+                Ok(Flow::On) => return self.outlet.flush(),
+                other => {
+                    let flushed = self.outlet.flush()?;
+                    return other.map(|flow| if flushed == Flow::Closed { flushed } else { flow });
+                }
+            }
+        }
+    }
+
+    /// Reports what is still unfinished and sums up. Returns the summary, what was lost, and whether `--fail-on`
+    /// matched.
+    pub fn finish(mut self) -> io::Result<Finished> {
+        while let Some(event) = self.join.unfinished_at_end() {
+            if self.outlet.event(&event)? != Flow::On {
+                break;
+            }
+        }
+        let loss = self.loss();
+        let notice = Notice::Summary { summary: &self.outlet.summary, loss: &loss };
+        let written = self.outlet.sink.notice(SystemTime::now(), &notice);
+        match written.and_then(|()| self.outlet.sink.flush()) {
+            Err(error) if !sink::is_closed(&error) => return Err(error),
+            _ => {}
+        }
+        Ok(Finished { summary: self.outlet.summary, loss, failed: self.outlet.failed })
+    }
+
+    /// All that was lost, by kind.
+    fn loss(&self) -> Vec<(&'static str, u64)> {
+        let counters = self.join.counters();
+        let mut loss: Vec<_> = self.loaded.loss().into_iter().map(|(kind, count)| (kind.as_str(), count)).collect();
+        loss.push(("recursion_misses", self.loaded.recursion_misses()));
+        loss.extend(self.decode_errors.iter().map(|(kind, count)| (kind.as_str(), *count)));
+        loss.extend(counters);
+        loss.retain(|&(_, count)| count > 0);
+        loss
+    }
+}
+
+/// The end of a session.
+pub struct Finished {
+    pub summary: Summary,
+    pub loss: Vec<(&'static str, u64)>,
+    /// `--fail-on` matched.
+    pub failed: bool,
+}
+
+fn count_error(errors: &mut Vec<(DecodeError, u64)>, error: DecodeError) {
+    match errors.iter_mut().find(|(kind, _)| *kind == error) {
+        Some((_, count)) => *count += 1,
+        None => errors.push((error, 1)),
+    }
+}
+
+async fn sleep(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Name, whether attached, and why, of each hook.
+fn notice_hooks(loaded: &Loaded, plan: &Plan) -> Vec<(&'static str, bool, String)> {
+    let reason = |hook: &Hook| match &hook.error {
+        Some(error) => error.clone(),
+        None if hook.program == program::EGRESS => plan.reasons.first().cloned().unwrap_or_default(),
+        None if hook.program == program::TP_BTF => plan.reasons.get(1).cloned().unwrap_or_default(),
+        None => "always used where it can be had".to_owned(),
+    };
+    loaded.hooks.iter().map(|hook| (hook.program, hook.error.is_none(), reason(hook))).collect()
+}
+
+/// The kernel side's rare diagnostics, through `log` into `tracing`.
+fn logger(loaded: &mut Loaded) -> Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>> {
+    let logger = match EbpfLogger::init(loaded.ebpf()) {
+        Ok(logger) => logger,
+        Err(error) => {
+            tracing::warn!("no diagnostics from the kernel side: {error}");
+            return None;
+        }
+    };
+    // SAFETY: the logger owns its ring buffer's descriptor and keeps it until it is dropped.
+    match unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) } {
+        Ok(logger) => Some(logger),
+        Err(error) => {
+            tracing::warn!("no diagnostics from the kernel side: {error}");
+            None
+        }
+    }
+}
+
+async fn kernel_messages(logger: &mut Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>) {
+    let Some(logger) = logger else { return std::future::pending().await };
+    if let Ok(mut guard) = logger.readable_mut().await {
+        guard.get_inner_mut().flush();
+        guard.clear_ready();
+    }
+}
