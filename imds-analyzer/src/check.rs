@@ -88,7 +88,11 @@ pub fn run(format: Format) -> anyhow::Result<ExitCode> {
         }
     }
     out.flush()?;
-    Ok(if report.usable { ExitCode::Ok } else { ExitCode::CannotRun })
+    Ok(if report.usable {
+        ExitCode::Ok
+    } else {
+        ExitCode::CannotRun
+    })
 }
 
 fn findings(features: &Features) -> Vec<Finding> {
@@ -123,7 +127,13 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
     }
     writeln!(out, "\nThis host has")?;
     for finding in &report.features {
-        writeln!(out, "  {}  {:<26} {}", mark(finding.available), finding.name, escape(&finding.detail))?;
+        writeln!(
+            out,
+            "  {}  {:<26} {}",
+            mark(finding.available),
+            finding.name,
+            escape(&finding.detail)
+        )?;
         if let Some(remedy) = finding.remedy {
             writeln!(out, "      (kernel {}) {remedy}", finding.since)?;
         }
@@ -150,5 +160,13 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
     for obstacle in &report.obstacles {
         writeln!(out, "\nIn the way: {}", escape(obstacle))?;
     }
-    writeln!(out, "\n{}", if report.usable { "imds-analyzer works here." } else { "imds-analyzer cannot run here." })
+    writeln!(
+        out,
+        "\n{}",
+        if report.usable {
+            "imds-analyzer works here."
+        } else {
+            "imds-analyzer cannot run here."
+        }
+    )
 }

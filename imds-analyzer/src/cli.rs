@@ -1,1 +1,268 @@
-//! (being written)
+//! What can be typed. [`crate::settings`] says what it means.
+
+use std::{ffi::OsString, num::NonZeroU64, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+
+use crate::{
+    secrets::ArgsMode,
+    settings::{ColorChoice, FailCondition, Format, OwnerChoice},
+};
+
+mod generate;
+
+pub use self::generate::{completions, man};
+
+/// How the program ends; part of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// All went well; that the reader of the output went away is well too.
+    Ok = 0,
+    /// Something failed, as said on stderr.
+    Failed = 1,
+    /// The arguments make no sense. Clap uses the same code.
+    Usage = 2,
+    /// `--fail-on` matched.
+    FailOn = 3,
+    /// This host cannot run it; `check` explains.
+    CannotRun = 4,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  fine
+  1  failed
+  2  wrong usage
+  3  --fail-on matched
+  4  this host cannot run it (imds-analyzer check explains)";
+
+const EXAMPLES: &str = "\
+Examples:
+  imds-analyzer watch                        Show every call to IMDS and who made it
+  imds-analyzer watch --v1 --duration 10m    Only calls without a token, for ten minutes
+  imds-analyzer watch --fail-on v1 -- CMD    Fail if CMD still makes v1 calls
+  imds-analyzer check                        Say what this host supports
+  imds-analyzer lab                          Try it without EC2";
+
+const WATCH_EXAMPLES: &str = "\
+Examples:
+  imds-analyzer watch --v1 --duration 10m
+      Who still calls IMDS without a token?
+  imds-analyzer watch --path security-credentials --format json
+      Who fetches credentials? One JSON object a line, for jq or a log
+  imds-analyzer watch --duration 5m --fail-on v1,unknown --quiet
+      In a pipeline: exit code 3 if a v1 call, or one that could not be judged, was made
+  imds-analyzer watch --fail-on v1 -- aws s3 ls
+      Run a command and watch only what it and its children send";
+
+/// Finds the processes that still talk to the EC2 Instance Metadata Service without a session token (IMDSv1).
+#[derive(Clone, Debug, Parser)]
+#[command(version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"), max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Show the calls to IMDS as they are made, and a summary at the end
+    #[command(after_help = format!("{WATCH_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Watch(WatchArgs),
+    /// Say what this host supports, what would be used and why, and what to do about what is missing
+    #[command(after_help = EXIT_CODES)]
+    Check(CheckArgs),
+    /// Run the whole tool against an IMDS of its own in a private network namespace
+    #[command(after_help = EXIT_CODES)]
+    Lab(LabArgs),
+    /// Print the JSON Schema of the records
+    Schema,
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write all of them to a directory
+    Man(ManArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct WatchArgs {
+    /// How to write the calls: text for people, JSON for programs
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+
+    /// When to use colour; auto means on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// Show all that is known of each call
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// Write no calls, only the summary
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Only v1 calls
+    #[arg(long, help_heading = "Which calls")]
+    pub v1: bool,
+
+    /// Only calls of these processes
+    #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
+    pub pid: Vec<u32>,
+
+    /// Only calls of processes of this name, as ps -o comm shows it
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
+    pub comm: Vec<String>,
+
+    /// Only calls of these users
+    #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
+    pub uid: Vec<u32>,
+
+    /// Only calls whose path contains this text, such as security-credentials
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
+    pub path: Vec<String>,
+
+    /// Stop after this time, such as 90s or 10m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "When to stop")]
+    pub duration: Option<Duration>,
+
+    /// Stop after this many calls
+    #[arg(long, value_name = "N", help_heading = "When to stop")]
+    pub count: Option<NonZeroU64>,
+
+    /// End with exit code 3 if such a call was seen
+    ///
+    /// Filters apply first. v1 and unknown mean calls to the metadata service itself; a v1 call to an address of this
+    /// host (a proxy or a mock) is v1-local.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "KIND",
+        value_delimiter = ',',
+        help_heading = "When to stop"
+    )]
+    pub fail_on: Vec<FailCondition>,
+
+    /// What says who sent a call: auto takes the best this kernel has
+    #[arg(long, value_enum, default_value_t, value_name = "HOOK")]
+    pub owner: OwnerChoice,
+
+    /// How much of command lines to show; tokens are masked always, redacted masks passwords and keys too
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub args: ArgsMode,
+
+    /// Run this command, watch only it and its children, and stop when it ends
+    #[arg(last = true)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// How to write the findings
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LabArgs {
+    /// Leave the lab running until interrupted, to send calls by hand
+    #[arg(long)]
+    pub keep: bool,
+
+    /// How to write the calls: text for people, JSON for programs
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+
+    /// When to use colour; auto means on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// Whether the lab's IMDS answers v1 calls (optional) or refuses them (required)
+    #[arg(long, value_enum, default_value_t)]
+    pub tokens: Tokens,
+
+    /// Show all that is known of each call
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// An instance's HttpTokens option.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Tokens {
+    /// IMDSv1 and IMDSv2.
+    #[default]
+    Optional,
+    /// IMDSv2 only.
+    Required,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ManArgs {
+    /// Write the pages of all commands here
+    pub dir: Option<PathBuf>,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("must be more than 0".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write it like 90s, 10m or 1h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn error(args: &str) -> clap::Error {
+        let args = std::iter::once("imds-analyzer").chain(args.split_whitespace());
+        Cli::try_parse_from(args).expect_err("wrong usage")
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_name_the_flag() {
+        for (args, kind, flag) in [
+            ("watch --duration 10", ErrorKind::ValueValidation, "--duration"),
+            ("watch --duration 0s", ErrorKind::ValueValidation, "--duration"),
+            ("watch --count 0", ErrorKind::ValueValidation, "--count"),
+            ("watch --fail-on v2", ErrorKind::InvalidValue, "--fail-on"),
+            ("watch --path=", ErrorKind::InvalidValue, "--path"),
+            ("watch -q -v", ErrorKind::ArgumentConflict, "--quiet"),
+            ("watch --owner kprobe", ErrorKind::InvalidValue, "--owner"),
+            ("watch ls", ErrorKind::UnknownArgument, "ls"),
+        ] {
+            let error = error(args);
+            assert_eq!(error.kind(), kind, "{args}");
+            assert!(error.to_string().contains(flag), "{error}");
+            assert_eq!(error.exit_code(), ExitCode::Usage as i32, "{args}");
+        }
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        let mut command = Cli::command();
+        command.build();
+        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+            let help = command.clone().term_width(100).render_help().to_string();
+            assert!(help.lines().all(|line| line.len() <= 100), "{help}");
+        }
+    }
+}

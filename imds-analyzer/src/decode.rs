@@ -44,7 +44,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     match kind {
         RecordKind::Owner => {
             let (owner, rest) = Owner::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
-            Ok(Record::Owner(Box::new(owner), rest.get(..data_len).ok_or(DecodeError::Data)?))
+            Ok(Record::Owner(
+                Box::new(owner),
+                rest.get(..data_len).ok_or(DecodeError::Data)?,
+            ))
         }
         RecordKind::Request | RecordKind::Pending => {
             let (request, rest) = Request::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
@@ -59,7 +62,11 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed assertion is the point of a test")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a failed assertion is the point of a test"
+    )]
 
     use imds_analyzer_ebpf::abi::Task;
     use proptest::prelude::{any, proptest};
@@ -69,8 +76,16 @@ mod tests {
 
     fn request(kind: u16, data_len: u16) -> Request {
         let mut request = Request::new_zeroed();
-        request.header = Header { time: 7, kind, data_len, reserved: 0 };
-        request.task = Task { tgid: 42, ..Task::default() };
+        request.header = Header {
+            time: 7,
+            kind,
+            data_len,
+            reserved: 0,
+        };
+        request.task = Task {
+            tgid: 42,
+            ..Task::default()
+        };
         request
     }
 
@@ -78,14 +93,22 @@ mod tests {
     fn a_record_comes_back_as_it_was() {
         let mut bytes = request(2, 5).as_bytes().to_vec();
         bytes.extend_from_slice(b"GET /and what was there before");
-        let Record::Request(request, capture) = decode(&bytes).unwrap() else { panic!("not a request") };
-        assert_eq!((request.task.tgid, request.header.time, capture), (42, 7, &b"GET /"[..]));
+        let Record::Request(request, capture) = decode(&bytes).unwrap() else {
+            panic!("not a request")
+        };
+        assert_eq!(
+            (request.task.tgid, request.header.time, capture),
+            (42, 7, &b"GET /"[..])
+        );
     }
 
     #[test]
     fn what_is_no_record_is_refused_with_its_kind() {
         assert_eq!(decode(&[]).unwrap_err(), DecodeError::Short);
-        assert_eq!(decode(request(2, 0).as_bytes().get(..40).unwrap()).unwrap_err(), DecodeError::Short);
+        assert_eq!(
+            decode(request(2, 0).as_bytes().get(..40).unwrap()).unwrap_err(),
+            DecodeError::Short
+        );
         assert_eq!(decode(request(9, 0).as_bytes()).unwrap_err(), DecodeError::Kind);
         assert_eq!(decode(request(2, 1).as_bytes()).unwrap_err(), DecodeError::Data);
     }

@@ -43,7 +43,11 @@ struct HeadKey {
 
 impl HeadKey {
     fn of(request: &Request) -> Self {
-        Self { cookie: request.cookie, sock: request.sock, seq: request.seq }
+        Self {
+            cookie: request.cookie,
+            sock: request.sock,
+            seq: request.seq,
+        }
     }
 }
 
@@ -87,7 +91,8 @@ impl Join {
         match find_existing() {
             Ok(found) => {
                 self.search_failures += found.failures;
-                self.existing.extend(found.sockets.into_iter().map(|socket| (socket.cookie, socket)));
+                self.existing
+                    .extend(found.sockets.into_iter().map(|socket| (socket.cookie, socket)));
             }
             Err(error) => {
                 self.search_failures += 1;
@@ -124,7 +129,11 @@ impl Join {
         if self.pending.insert(key, (*request, capture.to_vec())).is_none() {
             self.deadlines.push_back((request.header.time, key));
         }
-        if self.pending.len() > PENDING_MAX { self.next_expired(u64::MAX, Reason::Unfinished) } else { None }
+        if self.pending.len() > PENDING_MAX {
+            self.next_expired(u64::MAX, Reason::Unfinished)
+        } else {
+            None
+        }
     }
 
     /// How long until a head times out.
@@ -141,7 +150,10 @@ impl Join {
     /// The next head that has timed out by now.
     pub fn expired(&mut self) -> Option<Event> {
         let timeout = HEAD_TIMEOUT.as_nanos() as u64;
-        self.next_expired((since_boot().as_nanos() as u64).saturating_sub(timeout), Reason::Timeout)
+        self.next_expired(
+            (since_boot().as_nanos() as u64).saturating_sub(timeout),
+            Reason::Timeout,
+        )
     }
 
     /// All heads that are still unfinished, at the end of a run.
@@ -156,7 +168,9 @@ impl Join {
                 return None;
             }
             self.deadlines.pop_front();
-            let Some((mut request, capture)) = self.pending.remove(&key) else { continue };
+            let Some((mut request, capture)) = self.pending.remove(&key) else {
+                continue;
+            };
             request.verdict = Verdict::Unknown as u8;
             request.reason = reason as u8;
             self.remember_reported(key);
@@ -197,7 +211,11 @@ impl Join {
             path_class,
             tap: Tap::Wire,
             owner,
-            net_ns: if Some(request.net_ns) == host_net_ns { NetNs::Host } else { NetNs::Other },
+            net_ns: if Some(request.net_ns) == host_net_ns {
+                NetNs::Host
+            } else {
+                NetNs::Other
+            },
             local: request.flags & request_flags::LOCAL != 0,
             forwarded: request.facts & facts::FORWARDED != 0,
             http,
@@ -217,7 +235,10 @@ impl Join {
         if !self.existing.contains_key(&request.cookie) {
             self.find_existing_sockets();
         }
-        let holder = self.existing.get(&request.cookie).and_then(|socket| socket.holders.first().copied());
+        let holder = self
+            .existing
+            .get(&request.cookie)
+            .and_then(|socket| socket.holders.first().copied());
         match holder.and_then(|pid| self.resolver.from_pid(pid)) {
             Some(process) => (Some(process), Some(OwnerHook::SockDiag)),
             None => (None, None),
@@ -227,13 +248,19 @@ impl Join {
 
 /// The thread, where it is not the process's first.
 fn thread(task: &Task) -> Option<Thread> {
-    (task.tgid != 0 && task.tid != task.tgid)
-        .then(|| Thread { id: task.tid, name: sanitize::comm(&task.thread_comm) })
+    (task.tgid != 0 && task.tid != task.tgid).then(|| Thread {
+        id: task.tid,
+        name: sanitize::comm(&task.thread_comm),
+    })
 }
 
 fn address(family: u8, bytes: [u8; 16], port: u16) -> SocketAddr {
     let [a, b, c, d, ..] = bytes;
-    let ip = if family == 6 { IpAddr::V6(Ipv6Addr::from(bytes)) } else { IpAddr::V4(Ipv4Addr::new(a, b, c, d)) };
+    let ip = if family == 6 {
+        IpAddr::V6(Ipv6Addr::from(bytes))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
     SocketAddr::new(ip, port)
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Builds the lab, tours it, and with `--keep` leaves it to the user until interrupted.
-pub async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let lab = Arc::new(Lab::local()?);
     let tokens = match args.tokens {
@@ -32,7 +32,10 @@ pub async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
         quiet: false,
         sink: run::stdout_sink(args.format, args.color, args.verbose),
     })?;
-    say(format_args!("ready: {}; an IMDS of our own in a private network namespace", session.describe()));
+    say(format_args!(
+        "ready: {}; an IMDS of our own in a private network namespace",
+        session.describe()
+    ));
 
     let mut flow = Flow::On;
     for step in Tour::default().steps() {

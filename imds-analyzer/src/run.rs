@@ -34,9 +34,15 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Watch(args) => watch(args),
         Command::Lab(args) => lab(&args),
         Command::Check(args) => check::run(args.format),
-        Command::Schema => sink::schema::write(&mut io::stdout()).map(|()| ExitCode::Ok).map_err(Into::into),
-        Command::Completions(args) => cli::completions(args.shell, &mut io::stdout()).map(|()| ExitCode::Ok).map_err(Into::into),
-        Command::Man(args) => cli::man(args.dir.as_deref(), &mut io::stdout()).map(|()| ExitCode::Ok).map_err(Into::into),
+        Command::Schema => sink::schema::write(&mut io::stdout())
+            .map(|()| ExitCode::Ok)
+            .map_err(Into::into),
+        Command::Completions(args) => cli::completions(args.shell, &mut io::stdout())
+            .map(|()| ExitCode::Ok)
+            .map_err(Into::into),
+        Command::Man(args) => cli::man(args.dir.as_deref(), &mut io::stdout())
+            .map(|()| ExitCode::Ok)
+            .map_err(Into::into),
     };
     result.unwrap_or_else(|error: anyhow::Error| {
         if error.downcast_ref::<io::Error>().is_some_and(sink::is_closed) {
@@ -45,7 +51,9 @@ pub fn run(cli: Cli) -> ExitCode {
         say(format_args!("imds-analyzer: {error:#}"));
         match error.downcast_ref::<StartError>() {
             Some(StartError::Impossible(_) | StartError::Refused(_)) => {
-                say(format_args!("`imds-analyzer check` says what this host has and what is missing."));
+                say(format_args!(
+                    "`imds-analyzer check` says what this host has and what is missing."
+                ));
                 ExitCode::CannotRun
             }
             _ => ExitCode::Failed,
@@ -60,7 +68,11 @@ pub fn say(line: fmt::Arguments<'_>) {
 
 /// Diagnostics go to stderr, never between the records.
 fn diagnostics(verbose: bool) {
-    let level = if verbose { tracing::Level::DEBUG } else { tracing::Level::WARN };
+    let level = if verbose {
+        tracing::Level::DEBUG
+    } else {
+        tracing::Level::WARN
+    };
     // A second subscriber is refused, which is as good.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
@@ -73,7 +85,10 @@ fn diagnostics(verbose: bool) {
 
 /// One thread is enough: the work is a few microseconds a request.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("no event loop")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no event loop")
 }
 
 /// Where records go: stdout, in the format asked for.
@@ -131,7 +146,10 @@ pub fn summarise(finished: &Finished, format: Format, color: ColorChoice) {
     match format {
         Format::Text => say(format_args!(
             "\n{}",
-            finished.summary.render(style.columns(), style.color, &finished.loss).trim_end()
+            finished
+                .summary
+                .render(style.columns(), style.color, &finished.loss)
+                .trim_end()
         )),
         Format::Json if !finished.loss.is_empty() => say(format_args!("{}", loss::describe(&finished.loss))),
         Format::Json => {}

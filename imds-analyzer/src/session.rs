@@ -127,7 +127,10 @@ impl Session {
         let plan = plan::plan(&features, options.owner)?;
         let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
         let stream = Stream::new(loaded.take_records().map_err(StartError::Refused)?)?;
-        let resolver = Resolver::new(ResolverSettings { args: options.args, capacity: PROCESSES });
+        let resolver = Resolver::new(ResolverSettings {
+            args: options.args,
+            capacity: PROCESSES,
+        });
         let mut join = Join::new(resolver);
         join.find_existing_sockets();
         let mut outlet = Outlet {
@@ -142,20 +145,40 @@ impl Session {
         let hooks = notice_hooks(&loaded, &plan);
         let hooks: Vec<_> = hooks
             .iter()
-            .map(|(name, attached, reason)| sink::Hook { name, attached: *attached, reason })
+            .map(|(name, attached, reason)| sink::Hook {
+                name,
+                attached: *attached,
+                reason,
+            })
             .collect();
-        outlet
-            .sink
-            .notice(SystemTime::now(), &Notice::Start { kernel: &features.kernel, hooks: &hooks })?;
+        outlet.sink.notice(
+            SystemTime::now(),
+            &Notice::Start {
+                kernel: &features.kernel,
+                hooks: &hooks,
+            },
+        )?;
         outlet.sink.flush()?;
         let logger = logger(&mut loaded);
-        Ok(Self { stream, loaded, join, outlet, decode_errors: Vec::new(), logger })
+        Ok(Self {
+            stream,
+            loaded,
+            join,
+            outlet,
+            decode_errors: Vec::new(),
+            logger,
+        })
     }
 
     /// One line on what is in place, for the ready notice.
     pub fn describe(&self) -> String {
-        let missing: Vec<_> =
-            self.loaded.hooks.iter().filter(|hook| hook.error.is_some()).map(|hook| hook.program).collect();
+        let missing: Vec<_> = self
+            .loaded
+            .hooks
+            .iter()
+            .filter(|hook| hook.error.is_some())
+            .map(|hook| hook.program)
+            .collect();
         let owner = self.loaded.owner.as_str();
         if missing.is_empty() {
             format!("wire tap attached, owner from {owner}")
@@ -178,7 +201,13 @@ impl Session {
     /// Handles what is there, without waiting.
     pub fn drain(&mut self) -> io::Result<Flow> {
         loop {
-            let Self { stream, join, outlet, decode_errors, .. } = self;
+            let Self {
+                stream,
+                join,
+                outlet,
+                decode_errors,
+                ..
+            } = self;
             let mut outcome = Ok(Flow::On);
             let count = stream.drain(BATCH, |bytes| {
                 let event = match decode::decode(bytes) {
@@ -220,19 +249,31 @@ impl Session {
             }
         }
         let loss = self.loss();
-        let notice = Notice::Summary { summary: &self.outlet.summary, loss: &loss };
+        let notice = Notice::Summary {
+            summary: &self.outlet.summary,
+            loss: &loss,
+        };
         let written = self.outlet.sink.notice(SystemTime::now(), &notice);
         match written.and_then(|()| self.outlet.sink.flush()) {
             Err(error) if !sink::is_closed(&error) => return Err(error),
             _ => {}
         }
-        Ok(Finished { summary: self.outlet.summary, loss, failed: self.outlet.failed })
+        Ok(Finished {
+            summary: self.outlet.summary,
+            loss,
+            failed: self.outlet.failed,
+        })
     }
 
     /// All that was lost, by kind.
     fn loss(&self) -> Vec<(&'static str, u64)> {
         let counters = self.join.counters();
-        let mut loss: Vec<_> = self.loaded.loss().into_iter().map(|(kind, count)| (kind.as_str(), count)).collect();
+        let mut loss: Vec<_> = self
+            .loaded
+            .loss()
+            .into_iter()
+            .map(|(kind, count)| (kind.as_str(), count))
+            .collect();
         loss.push(("recursion_misses", self.loaded.recursion_misses()));
         loss.extend(self.decode_errors.iter().map(|(kind, count)| (kind.as_str(), *count)));
         loss.extend(counters);
@@ -271,7 +312,11 @@ fn notice_hooks(loaded: &Loaded, plan: &Plan) -> Vec<(&'static str, bool, String
         None if hook.program == program::TP_BTF => plan.reasons.get(1).cloned().unwrap_or_default(),
         None => "always used where it can be had".to_owned(),
     };
-    loaded.hooks.iter().map(|hook| (hook.program, hook.error.is_none(), reason(hook))).collect()
+    loaded
+        .hooks
+        .iter()
+        .map(|hook| (hook.program, hook.error.is_none(), reason(hook)))
+        .collect()
 }
 
 /// The kernel side's rare diagnostics, through `log` into `tracing`.
@@ -294,7 +339,9 @@ fn logger(loaded: &mut Loaded) -> Option<AsyncFd<EbpfLogger<&'static dyn log::Lo
 }
 
 async fn kernel_messages(logger: &mut Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>) {
-    let Some(logger) = logger else { return std::future::pending().await };
+    let Some(logger) = logger else {
+        return std::future::pending().await;
+    };
     if let Ok(mut guard) = logger.readable_mut().await {
         guard.get_inner_mut().flush();
         guard.clear_ready();

@@ -1,1 +1,222 @@
-//! (being written)
+//! What the command line means: typed and checked, so that nothing behind it sees a string that may be absent.
+
+use std::{ffi::OsString, fmt, num::NonZeroU64, time::Duration};
+
+use clap::ValueEnum;
+use imds_analyzer_ebpf::{
+    abi::COMM_LEN,
+    classify::{Verdict, Version},
+};
+
+use crate::{
+    cli::WatchArgs,
+    event::{Event, Process},
+    secrets::ArgsMode,
+};
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `--color`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl ColorChoice {
+    /// Whether to colour a stream.
+    pub const fn enabled(self, is_terminal: bool, no_color: bool) -> bool {
+        match self {
+            Self::Auto => is_terminal && !no_color,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
+/// `--owner`: which hook is to say who sent a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OwnerChoice {
+    /// The best one this kernel has.
+    #[default]
+    Auto,
+    /// The process that connected.
+    Connect,
+    /// The process that sent.
+    #[value(name = "tp_btf")]
+    TpBtf,
+}
+
+/// What `watch` is to do.
+#[derive(Clone, Debug)]
+pub struct WatchSettings {
+    pub format: Format,
+    pub color: ColorChoice,
+    pub verbose: bool,
+    /// Write no requests.
+    pub quiet: bool,
+    pub filter: Filter,
+    pub duration: Option<Duration>,
+    /// Stop after as many requests that pass the filter.
+    pub count: Option<NonZeroU64>,
+    pub fail_on: FailOn,
+    pub owner: OwnerChoice,
+    pub args: ArgsMode,
+    pub command: Option<Command>,
+}
+
+/// A program to run and watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    pub program: OsString,
+    pub args: Vec<OsString>,
+}
+
+/// Flags that contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    #[error("--fail-on {0} never matches with --v1, which leaves such requests out: drop --v1 or {0}")]
+    NeverFails(FailCondition),
+}
+
+impl TryFrom<WatchArgs> for WatchSettings {
+    type Error = SettingsError;
+
+    fn try_from(args: WatchArgs) -> Result<Self, SettingsError> {
+        if args.v1 && args.fail_on.contains(&FailCondition::Unknown) {
+            return Err(SettingsError::NeverFails(FailCondition::Unknown));
+        }
+        let mut command = args.command.into_iter();
+        Ok(Self {
+            format: args.format,
+            color: args.color,
+            verbose: args.verbose,
+            quiet: args.quiet,
+            filter: Filter {
+                only_v1: args.v1,
+                pids: args.pid,
+                comms: args.comm,
+                uids: args.uid,
+                paths: args.path,
+                root: None,
+            },
+            duration: args.duration,
+            count: args.count,
+            fail_on: FailOn(args.fail_on),
+            owner: args.owner,
+            args: args.args,
+            command: command.next().map(|program| Command {
+                program,
+                args: command.collect(),
+            }),
+        })
+    }
+}
+
+/// Which requests count: a request must pass every kind of condition given, by one value of each.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    only_v1: bool,
+    pids: Vec<u32>,
+    comms: Vec<String>,
+    uids: Vec<u32>,
+    paths: Vec<String>,
+    root: Option<u32>,
+}
+
+impl Filter {
+    /// Further lets pass only what process `pid` and its descendants send.
+    pub fn below(self, pid: u32) -> Self {
+        Self {
+            root: Some(pid),
+            ..self
+        }
+    }
+
+    pub fn matches(&self, event: &Event) -> bool {
+        (!self.only_v1 || event.verdict.version() == Version::V1)
+            && self.matches_path(event)
+            && self.matches_process(event.process.as_deref())
+    }
+
+    fn matches_path(&self, event: &Event) -> bool {
+        let path = event.http.path.as_deref().unwrap_or_default();
+        self.paths.is_empty() || self.paths.iter().any(|part| path.contains(part))
+    }
+
+    /// A request of an unknown process passes no condition on processes.
+    fn matches_process(&self, process: Option<&Process>) -> bool {
+        let any = self.pids.is_empty() && self.comms.is_empty() && self.uids.is_empty() && self.root.is_none();
+        any || process.is_some_and(|process| {
+            (self.pids.is_empty() || self.pids.contains(&process.pid))
+                && (self.comms.is_empty() || self.comms.iter().any(|comm| is_comm(comm, &process.name)))
+                && (self.uids.is_empty() || process.user.id.is_some_and(|uid| self.uids.contains(&uid)))
+                && self.root.is_none_or(|root| is_below(process, root))
+        })
+    }
+}
+
+/// Whether `name`, as the kernel keeps it, is `typed`: it keeps the first 15 bytes only.
+fn is_comm(typed: &str, name: &str) -> bool {
+    let kept = typed.as_bytes().get(..COMM_LEN - 1).unwrap_or(typed.as_bytes());
+    name == typed || name.as_bytes() == kept
+}
+
+fn is_below(process: &Process, root: u32) -> bool {
+    process.pid == root || process.ancestors.iter().any(|ancestor| ancestor.pid == root)
+}
+
+/// One of `--fail-on`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailCondition {
+    /// A v1 call to the metadata service.
+    V1,
+    /// A v1 call to an address of this host (a proxy or a mock).
+    V1Local,
+    /// A call to the metadata service that could not be judged.
+    Unknown,
+}
+
+impl FailCondition {
+    fn matches(self, event: &Event) -> bool {
+        match self {
+            Self::V1 => event.verdict == Verdict::V1 && !event.local,
+            Self::V1Local => event.verdict == Verdict::V1 && event.local,
+            Self::Unknown => event.verdict == Verdict::Unknown && !event.local,
+        }
+    }
+}
+
+impl fmt::Display for FailCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::V1Local => "v1-local",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// `--fail-on`: requests that make the exit code [`crate::cli::ExitCode::FailOn`].
+#[derive(Clone, Debug, Default)]
+pub struct FailOn(Vec<FailCondition>);
+
+impl FailOn {
+    pub fn matches(&self, event: &Event) -> bool {
+        self.0.iter().any(|condition| condition.matches(event))
+    }
+}
+
+#[cfg(test)]
+mod tests;

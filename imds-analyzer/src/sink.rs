@@ -1,1 +1,75 @@
-//! (being written)
+//! Where records go. Formatting is pure; a sink adds a buffer and a file.
+
+use std::{
+    io::{self, BufWriter, IsTerminal, Stdout, Write},
+    time::SystemTime,
+};
+
+use crate::event::Event;
+
+pub mod json;
+mod layout;
+pub mod loss;
+mod notice;
+mod record;
+pub mod schema;
+pub mod summary;
+pub mod text;
+
+pub use self::{
+    layout::Style,
+    notice::{Hook, Notice},
+};
+
+/// Takes records one by one.
+pub trait Sink {
+    fn write(&mut self, event: &Event) -> io::Result<()>;
+
+    /// Writes what the analyzer says about itself, where that is part of the format.
+    fn notice(&mut self, time: SystemTime, notice: &Notice<'_>) -> io::Result<()>;
+
+    /// Hands on what is buffered: to be called whenever nothing waits to be written, and at the end.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+/// Whether whoever read the output has closed it, as `head` does: the end of the work, not a failure.
+pub fn is_closed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// A buffered stream of lines.
+pub struct Output<W: Write> {
+    writer: BufWriter<W>,
+    flush_lines: bool,
+}
+
+impl Output<Stdout> {
+    /// A person sees each line at once; a pipe or file gets them in blocks, and the rest with [`Sink::flush`].
+    pub fn stdout() -> Self {
+        let stdout = io::stdout();
+        let flush_lines = stdout.is_terminal();
+        Self::new(stdout, flush_lines)
+    }
+}
+
+impl<W: Write> Output<W> {
+    pub fn new(writer: W, flush_lines: bool) -> Self {
+        Self {
+            writer: BufWriter::with_capacity(64 * 1024, writer),
+            flush_lines,
+        }
+    }
+
+    /// `line` includes its LF.
+    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+        self.writer.write_all(line)?;
+        if self.flush_lines { self.writer.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -52,7 +52,11 @@ impl Btf {
     /// Indexes BTF in this machine's byte order.
     pub fn parse(data: Vec<u8>) -> Result<Self, BtfError> {
         const MAGIC: u16 = 0xeb9f;
-        let half = |at: usize| data.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
+        let half = |at: usize| {
+            data.get(at..at + 2)
+                .and_then(|b| b.try_into().ok())
+                .map(u16::from_ne_bytes)
+        };
         if half(0) != Some(MAGIC) {
             return Err(BtfError::Format("no BTF header"));
         }
@@ -68,7 +72,13 @@ impl Btf {
         };
         let (types_start, types_end) = section(8)?;
         let strings = section(16)?;
-        let mut btf = Self { data, types: vec![0], strings, structs: HashMap::new(), tracepoints: Vec::new() };
+        let mut btf = Self {
+            data,
+            types: vec![0],
+            strings,
+            structs: HashMap::new(),
+            tracepoints: Vec::new(),
+        };
         btf.index(types_start, types_end)?;
         Ok(btf)
     }
@@ -118,7 +128,9 @@ impl Btf {
 
     /// Whether there is a BTF tracepoint of that name.
     pub fn has_tracepoint(&self, name: &str) -> bool {
-        self.tracepoints.iter().any(|known| known.strip_prefix(b"btf_trace_") == Some(name.as_bytes()))
+        self.tracepoints
+            .iter()
+            .any(|known| known.strip_prefix(b"btf_trace_") == Some(name.as_bytes()))
     }
 
     /// Size of a struct in bytes.
@@ -138,7 +150,10 @@ impl Btf {
     }
 
     fn find(&self, name: &str) -> Result<u32, BtfError> {
-        self.structs.get(name.as_bytes()).copied().ok_or_else(|| BtfError::NoStruct(name.to_owned()))
+        self.structs
+            .get(name.as_bytes())
+            .copied()
+            .ok_or_else(|| BtfError::NoStruct(name.to_owned()))
     }
 
     fn member(&self, id: u32, field: &[u8], depth: u32) -> Option<u32> {
@@ -169,12 +184,19 @@ impl Btf {
 }
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
-    data.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_ne_bytes)
+    data.get(at..at.checked_add(4)?)?
+        .try_into()
+        .ok()
+        .map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed assertion is the point of a test")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a failed assertion is the point of a test"
+    )]
 
     use super::*;
 
@@ -182,7 +204,11 @@ mod tests {
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0outer\0a\0b\0btf_trace_tcp_x\0";
         let mut types = Vec::new();
-        let mut put = |words: &[u32]| words.iter().for_each(|word| types.extend_from_slice(&word.to_ne_bytes()));
+        let mut put = |words: &[u32]| {
+            words
+                .iter()
+                .for_each(|word| types.extend_from_slice(&word.to_ne_bytes()))
+        };
         put(&[1, 1 << 24, 4, 32]);
         put(&[0, 4 << 24 | 1, 4, 13, 1, 0]);
         put(&[5, 4 << 24 | 2, 8, 11, 1, 0, 0, 2, 32]);
@@ -211,8 +237,14 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let btf = Btf::parse(sample()).unwrap();
-        assert_eq!(btf.field("outer", "c").unwrap_err().to_string(), "the kernel's struct outer has no field c");
-        assert_eq!(btf.field("inner", "c").unwrap_err().to_string(), "the kernel's BTF has no struct inner");
+        assert_eq!(
+            btf.field("outer", "c").unwrap_err().to_string(),
+            "the kernel's struct outer has no field c"
+        );
+        assert_eq!(
+            btf.field("inner", "c").unwrap_err().to_string(),
+            "the kernel's BTF has no struct inner"
+        );
     }
 
     #[test]

@@ -17,8 +17,13 @@ pub enum Feature {
 }
 
 impl Feature {
-    pub const ALL: [Self; 5] =
-        [Self::Privileges, Self::Cgroup2, Self::Btf, Self::RingBuffer, Self::TpBtfTcpSendmsgLocked];
+    pub const ALL: [Self; 5] = [
+        Self::Privileges,
+        Self::Cgroup2,
+        Self::Btf,
+        Self::RingBuffer,
+        Self::TpBtfTcpSendmsgLocked,
+    ];
 
     /// Name in `check`.
     pub const fn name(self) -> &'static str {
@@ -46,7 +51,9 @@ impl Feature {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Privileges => "run as root (sudo), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_PTRACE",
-            Self::Cgroup2 => "the wire tap is attached to the root of cgroup2: mount it (mount -t cgroup2 none /mnt), or run on the host and not inside a container",
+            Self::Cgroup2 => {
+                "the wire tap is attached to the root of cgroup2: mount it (mount -t cgroup2 none /mnt), or run on the host and not inside a container"
+            }
             Self::Btf => "offsets of kernel structs come from it: use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
             Self::RingBuffer => "use a kernel from 5.8 on",
             Self::TpBtfTcpSendmsgLocked => "nothing to do: without it a request's owner is the process that connected",
@@ -89,8 +96,13 @@ impl Features {
         let kernel = rustix::system::uname();
         let results = [
             privileges(),
-            cgroup::Root::open().map(|root| root.describe()).map_err(|error| error.to_string()),
-            offsets.as_ref().map(|_| "every field found".to_owned()).map_err(Clone::clone),
+            cgroup::Root::open()
+                .map(|root| root.describe())
+                .map_err(|error| error.to_string()),
+            offsets
+                .as_ref()
+                .map(|_| "every field found".to_owned())
+                .map_err(Clone::clone),
             ring_buffer(),
             tracepoint,
         ];

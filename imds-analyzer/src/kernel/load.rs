@@ -49,7 +49,11 @@ impl fmt::Display for Hook {
             Some(error) => write!(f, "{}: not in use ({error})", self.program)?,
         }
         if let Some(count) = self.verified_instructions {
-            write!(f, ", {count} instructions verified in {:.1} ms", self.load.as_secs_f64() * 1e3)?;
+            write!(
+                f,
+                ", {count} instructions verified in {:.1} ms",
+                self.load.as_secs_f64() * 1e3
+            )?;
         }
         Ok(())
     }
@@ -92,12 +96,23 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
     }
     let loss = PerCpuArray::try_from(ebpf.take_map(map::LOSS).context("the object has no loss counters")?)?;
     release_memory();
-    Ok(Loaded { ebpf, loss, hooks, owner, _cgroup: cgroup })
+    Ok(Loaded {
+        ebpf,
+        loss,
+        hooks,
+        owner,
+        _cgroup: cgroup,
+    })
 }
 
 fn attach(ebpf: &mut Ebpf, name: &'static str, cgroup: &cgroup::Root) -> Hook {
     let started = Instant::now();
-    let mut hook = Hook { program: name, error: None, verified_instructions: None, load: Duration::ZERO };
+    let mut hook = Hook {
+        program: name,
+        error: None,
+        verified_instructions: None,
+        load: Duration::ZERO,
+    };
     let Some(program) = ebpf.program_mut(name) else {
         hook.error = Some("the object has no such program".to_owned());
         return hook;
@@ -162,7 +177,9 @@ fn release_memory() {
 impl Loaded {
     /// The ring buffer that records come from; there is one.
     pub fn take_records(&mut self) -> anyhow::Result<RingBuf<MapData>> {
-        Ok(RingBuf::try_from(self.ebpf.take_map(map::RECORDS).context("the ring buffer is taken")?)?)
+        Ok(RingBuf::try_from(
+            self.ebpf.take_map(map::RECORDS).context("the ring buffer is taken")?,
+        )?)
     }
 
     /// What the kernel side lost since load, by kind.
@@ -184,7 +201,8 @@ impl Loaded {
             .filter_map(|(_, program)| {
                 let fd = program.fd().ok()?.as_fd().as_raw_fd();
                 let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-                info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+                info.lines()
+                    .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
             })
             .sum()
     }

@@ -42,7 +42,10 @@ pub fn plan(features: &Features, owner: Option<OwnerHook>) -> Result<Plan, Impos
         .collect();
     let tracepoint = features.get(Feature::TpBtfTcpSendmsgLocked);
     if let (Some(OwnerHook::TpBtf), Err(why)) = (owner, tracepoint) {
-        obstacles.push(Obstacle { feature: Feature::TpBtfTcpSendmsgLocked, why: why.to_owned() });
+        obstacles.push(Obstacle {
+            feature: Feature::TpBtfTcpSendmsgLocked,
+            why: why.to_owned(),
+        });
     }
     let (Some(offsets), true) = (features.offsets, obstacles.is_empty()) else {
         return Err(Impossible { obstacles });
@@ -63,11 +66,17 @@ pub fn plan(features: &Features, owner: Option<OwnerHook>) -> Result<Plan, Impos
             vec![OwnerHook::TpBtf, OwnerHook::Connect]
         }
         (_, Err(why)) => {
-            reasons.push(format!("owner: the connecting process (tp_btf tcp_sendmsg_locked: {why})"));
+            reasons.push(format!(
+                "owner: the connecting process (tp_btf tcp_sendmsg_locked: {why})"
+            ));
             vec![OwnerHook::Connect]
         }
     };
-    Ok(Plan { offsets, owners, reasons })
+    Ok(Plan {
+        offsets,
+        owners,
+        reasons,
+    })
 }
 
 #[cfg(test)]
@@ -81,11 +90,20 @@ mod tests {
             .into_iter()
             .map(|feature| Probe {
                 feature,
-                result: if missing.contains(&feature) { Err("missing".to_owned()) } else { Ok("there".to_owned()) },
+                result: if missing.contains(&feature) {
+                    Err("missing".to_owned())
+                } else {
+                    Ok("there".to_owned())
+                },
             })
             .collect();
         let offsets = (!missing.contains(&Feature::Btf)).then(Settings::default);
-        Features { kernel: "6.18".to_owned(), probes, offsets, lockdown: None }
+        Features {
+            kernel: "6.18".to_owned(),
+            probes,
+            offsets,
+            lockdown: None,
+        }
     }
 
     #[test]
@@ -102,9 +120,13 @@ mod tests {
             (&[Btf, Cgroup2], None, Err(vec![Cgroup2, Btf])),
             (&[RingBuffer], None, Err(vec![RingBuffer])),
         ] {
-            let decided = plan(&host(missing), owner)
-                .map(|plan| plan.owners)
-                .map_err(|error| error.obstacles.iter().map(|obstacle| obstacle.feature).collect::<Vec<_>>());
+            let decided = plan(&host(missing), owner).map(|plan| plan.owners).map_err(|error| {
+                error
+                    .obstacles
+                    .iter()
+                    .map(|obstacle| obstacle.feature)
+                    .collect::<Vec<_>>()
+            });
             assert_eq!(decided, expected, "{missing:?} {owner:?}");
         }
     }

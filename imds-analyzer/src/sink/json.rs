@@ -1,0 +1,129 @@
+//! One JSON object a line.
+
+use std::{
+    io::{self, Write},
+    time::SystemTime,
+};
+
+use super::{Notice, Output, Sink, record::Record, record::request::RequestRecord};
+use crate::event::Event;
+
+/// Writes every record as one line of JSON.
+pub struct JsonSink<W: Write> {
+    output: Output<W>,
+    host: String,
+    /// One line; kept to be filled again.
+    line: Vec<u8>,
+}
+
+impl<W: Write> JsonSink<W> {
+    /// `host` is the name of this host.
+    pub fn new(output: Output<W>, host: String) -> Self {
+        Self {
+            output,
+            host,
+            line: Vec::new(),
+        }
+    }
+}
+
+impl<W: Write> Sink for JsonSink<W> {
+    fn write(&mut self, event: &Event) -> io::Result<()> {
+        self.line.clear();
+        append(&Record::Request(RequestRecord::new(event, &self.host)), &mut self.line)?;
+        self.output.write_line(&self.line)
+    }
+
+    fn notice(&mut self, time: SystemTime, notice: &Notice<'_>) -> io::Result<()> {
+        self.line.clear();
+        append(&Record::of_notice(time, notice, &self.host), &mut self.line)?;
+        self.output.write_line(&self.line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+}
+
+/// Appends `record` as one line.
+fn append(record: &Record<'_>, line: &mut Vec<u8>) -> io::Result<()> {
+    serde_json::to_writer(&mut *line, record)?;
+    line.push(b'\n');
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) fn line(event: &Event, host: &str) -> Vec<u8> {
+    let mut line = Vec::new();
+    append(&Record::Request(RequestRecord::new(event, host)), &mut line).expect("no I/O");
+    line
+}
+
+#[cfg(test)]
+pub(super) fn notice_line(time: SystemTime, notice: &Notice<'_>, host: &str) -> Vec<u8> {
+    let mut line = Vec::new();
+    append(&Record::of_notice(time, notice, host), &mut line).expect("no I/O");
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::sink::tests::{full_event, golden, minimal_event, notices, unknown_event};
+
+    /// One field a line, sorted, so that a difference is read easily.
+    fn pretty(line: &[u8]) -> String {
+        let text = std::str::from_utf8(line).expect("UTF-8");
+        assert_eq!(text.find('\n'), Some(text.len() - 1), "not one line: {text}");
+        assert!(!text.contains("null"), "{text}");
+        let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        format!("{value:#}\n")
+    }
+
+    #[test]
+    fn requests() {
+        golden("full.json", &pretty(&line(&full_event(), "ip-10-0-0-1")));
+        golden("minimal.json", &pretty(&line(&minimal_event(), "ip-10-0-0-1")));
+        golden("unknown.json", &pretty(&line(&unknown_event(), "ip-10-0-0-1")));
+    }
+
+    #[test]
+    fn other_records() {
+        let mut text = String::new();
+        notices(|time, notice| text.push_str(&pretty(&notice_line(time, notice, "ip-10-0-0-1"))));
+        golden("notices.json", &text);
+    }
+
+    #[test]
+    fn text_of_others_cannot_end_a_line() {
+        let mut event = full_event();
+        event.http.user_agent = Some("a\"}\n{\"event\":1}\u{1b}[0m\u{2028}".to_owned());
+        pretty(&line(&event, "host"));
+    }
+
+    #[test]
+    fn a_wrong_clock_is_written() {
+        let mut event = minimal_event();
+        event.time = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert!(pretty(&line(&event, "host")).contains("1970-01-01T00:00:00.000000Z"));
+        event.time = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+        assert!(pretty(&line(&event, "host")).contains("1970-01-01T00:00:00.000000Z"));
+    }
+
+    /// `cargo test --release -- --ignored --nocapture throughput`
+    #[test]
+    #[ignore = "a measurement"]
+    fn throughput() {
+        let event = full_event();
+        let mut sink = JsonSink::new(Output::new(io::sink(), false), "ip-10-0-0-1".to_owned());
+        let begin = Instant::now();
+        let count = 500_000;
+        for _ in 0..count {
+            sink.write(&event).expect("a sink takes all");
+        }
+        let rate = f64::from(count) / begin.elapsed().as_secs_f64();
+        writeln!(io::stderr(), "{rate:.0} records a second").expect("stderr");
+    }
+}

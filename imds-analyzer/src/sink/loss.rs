@@ -1,0 +1,65 @@
+//! What was lost, in plain words.
+
+use std::fmt::Write as _;
+
+use imds_analyzer_ebpf::abi::Loss;
+
+use super::layout;
+
+/// One sentence on `counts` (kind and how many).
+pub fn describe(counts: &[(&str, u64)]) -> String {
+    let mut text = String::new();
+    for &(kind, count) in counts.iter().filter(|&&(_, count)| count > 0) {
+        text.push_str(if text.is_empty() { "Lost: " } else { "; " });
+        // Writing to a String does not fail.
+        let _ = match Loss::ALL.iter().find(|loss| loss.as_str() == kind) {
+            Some(&loss) => write!(text, "{count} {}", words(loss, count == 1)),
+            None => write!(text, "{count} × {}", layout::foreign(&kind.replace('_', " "), 60)),
+        };
+    }
+    if text.is_empty() {
+        return "Nothing lost.".to_owned();
+    }
+    text.push('.');
+    text
+}
+
+fn words(loss: Loss, one: bool) -> &'static str {
+    match (loss, one) {
+        (Loss::RequestRing, true) => "request not reported (buffer full)",
+        (Loss::RequestRing, false) => "requests not reported (buffer full)",
+        (Loss::OwnerRing, true) => "process reported with less detail (buffer full)",
+        (Loss::OwnerRing, false) => "processes reported with less detail (buffer full)",
+        (Loss::PendingRing, true) => "notice of an unfinished request (buffer full)",
+        (Loss::PendingRing, false) => "notices of unfinished requests (buffer full)",
+        (Loss::SocketState, true) => "connection not followed (no memory for it)",
+        (Loss::SocketState, false) => "connections not followed (no memory for them)",
+        (Loss::GapBytes, true) => "byte of IMDS traffic not seen",
+        (Loss::GapBytes, false) => "bytes of IMDS traffic not seen",
+        (Loss::PacketBound, true) => "packet too long to be read whole",
+        (Loss::PacketBound, false) => "packets too long to be read whole",
+        (Loss::PacketShape, true) => "packet that could not be read",
+        (Loss::PacketShape, false) => "packets that could not be read",
+        (Loss::SenderQueue, true) => "change of sender not followed (the caller may be a wrong one)",
+        (Loss::SenderQueue, false) => "changes of sender not followed (callers may be wrong ones)",
+        (Loss::TaskRead, true) => "detail of a process that could not be read",
+        (Loss::TaskRead, false) => "details of processes that could not be read",
+        (Loss::ArgvRead, true) => "command line that could not be read whole",
+        (Loss::ArgvRead, false) => "command lines that could not be read whole",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_was_lost() {
+        assert_eq!(describe(&[]), "Nothing lost.");
+        assert_eq!(describe(&[("request_ring_full", 0)]), "Nothing lost.");
+        assert_eq!(
+            describe(&[("request_ring_full", 2), ("gap_bytes", 1), ("decode_error", 3)]),
+            "Lost: 2 requests not reported (buffer full); 1 byte of IMDS traffic not seen; 3 × decode error."
+        );
+    }
+}

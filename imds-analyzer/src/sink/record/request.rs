@@ -1,0 +1,277 @@
+//! The record of one request.
+
+use std::net::{IpAddr, SocketAddr};
+
+use imds_analyzer_ebpf::{
+    abi::OwnerHook,
+    classify::{PathClass, Reason, Verdict, Version},
+};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
+
+use super::{
+    Action, Category, Dataset, Envelope, EventFields, Host, Kind, Level, Outcome, SCHEMA, Type, User, action_is,
+    process::Process,
+};
+use crate::event::{self, Event};
+
+/// A request to the metadata service, its verdict and its caller.
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields, transform = action_is("imds-request"))]
+pub(in crate::sink) struct RequestRecord<'a> {
+    #[serde(flatten)]
+    envelope: Envelope,
+    imds: Imds,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<Process<'a>>,
+    /// Who the process ran as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<User<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<User<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    systemd: Option<Systemd<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<Container<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    orchestrator: Option<Orchestrator<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<Http<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<Url<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<UserAgent<'a>>,
+    source: Address,
+    /// The socket's peer.
+    destination: Address,
+    host: Host<'a>,
+}
+
+impl<'a> RequestRecord<'a> {
+    pub(in crate::sink) fn new(event: &'a Event, host: &'a str) -> Self {
+        let process = event.process.as_deref();
+        let http = &event.http;
+        Self {
+            envelope: envelope(event),
+            imds: Imds::new(event),
+            process: process.map(|process| Process::new(process, event.thread.as_ref())),
+            user: process.and_then(|process| User::new(process.user.id, process.user.name.as_deref())),
+            group: process.and_then(|process| User::new(process.group_id, None)),
+            systemd: process
+                .and_then(|process| process.unit.as_deref())
+                .map(|unit| Systemd { unit }),
+            container: process
+                .and_then(|process| process.container.as_ref())
+                .map(Container::new),
+            orchestrator: process
+                .and_then(|process| process.pod.as_deref())
+                .map(|id| Orchestrator {
+                    resource: Resource { id },
+                }),
+            http: Http::new(http),
+            url: http.target.as_deref().map(|original| Url {
+                original,
+                path: http.path.as_deref(),
+            }),
+            user_agent: http.user_agent.as_deref().map(|original| UserAgent { original }),
+            source: Address::new(event.source),
+            destination: Address::new(event.destination),
+            host: Host { name: host },
+        }
+    }
+}
+
+fn envelope(event: &Event) -> Envelope {
+    let (level, outcome) = match event.verdict.version() {
+        Version::V1 => (Level::Warn, Outcome::Success),
+        Version::Unknown => (Level::Error, Outcome::Unknown),
+        Version::V2 | Version::Other => (Level::Info, Outcome::Success),
+    };
+    let fields = EventFields {
+        kind: Kind::Event,
+        category: [Category::Network],
+        r#type: [Type::Access],
+        action: Action::Request,
+        dataset: Dataset::Request,
+        outcome,
+    };
+    Envelope::new(event.time, level, fields)
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Imds {
+    schema: u32,
+    #[schemars(schema_with = "versions")]
+    version: &'static str,
+    #[schemars(schema_with = "verdicts")]
+    verdict: &'static str,
+    /// Why the verdict is `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "reasons")]
+    reason: Option<&'static str>,
+    #[schemars(schema_with = "path_classes")]
+    path_class: &'static str,
+    #[schemars(extend("enum" = ["ipv4", "ipv6"]))]
+    endpoint: &'static str,
+    /// How the bytes were seen.
+    #[schemars(extend("enum" = [event::Tap::Wire.as_str()]))]
+    tap: &'static str,
+    /// Where `process` comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "owners")]
+    owner: Option<&'static str>,
+    /// The socket's network namespace.
+    #[schemars(extend("enum" = [event::NetNs::Host.as_str(), event::NetNs::Other.as_str()]))]
+    netns: &'static str,
+    /// The peer is an address of this host itself.
+    local: bool,
+    /// X-Forwarded-For is present.
+    forwarded: bool,
+    /// What the packet said, where netfilter rewrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packet_destination: Option<Address>,
+}
+
+impl Imds {
+    fn new(event: &Event) -> Self {
+        Self {
+            schema: SCHEMA,
+            version: event.verdict.version().as_str(),
+            verdict: event.verdict.as_str(),
+            reason: event
+                .reason
+                .filter(|_| event.verdict == Verdict::Unknown)
+                .map(Reason::as_str),
+            path_class: event.path_class.as_str(),
+            endpoint: event.endpoint(),
+            tap: event.tap.as_str(),
+            owner: event.owner.map(OwnerHook::as_str),
+            netns: event.net_ns.as_str(),
+            local: event.local,
+            forwarded: event.forwarded,
+            packet_destination: event.packet_destination.map(Address::new),
+        }
+    }
+}
+
+fn versions(_: &mut SchemaGenerator) -> Schema {
+    one_of(&[Version::V1, Version::V2, Version::Other, Version::Unknown].map(Version::as_str))
+}
+
+fn verdicts(_: &mut SchemaGenerator) -> Schema {
+    one_of(&Verdict::ALL.map(Verdict::as_str))
+}
+
+fn reasons(_: &mut SchemaGenerator) -> Schema {
+    one_of(&Reason::ALL.map(Reason::as_str))
+}
+
+fn path_classes(_: &mut SchemaGenerator) -> Schema {
+    one_of(&PathClass::ALL.map(PathClass::as_str))
+}
+
+fn owners(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<&str> = (0..=u8::MAX)
+        .filter_map(OwnerHook::from_raw)
+        .map(OwnerHook::as_str)
+        .collect();
+    one_of(&names)
+}
+
+fn one_of(names: &[&str]) -> Schema {
+    json_schema!({ "type": "string", "enum": names })
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Systemd<'a> {
+    unit: &'a str,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Container<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime: Option<&'a str>,
+}
+
+impl<'a> Container<'a> {
+    fn new(container: &'a event::Container) -> Self {
+        Self {
+            id: &container.id,
+            runtime: container.runtime.as_deref(),
+        }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Orchestrator<'a> {
+    resource: Resource<'a>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Resource<'a> {
+    /// Uid of the pod.
+    id: &'a str,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Http<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<HttpRequest<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
+}
+
+impl<'a> Http<'a> {
+    fn new(http: &'a event::HttpRequest) -> Option<Self> {
+        let method = http.method.as_deref();
+        (method.is_some() || http.version.is_some()).then(|| Self {
+            request: method.map(|method| HttpRequest { method }),
+            version: http.version,
+        })
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct HttpRequest<'a> {
+    method: &'a str,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Url<'a> {
+    /// The request target as sent, with secrets masked.
+    original: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct UserAgent<'a> {
+    original: &'a str,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Address {
+    ip: IpAddr,
+    port: u16,
+}
+
+impl Address {
+    /// A mapped IPv4 address is written as the IPv4 address it is.
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            ip: address.ip().to_canonical(),
+            port: address.port(),
+        }
+    }
+}

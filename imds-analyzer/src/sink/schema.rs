@@ -1,0 +1,107 @@
+//! The JSON Schema of the records, derived from the structs that are written.
+
+use std::io::{self, Write};
+
+use schemars::{Schema, generate::SchemaSettings, transform::RecursiveTransform};
+use serde_json::Value;
+
+use super::record::Record;
+
+/// Writes the schema (draft 2020-12).
+pub fn write(out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &schema())?;
+    out.write_all(b"\n")
+}
+
+fn schema() -> Schema {
+    let mut schema = SchemaSettings::draft2020_12()
+        .for_serialize()
+        .with_transform(RecursiveTransform(without_null))
+        .into_generator()
+        .into_root_schema_for::<Record<'_>>();
+    schema.insert("title".to_owned(), "A record of imds-analyzer".into());
+    schema
+}
+
+/// `Option` is described as nullable, but here an absent value is always left out.
+fn without_null(schema: &mut Schema) {
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
+        choices.retain(|choice| choice.get("type").is_none_or(|name| name != "null"));
+        if let [Value::Object(only)] = choices.as_slice() {
+            let only = only.clone();
+            schema.remove("anyOf");
+            for (name, value) in only {
+                schema.insert(name, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::{
+        json,
+        tests::{full_event, golden, minimal_event, notices, unknown_event},
+    };
+
+    #[test]
+    fn every_record_is_valid() {
+        let schema = serde_json::to_value(schema()).expect("JSON");
+        assert!(jsonschema::meta::is_valid(&schema));
+        let validator = jsonschema::validator_for(&schema).expect("a schema");
+
+        let mut records: Vec<Vec<u8>> = [full_event(), minimal_event(), unknown_event()]
+            .iter()
+            .map(|event| json::line(event, "host"))
+            .collect();
+        notices(|time, notice| records.push(json::notice_line(time, notice, "host")));
+        for record in &records {
+            let mut record: Value = serde_json::from_slice(record).expect("JSON");
+            assert!(
+                validator.is_valid(&record),
+                "{:?}",
+                validator.iter_errors(&record).collect::<Vec<_>>()
+            );
+            let mut open = record.clone();
+            open["imds"]["surprise"] = Value::from(1);
+            assert!(
+                !validator.is_valid(&open),
+                "a field that is not described is valid in {open}"
+            );
+            record["event"]["action"] = Value::from("imds-other");
+            assert!(!validator.is_valid(&record), "the action tells records apart: {record}");
+        }
+    }
+
+    #[test]
+    fn schema_is_as_published() {
+        let mut text = Vec::new();
+        write(&mut text).expect("no I/O");
+        golden("schema.json", &String::from_utf8(text).expect("UTF-8"));
+    }
+
+    #[test]
+    fn every_object_is_closed_and_nothing_is_null() {
+        fn check(schema: &Value) {
+            assert_ne!(schema, "null");
+            if schema.get("type").is_some_and(|name| name == "object") {
+                let closed = ["additionalProperties", "unevaluatedProperties"];
+                assert!(closed.iter().any(|key| schema.get(key).is_some()), "{schema:#}");
+            }
+            match schema {
+                Value::Object(fields) => fields.values().for_each(check),
+                Value::Array(values) => values.iter().for_each(check),
+                _ => {}
+            }
+        }
+        check(&serde_json::to_value(schema()).expect("JSON"));
+    }
+}

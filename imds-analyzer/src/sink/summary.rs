@@ -1,0 +1,248 @@
+//! Who called how often: the sum of a run, by caller.
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Write as _},
+};
+
+use imds_analyzer_ebpf::classify::Version;
+
+use crate::event::{Event, Process, User};
+
+mod table;
+
+/// Callers kept apart; calls of further ones are only counted.
+const CALLERS_MAX: usize = 1000;
+/// Bytes kept of a path or name.
+const TEXT_MAX: usize = 256;
+
+/// Counts calls by caller. Calls to an address of this host are counted apart: a proxy or a mock is not IMDS.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    callers: HashMap<String, Caller>,
+    real: Tally,
+    local: Tally,
+    /// Of the last caller; kept to be filled again.
+    key: String,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    total: Counts,
+    /// Those for whom there was no room.
+    others: Counts,
+}
+
+/// Calls by version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub v1: u64,
+    pub v2: u64,
+    pub other: u64,
+    pub unknown: u64,
+}
+
+impl Counts {
+    pub fn sum(self) -> u64 {
+        self.v1 + self.v2 + self.other + self.unknown
+    }
+
+    fn add(&mut self, version: Version) {
+        *match version {
+            Version::V1 => &mut self.v1,
+            Version::V2 => &mut self.v2,
+            Version::Other => &mut self.other,
+            Version::Unknown => &mut self.unknown,
+        } += 1;
+    }
+}
+
+/// All processes that run the same program as the same user in the same place.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Executable, or name; `None` where nobody is known.
+    pub who: Option<String>,
+    pub user: User,
+    pub unit: Option<String>,
+    pub container: Option<String>,
+    /// Its calls went to an address of this host.
+    pub local: bool,
+    pub counts: Counts,
+    /// Path of the last v1 call, or of the last call while there is none.
+    pub last_path: Option<String>,
+}
+
+impl Summary {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts `event`.
+    pub fn add(&mut self, event: &Event) {
+        let version = event.verdict.version();
+        let tally = if event.local { &mut self.local } else { &mut self.real };
+        tally.total.add(version);
+
+        let process = event.process.as_deref();
+        self.key.clear();
+        // Writing to a String does not fail.
+        let _ = write!(self.key, "{}", key(process, event.local));
+        if let Some(caller) = self.callers.get_mut(&self.key) {
+            caller.add(event);
+        } else if self.callers.len() < CALLERS_MAX {
+            let mut caller = Caller::new(process, event.local);
+            caller.add(event);
+            self.callers.insert(self.key.clone(), caller);
+        } else {
+            tally.others.add(version);
+        }
+    }
+
+    /// All calls to IMDS, or all calls to an address of this host.
+    pub fn total(&self, local: bool) -> Counts {
+        self.tally(local).total
+    }
+
+    /// Calls by callers beyond those in [`Self::callers`], if any.
+    pub fn other_callers(&self, local: bool) -> Option<Counts> {
+        Some(self.tally(local).others).filter(|counts| counts.sum() > 0)
+    }
+
+    /// Those with the most v1 calls first.
+    pub fn callers(&self, local: bool) -> Vec<&Caller> {
+        let mut callers: Vec<&Caller> = self.callers.values().filter(|caller| caller.local == local).collect();
+        // Ties are broken by all that tells callers apart, so that the order is always the same.
+        callers.sort_unstable_by(|a, b| b.rank().cmp(&a.rank()).then_with(|| a.name().cmp(&b.name())));
+        callers
+    }
+
+    /// For people, in `width` columns; `loss` as [`super::loss::describe`] takes it.
+    pub fn render(&self, width: usize, color: bool, loss: &[(&str, u64)]) -> String {
+        table::render(self, width, color, loss)
+    }
+
+    fn tally(&self, local: bool) -> Tally {
+        if local { self.local } else { self.real }
+    }
+}
+
+/// What tells callers apart.
+fn key(process: Option<&Process>, local: bool) -> impl fmt::Display + '_ {
+    fmt::from_fn(move |f| {
+        write!(f, "{local}")?;
+        let Some(process) = process else { return Ok(()) };
+        let who = process.executable.as_ref().unwrap_or(&process.name);
+        let place = place(process);
+        // NUL is in no path and no unit's name.
+        write!(f, "\0{who}\0{:?}\0{}", process.user.id, place.unwrap_or_default())
+    })
+}
+
+/// The container, or else the unit.
+fn place(process: &Process) -> Option<&str> {
+    let container = process.container.as_ref().map(|container| container.id.as_str());
+    container.or(process.unit.as_deref())
+}
+
+impl Caller {
+    fn new(process: Option<&Process>, local: bool) -> Self {
+        Self {
+            who: process.map(|process| bounded(process.executable.as_ref().unwrap_or(&process.name))),
+            user: process.map(|process| process.user.clone()).unwrap_or_default(),
+            unit: process.and_then(|process| process.unit.as_deref()).map(bounded),
+            container: process
+                .and_then(|process| process.container.as_ref())
+                .map(|container| bounded(&container.id)),
+            local,
+            counts: Counts::default(),
+            last_path: None,
+        }
+    }
+
+    fn rank(&self) -> (u64, u64, u64) {
+        (self.counts.v1, self.counts.unknown, self.counts.sum())
+    }
+
+    fn name(&self) -> (Option<&str>, Option<u32>, Option<&str>, Option<&str>) {
+        (
+            self.who.as_deref(),
+            self.user.id,
+            self.container.as_deref(),
+            self.unit.as_deref(),
+        )
+    }
+
+    fn add(&mut self, event: &Event) {
+        let version = event.verdict.version();
+        self.counts.add(version);
+        if version != Version::V1 && self.counts.v1 > 0 {
+            return;
+        }
+        if let Some(path) = &event.http.path {
+            let last = self.last_path.get_or_insert_default();
+            last.clear();
+            last.push_str(cut(path));
+        }
+    }
+}
+
+fn bounded(text: impl AsRef<str>) -> String {
+    cut(text.as_ref()).to_owned()
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use imds_analyzer_ebpf::classify::Verdict;
+
+    use super::*;
+    use crate::sink::tests::{full_event, minimal_event};
+
+    #[test]
+    fn counts_by_caller_and_keeps_local_apart() {
+        let mut summary = Summary::new();
+        let mut event = full_event();
+        summary.add(&event);
+        event.verdict = Verdict::V2;
+        event.http.path = Some("/latest/later".to_owned());
+        summary.add(&event);
+        event.local = true;
+        summary.add(&event);
+        summary.add(&minimal_event());
+
+        let callers = summary.callers(false);
+        assert_eq!(callers.len(), 2);
+        let counts = Counts {
+            v1: 1,
+            v2: 1,
+            ..Counts::default()
+        };
+        assert_eq!(callers[0].counts, counts);
+        assert_eq!(callers[0].last_path, full_event().http.path);
+        assert_eq!(callers[1].who, None);
+        assert_eq!(summary.callers(true).len(), 1);
+        assert_eq!(summary.total(true).sum(), 1);
+        assert_eq!(summary.total(false).sum(), 3);
+    }
+
+    #[test]
+    fn callers_are_bounded() {
+        let mut summary = Summary::new();
+        let mut event = full_event();
+        for index in 0..CALLERS_MAX + 5 {
+            let mut process = event.process.as_deref().cloned().expect("a process");
+            process.executable = Some(format!("/bin/{index}"));
+            event.process = Some(Arc::new(process));
+            summary.add(&event);
+        }
+        assert_eq!(summary.callers(false).len(), CALLERS_MAX);
+        assert_eq!(summary.other_callers(false).map(Counts::sum), Some(5));
+        assert_eq!(summary.other_callers(true), None);
+        assert_eq!(summary.total(false).v1, CALLERS_MAX as u64 + 5);
+    }
+}

@@ -1,0 +1,188 @@
+//! The summary as a table, for people.
+
+use std::fmt::{self, Write as _};
+
+use super::{Caller, Counts, Summary};
+use crate::sink::{
+    layout::{ALARM, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, paint},
+    loss,
+    text::short_id,
+};
+
+const COUNT_HEADS: [&str; 4] = ["v1", "v2", "other", "unknown"];
+const TEXT_HEADS: [&str; 4] = ["caller", "user", "unit or container", "last path"];
+/// Columns that the user takes at most.
+const USER_WIDTH: usize = 16;
+/// Columns that the caller and the path are left at least, however narrow the terminal.
+const TEXT_WIDTH_MIN: usize = 12;
+const GAP: usize = 2;
+
+pub(super) fn render(summary: &Summary, width: usize, color: bool, loss: &[(&str, u64)]) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = write(&mut text, summary, width, color, loss);
+    text
+}
+
+fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: &[(&str, u64)]) -> fmt::Result {
+    if summary.total(false).sum() == 0 {
+        writeln!(text, "No calls to the metadata service were seen.")?;
+    } else {
+        section(text, summary, false, "Calls to the metadata service", width, color)?;
+    }
+    if summary.total(true).sum() > 0 {
+        writeln!(text)?;
+        section(
+            text,
+            summary,
+            true,
+            "Calls to this host itself (a proxy or a mock)",
+            width,
+            color,
+        )?;
+    }
+    writeln!(text, "\n{}", loss::describe(loss))
+}
+
+fn section(text: &mut String, summary: &Summary, local: bool, title: &str, width: usize, color: bool) -> fmt::Result {
+    let total = summary.total(local);
+    let title = paint(color, STRONG, title);
+    let Counts { v1, v2, other, unknown } = total;
+    let v1 = paint(color, if v1 > 0 { ALARM } else { STRONG }, format_args!("{v1} v1")).to_string();
+    writeln!(text, "{title}: {v1}, {v2} v2, {other} other, {unknown} unknown")?;
+
+    let mut rows: Vec<Row> = summary.callers(local).into_iter().map(Row::of).collect();
+    if let Some(counts) = summary.other_callers(local) {
+        rows.push(Row {
+            counts,
+            cells: ["other callers".to_owned(), String::new(), String::new(), String::new()],
+        });
+    }
+    let layout = Layout::of(&rows, total, width);
+    let heads = COUNT_HEADS.map(str::to_owned);
+    layout.line(
+        text,
+        &heads.each_ref().map(|head| paint(color, FAINT, head)),
+        &TEXT_HEADS.map(str::to_owned),
+        |cell| paint(color, FAINT, cell).to_string(),
+    )?;
+    for row in &rows {
+        let Counts { v1, v2, other, unknown } = row.counts;
+        let mark = |count: u64, style| paint(color, if count > 0 { style } else { FAINT }, count);
+        let plain = |count: u64| mark(count, PLAIN);
+        let counts = [mark(v1, ALARM), plain(v2), plain(other), mark(unknown, DOUBT)];
+        layout.line(text, &counts, &row.cells, str::to_owned)?;
+    }
+    Ok(())
+}
+
+struct Row {
+    counts: Counts,
+    cells: [String; 4],
+}
+
+impl Row {
+    fn of(caller: &Caller) -> Self {
+        let text = |text: Option<&str>, none: &str| foreign(text.unwrap_or(none), usize::MAX);
+        let user = caller
+            .user
+            .name
+            .clone()
+            .or_else(|| caller.user.id.map(|id| id.to_string()));
+        let place = caller.container.as_deref().map(short_id).or(caller.unit.as_deref());
+        Self {
+            counts: caller.counts,
+            cells: [
+                text(caller.who.as_deref(), "unknown process"),
+                text(user.as_deref(), ""),
+                text(place, ""),
+                text(caller.last_path.as_deref(), ""),
+            ],
+        }
+    }
+}
+
+/// The columns' widths.
+struct Layout {
+    count: [usize; 4],
+    text: [usize; 4],
+}
+
+impl Layout {
+    /// Columns are as wide as what stands in them; what is too much for `width` is taken from caller and path.
+    fn of(rows: &[Row], total: Counts, width: usize) -> Self {
+        let Counts { v1, v2, other, unknown } = total;
+        let mut count = [v1, v2, other, unknown].map(|count| count.to_string().len());
+        for (width, head) in count.iter_mut().zip(COUNT_HEADS) {
+            *width = head.len().max(*width);
+        }
+        let mut text = TEXT_HEADS.map(str::len);
+        for (index, width) in text.iter_mut().enumerate() {
+            *width = rows
+                .iter()
+                .map(|row| columns(&row.cells[index]))
+                .fold(*width, usize::max);
+        }
+        let [caller, user, place, path] = &mut text;
+        *user = USER_WIDTH.min(*user);
+        *place = (width / 5).max(TEXT_HEADS[2].len()).min(*place);
+        let fixed = count.iter().sum::<usize>() + *user + *place + 7 * GAP;
+        let room = width.saturating_sub(fixed).max(2 * TEXT_WIDTH_MIN);
+        if *caller + *path > room {
+            *caller = (*caller).min((room / 2).max(room.saturating_sub(*path)));
+            *path = (*path).min(room - *caller);
+        }
+        Self { count, text }
+    }
+
+    fn line<C: fmt::Display>(
+        &self,
+        out: &mut String,
+        counts: &[C; 4],
+        cells: &[String; 4],
+        painted: impl Fn(&str) -> String,
+    ) -> fmt::Result {
+        for (count, width) in counts.iter().zip(self.count) {
+            write!(out, "{count:>width$}{:GAP$}", "")?;
+        }
+        for (cell, width) in cells.iter().zip(self.text) {
+            let cell = if cell.starts_with('/') {
+                fit_path(cell, width)
+            } else {
+                fit(cell, width)
+            };
+            write!(out, "{}{:GAP$}", painted(&format!("{cell:width$}")), "")?;
+        }
+        out.truncate(out.trim_end_matches(' ').len());
+        out.push('\n');
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::tests::{full_event, golden, samples};
+
+    fn summary() -> Summary {
+        let mut summary = Summary::new();
+        samples().iter().for_each(|event| summary.add(event));
+        (0..1234).for_each(|_| summary.add(&full_event()));
+        summary
+    }
+
+    #[test]
+    fn table() {
+        let loss = [("request_ring_full", 3)];
+        golden("summary.txt", &summary().render(120, false, &loss));
+        golden("summary-empty.txt", &Summary::new().render(120, false, &[]));
+    }
+
+    #[test]
+    fn fits_its_width() {
+        for width in [80, 100, 120, 160] {
+            let text = summary().render(width, false, &[]);
+            assert!(text.lines().all(|line| columns(line) <= width), "{width}:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Sample events, and files to compare output with.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use imds_analyzer_ebpf::{
+    abi::OwnerHook,
+    classify::{PathClass, Reason, Verdict},
+};
+
+use super::*;
+use crate::event::{Ancestor, Container, HttpRequest, NetNs, Process, Tap, Thread, User};
+
+/// Compares with `testdata/<name>`; `UPDATE_GOLDEN=1 cargo test` writes it instead.
+pub(super) fn golden(name: &str, actual: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/sink/testdata")
+        .join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, actual).expect("testdata can be written");
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        actual, expected,
+        "{name} differs; if that is meant, run with UPDATE_GOLDEN=1"
+    );
+}
+
+/// What `write` writes to an output.
+pub(super) fn text_of(write: impl FnOnce(Output<&mut Vec<u8>>)) -> String {
+    let mut bytes = Vec::new();
+    write(Output::new(&mut bytes, false));
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+fn time(millis: u64) -> SystemTime {
+    // 2026-11-22T09:10:11Z
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_338_611) + Duration::from_millis(millis)
+}
+
+fn strings(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+fn ancestor(pid: u32, name: &str, command: &str) -> Ancestor {
+    Ancestor {
+        pid,
+        name: name.to_owned(),
+        executable: Some(format!("/usr/bin/{name}")),
+        args: strings(command),
+        user_id: Some(0),
+    }
+}
+
+fn target(event: &mut Event, class: PathClass, path: &str) {
+    event.path_class = class;
+    event.http.target = Some(path.to_owned());
+    event.http.path = Some(path.to_owned());
+}
+
+/// With every field.
+pub(crate) fn full_event() -> Event {
+    let path = "/latest/meta-data/iam/security-credentials/app";
+    let process = Process {
+        pid: 1234,
+        name: "python3".to_owned(),
+        executable: Some("/usr/bin/python3.8".to_owned()),
+        args: strings("python3 run.py"),
+        args_truncated: true,
+        start: Some(time(0) - Duration::from_secs(4211)),
+        working_directory: Some("/opt/app".to_owned()),
+        ancestors: vec![
+            ancestor(1200, "supervisord", "/usr/bin/supervisord -n"),
+            ancestor(1, "systemd", "/sbin/init"),
+        ],
+        user: User {
+            id: Some(1000),
+            name: Some("app".to_owned()),
+        },
+        group_id: Some(1000),
+        unit: Some("app.service".to_owned()),
+        container: Some(Container {
+            id: "0123456789abcdef".repeat(4),
+            runtime: Some("containerd".to_owned()),
+        }),
+        pod: Some("1b4e28ba-2fa1-11d2-883f-0016d3cca427".to_owned()),
+    };
+    Event {
+        time: time(0) + Duration::from_micros(123_456),
+        verdict: Verdict::V1,
+        reason: None,
+        path_class: PathClass::Credential,
+        tap: Tap::Wire,
+        owner: Some(OwnerHook::TpBtf),
+        net_ns: NetNs::Other,
+        local: false,
+        forwarded: true,
+        http: HttpRequest {
+            method: Some("GET".to_owned()),
+            target: Some(format!("{path}?x=1")),
+            path: Some(path.to_owned()),
+            version: Some("1.1"),
+            user_agent: Some("Boto3/1.9.0 Python/3.8 \"quoted\"".to_owned()),
+        },
+        source: "10.0.0.5:43210".parse().expect("an address"),
+        destination: "[::ffff:169.254.169.254]:80".parse().expect("an address"),
+        packet_destination: Some("127.0.0.1:8080".parse().expect("an address")),
+        process: Some(Arc::new(process)),
+        thread: Some(Thread {
+            id: 1240,
+            name: "worker".to_owned(),
+        }),
+    }
+}
+
+/// With no field that can be absent.
+pub(crate) fn minimal_event() -> Event {
+    Event {
+        time: time(0),
+        verdict: Verdict::V2,
+        reason: None,
+        path_class: PathClass::NotImds,
+        tap: Tap::Wire,
+        owner: None,
+        net_ns: NetNs::Host,
+        local: false,
+        forwarded: false,
+        http: HttpRequest::default(),
+        source: "[fd00::5]:43210".parse().expect("an address"),
+        destination: "[fd00:ec2::254]:80".parse().expect("an address"),
+        packet_destination: None,
+        process: None,
+        thread: None,
+    }
+}
+
+/// That could not be judged, of a process about which little is known.
+pub(super) fn unknown_event() -> Event {
+    let process = Process {
+        pid: 77,
+        name: "nc".to_owned(),
+        ..Process::default()
+    };
+    Event {
+        time: time(4),
+        verdict: Verdict::Unknown,
+        reason: Some(Reason::Closed),
+        owner: Some(OwnerHook::Connect),
+        process: Some(Arc::new(process)),
+        ..minimal_event()
+    }
+}
+
+/// A little of everything.
+pub(super) fn samples() -> Vec<Event> {
+    let mut events = vec![full_event(), minimal_event(), unknown_event()];
+
+    let mut shell = full_event();
+    shell.time = time(1250);
+    (shell.net_ns, shell.thread) = (NetNs::Host, None);
+    target(
+        &mut shell,
+        PathClass::Plain,
+        "/latest/meta-data/placement/availability-zone",
+    );
+    let mut process = shell.process.as_deref().cloned().unwrap_or_default();
+    (process.pid, process.name, process.container) = (2212, "curl".to_owned(), None);
+    process.executable = Some("/usr/bin/curl".to_owned());
+    process.user = User {
+        id: Some(0),
+        name: Some("root".to_owned()),
+    };
+    process.unit = Some("cron.service".to_owned());
+    process.ancestors = vec![
+        ancestor(2210, "sh", "sh -c x"),
+        ancestor(412, "cron", "cron -f"),
+        ancestor(1, "systemd", "init"),
+    ];
+    shell.process = Some(Arc::new(process.clone()));
+    events.push(shell.clone());
+
+    let mut token = shell.clone();
+    token.verdict = Verdict::V2TokenRequest;
+    token.http.method = Some("PUT".to_owned());
+    target(&mut token, PathClass::Token, "/latest/api/token");
+    (process.pid, process.name, process.unit) = (
+        900,
+        "amazon-ssm-agen".to_owned(),
+        Some("amazon-ssm-agent.service".to_owned()),
+    );
+    process.executable = Some("/snap/amazon-ssm-agent/7993/amazon-ssm-agent".to_owned());
+    process.ancestors = vec![ancestor(1, "systemd", "init")];
+    token.process = Some(Arc::new(process.clone()));
+    events.push(token.clone());
+
+    let mut v2 = token.clone();
+    (v2.verdict, v2.http.method) = (Verdict::V2, Some("GET".to_owned()));
+    target(
+        &mut v2,
+        PathClass::Identity,
+        "/latest/dynamic/instance-identity/document",
+    );
+    events.push(v2.clone());
+    (v2.verdict, v2.local) = (Verdict::V2EmptyToken, true);
+    events.push(v2.clone());
+    v2.verdict = Verdict::InvalidTokenRequest;
+    events.push(v2);
+
+    let mut other = shell;
+    other.verdict = Verdict::OtherCloud;
+    target(&mut other, PathClass::NotImds, "/computeMetadata/v1/instance/");
+    (process.pid, process.name) = (3001, "cloud-init".to_owned());
+    process.user.name = None;
+    process.ancestors = (1..=7).rev().map(|pid| ancestor(pid * 100, "bash", "bash")).collect();
+    other.process = Some(Arc::new(process));
+    events.push(other);
+    events
+}
+
+/// Notices of every kind.
+pub(super) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
+    let hooks = [
+        Hook {
+            name: "imds_egress",
+            attached: true,
+            reason: "reads requests off the wire",
+        },
+        Hook {
+            name: "imds_tp_btf",
+            attached: false,
+            reason: "this kernel has no BTF",
+        },
+    ];
+    let loss = [("request_ring_full", 3), ("gap_bytes", 0)];
+    let mut summary = summary::Summary::new();
+    samples().iter().for_each(|event| summary.add(event));
+    let kernel = "6.8.0-1021-aws";
+    take(time(0), &Notice::Start { kernel, hooks: &hooks });
+    take(time(1), &Notice::Loss { counts: &loss });
+    let summary = &summary;
+    take(time(2), &Notice::Summary { summary, loss: &loss });
+}
+
+/// Accepts nothing, as a pipe whose reader is gone.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_closed_output_is_told_apart() {
+    let mut sink = json::JsonSink::new(Output::new(Closed, true), "host".to_owned());
+    assert!(sink.write(&full_event()).is_err_and(|error| is_closed(&error)));
+    let mut sink = json::JsonSink::new(Output::new(Closed, false), "host".to_owned());
+    assert!(sink.write(&full_event()).is_ok());
+    assert!(sink.flush().is_err_and(|error| is_closed(&error)));
+    assert!(!is_closed(&io::ErrorKind::StorageFull.into()));
+}
+
+#[test]
+fn lines_are_seen_at_once_or_with_flush() {
+    for flush_lines in [true, false] {
+        let mut bytes = Vec::new();
+        let mut output = Output::new(&mut bytes, flush_lines);
+        output.write_line(b"a\n").expect("a buffer takes all");
+        assert_eq!(output.writer.buffer().is_empty(), flush_lines);
+        output.flush().expect("a buffer takes all");
+        assert!(output.writer.buffer().is_empty());
+    }
+}

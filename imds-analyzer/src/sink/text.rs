@@ -1,0 +1,304 @@
+//! For people: one line a request, and with `--verbose` all that is known of it.
+
+use std::{
+    fmt::{self, Write as _},
+    io::{self, Write},
+    time::SystemTime,
+};
+
+use imds_analyzer_ebpf::classify::{PathClass, Verdict};
+
+use super::{
+    Notice, Output, Sink, Style,
+    layout::{ALARM, CAUTION, DOUBT, FAINT, GOOD, PLAIN, STRONG, columns, foreign, foreign_path, paint},
+    record::writable,
+};
+use crate::event::{Ancestor, Event, NetNs, User};
+
+mod details;
+
+/// Columns of the verdict: the longest of [`label`].
+const VERDICT_WIDTH: usize = 8;
+/// Names, users and the like are cut above this.
+const NAME_WIDTH: usize = 32;
+const METHOD_WIDTH: usize = 10;
+/// As many ancestors as are shown on a line; of more, the middle is left out.
+const CHAIN: usize = 4;
+/// As many as are shown however narrow the terminal.
+const CHAIN_MIN: usize = 2;
+
+/// Writes requests as lines of text.
+pub struct TextSink<W: Write> {
+    output: Output<W>,
+    style: Style,
+    /// One line or block; kept to be filled again.
+    text: String,
+}
+
+impl<W: Write> TextSink<W> {
+    pub fn new(output: Output<W>, style: Style) -> Self {
+        Self {
+            output,
+            style,
+            text: String::new(),
+        }
+    }
+}
+
+impl<W: Write> Sink for TextSink<W> {
+    fn write(&mut self, event: &Event) -> io::Result<()> {
+        self.text.clear();
+        // Writing to a String does not fail.
+        let _ = writeln!(self.text, "{}", line(event, self.style));
+        if self.style.verbose {
+            let _ = write!(self.text, "{}", details::block(event, self.style));
+        }
+        self.output.write_line(self.text.as_bytes())
+    }
+
+    /// People are told on stderr, by [`super::loss`] and [`super::summary`].
+    fn notice(&mut self, _: SystemTime, _: &Notice<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+}
+
+/// The line of `event`, without its end.
+pub fn line(event: &Event, style: Style) -> impl fmt::Display + '_ {
+    fmt::from_fn(move |f| {
+        let color = style.color;
+        let (label, verdict_style) = label(event.verdict);
+        // `2026-11-22T09:10:11.123Z` without date and zone.
+        let time = humantime::format_rfc3339_millis(writable(event.time)).to_string();
+        let time = time.get(11..23).unwrap_or(&time);
+        let (request_width, request_max) = request_widths(style.width);
+        let request = request(event, request_max);
+        let caller = caller(event);
+        let marks = marks(event);
+        let taken = columns(time) + VERDICT_WIDTH + columns(&request).max(request_width) + columns(&caller) + 4;
+        let taken = taken + marks.iter().map(|(_, text)| columns(text) + 1).sum::<usize>() + 1;
+        let room = style.width.map_or(usize::MAX, |width| width.saturating_sub(taken));
+
+        write!(f, "{} ", paint(color, FAINT, time))?;
+        write!(
+            f,
+            "{} ",
+            paint(color, verdict_style, format_args!("{label:VERDICT_WIDTH$}"))
+        )?;
+        write!(f, "{request:request_width$}  {}", paint(color, STRONG, caller))?;
+        if let Some(process) = event.process.as_deref() {
+            write!(f, "{}", paint(color, FAINT, chain(&process.ancestors, room)))?;
+        }
+        for (index, (style, text)) in marks.into_iter().enumerate() {
+            let gap = if index == 0 { "  " } else { " " };
+            write!(f, "{gap}{}", paint(color, style, text))?;
+        }
+        Ok(())
+    })
+}
+
+/// The verdict in few letters; the whole word stands in the details.
+fn label(verdict: Verdict) -> (&'static str, anstyle::Style) {
+    match verdict {
+        Verdict::V1 => ("v1", ALARM),
+        Verdict::Unknown => ("unknown", DOUBT),
+        Verdict::V2 => ("v2", GOOD),
+        Verdict::V2TokenRequest => ("v2 token", GOOD),
+        Verdict::V2EmptyToken => ("v2 empty", CAUTION),
+        Verdict::InvalidTokenRequest => ("v2 bad", CAUTION),
+        Verdict::OtherCloud => ("other", FAINT),
+    }
+}
+
+/// Columns of the request, and how many it takes at most: where a line may be as long as it likes, so may the request.
+fn request_widths(width: Option<usize>) -> (usize, usize) {
+    match width {
+        Some(width) => {
+            let columns = (width * 2 / 7).clamp(24, 72);
+            (columns, columns)
+        }
+        None => (52, 200),
+    }
+}
+
+fn request(event: &Event, width: usize) -> String {
+    let http = &event.http;
+    let Some(target) = http.path.as_deref().or(http.target.as_deref()) else {
+        return http
+            .method
+            .as_deref()
+            .map_or("-".to_owned(), |method| foreign(method, width));
+    };
+    let method = foreign(http.method.as_deref().unwrap_or("-"), METHOD_WIDTH);
+    let target = foreign_path(target, width.saturating_sub(columns(&method) + 1));
+    format!("{method} {target}")
+}
+
+fn caller(event: &Event) -> String {
+    match event.process.as_deref() {
+        Some(process) => format!("{}[{}]", foreign(&process.name, NAME_WIDTH), process.pid),
+        None => "unknown process".to_owned(),
+    }
+}
+
+/// As much of the chain as fits into `room`, the parent first; what is left out is marked.
+fn chain(ancestors: &[Ancestor], room: usize) -> String {
+    let link = |ancestor: &Ancestor| format!(" < {}({})", foreign(&ancestor.name, NAME_WIDTH), ancestor.pid);
+    let links = |ancestors: &[Ancestor]| ancestors.iter().map(link).collect::<String>();
+    let mut text = match ancestors {
+        [first @ .., last] if first.len() >= CHAIN => format!("{} < …{}", links(&first[..CHAIN - 1]), link(last)),
+        all => links(all),
+    };
+    for count in (CHAIN_MIN..ancestors.len().min(CHAIN)).rev() {
+        if columns(&text) <= room {
+            break;
+        }
+        text = format!("{} < …", links(&ancestors[..count]));
+    }
+    text
+}
+
+/// What else is worth a word.
+fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
+    let mut marks = Vec::new();
+    if let Some(reason) = event.reason {
+        marks.push((DOUBT, format!("reason={}", reason.as_str())));
+    }
+    if matches!(
+        event.path_class,
+        PathClass::Credential | PathClass::UserData | PathClass::Identity
+    ) {
+        marks.push((CAUTION, event.path_class.as_str().to_owned()));
+    }
+    if event.local {
+        marks.push((CAUTION, "local".to_owned()));
+    }
+    if event.net_ns == NetNs::Other {
+        marks.push((PLAIN, "netns".to_owned()));
+    }
+    if let Some(process) = event.process.as_deref() {
+        if let Some(user) = user_name(&process.user) {
+            marks.push((PLAIN, format!("user={}", foreign(&user, NAME_WIDTH))));
+        }
+        match (&process.container, &process.unit) {
+            (Some(container), _) => {
+                marks.push((
+                    PLAIN,
+                    format!("container={}", foreign(short_id(&container.id), NAME_WIDTH)),
+                ));
+            }
+            (None, Some(unit)) => marks.push((PLAIN, format!("unit={}", foreign(unit, NAME_WIDTH)))),
+            (None, None) => {}
+        }
+    }
+    marks
+}
+
+fn user_name(user: &User) -> Option<String> {
+    user.name.clone().or_else(|| user.id.map(|id| id.to_string()))
+}
+
+/// As `docker ps` shows it.
+pub(super) fn short_id(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::tests::{full_event, golden, minimal_event, samples, text_of, unknown_event};
+
+    const PLAIN_STYLE: Style = Style {
+        color: false,
+        width: None,
+        verbose: false,
+    };
+
+    fn write_all(events: &[Event], style: Style) -> String {
+        text_of(|output| {
+            let mut sink = TextSink::new(output, style);
+            events
+                .iter()
+                .for_each(|event| sink.write(event).expect("a buffer takes all"));
+            sink.flush().expect("a buffer takes all");
+        })
+    }
+
+    #[test]
+    fn lines() {
+        golden("lines.txt", &write_all(&samples(), PLAIN_STYLE));
+        let width = Some(120);
+        golden("lines-120.txt", &write_all(&samples(), Style { width, ..PLAIN_STYLE }));
+    }
+
+    #[test]
+    fn details() {
+        let style = Style {
+            verbose: true,
+            ..PLAIN_STYLE
+        };
+        let events = [full_event(), minimal_event(), unknown_event()];
+        golden("details.txt", &write_all(&events, style));
+    }
+
+    #[test]
+    fn color_changes_nothing_else() {
+        for verbose in [false, true] {
+            let style = |color| Style {
+                color,
+                verbose,
+                ..PLAIN_STYLE
+            };
+            let colored = write_all(&samples(), style(true));
+            assert!(colored.contains("\u{1b}[1m\u{1b}[31mv1"));
+            let mut plain = String::new();
+            let mut rest = colored.as_str();
+            while let Some((before, after)) = rest.split_once('\u{1b}') {
+                plain.push_str(before);
+                rest = after.split_once('m').expect("an escape sequence").1;
+            }
+            plain.push_str(rest);
+            assert_eq!(plain, write_all(&samples(), style(false)));
+        }
+    }
+
+    #[test]
+    fn others_forge_no_line() {
+        let mut event = full_event();
+        let evil = "x\n09:00:00.000  v2 \u{1b}[2J\r\u{9b}1m".to_owned();
+        event.http.method = Some(evil.clone());
+        event.http.path = Some(evil.clone());
+        event.http.target = Some(format!("{evil}?"));
+        event.http.user_agent = Some(evil.clone());
+        if let Some(thread) = &mut event.thread {
+            thread.name = evil.clone();
+        }
+        let mut process = event.process.as_deref().cloned().expect("a process");
+        process.name = evil.clone();
+        process.executable = Some(evil.clone());
+        process.working_directory = Some(evil.clone());
+        process.args = vec![evil.clone()];
+        process.user.name = Some(evil.clone());
+        process.unit = Some(evil.clone());
+        process.pod = Some(evil.clone());
+        process.ancestors[0].name = evil.clone();
+        process.ancestors[0].args = vec![evil.clone()];
+        if let Some(container) = &mut process.container {
+            container.id = evil.clone();
+            container.runtime = Some(evil);
+        }
+        event.process = Some(process.into());
+
+        let style = Style {
+            verbose: true,
+            ..PLAIN_STYLE
+        };
+        let lines = write_all(&[full_event()], style).lines().count();
+        let text = write_all(&[event], style);
+        assert_eq!(text.lines().count(), lines, "{text}");
+        assert!(!text.chars().any(|char| char.is_control() && char != '\n'), "{text:?}");
+    }
+}

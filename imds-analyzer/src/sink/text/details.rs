@@ -1,0 +1,136 @@
+//! The block below a line, with `--verbose`.
+
+use std::{fmt, net::SocketAddr};
+
+use super::{FAINT, Style, columns, foreign, paint, user_name, writable};
+use crate::{
+    event::{Event, Process},
+    sink::record::Joined,
+};
+
+/// Below the verdict.
+const INDENT: usize = 13;
+const KEY_WIDTH: usize = 11;
+
+/// The block of `event`, each line ended.
+pub(super) fn block(event: &Event, style: Style) -> impl fmt::Display + '_ {
+    fmt::from_fn(move |f| {
+        let mut block = Block { f, style };
+        block.field("verdict", event.verdict.as_str())?;
+        block.field("class", event.path_class.as_str())?;
+        if let Some(target) = event
+            .http
+            .target
+            .as_ref()
+            .filter(|&target| event.http.path.as_ref() != Some(target))
+        {
+            block.field("target", target)?;
+        }
+        if let Some(process) = event.process.as_deref() {
+            block.process(event, process)?;
+        }
+        if let Some(user_agent) = &event.http.user_agent {
+            block.field("user agent", user_agent)?;
+        }
+        block.field("socket", &socket(event))?;
+        let owner = event.owner.map_or("nobody", |owner| owner.as_str());
+        block.field("seen by", &format!("{} (caller: {owner})", event.tap.as_str()))?;
+        if event.forwarded {
+            block.field("forwarded", "X-Forwarded-For is present")?;
+        }
+        Ok(())
+    })
+}
+
+struct Block<'a, 'f> {
+    f: &'a mut fmt::Formatter<'f>,
+    style: Style,
+}
+
+impl Block<'_, '_> {
+    fn field(&mut self, key: &str, value: &str) -> fmt::Result {
+        let key = paint(self.style.color, FAINT, format_args!("{key:KEY_WIDTH$}")).to_string();
+        // Long arguments are what a person asked for here: bounded, but not to the line.
+        writeln!(
+            self.f,
+            "{:INDENT$}{key} {}",
+            "",
+            foreign(value, 4 * self.style.columns())
+        )
+    }
+
+    fn process(&mut self, event: &Event, process: &Process) -> fmt::Result {
+        if let Some(executable) = &process.executable {
+            self.field("executable", executable)?;
+        }
+        if !process.args.is_empty() {
+            let rest = if process.args_truncated { " …" } else { "" };
+            self.field("arguments", &format!("{}{rest}", Joined(&process.args)))?;
+        }
+        if let Some(directory) = &process.working_directory {
+            self.field("directory", directory)?;
+        }
+        if let Some(start) = process.start {
+            self.field(
+                "started",
+                &humantime::format_rfc3339_seconds(writable(start)).to_string(),
+            )?;
+        }
+        if let Some(thread) = &event.thread {
+            self.field("thread", &format!("{}[{}]", thread.name, thread.id))?;
+        }
+        self.identity(process)?;
+        let width = process
+            .ancestors
+            .iter()
+            .map(|ancestor| columns(&ancestor.name))
+            .max()
+            .unwrap_or(0);
+        for (index, ancestor) in process.ancestors.iter().enumerate() {
+            let key = if index == 0 { "parent" } else { "" };
+            let name = format!("{}[{}]", ancestor.name, ancestor.pid);
+            let user = ancestor.user_id.map(|id| format!("uid {id}")).unwrap_or_default();
+            let command = Joined(&ancestor.args);
+            let text = format!("{name:0$} {user:9} {command}", width.min(super::NAME_WIDTH) + 9);
+            self.field(key, text.trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn identity(&mut self, process: &Process) -> fmt::Result {
+        if let Some(name) = user_name(&process.user) {
+            let id = process.user.id.map(|id| format!(" uid {id}")).unwrap_or_default();
+            let group = process.group_id.map(|id| format!(" gid {id}")).unwrap_or_default();
+            self.field("user", &format!("{name}{id}{group}"))?;
+        }
+        if let Some(unit) = &process.unit {
+            self.field("unit", unit)?;
+        }
+        if let Some(container) = &process.container {
+            let runtime = container
+                .runtime
+                .as_deref()
+                .map(|name| format!(" ({name})"))
+                .unwrap_or_default();
+            self.field("container", &format!("{}{runtime}", container.id))?;
+        }
+        if let Some(pod) = &process.pod {
+            self.field("pod", pod)?;
+        }
+        Ok(())
+    }
+}
+
+fn socket(event: &Event) -> String {
+    // A mapped IPv4 address is shown as the IPv4 address it is.
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let rewritten = event
+        .packet_destination
+        .map(|packet| format!(" (rewritten to {})", plain(packet)));
+    format!(
+        "{} -> {}{}",
+        plain(event.source),
+        plain(event.destination),
+        rewritten.unwrap_or_default()
+    )
+}
