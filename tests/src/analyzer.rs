@@ -1,0 +1,230 @@
+//! The analyzer as a process.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// How long anything may take before a test fails.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The release binary: `IMDS_ANALYZER`, or the one built beside these tests.
+pub fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("IMDS_ANALYZER") {
+        return path.into();
+    }
+    let test = env::current_exe().expect("this test's own path");
+    // <target>/<profile>/deps/<test>
+    let target = test.ancestors().nth(3).expect("a test below a target folder");
+    let binary = target.join("release/imds-analyzer");
+    assert!(
+        binary.exists(),
+        "{} is missing: cargo build --release -p imds-analyzer",
+        binary.display()
+    );
+    binary
+}
+
+/// Every analyzer sees the whole machine: tests of one binary take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A running `imds-analyzer watch --format json`.
+pub struct Analyzer {
+    _turn: MutexGuard<'static, ()>,
+    child: Option<Child>,
+    lines: Receiver<String>,
+    stderr: Option<JoinHandle<String>>,
+    seen: Vec<String>,
+}
+
+/// What an analyzer left behind.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    /// Every line of stdout.
+    pub stdout: Vec<String>,
+    pub stderr: String,
+}
+
+impl Analyzer {
+    /// Starts `watch --format json` with further arguments, and waits until it is ready.
+    pub fn watch(args: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command.args(["watch", "--format", "json"]).args(args);
+        Self::start(command)
+    }
+
+    /// Starts any command that writes a line beginning with `ready` to stderr, and waits for that.
+    pub fn start(mut command: Command) -> Self {
+        // A test that failed is no reason for the next one to.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (send_line, lines) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if send_line.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let (send_ready, ready) = channel();
+        let stderr = thread::spawn(move || {
+            let mut all = String::new();
+            loop {
+                let mut line = String::new();
+                match stderr.read_line(&mut line) {
+                    Ok(n) if n > 0 => {
+                        if line.starts_with("ready") {
+                            let _ = send_ready.send(());
+                        }
+                        all.push_str(&line);
+                    }
+                    _ => return all,
+                }
+            }
+        });
+        if ready.recv_timeout(DEADLINE).is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("{command:?} did not get ready:\n{}", stderr.join().unwrap_or_default());
+        }
+        Self {
+            _turn: turn,
+            child: Some(child),
+            lines,
+            stderr: Some(stderr),
+            seen: Vec::new(),
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("running").id()
+    }
+
+    /// Waits until `enough` of the request records so far, and returns them.
+    pub fn wait_for(&mut self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let records = requests(&self.seen);
+            if enough(&records) {
+                return records;
+            }
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Timeout) => panic!("not seen in time; there are {}: {records:#?}", records.len()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let ended = self.finish();
+                    panic!("the analyzer ended early: {ended:#?}");
+                }
+            }
+        }
+    }
+
+    /// Waits for `count` request records; more come to light in [`Self::stop`].
+    pub fn wait_for_count(&mut self, count: usize) -> Vec<Value> {
+        self.wait_for(|records| records.len() >= count)
+    }
+
+    /// Ends it as Ctrl-C does, and collects what it wrote: all that was sent before is in there.
+    pub fn stop(mut self) -> Ended {
+        let pid = self.pid();
+        // SAFETY: our own child, which has not been waited for.
+        unsafe { libc::kill(pid as i32, libc::SIGINT) };
+        self.finish()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(mut self) -> Ended {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Ended {
+        let mut child = self.child.take().expect("running");
+        let deadline = Instant::now() + DEADLINE;
+        let status = loop {
+            match child.try_wait().expect("our own child") {
+                Some(status) => break status,
+                None if Instant::now() > deadline => {
+                    let _ = child.kill();
+                    panic!("the analyzer does not end");
+                }
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
+            self.seen.push(line);
+        }
+        let stderr = self
+            .stderr
+            .take()
+            .map(|thread| thread.join().expect("reader"))
+            .unwrap_or_default();
+        Ended {
+            code: status.code(),
+            stdout: std::mem::take(&mut self.seen),
+            stderr,
+        }
+    }
+}
+
+impl Drop for Analyzer {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Ended {
+    /// The records of requests.
+    pub fn requests(&self) -> Vec<Value> {
+        requests(&self.stdout)
+    }
+
+    /// The records of another kind, such as `imds-analyzer-summary`.
+    pub fn notices(&self, action: &str) -> Vec<Value> {
+        records(&self.stdout)
+            .filter(|record| record["event"]["action"] == action)
+            .collect()
+    }
+
+    /// All it wrote, for looking for what must not be there.
+    pub fn everything(&self) -> String {
+        let mut all = self.stdout.join("\n");
+        all.push_str(&self.stderr);
+        all
+    }
+}
+
+fn records(lines: &[String]) -> impl Iterator<Item = Value> {
+    lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
+}
+
+fn requests(lines: &[String]) -> Vec<Value> {
+    records(lines)
+        .filter(|record| record["event"]["action"] == "imds-request")
+        .collect()
+}
