@@ -507,12 +507,13 @@ impl Headers {
             }
             "transfer-encoding" => {
                 self.facts |= facts::ENCODING;
-                let word = trimmed(header.value[0]).to_ascii_lowercase();
-                if word == b"chunked" {
+                let word = header.value[0].trim_ascii_start().to_ascii_lowercase();
+                let chunked = trimmed(&word) == b"chunked";
+                if chunked {
                     self.facts |= facts::CHUNKED;
                 }
                 // "chunk" is another coding too, but that it is not chunked is all that counts.
-                if folded || !b"chunked".starts_with(&word) {
+                if folded || !(chunked || b"chunked".starts_with(&word)) {
                     self.facts |= facts::ENCODING_OTHER;
                 }
                 self.framing_malformed |= has_control(value);
