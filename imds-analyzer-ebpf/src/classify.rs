@@ -20,10 +20,11 @@
 //!
 //! # Bodies
 //! After a head with a single valid Content-Length (and a method other than GET and HEAD) that many bytes are skipped.
-//! Everything else that announces a body is ambiguous - a body on GET or HEAD, any Transfer-Encoding, a double or
-//! invalid Content-Length - and is scanned: any line in it that ends like a request line is reported `unknown`, reason
-//! `framing`. The scan ends where the body does (its length, its last chunk), or at the next empty line if no length
-//! can be known.
+//! Everything else that announces a body is ambiguous - a body on GET or HEAD or of a malformed head, any
+//! Transfer-Encoding, a double or invalid Content-Length - and is scanned: any line in it that ends like a request line
+//! (the end of the body may end it too) is reported `unknown`, reason `framing`. The scan ends where the body does (its
+//! length, its last chunk), or at the next empty line if no length can be known. A line that was found is shown only if
+//! nothing but a request line is in it and all of it was seen: it may be a header with a secret otherwise.
 
 mod capture;
 mod dfa;
@@ -67,6 +68,9 @@ pub struct Head {
     /// Bytes of the head seen, from its first byte to the last one pushed.
     pub len: u32,
 }
+
+/// A value of [`Classifier::keep`].
+const ODD: u8 = 2;
 
 /// How the bytes after a head are framed.
 mod framing {
@@ -118,7 +122,7 @@ pub struct Classifier {
     uncertain: u8,
     /// This head has been reported already (it was too long).
     reported: u8,
-    /// 1 while the capture takes the bytes of this line.
+    /// Not 0 while the capture takes the bytes of this line; [`ODD`] if they are not to be shown after all.
     keep: u8,
     target: Target,
     capture: Capture,
@@ -161,8 +165,9 @@ impl Classifier {
         self.uncertain = 0;
     }
 
-    /// Joins a stream whose beginning was not seen. If the next bytes are a request line they are judged as usual; if
-    /// not, `reason` is reported and the stream is picked up again after the next empty line.
+    /// Joins a stream whose beginning was not seen. If the next bytes are a request line (with a version: a line like
+    /// `GET /x` may as well be the end of a header) they are judged as usual; if not, `reason` is reported and the stream
+    /// is picked up again after the next empty line.
     #[inline(always)]
     pub fn join_midstream(&mut self, reason: Reason) {
         self.begin(framing::HEAD);
@@ -191,10 +196,25 @@ impl Classifier {
         if skipped == missing {
             return Step::More;
         }
-        if self.is_unfinished() {
+        if self.framing == framing::SCAN_LENGTH && self.remaining > missing as u64 {
+            self.remaining -= missing as u64;
+            self.scan(framing::SCAN_LENGTH, Reason::Gap);
+            return Step::More;
+        }
+        if self.framing == framing::HEAD && self.state != dfa::START && self.head_len > 0 {
+            // What follows belongs to this head, also if that has been reported already.
+            let reported = self.reported != 0;
             self.reason = Reason::Gap as u8;
+            if self.is_doubtful() {
+                self.capture.clear();
+            }
             self.scan(framing::SCAN_LINE, Reason::Gap);
-            return Step::Head;
+            return if reported { Step::More } else { Step::Head };
+        }
+        if self.framing >= framing::SCAN_CHUNKED {
+            // Where the body ends can no longer be told: the next empty line is the first safe place.
+            self.scan(framing::SCAN_LINE, Reason::Gap);
+            return Step::More;
         }
         self.join_midstream(Reason::Gap);
         Step::More
@@ -251,8 +271,21 @@ impl Classifier {
     /// The parts of the head that may be shown, empty while it is not certain that they are a head at all.
     #[inline(always)]
     pub fn capture(&self) -> (&[u8; capture::SIZE], usize) {
-        let len = if self.uncertain != 0 { 0 } else { self.capture.len() };
+        let len = if self.uncertain != 0 || self.is_doubtful() {
+            0
+        } else {
+            self.capture.len()
+        };
         (self.capture.bytes(), len)
+    }
+
+    /// Whether what has been read of a request line may be anything, the rest of a body whose length was wrong too: it
+    /// is not complete and its method is none of those that IMDS knows.
+    #[inline(always)]
+    fn is_doubtful(&self) -> bool {
+        let known =
+            self.method == Method::Get as u8 || self.method == Method::Head as u8 || self.method == Method::Put as u8;
+        self.framing == framing::HEAD && self.state != dfa::START && !self.has_request_line() && !known
     }
 
     /// Takes the next byte of the stream.
@@ -303,16 +336,25 @@ impl Classifier {
             Action::IDLE => self.head_len = 0,
             Action::NOT_HTTP => return self.not_http(byte),
             Action::SIMPLE_END => {
-                if self.method != Method::Get as u8 {
+                if self.method != Method::Get as u8 || self.uncertain != 0 {
                     return self.not_http(byte);
                 }
-                self.uncertain = 0;
                 self.facts |= facts::HTTP_0_9;
+                let reported = self.reported != 0;
+                if self.head_len > HEAD_MAX {
+                    self.reason = Reason::TooLong as u8;
+                }
                 self.begin(framing::HEAD);
-                return Step::Head;
+                return if reported { Step::More } else { Step::Head };
             }
             Action::FACT => {}
-            Action::METHOD => self.method = HEAD.method(self.state),
+            Action::METHOD => {
+                self.method = HEAD.method(self.state);
+                if self.uncertain != 0 && self.method == Method::Other as u8 {
+                    // It may be the rest of another one, as "UT" is of "PUT".
+                    return self.not_http(byte);
+                }
+            }
             Action::LINE => {
                 self.uncertain = 0;
                 self.keep = 1;
@@ -384,7 +426,7 @@ impl Classifier {
             self.scan(framing::SCAN_LINE, Reason::Framing);
         } else if self.length == 0 {
             self.begin(framing::HEAD);
-        } else if has_no_body {
+        } else if has_no_body || self.facts & facts::MALFORMED != 0 {
             self.scan(framing::SCAN_LENGTH, Reason::Framing);
         } else {
             self.begin(framing::SKIP);
@@ -402,15 +444,15 @@ impl Classifier {
         };
         self.reason = reason;
         let reported = self.reported != 0;
+        if self.uncertain != 0 || self.is_doubtful() {
+            // What was taken for a method may be the middle of anything, a token too.
+            self.capture.clear();
+        }
         let scan_reason = Reason::from_raw(self.uncertain).unwrap_or(Reason::Framing);
         self.scan(framing::SCAN_LINE, scan_reason);
         // The rest of this line is part of what is being reported.
         self.state = if byte == b'\n' { dfa::SCAN_LINE } else { dfa::SCAN_DEAD };
-        if self.uncertain != 0 {
-            // What was taken for a method may be the middle of anything, a token too.
-            self.capture.clear();
-            self.uncertain = 0;
-        }
+        self.uncertain = 0;
         if reported { Step::More } else { Step::Head }
     }
 
@@ -444,17 +486,8 @@ impl Classifier {
             self.head_len = 1;
             self.capture.push(byte, false);
         }
-        let found = action == Action::SCAN_FOUND;
-        if found {
-            self.reason = self.scan_reason;
-            if self.head_len > capture::SIZE as u32 {
-                // The end of the line, which is the request line, is not in it.
-                self.capture.clear();
-            }
-        }
-        let line_ended = byte == b'\n';
-        if line_ended || found {
-            self.keep = 0;
+        if action == Action::SCAN_ODD {
+            self.keep = ODD;
         }
         let ended = match self.framing {
             framing::SCAN_LENGTH => {
@@ -464,6 +497,17 @@ impl Classifier {
             framing::SCAN_CHUNKED => self.push_chunked(byte),
             _ => action == Action::SCAN_BLANK,
         };
+        let found = action == Action::SCAN_FOUND || (ended && action == Action::SCAN_WHOLE);
+        if found {
+            self.reason = self.scan_reason;
+            let whole = self.head_len <= capture::SIZE as u32 && self.scan_reason == Reason::Framing as u8;
+            if self.keep == ODD || !whole {
+                self.capture.clear();
+            }
+        }
+        if found || byte == b'\n' {
+            self.keep = 0;
+        }
         if ended {
             self.begin(framing::HEAD);
         }

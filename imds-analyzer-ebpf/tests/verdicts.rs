@@ -386,3 +386,121 @@ fn paths_are_normalised_for_their_class() {
         assert_eq!((reason, seen), (None, class), "{path}");
     }
 }
+
+// Regressions: found by properties.rs.
+
+#[test]
+fn a_simple_request_that_is_too_long_is_reported_once_and_not_judged() {
+    for length in [16_384, 20_000] {
+        let stream = format!("GET /{}\r\n", "a".repeat(length));
+        let seen = classify(&[stream.as_bytes()]);
+        assert_eq!(seen.len(), 1);
+        assert_eq!((seen[0].0, seen[0].1), (Verdict::Unknown, Some(Reason::TooLong)));
+    }
+}
+
+#[test]
+fn a_percent_sign_that_encodes_nothing_hides_nothing_behind_it() {
+    let credentials = "/latest/meta-data/iam/security-credentials";
+    for (path, class) in [
+        (format!("{credentials}/%?/../../x"), PathClass::Credential),
+        (format!("{credentials}/%4?/../../x"), PathClass::Credential),
+        (format!("{credentials}/%%2f../x"), PathClass::Credential),
+        (format!("/latest/x%%2f../{}", "user-data"), PathClass::UserData),
+        ("/latest/user-data%".to_owned(), PathClass::Plain),
+        ("/latest/user-data%4".to_owned(), PathClass::Plain),
+        ("/latest/user-data%?x".to_owned(), PathClass::Plain),
+    ] {
+        assert_eq!(one(&format!("GET {path} HTTP/1.1\r\n\r\n")).2, class, "{path}");
+    }
+}
+
+#[test]
+fn a_request_line_that_the_end_of_a_body_cuts_is_found() {
+    for body in [
+        "GET /latest/user-data HTTP/1.1",
+        "x\r\nGET /latest/user-data HTTP/1.1 ",
+        "GET /latest/",
+    ] {
+        // A server that does not read bodies of GET finds a whole request here, only empty lines come behind.
+        let stream = format!("GET / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}\r\n\r\n", body.len());
+        let seen = verdicts(&stream);
+        assert_eq!((seen.len(), seen[1].1), (2, Some(Reason::Framing)), "{stream:?}");
+    }
+}
+
+#[test]
+fn the_body_of_a_malformed_head_is_scanned() {
+    let body = "GET /latest/user-data HTTP/1.1\r\n\r\n";
+    for header in [
+        format!("Content-Length: {}\u{b}", body.len()),
+        format!("Content-Length: {}\r\nno colon", body.len()),
+    ] {
+        let seen = verdicts(&format!("POST / HTTP/1.1\r\n{header}\r\n\r\n{body}"));
+        let reasons: Vec<_> = seen.iter().map(|seen| seen.1).collect();
+        assert_eq!(reasons, [Some(Reason::Malformed), Some(Reason::Framing)], "{header:?}");
+    }
+}
+
+#[test]
+fn what_may_be_a_header_or_a_body_is_not_shown() {
+    for stream in [
+        // In a body that is scanned, what ends like a request line.
+        "GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nAuthorization: Bearer SECRET HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nCookie:SECRET x HTTP/1.1\r\n SECRET x HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nCookie :SECRET HTTP/1.1\r\nx : SECRET HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nA: x HTTP/1.1\ra SECRET HTTP/1.1\r\n",
+        // Where a request should begin.
+        "GET /\r\nAuthorization :SECRET\r\n\r\n",
+        "GET /\r\nAuthorization : SECRET\r\n\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nPassword=SECRET\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nPassword=SECRET",
+        "POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nPassword=SECRET SECRET",
+    ] {
+        let seen = classify(&[stream.as_bytes()]);
+        assert!(seen.len() > 1, "{stream:?}");
+        assert!(seen.iter().all(|seen| !seen.3.contains("SECRET")), "{seen:?}");
+    }
+    // A request line alone is.
+    let seen = classify(&[b"GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nx\nGET /latest/ HTTP/1.1\r\n"]);
+    assert_eq!(seen[1].3, "GET /latest/ HTTP/1.1");
+}
+
+/// The heads seen behind bytes that were not.
+fn after_a_gap(before: &str, missing: u32, after: &str) -> Vec<Seen> {
+    let mut classifier = Classifier::new();
+    let mut seen = Vec::new();
+    for &byte in before.as_bytes() {
+        classifier.push(byte);
+    }
+    if classifier.gap(missing) == Step::Head {
+        seen.push(head(&classifier));
+    }
+    for &byte in after.as_bytes() {
+        if classifier.push(byte) == Step::Head {
+            seen.push(head(&classifier));
+        }
+    }
+    seen
+}
+
+#[test]
+fn the_end_of_a_header_is_no_simple_request() {
+    let seen = after_a_gap("", 20, "GET /SECRET\r\nHost: h\r\n\r\n");
+    let hidden = (Verdict::Unknown, Some(Reason::Gap), PathClass::NotImds, String::new());
+    assert_eq!(seen, [hidden]);
+}
+
+#[test]
+fn a_gap_in_a_scanned_body_or_in_a_head_reported_already_ends_neither() {
+    let next = "GET /latest/ HTTP/1.1\r\n\r\n";
+    // Bytes 4 to 7 of the body are missing; the request line in it is no request.
+    let head = "GET / HTTP/1.1\r\nContent-Length: 34\r\n\r\nbody";
+    let seen = after_a_gap(head, 4, &format!("\nGET /latest/ HTTP/1.1\r\n\r\n{next}"));
+    let reasons: Vec<_> = seen.iter().map(|seen| seen.1).collect();
+    assert_eq!(reasons, [Some(Reason::Gap), None]);
+    // Too long, reported as such before the gap.
+    let head = format!("GET / HTTP/1.1\r\nCookie: {}", "a".repeat(17_000));
+    let seen = after_a_gap(&head, 4, &format!("aaa\r\nHost: h\r\n\r\n{next}"));
+    assert_eq!(seen.iter().map(|seen| seen.0).collect::<Vec<_>>(), [Verdict::V1]);
+}

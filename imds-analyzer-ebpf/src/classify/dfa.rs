@@ -40,6 +40,10 @@ impl Action {
     pub(super) const SCAN_FOUND: u8 = 34;
     /// The line is empty.
     pub(super) const SCAN_BLANK: u8 = 35;
+    /// The line is more or other than a request line, whatever it ends like: it may be a header.
+    pub(super) const SCAN_ODD: u8 = 36;
+    /// The line would be a request line if it ended here.
+    pub(super) const SCAN_WHOLE: u8 = 37;
 }
 
 // States other code names. Tries get theirs from `Builder::state`.
@@ -121,8 +125,11 @@ const SCAN_VERSION_END: u8 = 90;
 const SCAN_FOUND: u8 = 91;
 const SCAN_FOUND_CR: u8 = 92;
 const SCAN_SIMPLE: u8 = 93;
+/// In a first word that is no method; in a word after the second that is no version.
+const SCAN_ODD: u8 = 94;
+const SCAN_MORE: u8 = 95;
 /// Tries take what is left.
-const HEADER_TRIES: u8 = 94;
+const HEADER_TRIES: u8 = 96;
 
 /// How many rows the table has; all of a byte's values, so that no state is out of range.
 const STATES: usize = 256;
@@ -395,6 +402,8 @@ const fn request_line(b: &mut Builder) {
     while space <= SPACE_OTHER {
         b.action(space, Action::METHOD);
         b.fill(space, Set::Visible, TARGET);
+        // No form of a target begins like this (RFC 9112, 3.2); "Authorization :..." does.
+        b.on(space, class::COLON, BAD);
         b.on(space, class::SPACE, space);
         space += 1;
     }
@@ -553,22 +562,27 @@ const fn scan(b: &mut Builder) {
     b.on(SCAN_DEAD, class::LF, SCAN_LINE);
 
     b.fill(SCAN_GAP, Set::All, SCAN_GAP);
-    b.fill(SCAN_GAP, Set::Visible, SCAN_WORD);
+    b.fill(SCAN_GAP, Set::Visible, SCAN_ODD);
     b.on(SCAN_GAP, class::LF, SCAN_LINE);
 
-    b.copy(SCAN_GAP, SCAN_WORD);
-    b.on(SCAN_WORD, class::SPACE, SCAN_SPACE);
+    b.copy(SCAN_GAP, SCAN_ODD);
+    b.on(SCAN_ODD, class::SPACE, SCAN_SPACE);
+    b.copy(SCAN_ODD, SCAN_WORD);
+    b.fill(SCAN_WORD, Set::Tchar, SCAN_WORD);
     b.copy(SCAN_GAP, SCAN_SPACE);
     b.fill(SCAN_SPACE, Set::Visible, SCAN_WORDS);
+    b.on(SCAN_SPACE, class::COLON, SCAN_MORE);
     b.on(SCAN_SPACE, class::SPACE, SCAN_SPACE);
 
     b.copy(SCAN_GAP, SCAN_WORDS);
     b.fill(SCAN_WORDS, Set::Visible, SCAN_WORDS);
     b.on(SCAN_WORDS, class::SPACE, SCAN_SPACES);
-    b.copy(SCAN_WORDS, SCAN_SPACES);
-    let dot = b.word(SCAN_SPACES, b"HTTP/1.", false, SCAN_WORDS);
+    b.copy(SCAN_WORDS, SCAN_MORE);
+    b.fill(SCAN_MORE, Set::Visible, SCAN_MORE);
+    b.copy(SCAN_MORE, SCAN_SPACES);
+    let dot = b.word(SCAN_SPACES, b"HTTP/1.", false, SCAN_MORE);
     b.fill(dot, Set::Digits, SCAN_VERSION);
-    b.copy(SCAN_WORDS, SCAN_VERSION);
+    b.copy(SCAN_MORE, SCAN_VERSION);
     b.on(SCAN_VERSION, class::SPACE, SCAN_VERSION_END);
     b.on(SCAN_VERSION, class::CR, SCAN_FOUND_CR);
     b.on(SCAN_VERSION, class::LF, SCAN_FOUND);
@@ -579,6 +593,7 @@ const fn scan(b: &mut Builder) {
 
     // A line of its own that is an HTTP/0.9 request.
     b.copy(SCAN_GAP, SCAN_LINE);
+    b.fill(SCAN_LINE, Set::Tchar, SCAN_WORD);
     let get = b.word(SCAN_LINE, b"GET", false, SCAN_WORD);
     let space = b.state();
     b.copy(SCAN_SPACE, space);
@@ -599,7 +614,7 @@ const fn scan(b: &mut Builder) {
     b.copy(SCAN_GAP, SCAN_FOUND_CR);
 
     let mut state = SCAN_LINE;
-    while state <= SCAN_SIMPLE {
+    while state <= SCAN_MORE {
         b.action(state, Action::SCAN);
         state += 1;
     }
@@ -612,6 +627,12 @@ const fn scan(b: &mut Builder) {
     b.action(SCAN_BLANK, Action::SCAN_BLANK);
     b.action(SCAN_FOUND, Action::SCAN_FOUND);
     b.action(SCAN_FOUND_CR, Action::SCAN_FOUND);
+    b.action(SCAN_GAP, Action::SCAN_ODD);
+    b.action(SCAN_ODD, Action::SCAN_ODD);
+    b.action(SCAN_MORE, Action::SCAN_ODD);
+    b.action(SCAN_VERSION, Action::SCAN_WHOLE);
+    b.action(SCAN_VERSION_END, Action::SCAN_WHOLE);
+    b.action(SCAN_SIMPLE, Action::SCAN_WHOLE);
 }
 
 const _: () = {

@@ -363,6 +363,8 @@ impl Target {
     #[inline(always)]
     pub(super) fn class(&self) -> (PathClass, bool) {
         let state = match self.segment {
+            // The target ends inside an encoded byte: no name that is known has a '%'.
+            _ if self.percent != 0 => TABLE.next(self.state, b'%'),
             segment::EMPTY | segment::DOT => self.directory(self.depth),
             segment::DOTS => self.directory(self.depth.saturating_sub(1)),
             _ => self.state,
@@ -388,19 +390,11 @@ impl Target {
     #[inline(always)]
     fn push_path(&mut self, byte: u8) {
         let mut byte = byte;
-        if self.percent == 0 {
-            if byte == b'%' {
-                self.percent = 1;
-                return;
-            }
-            if byte == b'?' || byte == b'#' {
-                self.stage = stage::DONE;
-                return;
-            }
-        } else {
+        let mut encoded = false;
+        if self.percent != 0 {
             let digit = super::hex_value(byte);
             if digit > 15 {
-                // Not an encoded byte: no name that is known has a '%'.
+                // Not an encoded byte, so this one means what it always does: it may be '%', '/' or '?'.
                 self.percent = 0;
                 self.push_name(b'%');
             } else if self.percent == 1 {
@@ -410,9 +404,14 @@ impl Target {
             } else {
                 self.percent = 0;
                 byte = self.high << 4 | digit;
+                encoded = true;
             }
         }
-        if byte == b'/' {
+        if byte == b'%' && !encoded {
+            self.percent = 1;
+        } else if (byte == b'?' || byte == b'#') && !encoded {
+            self.stage = stage::DONE;
+        } else if byte == b'/' {
             self.end_segment();
         } else {
             self.push_name(byte);

@@ -1,0 +1,660 @@
+//! What a stream of requests means, worked out the slow and obvious way: on a whole buffer, line by line, with `Vec`s.
+//!
+//! It shares nothing with the classifier but the words of a verdict, and is what property tests and the fuzz target
+//! compare it with. [`judge`] knows streams that are seen from their beginning and whole up to their end; gaps and
+//! streams joined in their middle have properties of their own in `properties.rs`.
+#![allow(dead_code, reason = "the fuzz target uses a part of it")]
+
+use std::fmt;
+
+use imds_analyzer_ebpf::classify::{Classifier, Head, Method, PathClass, Reason, Step, Verdict, facts};
+
+/// The longest head that is judged (the contract's 16 KiB).
+pub(crate) const HEAD_MAX: usize = 16384;
+/// What a capture may hold of a request line, and in all.
+const SHOWN_LINE_MAX: usize = 768;
+const SHOWN_MAX: usize = 1024;
+
+/// What the classifier said, with the text it would show.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) head: Head,
+    pub(crate) shown: Vec<u8>,
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?} showing {}", self.head, self.shown.escape_ascii())
+    }
+}
+
+/// Pushes `bytes`, leaving out what need not be pushed if `skip`, and notes every head.
+pub(crate) fn feed(classifier: &mut Classifier, bytes: &[u8], skip: bool, seen: &mut Vec<Seen>) {
+    let mut at = 0;
+    while at < bytes.len() {
+        if skip {
+            let skipped = classifier.skip((bytes.len() - at) as u32) as usize;
+            assert!(skipped <= bytes.len() - at);
+            at += skipped;
+            if at == bytes.len() {
+                return;
+            }
+        }
+        if classifier.push(bytes[at]) == Step::Head {
+            seen.push(see(classifier));
+        }
+        at += 1;
+    }
+}
+
+/// The head that has just been reported.
+pub(crate) fn see(classifier: &Classifier) -> Seen {
+    let (bytes, len) = classifier.capture();
+    let head = classifier.head();
+    assert!(len <= bytes.len());
+    assert_eq!(head.reason.is_some(), head.verdict == Verdict::Unknown);
+    Seen {
+        head,
+        shown: bytes[..len].to_vec(),
+    }
+}
+
+/// Feeds a whole connection, cut into `pieces`.
+pub(crate) fn classify<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, skip: bool) -> Vec<Seen> {
+    let mut classifier = Classifier::new();
+    let mut seen = Vec::new();
+    let mut pushed = 0;
+    for piece in pieces {
+        let before = seen.len();
+        feed(&mut classifier, piece, skip, &mut seen);
+        pushed += piece.len();
+        assert!(seen[before..].iter().all(|seen| seen.head.len as usize <= pushed));
+    }
+    if classifier.close() == Step::Head {
+        seen.push(see(&classifier));
+    }
+    seen
+}
+
+/// What a head is expected to be reported as.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Expected {
+    /// A complete head, and the text that may be shown of it (none: it is too long to be shown whole).
+    Judged { head: Head, shown: Option<Vec<u8>> },
+    /// `unknown`, for one of these reasons.
+    Unknown(Vec<Reason>),
+}
+
+/// The heads expected of a stream, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    pub(crate) heads: Vec<Expected>,
+    /// The last one is a malformed head with a Content-Length or Transfer-Encoding that is itself malformed: what
+    /// comes after it is anybody's guess.
+    pub(crate) open: bool,
+}
+
+impl Stream {
+    /// Says what is wrong unless `seen` is what is expected.
+    pub(crate) fn check(&self, seen: &[Seen], stream: &[u8]) -> Result<(), String> {
+        let pairs = self.heads.iter().zip(seen);
+        let wrong = pairs.clone().find(|(expected, seen)| !expected.is(seen));
+        let same_length = if self.open {
+            seen.len() >= self.heads.len()
+        } else {
+            seen.len() == self.heads.len()
+        };
+        if wrong.is_none() && same_length {
+            return Ok(());
+        }
+        Err(format!(
+            "expected {} heads, seen {}, the first wrong one {wrong:?}\nexpected {:?}\nseen {seen:?}\nin {}",
+            self.heads.len(),
+            seen.len(),
+            self.heads,
+            stream.escape_ascii()
+        ))
+    }
+}
+
+impl Expected {
+    fn is(&self, seen: &Seen) -> bool {
+        match self {
+            Self::Judged { head, shown } => {
+                *head
+                    == Head {
+                        facts: comparable(seen.head.facts),
+                        ..seen.head
+                    }
+                    && shown.as_ref().is_none_or(|shown| *shown == seen.shown)
+            }
+            Self::Unknown(reasons) => {
+                seen.head.verdict == Verdict::Unknown
+                    && seen.head.reason.is_some_and(|reason| reasons.contains(&reason))
+            }
+        }
+    }
+}
+
+/// Without what is of no interest: that an invalid Content-Length was empty too, that a coding which is not chunked (or
+/// not alone) begins like it.
+fn comparable(mut facts: u16) -> u16 {
+    if facts & facts::LENGTH_INVALID != 0 {
+        facts &= !facts::LENGTH_EMPTY;
+    }
+    if facts & facts::ENCODING_OTHER != 0 {
+        facts &= !facts::CHUNKED;
+    }
+    facts
+}
+
+/// The heads in `stream`, which ends (is closed) behind its last byte.
+pub(crate) fn judge(stream: &[u8]) -> Stream {
+    let mut found = Stream::default();
+    let mut rest = stream;
+    loop {
+        while let Some(after) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
+            rest = after;
+        }
+        if rest.is_empty() || rest == b"\r" {
+            return found;
+        }
+        let Some(line_end) = rest.iter().position(|&byte| byte == b'\n') else {
+            // Whether it could still have become a request line is not worked out here.
+            let cut = if rest.len() > HEAD_MAX {
+                Reason::TooLong
+            } else {
+                Reason::Closed
+            };
+            found.heads.push(Expected::Unknown(vec![Reason::NotHttp, cut]));
+            return found;
+        };
+        let (line, after) = (&rest[..line_end], &rest[line_end + 1..]);
+        let Some(request) = request_line(without_cr(line)) else {
+            // A line that is too long may be so before it shows that it is no request line.
+            let mut reasons = vec![Reason::NotHttp];
+            if line.len() >= HEAD_MAX {
+                reasons.push(Reason::TooLong);
+            }
+            found.heads.push(Expected::Unknown(reasons));
+            rest = scan_to_empty_line(after, &mut found);
+            continue;
+        };
+        let end = match request.version {
+            None => Some(0),
+            Some(_) => empty_line(after),
+        };
+        let Some(end) = end else {
+            let too_long = rest.len() > HEAD_MAX;
+            let reason = if too_long { Reason::TooLong } else { Reason::Closed };
+            found.heads.push(Expected::Unknown(vec![reason]));
+            return found;
+        };
+        let headers = Headers::parse(&after[..end]);
+        let len = line.len() + 1 + end;
+        found.heads.push(if len > HEAD_MAX {
+            Expected::Unknown(vec![Reason::TooLong])
+        } else if headers.malformed {
+            Expected::Unknown(vec![Reason::Malformed])
+        } else {
+            request.judged(&headers, line, len)
+        });
+        if headers.framing_malformed {
+            found.open = true;
+            return found;
+        }
+        rest = after_body(&after[end..], &request, &headers, &mut found);
+    }
+}
+
+fn without_cr(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Behind the first empty line.
+fn empty_line(text: &[u8]) -> Option<usize> {
+    let mut start = 0;
+    while let Some(length) = text[start..].iter().position(|&byte| byte == b'\n') {
+        let line = &text[start..start + length];
+        start += length + 1;
+        if line.is_empty() || line == b"\r" {
+            return Some(start);
+        }
+    }
+    None
+}
+
+struct RequestLine<'a> {
+    method: &'a str,
+    target: &'a str,
+    /// The digit behind "HTTP/1."; none for HTTP/0.9.
+    version: Option<u8>,
+}
+
+fn request_line(line: &[u8]) -> Option<RequestLine<'_>> {
+    if line.starts_with(b" ") || line.iter().any(|byte| !matches!(byte, 0x20..=0x7e)) {
+        return None;
+    }
+    let words: Vec<&str> = str::from_utf8(line)
+        .ok()?
+        .split(' ')
+        .filter(|word| !word.is_empty())
+        .collect();
+    let (method, target, version) = match words[..] {
+        ["GET", target] => ("GET", target, None),
+        [method, target, version] => (method, target, Some(version_digit(version)?)),
+        _ => return None,
+    };
+    // No form of a target begins with a colon (RFC 9112, 3.2).
+    let valid = method.bytes().all(is_tchar) && !target.starts_with(':');
+    valid.then_some(RequestLine {
+        method,
+        target,
+        version,
+    })
+}
+
+fn version_digit(word: &str) -> Option<u8> {
+    match word.strip_prefix("HTTP/1.")?.as_bytes() {
+        [digit @ b'0'..=b'9'] => Some(*digit),
+        _ => None,
+    }
+}
+
+impl RequestLine<'_> {
+    fn method(&self) -> Method {
+        match self.method {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "PUT" => Method::Put,
+            _ => Method::Other,
+        }
+    }
+
+    fn judged(&self, headers: &Headers, line: &[u8], len: usize) -> Expected {
+        let (path_class, cloud) = path_class(self.target);
+        let mut facts = headers.facts;
+        facts |= if cloud { facts::CLOUD_PATH } else { 0 };
+        facts |= match self.version {
+            None => facts::HTTP_0_9,
+            Some(b'0') => facts::HTTP_1_0,
+            Some(_) => 0,
+        };
+        let head = Head {
+            verdict: verdict(self.method, path_class, facts),
+            reason: None,
+            method: self.method(),
+            path_class,
+            facts: comparable(facts),
+            len: len as u32,
+        };
+        let mut shown = [without_cr(line), b"\n"].concat();
+        shown.extend_from_slice(&headers.shown);
+        Expected::Judged {
+            head,
+            shown: (line.len() < SHOWN_LINE_MAX && shown.len() <= SHOWN_MAX).then_some(shown),
+        }
+    }
+}
+
+/// The contract's table.
+fn verdict(method: &str, class: PathClass, facts: u16) -> Verdict {
+    let has = |fact| facts & fact != 0;
+    if method == "PUT" && class == PathClass::Token {
+        if has(facts::TTL) && !has(facts::FORWARDED) {
+            Verdict::V2TokenRequest
+        } else {
+            Verdict::InvalidTokenRequest
+        }
+    } else if has(facts::TOKEN_VALUE) {
+        Verdict::V2
+    } else if has(facts::TOKEN) {
+        Verdict::V2EmptyToken
+    } else if has(facts::TTL) {
+        Verdict::InvalidTokenRequest
+    } else if class == PathClass::NotImds && (has(facts::CLOUD_PATH) || has(facts::FOREIGN_HEADER)) {
+        Verdict::OtherCloud
+    } else {
+        Verdict::V1
+    }
+}
+
+/// The class of a request target, and whether it is another cloud's.
+pub(crate) fn path_class(target: &str) -> (PathClass, bool) {
+    let path = if target.starts_with('/') {
+        target
+    } else if let Some((scheme, rest)) = target.split_at_checked(7)
+        && scheme.eq_ignore_ascii_case("http://")
+    {
+        &rest[rest.find(['/', '?', '#']).unwrap_or(rest.len())..]
+    } else {
+        return (PathClass::NotImds, false);
+    };
+    let path = percent_decoded(path.split(['?', '#']).next().unwrap_or(""));
+    let mut segments = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            _ => segments.push(segment),
+        }
+    }
+    let class = match segments[..] {
+        [] => PathClass::Root,
+        [
+            "computeMetadata" | "metadata" | "opc" | "openstack" | "hetzner" | "v1" | "v1.json" | "instance_identity",
+            ..,
+        ] => return (PathClass::NotImds, true),
+        [root, ref below @ ..] if is_root(root) => class_below_root(below),
+        _ => PathClass::NotImds,
+    };
+    (class, false)
+}
+
+fn percent_decoded(path: &str) -> String {
+    let bytes = path.as_bytes();
+    let mut decoded = String::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = path
+            .get(at + 1..at + 3)
+            .filter(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if bytes[at] == b'%' => {
+                // A byte above 0x7f stands in no known name; as which character it is kept does not matter.
+                decoded.push(char::from(byte));
+                at += 3;
+            }
+            _ => {
+                decoded.push(char::from(bytes[at]));
+                at += 1;
+            }
+        }
+    }
+    decoded
+}
+
+fn is_root(segment: &str) -> bool {
+    let date = segment.len() == 10
+        && segment.starts_with("20")
+        && segment.bytes().enumerate().all(|(at, byte)| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+    segment == "latest" || segment == "1.0" || date
+}
+
+fn class_below_root(segments: &[&str]) -> PathClass {
+    match segments {
+        ["api", "token"] => PathClass::Token,
+        ["user-data", ..] => PathClass::UserData,
+        ["dynamic", "instance-identity", ..] => PathClass::Identity,
+        ["meta-data", "iam", "security-credentials", ..]
+        | ["meta-data", "identity-credentials", "ec2", "security-credentials", ..] => PathClass::Credential,
+        ["meta-data", "iam", "info", ..] | ["meta-data", "identity-credentials", "ec2", "info", ..] => {
+            PathClass::Account
+        }
+        ["meta-data", "public-keys" | "managed-ssh-keys", ..] => PathClass::Keys,
+        ["meta-data", "tags", ..] => PathClass::Tags,
+        ["meta-data", "spot" | "events" | "autoscaling", ..] => PathClass::Lifecycle,
+        [
+            "meta-data",
+            "network" | "local-ipv4" | "public-ipv4" | "ipv6" | "mac",
+            ..,
+        ] => PathClass::Network,
+        _ => PathClass::Plain,
+    }
+}
+
+/// What the header lines of a head hold.
+#[derive(Default)]
+struct Headers {
+    facts: u16,
+    length: u64,
+    malformed: bool,
+    framing_malformed: bool,
+    shown: Vec<u8>,
+}
+
+/// A header, its value as the lines it stands on.
+struct Header<'a> {
+    name: String,
+    value: Vec<&'a [u8]>,
+    raw: Vec<&'a [u8]>,
+}
+
+impl Headers {
+    /// Reads header lines up to the empty one.
+    fn parse(block: &[u8]) -> Self {
+        let mut headers = Self::default();
+        let mut list: Vec<Header> = Vec::new();
+        // Whether a line that begins with white space belongs to the last of the list.
+        let mut folds = false;
+        for raw in block.split_inclusive(|&byte| byte == b'\n') {
+            let raw = without_cr(&raw[..raw.len() - 1]);
+            if raw.is_empty() {
+                break;
+            }
+            if matches!(raw[0], b' ' | b'\t') {
+                headers.malformed |= has_control(raw);
+                if let (true, Some(last)) = (folds, list.last_mut()) {
+                    last.value.push(raw);
+                    last.raw.push(raw);
+                }
+                continue;
+            }
+            let colon = raw.iter().position(|&byte| byte == b':').unwrap_or(raw.len());
+            let name = trimmed(&raw[..colon]);
+            if colon == raw.len() || name.is_empty() || !name.iter().all(|&byte| is_tchar(byte)) {
+                headers.malformed = true;
+                folds = false;
+                continue;
+            }
+            headers.malformed |= has_control(&raw[colon..]);
+            list.push(Header {
+                name: String::from_utf8_lossy(name).to_ascii_lowercase(),
+                value: vec![&raw[colon + 1..]],
+                raw: vec![raw],
+            });
+            folds = true;
+        }
+        for header in list {
+            headers.add(&header);
+        }
+        headers
+    }
+
+    fn add(&mut self, header: &Header) {
+        let value = header.value.join(&b' ');
+        let value = trimmed(&value);
+        let folded = header.value.len() > 1;
+        match header.name.as_str() {
+            "x-aws-ec2-metadata-token" => {
+                self.facts |= facts::TOKEN;
+                if !value.is_empty() {
+                    self.facts |= facts::TOKEN_VALUE;
+                }
+            }
+            "x-aws-ec2-metadata-token-ttl-seconds" => self.facts |= facts::TTL,
+            "x-forwarded-for" => self.facts |= facts::FORWARDED,
+            "metadata-flavor" | "metadata-token" => self.facts |= facts::FOREIGN_HEADER,
+            // More generous than "is true, over folds too", which costs states and decides between two harmless words.
+            "metadata" => {
+                let word = trimmed(header.value[0]).get(..4).unwrap_or(b"");
+                if word.eq_ignore_ascii_case(b"true") {
+                    self.facts |= facts::FOREIGN_HEADER;
+                }
+            }
+            "content-length" => {
+                let number = str::from_utf8(value)
+                    .ok()
+                    .filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()))
+                    .and_then(|value| value.parse().ok())
+                    .filter(|&length: &u64| length <= 1 << 53);
+                if self.facts & facts::LENGTH != 0 || folded || (number.is_none() && !value.is_empty()) {
+                    self.facts |= facts::LENGTH_INVALID;
+                }
+                if value.is_empty() {
+                    self.facts |= facts::LENGTH_EMPTY;
+                }
+                self.facts |= facts::LENGTH;
+                self.length = number.unwrap_or(0);
+                self.framing_malformed |= has_control(value);
+            }
+            "transfer-encoding" => {
+                self.facts |= facts::ENCODING;
+                let word = header.value[0].trim_ascii_start().to_ascii_lowercase();
+                let chunked = trimmed(&word) == b"chunked";
+                if chunked {
+                    self.facts |= facts::CHUNKED;
+                }
+                // "chunk" is another coding too, but that it is not chunked is all that counts.
+                if folded || !(chunked || b"chunked".starts_with(&word)) {
+                    self.facts |= facts::ENCODING_OTHER;
+                }
+                self.framing_malformed |= has_control(value);
+            }
+            "user-agent" => {
+                for line in &header.raw {
+                    self.shown.extend_from_slice(line);
+                    self.shown.push(b'\n');
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn has_control(text: &[u8]) -> bool {
+    text.iter().any(|&byte| byte.is_ascii_control() && byte != b'\t')
+}
+
+fn trimmed(text: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = text.iter().position(|byte| !blank(byte)).unwrap_or(text.len());
+    let end = text
+        .iter()
+        .rposition(|byte| !blank(byte))
+        .map_or(start, |last| last + 1);
+    &text[start..end]
+}
+
+/// Passes over the body behind a head, noting what is found in it if it is scanned.
+fn after_body<'a>(body: &'a [u8], request: &RequestLine, headers: &Headers, found: &mut Stream) -> &'a [u8] {
+    let has = |fact| headers.facts & fact != 0;
+    let length = usize::try_from(headers.length).unwrap_or(usize::MAX);
+    if has(facts::ENCODING) {
+        if has(facts::CHUNKED) && !has(facts::ENCODING_OTHER) {
+            let end = chunked_end(body);
+            scan(&body[..end], false, found);
+            return &body[end..];
+        }
+        return scan_to_empty_line(body, found);
+    }
+    if has(facts::LENGTH_INVALID) || has(facts::LENGTH_EMPTY) {
+        return scan_to_empty_line(body, found);
+    }
+    let end = length.min(body.len());
+    if matches!(request.method, "GET" | "HEAD") || headers.malformed {
+        scan(&body[..end], end == length, found);
+    }
+    &body[end..]
+}
+
+/// Where a chunked body ends. If its framing breaks: the next empty line.
+fn chunked_end(body: &[u8]) -> usize {
+    // Not before the byte that breaks it.
+    let broken = |at: usize| {
+        let mut end = 0;
+        while end <= at + 1 {
+            match empty_line(&body[end..]) {
+                Some(length) => end += length,
+                None => return body.len(),
+            }
+        }
+        end
+    };
+    let line_end = |at: usize| {
+        body[at..]
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .map(|length| at + length)
+    };
+    let mut at = 0;
+    loop {
+        let Some(end) = line_end(at) else {
+            // Cut in the line of a chunk's size, or broken there: nothing more is to come either way.
+            return body.len();
+        };
+        let digits: String = body[at..end]
+            .iter()
+            .take_while(|byte| byte.is_ascii_hexdigit())
+            .take(12)
+            .map(|&byte| char::from(byte))
+            .collect();
+        let Ok(size) = usize::from_str_radix(&digits, 16) else {
+            return broken(at);
+        };
+        at = end + 1;
+        if size == 0 {
+            // Trailer lines.
+            while let Some(end) = line_end(at) {
+                let empty = body[at..end].iter().all(|&byte| byte == b'\r');
+                at = end + 1;
+                if empty {
+                    return at;
+                }
+            }
+            return body.len();
+        }
+        at = at.saturating_add(size);
+        while at < body.len() && body[at] == b'\r' {
+            at += 1;
+        }
+        if at >= body.len() {
+            return body.len();
+        }
+        if body[at] != b'\n' {
+            return broken(at);
+        }
+        at += 1;
+    }
+}
+
+fn scan_to_empty_line<'a>(text: &'a [u8], found: &mut Stream) -> &'a [u8] {
+    let end = empty_line(text).unwrap_or(text.len());
+    scan(&text[..end], false, found);
+    &text[end..]
+}
+
+/// Notes every line that ends like a request line. `ends`: so does the last one, although no line end follows in here.
+fn scan(text: &[u8], ends: bool, found: &mut Stream) {
+    let mut begin_line = true;
+    let mut begin = 0;
+    for (at, &byte) in text.iter().enumerate() {
+        if !matches!(byte, 0x20..=0x7e) {
+            if matches!(byte, b'\r' | b'\n') && ends_like_request_line(&text[begin..at], begin_line) {
+                found.heads.push(Expected::Unknown(vec![Reason::Framing]));
+            }
+            begin = at + 1;
+            begin_line = byte == b'\n';
+        }
+    }
+    if ends && ends_like_request_line(&text[begin..], begin_line) {
+        found.heads.push(Expected::Unknown(vec![Reason::Framing]));
+    }
+}
+
+fn ends_like_request_line(text: &[u8], begin_line: bool) -> bool {
+    let text = String::from_utf8_lossy(text);
+    let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+    match words[..] {
+        ["GET", target] => begin_line && text.starts_with("GET") && text.ends_with(target) && target.starts_with('/'),
+        [_, .., _, last] => version_digit(last).is_some(),
+        _ => false,
+    }
+}
