@@ -17,8 +17,6 @@ use aya_ebpf::{
     macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr},
     programs::{BtfTracePointContext, SkBuffContext, SockAddrContext, SockContext},
 };
-use imds_analyzer_ebpf::abi::OwnerHook;
-
 /// The kernel takes these two words of a dual licence, as `license_is_gpl_compatible` lists them.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
@@ -58,7 +56,7 @@ fn imds_release(ctx: SockContext) -> i32 {
 /// match-proto: void trace_tcp_sendmsg_locked(const struct sock *sk, const struct msghdr *msg, const struct sk_buff *skb, int size_goal)
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 fn imds_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    sender::observe(read::argument(&ctx, 0), OwnerHook::TpBtf);
+    sender::observe_tp_btf(&ctx);
     0
 }
 

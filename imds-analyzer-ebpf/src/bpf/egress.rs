@@ -1,6 +1,7 @@
 //! The wire tap: every packet a socket sends, judged by the socket's peer, followed by sequence number.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::{bindings::__sk_buff, programs::SkBuffContext};
+use aya_log_ebpf::debug;
 use imds_analyzer_ebpf::{
     abi::{Loss, OwnerHook, RecordKind, request_flags},
     classify::{Reason, Step},
@@ -121,6 +122,11 @@ pub(crate) extern "C" fn imds_packet(ctx: *mut __sk_buff) -> u32 {
     }
     let Some(segment) = Segment::read(skb) else {
         counters::add(Loss::PacketShape, 1);
+        debug!(
+            SkBuffContext::new(ctx),
+            "a packet to IMDS that is not TCP as it is known: {} bytes",
+            skb.len()
+        );
         return 0;
     };
     let Some(socket) = socket::of(sk) else { return 0 };

@@ -59,9 +59,28 @@ pub(super) fn bounded(value: u32) -> u32 {
     unsafe { core::ptr::read_volatile(&value) }
 }
 
-/// Argument `index` of a BTF tracepoint as a number.
-#[inline(always)]
-pub(super) fn argument(ctx: &BtfTracePointContext, index: usize) -> u64 {
-    // VERIFIER: read as bytes, so that it is a number and not a typed pointer, on which arithmetic is restricted.
-    kernel(ctx.as_ptr() as u64 + index as u64 * 8).unwrap_or(0)
+/// Argument 0 of a BTF tracepoint, a pointer the kernel vouches for.
+#[derive(Clone, Copy)]
+pub(super) struct Argument(*const u8);
+
+impl Argument {
+    #[inline(always)]
+    pub(super) fn first(ctx: &BtfTracePointContext) -> Self {
+        Self(ctx.arg(0))
+    }
+
+    /// The two bytes at `offset`, without a helper's call: the verifier knows the pointer's type, and the kernel catches
+    /// the fault should the memory be gone.
+    #[inline(always)]
+    pub(super) fn u16(self, offset: u64) -> u16 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(self.0.add(offset as usize).cast::<u16>()) }
+    }
+
+    /// The pointer as a number.
+    #[inline(always)]
+    pub(super) fn address(ctx: &BtfTracePointContext) -> u64 {
+        // VERIFIER: read as bytes, so that arithmetic on it is not restricted.
+        kernel(ctx.as_ptr() as u64).unwrap_or(0)
+    }
 }

@@ -1,19 +1,28 @@
 //! The sender's own context: whose bytes are these, from which sequence number on. One body for every hook.
 
+use aya_ebpf::programs::BtfTracePointContext;
 use imds_analyzer_ebpf::{abi::OwnerHook, target};
 
 use super::{
-    read,
+    read::{self, Argument},
     settings_global::setting,
     skb,
     socket::{self, NOTES},
     task,
 };
 
-/// Looks at a send on the socket at `sock`; leaves at once if its peer is not IMDS.
+/// tp_btf `tcp_sendmsg_locked`; leaves at once if the socket's peer has another port, as nearly every send does.
 #[inline(always)]
-pub(super) fn observe(sock: u64, hook: OwnerHook) {
-    if !is_imds(sock) {
+pub(super) fn observe_tp_btf(ctx: &BtfTracePointContext) {
+    if Argument::first(ctx).u16(setting!(sock_dport)) == target::PORT.to_be() {
+        observe(Argument::address(ctx), OwnerHook::TpBtf);
+    }
+}
+
+/// Looks at a send on the socket at `sock`, whose peer has IMDS's port.
+#[inline(always)]
+fn observe(sock: u64, hook: OwnerHook) {
+    if !is_imds_address(sock) {
         return;
     }
     let Some(seq) = read::kernel::<u32>(sock + setting!(tcp_sock_write_seq)) else {
@@ -47,12 +56,9 @@ pub(super) fn observe(sock: u64, hook: OwnerHook) {
     }
 }
 
-/// Whether the peer of the socket at `sock` is IMDS. What every send of the machine meets.
+/// Whether the peer of the socket at `sock` has IMDS's address.
 #[inline(always)]
-fn is_imds(sock: u64) -> bool {
-    if read::kernel::<u16>(sock + setting!(sock_dport)) != Some(target::PORT.to_be()) {
-        return false;
-    }
+fn is_imds_address(sock: u64) -> bool {
     if read::kernel::<[u8; 4]>(sock + setting!(sock_daddr)).is_some_and(target::is_imds_v4) {
         return true;
     }
