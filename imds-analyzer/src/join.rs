@@ -63,6 +63,8 @@ pub struct Join {
     existing: HashMap<u64, ExistingSocket>,
     /// Ends of heads that had been reported by time-out.
     late_heads: u64,
+    /// Requests of which nobody knows the process.
+    ownerless: u64,
     /// Looks that failed in searches for the owners of older sockets.
     search_failures: u64,
 }
@@ -77,6 +79,7 @@ impl Join {
             reported_order: VecDeque::new(),
             existing: HashMap::new(),
             late_heads: 0,
+            ownerless: 0,
             search_failures: 0,
         }
     }
@@ -102,11 +105,14 @@ impl Join {
     }
 
     /// What went wrong or was left out here and in the resolver, by kind.
-    pub fn counters(&self) -> [(&'static str, u64); 4] {
+    pub fn counters(&self) -> [(&'static str, u64); 5] {
         let resolver = self.resolver.counters();
+        // A process that may not be looked at is common; it matters when someone was looked for in vain.
+        let search_failures = if self.ownerless > 0 { self.search_failures } else { 0 };
         [
+            ("requests_without_process", self.ownerless),
+            ("socket_search_failures", search_failures),
             ("late_heads", self.late_heads),
-            ("socket_search_failures", self.search_failures),
             ("process_read_failures", resolver.failures),
             ("processes_unannounced", resolver.unannounced),
         ]
@@ -241,7 +247,10 @@ impl Join {
             .and_then(|socket| socket.holders.first().copied());
         match holder.and_then(|pid| self.resolver.from_pid(pid)) {
             Some(process) => (Some(process), Some(OwnerHook::SockDiag)),
-            None => (None, None),
+            None => {
+                self.ownerless += 1;
+                (None, None)
+            }
         }
     }
 }

@@ -12,6 +12,11 @@ use tokio::{
     process::Child,
     signal::unix::{Signal, SignalKind, signal},
 };
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
     check,
@@ -66,21 +71,22 @@ pub fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Diagnostics go to stderr, never between the records.
+/// Diagnostics go to stderr, never between the records: warnings, and with `--verbose` what this program and its kernel
+/// side have to say, but not what their libraries have.
 fn diagnostics(verbose: bool) {
-    let level = if verbose {
-        tracing::Level::DEBUG
-    } else {
-        tracing::Level::WARN
-    };
-    // A second subscriber is refused, which is as good.
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let mut levels = Targets::new().with_default(LevelFilter::WARN);
+    if verbose {
+        levels = levels
+            .with_target("imds_analyzer", LevelFilter::DEBUG)
+            .with_target("modern", LevelFilter::DEBUG);
+    }
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .without_time()
-        .try_init();
+        .without_time();
+    // A second subscriber is refused, which is as good.
+    let _ = tracing_subscriber::registry().with(levels).with(lines).try_init();
 }
 
 /// One thread is enough: the work is a few microseconds a request.

@@ -14,7 +14,10 @@ pub fn describe(counts: &[(&str, u64)]) -> String {
         // Writing to a String does not fail.
         let _ = match Loss::ALL.iter().find(|loss| loss.as_str() == kind) {
             Some(&loss) => write!(text, "{count} {}", words(loss, count == 1)),
-            None => write!(text, "{count} × {}", layout::foreign(&kind.replace('_', " "), 60)),
+            None => match user_space(kind, count == 1) {
+                Some(words) => write!(text, "{count} {words}"),
+                None => write!(text, "{count} × {}", layout::foreign(&kind.replace('_', " "), 60)),
+            },
         };
     }
     if text.is_empty() {
@@ -22,6 +25,25 @@ pub fn describe(counts: &[(&str, u64)]) -> String {
     }
     text.push('.');
     text
+}
+
+/// The kinds that are counted outside the kernel.
+fn user_space(kind: &str, one: bool) -> Option<&'static str> {
+    Some(match (kind, one) {
+        ("requests_without_process", true) => "request whose process is not known",
+        ("requests_without_process", false) => "requests whose process is not known",
+        ("socket_search_failures", true) => "look at an open connection refused",
+        ("socket_search_failures", false) => "looks at open connections refused",
+        ("late_heads", true) => "end of a request that had timed out",
+        ("late_heads", false) => "ends of requests that had timed out",
+        ("process_read_failures", true) => "detail of a process that /proc refused",
+        ("process_read_failures", false) => "details of processes that /proc refused",
+        ("processes_unannounced", true) => "process known without its beginnings",
+        ("processes_unannounced", false) => "processes known without their beginnings",
+        ("recursion_misses", true) => "run of a hook left out by the kernel",
+        ("recursion_misses", false) => "runs of hooks left out by the kernel",
+        _ => return None,
+    })
 }
 
 fn words(loss: Loss, one: bool) -> &'static str {
