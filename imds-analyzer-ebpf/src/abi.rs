@@ -13,6 +13,11 @@ pub mod program {
     pub const CONNECT6: &str = "imds_connect6";
     pub const RELEASE: &str = "imds_release";
     pub const TP_BTF: &str = "imds_tp_btf";
+    pub const FENTRY: &str = "imds_fentry";
+    pub const KPROBE: &str = "imds_kprobe";
+
+    /// What the sender hooks are attached to: the function, and the tracepoint of the same name.
+    pub const SENDER: &str = "tcp_sendmsg_locked";
 }
 
 /// Names of the maps in the object.
@@ -67,9 +72,9 @@ pub enum OwnerHook {
     Connect = 1,
     /// The sender's context, tp_btf `tcp_sendmsg_locked`.
     TpBtf = 2,
-    /// The sender's context, fentry `tcp_sendmsg`.
+    /// The sender's context, fentry `tcp_sendmsg_locked`.
     Fentry = 3,
-    /// The sender's context, kprobe `tcp_sendmsg`.
+    /// The sender's context, kprobe `tcp_sendmsg_locked`.
     Kprobe = 4,
     /// Found by user space: the socket is older than the tool.
     SockDiag = 5,

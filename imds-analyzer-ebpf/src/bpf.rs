@@ -14,9 +14,11 @@ mod task;
 mod transport_ring;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr},
-    programs::{BtfTracePointContext, SkBuffContext, SockAddrContext, SockContext},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, kprobe},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext, SkBuffContext, SockAddrContext, SockContext},
 };
+use imds_analyzer_ebpf::abi::OwnerHook;
+
 /// The kernel takes these two words of a dual licence, as `license_is_gpl_compatible` lists them.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
@@ -53,10 +55,27 @@ fn imds_release(ctx: SockContext) -> i32 {
     PASS
 }
 
+// The sender hooks sit where the socket is locked, so that the sequence number they see is the one that will be written:
+// before the lock, as in tcp_sendmsg, two writers would note the same one.
+
 /// match-proto: void trace_tcp_sendmsg_locked(const struct sock *sk, const struct msghdr *msg, const struct sk_buff *skb, int size_goal)
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 fn imds_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    sender::observe_tp_btf(&ctx);
+    sender::observe_typed(&ctx, OwnerHook::TpBtf);
+    0
+}
+
+/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+#[fentry(function = "tcp_sendmsg_locked")]
+fn imds_fentry(ctx: FEntryContext) -> i32 {
+    sender::observe_typed(&ctx, OwnerHook::Fentry);
+    0
+}
+
+/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+#[kprobe]
+fn imds_kprobe(ctx: ProbeContext) -> u32 {
+    sender::observe_registers(&ctx);
     0
 }
 

@@ -246,7 +246,7 @@ mod tests {
             ("watch --fail-on v2", ErrorKind::InvalidValue, "--fail-on"),
             ("watch --path=", ErrorKind::InvalidValue, "--path"),
             ("watch -q -v", ErrorKind::ArgumentConflict, "--quiet"),
-            ("watch --owner kprobe", ErrorKind::InvalidValue, "--owner"),
+            ("watch --owner ebpf", ErrorKind::InvalidValue, "--owner"),
             ("watch ls", ErrorKind::UnknownArgument, "ls"),
         ] {
             let error = error(args);

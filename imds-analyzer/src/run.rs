@@ -115,7 +115,9 @@ impl From<OwnerChoice> for Option<OwnerHook> {
         match choice {
             OwnerChoice::Auto => None,
             OwnerChoice::Connect => Some(OwnerHook::Connect),
+            OwnerChoice::Fentry => Some(OwnerHook::Fentry),
             OwnerChoice::TpBtf => Some(OwnerHook::TpBtf),
+            OwnerChoice::Kprobe => Some(OwnerHook::Kprobe),
         }
     }
 }

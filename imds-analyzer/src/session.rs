@@ -172,14 +172,14 @@ impl Session {
 
     /// One line on what is in place, for the ready notice.
     pub fn describe(&self) -> String {
+        let owner = self.loaded.owner.as_str();
         let missing: Vec<_> = self
             .loaded
             .hooks
             .iter()
-            .filter(|hook| hook.error.is_some())
+            .filter(|hook| hook.error.is_some() && !load::is_sender(hook.program))
             .map(|hook| hook.program)
             .collect();
-        let owner = self.loaded.owner.as_str();
         if missing.is_empty() {
             format!("wire tap attached, owner from {owner}")
         } else {
@@ -309,7 +309,7 @@ fn notice_hooks(loaded: &Loaded, plan: &Plan) -> Vec<(&'static str, bool, String
     let reason = |hook: &Hook| match &hook.error {
         Some(error) => error.clone(),
         None if hook.program == program::EGRESS => plan.reasons.first().cloned().unwrap_or_default(),
-        None if hook.program == program::TP_BTF => plan.reasons.get(1).cloned().unwrap_or_default(),
+        None if load::is_sender(hook.program) => "the sender's own context".to_owned(),
         None => "always used where it can be had".to_owned(),
     };
     loaded

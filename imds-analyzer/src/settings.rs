@@ -53,9 +53,13 @@ pub enum OwnerChoice {
     Auto,
     /// The process that connected.
     Connect,
-    /// The process that sent.
+    /// The process that sent, by fentry.
+    Fentry,
+    /// The process that sent, by a BTF tracepoint.
     #[value(name = "tp_btf")]
     TpBtf,
+    /// The process that sent, by a kprobe.
+    Kprobe,
 }
 
 /// What `watch` is to do.

@@ -5,7 +5,6 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::{
     EbpfContext,
     helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user},
-    programs::BtfTracePointContext,
 };
 
 /// Plain values that any bytes make valid.
@@ -59,28 +58,31 @@ pub(super) fn bounded(value: u32) -> u32 {
     unsafe { core::ptr::read_volatile(&value) }
 }
 
-/// Argument 0 of a BTF tracepoint, a pointer the kernel vouches for.
+/// Argument 0 of a hook that runs with typed arguments (BTF tracepoint, fentry): a pointer the kernel vouches for.
 #[derive(Clone, Copy)]
-pub(super) struct Argument(*const u8);
+pub(super) struct Argument(*const *const u8);
 
 impl Argument {
+    /// `ctx` is the program's context: an array of arguments, eight bytes each.
     #[inline(always)]
-    pub(super) fn first(ctx: &BtfTracePointContext) -> Self {
-        Self(ctx.arg(0))
+    pub(super) fn first(ctx: &impl EbpfContext) -> Self {
+        Self(ctx.as_ptr().cast())
     }
 
     /// The two bytes at `offset`, without a helper's call: the verifier knows the pointer's type, and the kernel catches
     /// the fault should the memory be gone.
     #[inline(always)]
     pub(super) fn u16(self, offset: u64) -> u16 {
-        // SAFETY: as above.
-        unsafe { core::ptr::read_volatile(self.0.add(offset as usize).cast::<u16>()) }
+        // SAFETY: the context holds at least one argument.
+        let argument = unsafe { core::ptr::read_volatile(self.0) };
+        // SAFETY: as above; the kernel catches faults.
+        unsafe { core::ptr::read_volatile(argument.add(offset as usize).cast::<u16>()) }
     }
 
     /// The pointer as a number.
     #[inline(always)]
-    pub(super) fn address(ctx: &BtfTracePointContext) -> u64 {
+    pub(super) fn address(self) -> u64 {
         // VERIFIER: read as bytes, so that arithmetic on it is not restricted.
-        kernel(ctx.as_ptr() as u64).unwrap_or(0)
+        kernel(self.0 as u64).unwrap_or(0)
     }
 }

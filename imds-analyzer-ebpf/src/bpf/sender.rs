@@ -1,6 +1,6 @@
 //! The sender's own context: whose bytes are these, from which sequence number on. One body for every hook.
 
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::{EbpfContext, programs::ProbeContext};
 use imds_analyzer_ebpf::{abi::OwnerHook, target};
 
 use super::{
@@ -11,11 +11,22 @@ use super::{
     task,
 };
 
-/// tp_btf `tcp_sendmsg_locked`; leaves at once if the socket's peer has another port, as nearly every send does.
+/// Entry of the hooks with typed arguments, of which the socket is the first; leaves at once if the socket's peer has
+/// another port, as nearly every send does.
 #[inline(always)]
-pub(super) fn observe_tp_btf(ctx: &BtfTracePointContext) {
-    if Argument::first(ctx).u16(setting!(sock_dport)) == target::PORT.to_be() {
-        observe(Argument::address(ctx), OwnerHook::TpBtf);
+pub(super) fn observe_typed(ctx: &impl EbpfContext, hook: OwnerHook) {
+    let sk = Argument::first(ctx);
+    if sk.u16(setting!(sock_dport)) == target::PORT.to_be() {
+        observe(sk.address(), hook);
+    }
+}
+
+/// Entry of the kprobe.
+#[inline(always)]
+pub(super) fn observe_registers(ctx: &ProbeContext) {
+    let sock: u64 = ctx.arg(0).unwrap_or(0);
+    if read::kernel::<u16>(sock + setting!(sock_dport)) == Some(target::PORT.to_be()) {
+        observe(sock, OwnerHook::Kprobe);
     }
 }
 

@@ -133,6 +133,17 @@ impl Btf {
             .any(|known| known.strip_prefix(b"btf_trace_") == Some(name.as_bytes()))
     }
 
+    /// Whether there is a function of that name, as fentry needs it.
+    pub fn has_function(&self, name: &str) -> bool {
+        const KIND_FUNC: u32 = 12;
+        self.types.iter().skip(1).any(|&at| {
+            let at = at as usize;
+            let info = word(&self.data, at + 4).unwrap_or(0);
+            info >> 24 & 0x1f == KIND_FUNC
+                && word(&self.data, at).is_some_and(|offset| self.string(offset) == name.as_bytes())
+        })
+    }
+
     /// Size of a struct in bytes.
     pub fn size_of(&self, name: &str) -> Result<u32, BtfError> {
         let id = self.find(name)?;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use imds_analyzer_ebpf::abi::Settings;
+use imds_analyzer_ebpf::abi::{Settings, program};
 
 use super::{btf::Btf, cgroup, offsets};
 
@@ -13,16 +13,20 @@ pub enum Feature {
     Cgroup2,
     Btf,
     RingBuffer,
-    TpBtfTcpSendmsgLocked,
+    Fentry,
+    TpBtf,
+    Kprobe,
 }
 
 impl Feature {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Privileges,
         Self::Cgroup2,
         Self::Btf,
         Self::RingBuffer,
-        Self::TpBtfTcpSendmsgLocked,
+        Self::Fentry,
+        Self::TpBtf,
+        Self::Kprobe,
     ];
 
     /// Name in `check`.
@@ -32,7 +36,9 @@ impl Feature {
             Self::Cgroup2 => "cgroup2",
             Self::Btf => "BTF",
             Self::RingBuffer => "ring buffer",
-            Self::TpBtfTcpSendmsgLocked => "tp_btf tcp_sendmsg_locked",
+            Self::Fentry => "fentry tcp_sendmsg_locked",
+            Self::TpBtf => "tp_btf tcp_sendmsg_locked",
+            Self::Kprobe => "kprobe tcp_sendmsg_locked",
         }
     }
 
@@ -43,7 +49,9 @@ impl Feature {
             Self::Cgroup2 => "4.10",
             Self::Btf => "4.18, with CONFIG_DEBUG_INFO_BTF 5.4",
             Self::RingBuffer => "5.8",
-            Self::TpBtfTcpSendmsgLocked => "6.15",
+            Self::Fentry => "5.5 on x86_64, 6.4 on arm64",
+            Self::TpBtf => "6.15",
+            Self::Kprobe => "4.14",
         }
     }
 
@@ -56,7 +64,9 @@ impl Feature {
             }
             Self::Btf => "offsets of kernel structs come from it: use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
             Self::RingBuffer => "use a kernel from 5.8 on",
-            Self::TpBtfTcpSendmsgLocked => "nothing to do: without it a request's owner is the process that connected",
+            Self::Fentry | Self::TpBtf | Self::Kprobe => {
+                "nothing to do: one of the three names the sender; without any, a request's owner is who connected"
+            }
         }
     }
 }
@@ -88,9 +98,9 @@ impl Features {
             Ok(btf) => offsets::from_btf(btf).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        let tracepoint = match &btf {
-            Ok(btf) if btf.has_tracepoint("tcp_sendmsg_locked") => Ok("present".to_owned()),
-            Ok(_) => Err("this kernel has no such tracepoint".to_owned()),
+        let in_btf = |found: fn(&Btf, &str) -> bool, what: &str| match &btf {
+            Ok(btf) if found(btf, program::SENDER) => Ok("in this kernel's BTF".to_owned()),
+            Ok(_) => Err(format!("this kernel has no such {what}")),
             Err(_) => Err("needs BTF".to_owned()),
         };
         let kernel = rustix::system::uname();
@@ -104,7 +114,9 @@ impl Features {
                 .map(|_| "every field found".to_owned())
                 .map_err(Clone::clone),
             ring_buffer(),
-            tracepoint,
+            in_btf(Btf::has_function, "function"),
+            in_btf(Btf::has_tracepoint, "tracepoint"),
+            kprobes(),
         ];
         Self {
             kernel: format!(
@@ -159,6 +171,15 @@ fn ring_buffer() -> Result<String, String> {
         Ok(true) => Ok("present".to_owned()),
         Ok(false) => Err("this kernel has no BPF ring buffer".to_owned()),
         Err(error) => Err(format!("cannot be probed: {error}")),
+    }
+}
+
+/// Kprobes by perf_event_open (4.17), whose PMU the kernel shows.
+fn kprobes() -> Result<String, String> {
+    if Path::new("/sys/bus/event_source/devices/kprobe/type").exists() {
+        Ok("present".to_owned())
+    } else {
+        Err("this kernel has no kprobes".to_owned())
     }
 }
 

@@ -68,32 +68,44 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
         .override_global(map::SETTINGS, plan.offsets.as_bytes(), true)
         .load(OBJECT)
         .map_err(|error| anyhow!("the kernel refused the eBPF object: {}", chain(&error)))?;
-    let mut hooks = Vec::new();
-    let mut owner = OwnerHook::Connect;
+    let mut loader = Loader {
+        ebpf: &mut ebpf,
+        cgroup: &cgroup,
+        btf: None,
+    };
     // Owners first, so that nobody is seen sending whose connecting could have been seen.
-    for name in [program::CONNECT4, program::CONNECT6, program::RELEASE] {
-        hooks.push(attach(&mut ebpf, name, &cgroup));
-    }
+    let mut hooks: Vec<_> = [program::CONNECT4, program::CONNECT6, program::RELEASE]
+        .into_iter()
+        .map(|name| loader.attach(name))
+        .collect();
+    let mut owner = None;
     for hook in &plan.owners {
-        if *hook == OwnerHook::TpBtf {
-            let attached = attach(&mut ebpf, program::TP_BTF, &cgroup);
-            let works = attached.error.is_none();
-            hooks.push(attached);
-            if works {
-                owner = OwnerHook::TpBtf;
-                break;
-            }
+        let Some(name) = sender_program(*hook) else {
+            owner = Some(*hook);
+            break;
+        };
+        let attached = loader.attach(name);
+        let works = attached.error.is_none();
+        hooks.push(attached);
+        if works {
+            owner = Some(*hook);
+            break;
         }
     }
-    let tap = attach(&mut ebpf, program::EGRESS, &cgroup);
+    let tap = loader.attach(program::EGRESS);
     if let Some(error) = &tap.error {
         return Err(anyhow!("the wire tap cannot be attached: {error}"));
     }
     hooks.push(tap);
-    if !plan.owners.contains(&owner) {
-        let why = hooks.iter().find_map(|hook| hook.error.as_deref()).unwrap_or("unknown");
+    drop(loader);
+    let Some(owner) = owner else {
+        let why = hooks
+            .iter()
+            .rev()
+            .find_map(|hook| hook.error.as_deref())
+            .unwrap_or("unknown");
         return Err(anyhow!("the owner hook that was asked for cannot be had: {why}"));
-    }
+    };
     let loss = PerCpuArray::try_from(ebpf.take_map(map::LOSS).context("the object has no loss counters")?)?;
     release_memory();
     Ok(Loaded {
@@ -105,36 +117,68 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
     })
 }
 
-fn attach(ebpf: &mut Ebpf, name: &'static str, cgroup: &cgroup::Root) -> Hook {
-    let started = Instant::now();
-    let mut hook = Hook {
-        program: name,
-        error: None,
-        verified_instructions: None,
-        load: Duration::ZERO,
-    };
-    let Some(program) = ebpf.program_mut(name) else {
-        hook.error = Some("the object has no such program".to_owned());
-        return hook;
-    };
-    let loaded = load_program(program);
-    hook.load = started.elapsed();
-    hook.verified_instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
-    if let Err(error) = loaded.and_then(|()| attach_program(program, cgroup)) {
-        hook.error = Some(chain(&error));
+/// The program of a sender hook; `None` for who connected, which has programs anyway.
+fn sender_program(hook: OwnerHook) -> Option<&'static str> {
+    match hook {
+        OwnerHook::Fentry => Some(program::FENTRY),
+        OwnerHook::TpBtf => Some(program::TP_BTF),
+        OwnerHook::Kprobe => Some(program::KPROBE),
+        OwnerHook::Connect | OwnerHook::SockDiag | OwnerHook::Egress => None,
     }
-    hook
 }
 
-fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+/// Whether a program is one of the sender hooks, of which one is enough.
+pub fn is_sender(name: &str) -> bool {
+    [program::FENTRY, program::TP_BTF, program::KPROBE].contains(&name)
+}
+
+struct Loader<'a> {
+    ebpf: &'a mut Ebpf,
+    cgroup: &'a cgroup::Root,
+    /// 15 ms and 20 MB while it lives, and needed for the id of a function or tracepoint alone: read when it is.
+    btf: Option<Btf>,
+}
+
+impl Loader<'_> {
+    fn attach(&mut self, name: &'static str) -> Hook {
+        let mut hook = Hook {
+            program: name,
+            error: None,
+            verified_instructions: None,
+            load: Duration::ZERO,
+        };
+        let Some(program) = self.ebpf.program_mut(name) else {
+            hook.error = Some("the object has no such program".to_owned());
+            return hook;
+        };
+        let started = Instant::now();
+        let loaded = load_program(program, &mut self.btf);
+        hook.load = started.elapsed();
+        hook.verified_instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
+        if let Err(error) = loaded.and_then(|()| attach_program(program, self.cgroup)) {
+            hook.error = Some(chain(&error));
+        }
+        hook
+    }
+}
+
+fn load_program(program: &mut Program, btf: &mut Option<Btf>) -> Result<(), ProgramError> {
     match program {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
-        // 15 ms and 20 MB while it lives, and needed for the id of the tracepoint alone.
-        Program::BtfTracePoint(program) => program.load("tcp_sendmsg_locked", &Btf::from_sys_fs()?),
+        Program::BtfTracePoint(program) => program.load(program::SENDER, kernel_btf(btf)?),
+        Program::FEntry(program) => program.load(program::SENDER, kernel_btf(btf)?),
+        Program::KProbe(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+}
+
+fn kernel_btf(btf: &mut Option<Btf>) -> Result<&Btf, ProgramError> {
+    Ok(match btf {
+        Some(btf) => btf,
+        None => btf.insert(Btf::from_sys_fs()?),
+    })
 }
 
 fn attach_program(program: &mut Program, cgroup: &cgroup::Root) -> Result<(), ProgramError> {
@@ -145,6 +189,8 @@ fn attach_program(program: &mut Program, cgroup: &cgroup::Root) -> Result<(), Pr
         Program::CgroupSockAddr(program) => program.attach(cgroup, mode).map(drop),
         Program::CgroupSock(program) => program.attach(cgroup, mode).map(drop),
         Program::BtfTracePoint(program) => program.attach().map(drop),
+        Program::FEntry(program) => program.attach().map(drop),
+        Program::KProbe(program) => program.attach(program::SENDER, 0).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -30,46 +30,52 @@ pub struct Obstacle {
     pub why: String,
 }
 
+/// The sender hooks, the best first: what each needs, and how it is called.
+const SENDERS: [(OwnerHook, Feature); 3] = [
+    (OwnerHook::Fentry, Feature::Fentry),
+    (OwnerHook::TpBtf, Feature::TpBtf),
+    (OwnerHook::Kprobe, Feature::Kprobe),
+];
+
 /// Decides. `owner` forces a hook, `None` takes the best there is.
 pub fn plan(features: &Features, owner: Option<OwnerHook>) -> Result<Plan, Impossible> {
-    let needed = [Feature::Privileges, Feature::Cgroup2, Feature::Btf, Feature::RingBuffer];
-    let mut obstacles: Vec<Obstacle> = needed
+    let forced = SENDERS
+        .iter()
+        .find(|(hook, _)| Some(*hook) == owner)
+        .map(|(_, feature)| *feature);
+    let obstacles: Vec<Obstacle> = [Feature::Privileges, Feature::Cgroup2, Feature::Btf, Feature::RingBuffer]
         .into_iter()
+        .chain(forced)
         .filter_map(|feature| {
             let why = features.get(feature).err()?.to_owned();
             Some(Obstacle { feature, why })
         })
         .collect();
-    let tracepoint = features.get(Feature::TpBtfTcpSendmsgLocked);
-    if let (Some(OwnerHook::TpBtf), Err(why)) = (owner, tracepoint) {
-        obstacles.push(Obstacle {
-            feature: Feature::TpBtfTcpSendmsgLocked,
-            why: why.to_owned(),
-        });
-    }
     let (Some(offsets), true) = (features.offsets, obstacles.is_empty()) else {
         return Err(Impossible { obstacles });
     };
 
     let mut reasons = vec!["wire tap: cgroup_skb egress at the root of cgroup2".to_owned()];
-    let owners = match (owner, tracepoint) {
-        (Some(OwnerHook::Connect), _) => {
-            reasons.push("owner: the connecting process, as asked for".to_owned());
-            vec![OwnerHook::Connect]
+    let owners = match owner {
+        Some(owner) => {
+            reasons.push(format!("owner: {}, as asked for", owner.as_str()));
+            vec![owner]
         }
-        (Some(OwnerHook::TpBtf), _) => {
-            reasons.push("owner: tp_btf tcp_sendmsg_locked, as asked for".to_owned());
-            vec![OwnerHook::TpBtf]
-        }
-        (_, Ok(_)) => {
-            reasons.push("owner: tp_btf tcp_sendmsg_locked, the sender's own context".to_owned());
-            vec![OwnerHook::TpBtf, OwnerHook::Connect]
-        }
-        (_, Err(why)) => {
-            reasons.push(format!(
-                "owner: the connecting process (tp_btf tcp_sendmsg_locked: {why})"
-            ));
-            vec![OwnerHook::Connect]
+        None => {
+            let mut owners = Vec::new();
+            for (hook, feature) in SENDERS {
+                match features.get(feature) {
+                    Ok(_) => {
+                        let rank = if owners.is_empty() { "" } else { ", if that is refused" };
+                        reasons.push(format!("owner: {}, the sender's own context{rank}", feature.name()));
+                        owners.push(hook);
+                    }
+                    Err(why) => reasons.push(format!("owner: not {}: {why}", feature.name())),
+                }
+            }
+            reasons.push("owner where nothing else is known: the connecting process".to_owned());
+            owners.push(OwnerHook::Connect);
+            owners
         }
     };
     Ok(Plan {
@@ -108,14 +114,20 @@ mod tests {
 
     #[test]
     fn what_follows_from_what_a_host_has() {
-        use Feature::{Btf, Cgroup2, Privileges, RingBuffer, TpBtfTcpSendmsgLocked};
-        use OwnerHook::{Connect, TpBtf};
+        use Feature::{Btf, Cgroup2, Privileges, RingBuffer};
+        use OwnerHook::{Connect, Fentry, Kprobe, TpBtf};
         for (missing, owner, expected) in [
-            (&[][..], None, Ok(vec![TpBtf, Connect])),
+            (&[][..], None, Ok(vec![Fentry, TpBtf, Kprobe, Connect])),
             (&[], Some(Connect), Ok(vec![Connect])),
             (&[], Some(TpBtf), Ok(vec![TpBtf])),
-            (&[TpBtfTcpSendmsgLocked], None, Ok(vec![Connect])),
-            (&[TpBtfTcpSendmsgLocked], Some(TpBtf), Err(vec![TpBtfTcpSendmsgLocked])),
+            (&[Feature::TpBtf], None, Ok(vec![Fentry, Kprobe, Connect])),
+            (
+                &[Feature::Fentry, Feature::TpBtf, Feature::Kprobe],
+                None,
+                Ok(vec![Connect]),
+            ),
+            (&[Feature::TpBtf], Some(TpBtf), Err(vec![Feature::TpBtf])),
+            (&[Feature::Kprobe], Some(Kprobe), Err(vec![Feature::Kprobe])),
             (&[Privileges], None, Err(vec![Privileges])),
             (&[Btf, Cgroup2], None, Err(vec![Cgroup2, Btf])),
             (&[RingBuffer], None, Err(vec![RingBuffer])),
