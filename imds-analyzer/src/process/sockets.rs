@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, DirEntry, File},
+    fs::{self, DirEntry, File, Metadata},
     io,
     net::{IpAddr, SocketAddr},
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
@@ -73,44 +73,48 @@ pub fn find_existing() -> anyhow::Result<ExistingSockets> {
     Ok(found)
 }
 
-/// Network namespaces by inode number, and a link to each.
-fn namespaces(failures: &mut u64) -> anyhow::Result<HashMap<u32, PathBuf>> {
+/// Network namespaces by inode number, each held open: the thread that led to one may end, or move to another.
+fn namespaces(failures: &mut u64) -> anyhow::Result<HashMap<u32, File>> {
     let mut namespaces = HashMap::new();
     for (_pid, process) in processes()? {
         // A process's threads may be in different ones, and container tools use that.
         for thread in entries(&process.join("task"), failures) {
             let link = thread.path().join("ns/net");
-            if let Some(inode) = note(fs::metadata(&link), failures).and_then(|data| u32::try_from(data.ino()).ok()) {
-                namespaces.entry(inode).or_insert(link);
+            let seen = note(fs::metadata(&link).and_then(inode), failures);
+            if seen.is_none_or(|inode| namespaces.contains_key(&inode)) {
+                continue;
             }
+            let opened = File::open(&link).and_then(|file| Ok((inode(file.metadata()?)?, file)));
+            namespaces.extend(note(opened, failures));
         }
     }
     Ok(namespaces)
 }
 
 /// Lists the sockets of each namespace, and counts those where that failed.
-fn visit(namespaces: HashMap<u32, PathBuf>) -> (Vec<ExistingSocket>, u64) {
+fn visit(namespaces: HashMap<u32, File>) -> (Vec<ExistingSocket>, u64) {
     let mut sockets = Vec::new();
     let mut failures = 0;
-    for (inode, link) in namespaces {
-        let listed = enter(&link, inode).and_then(|there| if there { list(inode) } else { Ok(Vec::new()) });
+    for (inode, namespace) in namespaces {
+        let listed = enter(&namespace).and_then(|()| list(inode));
         sockets.extend(note(listed, &mut failures).unwrap_or_default());
     }
     sockets.sort_unstable_by_key(|socket| (socket.net_ns, socket.cookie));
     (sockets, failures)
 }
 
-/// Moves this thread to the namespace behind `link`; false when that is no longer the one with number `inode`.
-fn enter(link: &Path, inode: u32) -> io::Result<bool> {
-    let namespace = File::open(link)?;
-    if namespace.metadata()?.ino() != u64::from(inode) {
-        return Ok(false);
-    }
-    // SAFETY: setns takes no pointers, and the descriptor is open until the end of this function.
+/// Moves this thread to a network namespace.
+fn enter(namespace: &File) -> io::Result<()> {
+    // SAFETY: setns takes no pointers, and the descriptor is open as long as it is borrowed.
     match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
-        0 => Ok(true),
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Namespaces have 32-bit inode numbers.
+fn inode(data: Metadata) -> io::Result<u32> {
+    u32::try_from(data.ino()).map_err(io::Error::other)
 }
 
 /// The sockets of this thread's namespace, whose number is `net_ns`.

@@ -2,9 +2,10 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use imds_analyzer_ebpf::abi::{ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Task};
@@ -13,7 +14,7 @@ use zerocopy::FromZeros as _;
 use super::{Resolver, ResolverSettings, namespace_inode, proc::Proc};
 use crate::secrets::ArgsMode;
 
-/// A process that is ended with the test.
+/// A process group that is ended with the test.
 struct Running(Child);
 
 impl Running {
@@ -22,6 +23,7 @@ impl Running {
         let mut child = Command::new("sh")
             .args(["-c", script])
             .stdout(Stdio::piped())
+            .process_group(0)
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -35,9 +37,19 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ended = self.0.kill();
+        let group = i32::try_from(self.0.id()).unwrap();
+        // SAFETY: kill takes no pointers; the group is that of a child of ours that was not waited for yet.
+        let _result = unsafe { libc::kill(-group, libc::SIGKILL) };
         self.0.wait().unwrap();
+    }
+}
+
+/// A shell's child is the shell at first; an exec changes its name some time before its arguments.
+fn until_it_runs(pid: u32, cmdline: &[u8]) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Proc::open(pid).unwrap().cmdline().unwrap() != cmdline {
+        assert!(Instant::now() < deadline, "{pid} should have become {cmdline:?}");
+        std::thread::yield_now();
     }
 }
 
@@ -87,10 +99,7 @@ fn pid_of_this_test() -> u32 {
 #[test]
 fn a_running_process_is_described_with_its_ancestors_to_pid_1() {
     let (shell, pid) = Running::shell("sleep 60 & echo $!; wait");
-    // Until the shell's child has become `sleep`.
-    while Proc::open(pid).unwrap().stat.comm != comm("sleep") {
-        std::thread::yield_now();
-    }
+    until_it_runs(pid, b"sleep\x0060\0");
     let mut resolver = resolver();
     let task = task(&resolver, pid);
     resolver.observe(&owner(task, b"", &[]), b"");
@@ -257,9 +266,7 @@ fn a_lost_announcement_is_made_up_for_and_a_late_one_completes() {
 fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
     let (shell, _) = Running::shell("echo 0; exec sleep 60.000");
     let pid = shell.0.id();
-    while Proc::open(pid).unwrap().stat.comm != comm("sleep") {
-        std::thread::yield_now();
-    }
+    until_it_runs(pid, b"sleep\x0060.000\0");
     let mut resolver = resolver();
     let running = task(&resolver, pid);
     let mut announced = owner(running, b"sleep\0", &[]);

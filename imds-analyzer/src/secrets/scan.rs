@@ -1,5 +1,6 @@
 //! Finds the secrets in one piece of text and writes it without them.
 
+mod shapes;
 mod view;
 
 use std::ops::Range;
@@ -14,9 +15,6 @@ pub(super) const MASK: &str = "***";
 pub(super) const TOKEN_SHAPE: usize = 40;
 /// At the end of text that was cut, from this length.
 const CUT_TOKEN: usize = 16;
-/// Length of an AWS access key id.
-const ACCESS_KEY_ID: usize = 20;
-
 /// Which values may be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
@@ -80,9 +78,9 @@ impl Scanner {
     fn mask(&mut self, text: &str, context: Context) -> (String, Option<Pending>) {
         let view = View::new(text);
         let mut spans = Vec::new();
-        shapes(&view, &mut spans);
+        shapes::tokens(&view, &mut spans);
         if self.shown == Shown::NoSecrets {
-            url_passwords(&view, &mut spans);
+            shapes::url_passwords(&view, &mut spans);
         }
         let mut pending = None;
         let mut at = 0;
@@ -110,7 +108,7 @@ impl Scanner {
             if let Some(program) = names::program(bytes) {
                 self.program = Some(program);
             }
-            access_key_ids(view, &word, spans);
+            shapes::access_key_ids(view, &word, spans);
             match self.program_option(view, &word, context, spans) {
                 Some(pending) if view.len() == word.end => return Some(pending),
                 Some(Pending::Secret) => name = Some(Name::Secret),
@@ -281,79 +279,8 @@ fn is_shell_variable(view: &View, start: usize) -> bool {
     }
 }
 
-/// Text of token shape: a run of base64 characters that ends in padding.
-fn shapes(view: &View, spans: &mut Vec<Range<usize>>) {
-    let mut at = 0;
-    while let Some(run) = view.next_run(at, is_base64) {
-        let padding = view.skip(run.end, |byte| byte == b'=');
-        at = padding.max(run.end);
-        // The slash before a path's first name is not part of it.
-        let start = view.skip(run.start, |byte| byte == b'/').min(run.end);
-        let certain = match padding - run.end {
-            0 => false,
-            // `--a-very-long-option=value` looks much the same.
-            1 => !view.at(padding).is_some_and(begins_value) && is_mixed(view.slice(&run)),
-            _ => true,
-        };
-        if certain && padding - start >= TOKEN_SHAPE {
-            spans.push(start..padding);
-        }
-    }
-}
-
-/// `scheme://user:password@host`.
-fn url_passwords(view: &View, spans: &mut Vec<Range<usize>>) {
-    let mut at = 0;
-    while let Some(scheme) = view.find_text(at, b"://") {
-        at = scheme + 3;
-        let end = view.until(at, |byte| matches!(byte, b'/' | b'?' | b'#') || ends_value(byte));
-        let host = view.rfind(at..end, b'@');
-        if let Some((colon, host)) = view
-            .find(at..end, b':')
-            .zip(host)
-            .filter(|(colon, host)| colon + 1 < *host)
-        {
-            spans.push(colon + 1..host);
-        }
-    }
-}
-
-/// `AKIA` or `ASIA` and sixteen more.
-fn access_key_ids(view: &View, word: &Range<usize>, spans: &mut Vec<Range<usize>>) {
-    let mut at = word.start;
-    while let Some(run) = view
-        .next_run(at, |byte| byte.is_ascii_alphanumeric())
-        .filter(|run| run.start < word.end)
-    {
-        at = run.end;
-        let id = view.slice(&run);
-        let known = id.starts_with(b"AKIA") || id.starts_with(b"ASIA");
-        if known && id.len() == ACCESS_KEY_ID && !id.iter().any(u8::is_ascii_lowercase) {
-            spans.push(run);
-        }
-    }
-}
-
-fn is_mixed(run: &[u8]) -> bool {
-    run.iter().any(u8::is_ascii_uppercase)
-        && run.iter().any(u8::is_ascii_lowercase)
-        && run.iter().any(u8::is_ascii_digit)
-}
-
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
-}
-
-fn is_base64url(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
-}
-
-fn is_base64(byte: u8) -> bool {
-    is_base64url(byte) || matches!(byte, b'+' | b'/')
-}
-
-fn begins_value(byte: u8) -> bool {
-    is_base64(byte) || b"$.{[~*".contains(&byte)
 }
 
 /// Characters that end a value that is not quoted.

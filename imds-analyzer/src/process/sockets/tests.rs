@@ -4,6 +4,7 @@ use std::{
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     process::{self, Command},
     sync::mpsc,
+    time::{Duration, Instant},
 };
 
 use super::{ExistingSocket, cookie, find_existing, fs, io, socket_inode, target, thread};
@@ -33,6 +34,18 @@ fn enter_own_namespace() -> u32 {
     own
 }
 
+/// The kernel makes an IPv6 address usable a little after it was added.
+fn once_usable<T>(mut attempt: impl FnMut() -> io::Result<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn connections_in_another_network_namespace_are_found_with_their_holder() {
     let imds4 = SocketAddr::from((target::IPV4, target::PORT));
@@ -42,8 +55,8 @@ fn connections_in_another_network_namespace_are_found_with_their_holder() {
     let (done, is_done) = mpsc::channel::<()>();
     let there = thread::spawn(move || {
         let net_ns = enter_own_namespace();
-        let _listeners = [TcpListener::bind(imds4).unwrap(), TcpListener::bind(imds6).unwrap()];
-        let streams = [imds4, imds6, mapped].map(|address| TcpStream::connect(address).unwrap());
+        let _listeners = [imds4, imds6].map(|address| once_usable(|| TcpListener::bind(address)));
+        let streams = [imds4, imds6, mapped].map(|address| once_usable(|| TcpStream::connect(address)));
         ready
             .send((net_ns, streams.each_ref().map(|stream| stream.local_addr().unwrap())))
             .unwrap();
