@@ -75,8 +75,9 @@ impl Argument {
     pub(super) fn u16(self, offset: u64) -> u16 {
         // SAFETY: the context holds at least one argument.
         let argument = unsafe { core::ptr::read_volatile(self.0) };
-        // SAFETY: as above; the kernel catches faults.
-        unsafe { core::ptr::read_volatile(argument.add(offset as usize).cast::<u16>()) }
+        let field = argument.wrapping_add(offset as usize).cast::<u16>();
+        // SAFETY: the offset is that of a field of the argument's struct, by the kernel's own BTF.
+        unsafe { core::ptr::read_volatile(field) }
     }
 
     /// The pointer as a number.

@@ -13,14 +13,17 @@ const TCP_CLOSE: u32 = 7;
 
 #[inline(always)]
 pub(super) fn observe(sk: *mut bpf_sock) {
-    // SAFETY: the program's context.
-    let port = unsafe { read_volatile(&raw const (*sk).dst_port) };
-    if port != target::PORT.to_be() {
+    // SAFETY: the program's context, which holds a whole bpf_sock.
+    let port = unsafe { &raw const (*sk).dst_port };
+    // SAFETY: as above.
+    if unsafe { read_volatile(port) } != target::PORT.to_be() {
         return;
     }
     // In any other state the kernel still sends what is queued, and then a FIN or RST.
     // SAFETY: as above.
-    if unsafe { read_volatile(&raw const (*sk).state) } != TCP_CLOSE {
+    let state = unsafe { &raw const (*sk).state };
+    // SAFETY: as above.
+    if unsafe { read_volatile(state) } != TCP_CLOSE {
         return;
     }
     let Some(socket) = socket::existing(sk) else { return };

@@ -101,7 +101,7 @@ pub(super) fn net_namespace(sock: u64) -> u32 {
 pub(super) fn announce(task: &Task, leader: u64, sock: u64, cookie: u64) {
     let start: u64 = field(task.exec + setting!(mm_arg_start)).unwrap_or(0);
     let end: u64 = field(task.exec + setting!(mm_arg_end)).unwrap_or(0);
-    let len = if end > start { end - start } else { 0 };
+    let len = end.saturating_sub(start);
     if len <= ARGV_SHORT as u64 {
         fill::<ARGV_SHORT>(task, leader, sock, cookie, start, len);
     } else {

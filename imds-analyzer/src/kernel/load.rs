@@ -195,19 +195,28 @@ fn attach_program(program: &mut Program, cgroup: &cgroup::Root) -> Result<(), Pr
     }
 }
 
-/// An error with its causes, on one line. A verifier's log is for a developer: its last lines.
+/// An error with its causes, on one line. A verifier's log is for a developer: its first and last lines.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
         cause = error.source();
     }
-    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    // What aya writes where the verifier had nothing to say.
+    let text = text.replace(". Verifier output: ", ": ");
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| line.trim().trim_end_matches(':'))
+        .filter(|line| !line.is_empty())
+        .collect();
     match lines.as_slice() {
         [first, .., last] => format!("{first} ... {last}"),
-        _ => text,
+        [line] => (*line).to_owned(),
+        [] => text,
     }
 }
 
