@@ -116,7 +116,7 @@ fn tcp_after_v6(skb: Skb) -> Option<u32> {
 #[inline(never)]
 pub(crate) extern "C" fn imds_packet(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb(ctx);
-    let sk = skb.full_sock();
+    let sk = skb.tcp_sock();
     if sk.is_null() {
         return 0;
     }

@@ -81,9 +81,6 @@ fn owner_into(to: &mut Task, socket: &Socket, seq: u32) {
     let Some(senders) = socket::senders(socket.sock(), socket.ends.cookie) else {
         return;
     };
-    if senders.cookie != socket.ends.cookie {
-        return;
-    }
     // Notes are taken in the order of the stream: from the latest back, the first that is not behind the byte.
     for back in 1..=NOTES as u32 {
         if back > senders.count {

@@ -97,6 +97,24 @@ impl Skb {
         ])
     }
 
+    /// The socket if it is a TCP socket, else null.
+    #[inline(always)]
+    pub(super) fn tcp_sock(self) -> *mut bpf_sock {
+        const IPPROTO_TCP: u32 = 6;
+        let sk = self.full_sock();
+        if sk.is_null() {
+            return sk;
+        }
+        // SAFETY: checked for null; the kernel vouches for the rest.
+        let protocol = unsafe { &raw const (*sk).protocol };
+        // SAFETY: as above.
+        if unsafe { read_volatile(protocol) } == IPPROTO_TCP {
+            sk
+        } else {
+            core::ptr::null_mut()
+        }
+    }
+
     /// The socket, or null.
     #[inline(always)]
     pub(super) fn full_sock(self) -> *mut bpf_sock {

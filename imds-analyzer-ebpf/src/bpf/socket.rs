@@ -189,13 +189,14 @@ static NO_SENDERS: Senders = Senders {
     }; NOTES],
 };
 
-/// The senders of the socket at `sock`, if they are of the socket with `cookie` (0: any).
+/// The senders of the socket at `sock` whose cookie is `cookie`. An entry without cookie was made before the socket had
+/// one; a socket that connected since would have replaced it.
 #[inline(always)]
 pub(super) fn senders<'a>(sock: u64, cookie: u64) -> Option<&'a mut Senders> {
     let senders = SENDERS.get_ptr_mut(sock)?;
     // SAFETY: a map's value; programs that write it hold the socket's lock.
     let senders = unsafe { &mut *senders };
-    (cookie == 0 || senders.cookie == 0 || senders.cookie == cookie).then_some(senders)
+    (senders.cookie == cookie || senders.cookie == 0).then_some(senders)
 }
 
 /// An empty entry for the socket at `sock`.
@@ -205,7 +206,7 @@ pub(super) fn new_senders<'a>(sock: u64, cookie: u64) -> Option<&'a mut Senders>
         counters::add(Loss::SocketState, 1);
         return None;
     }
-    let senders = senders(sock, 0)?;
+    let senders = senders(sock, cookie)?;
     senders.cookie = cookie;
     Some(senders)
 }
