@@ -53,6 +53,9 @@ enum Task {
         /// Look for newer kernel packages than those at hand
         #[arg(long)]
         update: bool,
+        /// Run this command in each instead, and show what it prints
+        #[arg(last = true)]
+        command: Vec<String>,
     },
     /// Fuzz the request classifier (needs cargo-fuzz and a nightly)
     Fuzz {
@@ -93,10 +96,14 @@ fn run(task: Task) -> Result<ExitCode> {
             setup::test_tools()?;
             checks::run(&workspace, full)
         }
-        Task::Vm { kernels, update } => {
+        Task::Vm {
+            kernels,
+            update,
+            command,
+        } => {
             setup::toolchain()?;
             setup::vm_tools()?;
-            vm::run(&kernels, update)
+            vm::run(&kernels, update, &command)
         }
         Task::Fuzz { seconds } => checks::fuzz(seconds),
     }

@@ -37,7 +37,8 @@ const ABSENT: &str = "absent/";
 const SHORT: Duration = Duration::from_secs(60);
 const TESTS: Duration = Duration::from_secs(600);
 
-pub(crate) fn run(names: &[String], update: bool) -> Result<ExitCode> {
+/// `command`, if there is one, is run instead of the checks.
+pub(crate) fn run(names: &[String], update: bool, command: &[String]) -> Result<ExitCode> {
     let chosen = choose(names)?;
     let built = build()?;
     let root = fs::canonicalize(target())?.join("vm");
@@ -51,12 +52,25 @@ pub(crate) fn run(names: &[String], update: bool) -> Result<ExitCode> {
     for kernel in chosen {
         let started = Instant::now();
         let log = logs.join(format!("{}.log", kernel.name));
-        let result = match boot(kernel, &built, &mut packages, &base, &log) {
+        let commands = if command.is_empty() {
+            commands(kernel, &built)
+        } else {
+            vec![("command".to_owned(), TESTS, command.join(" "))]
+        };
+        let outcome = boot(kernel, &commands, &mut packages, &base, &log);
+        if !command.is_empty() {
+            outcome?.1.print();
+            continue;
+        }
+        let result = match outcome {
             Ok((release, console)) => GuestResult::new(kernel, release, &console, started.elapsed()),
             Err(error) => GuestResult::not_run(kernel, &format!("{error:#}"), started.elapsed()),
         };
         result.print(&log);
         results.push(result);
+    }
+    if !command.is_empty() {
+        return Ok(ExitCode::SUCCESS);
     }
     Ok(result::table(&results))
 }
@@ -80,7 +94,7 @@ fn choose(names: &[String]) -> Result<Vec<&'static Kernel>> {
 /// Runs one guest; the kernel's release and what the console said.
 fn boot(
     kernel: &Kernel,
-    built: &Built,
+    commands: &[GuestCommand],
     packages: &mut Packages,
     base: &Path,
     log: &Path,
@@ -88,15 +102,22 @@ fn boot(
     let unpacked = packages.unpack(kernel)?;
     println!("\n== kernel {} ({})", kernel.name, unpacked.release);
     let initramfs = base.with_file_name(format!("{}.cpio", kernel.name));
-    let (list, limit) = commands(kernel, built);
+    let list: String = commands
+        .iter()
+        .map(|(name, limit, command)| format!("{name}\t{}\t{command}\n", limit.as_secs()))
+        .collect();
+    let limit = commands.iter().map(|(_, limit, _)| *limit).sum();
     initramfs::write_guest(&initramfs, base, &unpacked, &list)?;
     let console = qemu::run(&unpacked.image, &initramfs, log, limit);
     fs::remove_file(initramfs)?;
     Ok((unpacked.release, console?))
 }
 
-/// What a guest runs, in the format of `vm-init`, and how long all of it may take.
-fn commands(kernel: &Kernel, built: &Built) -> (String, Duration) {
+/// Name, time limit, and the command for the guest's shell.
+type GuestCommand = (String, Duration, String);
+
+/// The checks of one guest.
+fn commands(kernel: &Kernel, built: &Built) -> Vec<GuestCommand> {
     let analyzer = "imds-analyzer";
     let mut commands = vec![
         (CHECK.to_owned(), SHORT, format!("{analyzer} check --format json")),
@@ -112,11 +133,7 @@ fn commands(kernel: &Kernel, built: &Built) -> (String, Duration) {
             commands.push((format!("{name}/{owner}"), TESTS, command));
         }
     }
-    let list = commands
-        .iter()
-        .map(|(name, limit, command)| format!("{name}\t{}\t{command}\n", limit.as_secs()))
-        .collect();
-    (list, commands.iter().map(|(_, limit, _)| *limit).sum())
+    commands
 }
 
 /// The release binary, and the crate of end-to-end tests with the guests' `/init`.

@@ -23,6 +23,19 @@ pub(crate) struct Console {
     pub(crate) done: bool,
 }
 
+impl Console {
+    /// What the commands printed.
+    pub(crate) fn print(&self) {
+        for ended in &self.results {
+            ended.output.iter().for_each(|line| println!("{line}"));
+            println!("ended with {}", ended.code);
+        }
+        if let Some(name) = &self.unfinished {
+            println!("stopped in {name}");
+        }
+    }
+}
+
 /// A command that was run in a guest.
 #[derive(Debug)]
 pub(crate) struct Ended {
