@@ -130,7 +130,7 @@ pub struct Task {
     pub start: u64,
     /// Changes when the process executes another program; otherwise opaque.
     pub exec: u64,
-    /// Id of the cgroup v2, 0 where there is none.
+    /// Id of the cgroup v2, 0 where there is none or the hook cannot ask for it.
     pub cgroup: u64,
     /// Process id and thread id, in the initial pid namespace.
     pub tgid: u32,
@@ -245,16 +245,19 @@ pub mod request_flags {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Settings {
-    // match-struct task_struct: real_parent group_leader tgid start_boottime comm mm cred thread_pid
+    // match-struct task_struct: real_parent group_leader pid tgid start_boottime comm mm cred thread_pid
     pub task_real_parent: u32,
     pub task_group_leader: u32,
+    pub task_pid: u32,
     pub task_tgid: u32,
     pub task_start_boottime: u32,
     pub task_comm: u32,
     pub task_mm: u32,
     pub task_cred: u32,
     pub task_thread_pid: u32,
+    // match-struct cred: uid gid
     pub cred_uid: u32,
+    pub cred_gid: u32,
     pub pid_level: u32,
     pub pid_numbers: u32,
     pub upid_size: u32,

@@ -57,10 +57,15 @@ pub struct Ended {
 }
 
 impl Analyzer {
-    /// Starts `watch --format json` with further arguments, and waits until it is ready.
+    /// Starts `watch --format json` with further arguments, and waits until it is ready. `IMDS_ANALYZER_OWNER` names the
+    /// owner hook where the arguments don't.
     pub fn watch(args: &[&str]) -> Self {
         let mut command = Command::new(binary());
-        command.args(["watch", "--format", "json"]).args(args);
+        command.args(["watch", "--format", "json"]);
+        if let (Some(owner), false) = (env::var_os("IMDS_ANALYZER_OWNER"), args.contains(&"--owner")) {
+            command.arg("--owner").arg(owner);
+        }
+        command.args(args);
         Self::start(command)
     }
 

@@ -15,6 +15,7 @@ mod object;
 mod setup;
 mod step;
 mod toolchain;
+mod vm;
 
 #[derive(Parser)]
 #[command(
@@ -44,6 +45,17 @@ enum Task {
         /// Ignored tests too, 20 times as many random cases, documentation, and a minute of fuzzing
         #[arg(long)]
         full: bool,
+    },
+    /// Boot other kernels in QEMU and run the end-to-end tests in each
+    Vm {
+        /// Kernels by name, such as 6.1; all of them without
+        kernels: Vec<String>,
+        /// Look for newer kernel packages than those at hand
+        #[arg(long)]
+        update: bool,
+        /// Run this command in each instead, and show what it prints
+        #[arg(last = true)]
+        command: Vec<String>,
     },
     /// Fuzz the request classifier (needs cargo-fuzz and a nightly)
     Fuzz {
@@ -83,6 +95,15 @@ fn run(task: Task) -> Result<ExitCode> {
             setup::toolchain()?;
             setup::test_tools()?;
             checks::run(&workspace, full)
+        }
+        Task::Vm {
+            kernels,
+            update,
+            command,
+        } => {
+            setup::toolchain()?;
+            setup::vm_tools()?;
+            vm::run(&kernels, update, &command)
         }
         Task::Fuzz { seconds } => checks::fuzz(seconds),
     }

@@ -26,6 +26,18 @@ const TEST_TOOLS: [(&str, &str); 7] = [
     ("clippy-driver", "rust-web-clippy"),
 ];
 
+/// What starting other kernels takes, and what is put into their guests beside the above.
+const VM_TOOLS: [(&str, &str); 8] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("setpriv", "util-linux"),
+    ("script", "bsdutils"),
+    ("dpkg-deb", "dpkg"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
+    ("bash", "bash"),
+];
+
 /// The BPF target of the machine this is compiled for.
 pub(crate) fn target() -> &'static str {
     bpf_target(if cfg!(target_endian = "big") { "big" } else { "little" })
@@ -56,10 +68,20 @@ pub(crate) fn toolchain() -> Result<()> {
 
 /// Brings what the tests call.
 pub(crate) fn test_tools() -> Result<()> {
-    let absent: Vec<&str> = TEST_TOOLS
-        .into_iter()
+    programs(&TEST_TOOLS)
+}
+
+/// Brings what `cargo xtask vm` calls.
+pub(crate) fn vm_tools() -> Result<()> {
+    programs(&TEST_TOOLS)?;
+    programs(&VM_TOOLS)
+}
+
+fn programs(wanted: &[(&str, &'static str)]) -> Result<()> {
+    let absent: Vec<&str> = wanted
+        .iter()
         .filter(|(program, _)| !has_tool(program))
-        .map(|(_, package)| package)
+        .map(|(_, package)| *package)
         .collect();
     if absent.is_empty() {
         return Ok(());

@@ -41,7 +41,7 @@ impl Tests {
     }
 
     /// libtest's last line: "test result: ok. 6 passed; 0 failed; 1 ignored; 0 measured; ...".
-    fn from_result_line(line: &str) -> Option<Self> {
+    pub(crate) fn from_result_line(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let count = |what: &str| {
             counts

@@ -67,7 +67,8 @@ fn observe(ctx: &SockAddrContext) {
     socket::forget(sk);
     let Some(socket) = socket::of(sk) else { return };
     let (identity, leader) = task::identity();
-    task::facts_into(&mut socket.connector, &identity, leader, OwnerHook::Connect);
+    let cgroup = task::current_cgroup();
+    task::facts_into(&mut socket.connector, &identity, leader, cgroup, OwnerHook::Connect);
     socket.set_sock(sk);
     // SAFETY: the program's own context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };

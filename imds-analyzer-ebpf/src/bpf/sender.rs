@@ -60,7 +60,7 @@ fn observe(sock: u64, hook: OwnerHook) {
     senders.count = count.wrapping_add(1);
     let note = &mut senders.notes[count as usize & (NOTES - 1)];
     note.seq = seq;
-    task::facts_into(&mut note.task, &identity, leader, hook);
+    task::facts_into(&mut note.task, &identity, leader, task::current_cgroup(), hook);
     if !senders.is_announced(&identity) {
         senders.set_announced(&identity);
         task::announce(&senders.notes[count as usize & (NOTES - 1)].task, leader, sock, cookie);

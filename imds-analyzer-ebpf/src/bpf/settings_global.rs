@@ -6,6 +6,7 @@ use imds_analyzer_ebpf::abi::Settings;
 static SETTINGS: Settings = Settings {
     task_real_parent: 0,
     task_group_leader: 0,
+    task_pid: 0,
     task_tgid: 0,
     task_start_boottime: 0,
     task_comm: 0,
@@ -13,6 +14,7 @@ static SETTINGS: Settings = Settings {
     task_cred: 0,
     task_thread_pid: 0,
     cred_uid: 0,
+    cred_gid: 0,
     pid_level: 0,
     pid_numbers: 0,
     upid_size: 0,

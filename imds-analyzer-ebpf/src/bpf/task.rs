@@ -1,9 +1,6 @@
 //! Who is running: facts of the current task, its ancestors and its argv, read while it is there.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns},
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns};
 use imds_analyzer_ebpf::abi::{
     ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Header, Loss, OwnerHook, OwnerRecord, RecordKind, Task,
 };
@@ -43,15 +40,22 @@ fn field<T: read::Plain>(address: u64) -> Option<T> {
     value
 }
 
-/// The identity of the current task, and its group leader's address.
+/// Id of the current task's cgroup. `cgroup_skb` has no such helper on older kernels.
+#[inline(always)]
+pub(super) fn current_cgroup() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// The identity of the current task, and its group leader's address. Read and not asked for: `cgroup_skb` has neither
+/// `bpf_get_current_pid_tgid` (6.10) nor `bpf_get_current_uid_gid` on older kernels.
 #[inline(always)]
 pub(super) fn identity() -> (Identity, u64) {
     let task = current_task();
-    let ids = bpf_get_current_pid_tgid();
     let leader = field(task + setting!(task_group_leader)).unwrap_or(task);
     let identity = Identity {
-        tgid: (ids >> 32) as u32,
-        tid: ids as u32,
+        tgid: field(task + setting!(task_tgid)).unwrap_or(0),
+        tid: field(task + setting!(task_pid)).unwrap_or(0),
         start: field(leader + setting!(task_start_boottime)).unwrap_or(0),
         exec: field(task + setting!(task_mm)).unwrap_or(0),
     };
@@ -60,17 +64,16 @@ pub(super) fn identity() -> (Identity, u64) {
 
 /// Writes the facts of the current task where they are kept: they are too large to pass around on the stack.
 #[inline(always)]
-pub(super) fn facts_into(to: &mut Task, identity: &Identity, leader: u64, hook: OwnerHook) {
+pub(super) fn facts_into(to: &mut Task, identity: &Identity, leader: u64, cgroup: u64, hook: OwnerHook) {
     let task = current_task();
-    let ids = bpf_get_current_uid_gid();
+    let cred: u64 = field(task + setting!(task_cred)).unwrap_or(0);
     to.start = identity.start;
     to.exec = identity.exec;
-    // SAFETY: a helper without arguments.
-    to.cgroup = unsafe { bpf_get_current_cgroup_id() };
+    to.cgroup = cgroup;
     to.tgid = identity.tgid;
     to.tid = identity.tid;
-    to.uid = ids as u32;
-    to.gid = (ids >> 32) as u32;
+    to.uid = field(cred + setting!(cred_uid)).unwrap_or(u32::MAX);
+    to.gid = field(cred + setting!(cred_gid)).unwrap_or(u32::MAX);
     to.pid_ns = pid_namespace(task).unwrap_or(0);
     to.hook = hook as u8;
     read::kernel_into(&mut to.comm, leader + setting!(task_comm));

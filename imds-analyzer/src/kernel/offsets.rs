@@ -13,6 +13,7 @@ pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
     Ok(Settings {
         task_real_parent: btf.field("task_struct", "real_parent")?,
         task_group_leader: btf.field("task_struct", "group_leader")?,
+        task_pid: btf.field("task_struct", "pid")?,
         task_tgid: btf.field("task_struct", "tgid")?,
         // real_start_time until 5.5 (commit cf25e24db61c).
         task_start_boottime: btf
@@ -23,6 +24,7 @@ pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
         task_cred: btf.field("task_struct", "cred")?,
         task_thread_pid: btf.field("task_struct", "thread_pid")?,
         cred_uid: btf.field("cred", "uid")?,
+        cred_gid: btf.field("cred", "gid")?,
         pid_level: btf.field("pid", "level")?,
         pid_numbers: btf.field("pid", "numbers")?,
         upid_size: btf.size_of("upid")?,

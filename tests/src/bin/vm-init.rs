@@ -1,0 +1,146 @@
+//! `/init` of a guest of `cargo xtask vm`: mounts what a system has mounted, runs what `/etc/vm/run` lists, tells the
+//! serial console how each ended, and switches the machine off.
+//!
+//! ```text
+//! /etc/vm/run:   name <tab> seconds <tab> command for sh
+//! console:       @vm begin name
+//!                whatever the command prints
+//!                @vm end name code seconds
+//!                @vm done
+//! ```
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::Command,
+    ptr,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Type, source and place. One that a kernel lacks is left out: what needs it will say so.
+const MOUNTS: [(&str, &str); 11] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("devpts", "/dev/pts"),
+    ("tmpfs", "/dev/shm"),
+    ("tmpfs", "/tmp"),
+    ("tmpfs", "/run"),
+    ("cgroup2", "/sys/fs/cgroup"),
+    ("bpf", "/sys/fs/bpf"),
+    ("tracefs", "/sys/kernel/tracing"),
+    ("securityfs", "/sys/kernel/security"),
+];
+/// Kernel modules, each after those it needs.
+const MODULES: &str = "/etc/vm/modules";
+const RUN: &str = "/etc/vm/run";
+/// As a shell has it for a command that was killed for lateness, see timeout(1).
+const LATE: i32 = 124;
+
+fn main() {
+    for (kind, place) in MOUNTS {
+        if let Err(error) = mount(kind, place) {
+            println!("{kind} on {place}: {error}");
+        }
+    }
+    for module in fs::read_to_string(MODULES).unwrap_or_default().lines() {
+        if let Err(error) = load_module(module) {
+            println!("{module}: {error}");
+        }
+    }
+    match fs::read_to_string(RUN) {
+        Ok(list) => list.lines().for_each(run_line),
+        Err(error) => println!("{RUN}: {error}"),
+    }
+    println!("@vm done");
+    // SAFETY: no preconditions.
+    unsafe { libc::sync() };
+    // SAFETY: no preconditions.
+    unsafe { libc::reboot(libc::RB_POWER_OFF) };
+    // A machine that cannot be switched off; the emulator ends when it starts again.
+    // SAFETY: no preconditions.
+    unsafe { libc::reboot(libc::RB_AUTOBOOT) };
+}
+
+fn run_line(line: &str) {
+    let mut fields = line.splitn(3, '\t');
+    let (Some(name), Some(limit), Some(command)) = (fields.next(), fields.next(), fields.next()) else {
+        println!("not understood: {line}");
+        return;
+    };
+    let limit = Duration::from_secs(limit.parse().unwrap_or(60));
+    println!("@vm begin {name}");
+    let started = Instant::now();
+    let code = run(command, limit).unwrap_or_else(|error| {
+        println!("{command}: {error}");
+        -1
+    });
+    println!("@vm end {name} {code} {:.2}", started.elapsed().as_secs_f64());
+}
+
+/// Runs `command` to its end, and buries all orphans meanwhile, as pid 1 must.
+fn run(command: &str, limit: Duration) -> io::Result<i32> {
+    let child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .current_dir("/tmp")
+        .env_clear()
+        .envs([
+            ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("HOME", "/root"),
+            ("LANG", "C.UTF-8"),
+            ("IMDS_ANALYZER", "/usr/bin/imds-analyzer"),
+            ("RUST_BACKTRACE", "1"),
+        ])
+        .process_group(0)
+        .spawn()?;
+    let pid = child.id() as i32;
+    let deadline = Instant::now() + limit;
+    let mut late = false;
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        if ended == pid {
+            return Ok(match status {
+                _ if late => LATE,
+                _ if libc::WIFEXITED(status) => libc::WEXITSTATUS(status),
+                _ => 128 + libc::WTERMSIG(status),
+            });
+        }
+        if ended > 0 {
+            continue;
+        }
+        if ended < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if !late && Instant::now() > deadline {
+            late = true;
+            // SAFETY: our own child's process group.
+            unsafe { libc::kill(-pid, libc::SIGKILL) };
+        }
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn mount(kind: &str, place: &str) -> io::Result<()> {
+    fs::create_dir_all(place)?;
+    let (kind, place) = (CString::new(kind)?, CString::new(place)?);
+    // SAFETY: terminated strings that outlive the call, and no data.
+    let result = unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, ptr::null()) };
+    checked(result.into())
+}
+
+fn load_module(path: &str) -> io::Result<()> {
+    let file = fs::File::open(path)?;
+    // SAFETY: an open file, a terminated string, no flags.
+    checked(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) })
+}
+
+fn checked(result: libc::c_long) -> io::Result<()> {
+    if result == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}

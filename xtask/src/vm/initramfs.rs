@@ -1,0 +1,316 @@
+//! What a guest finds when it starts: our own `/init`, the analyzer, the tests and the clients they start, all from this
+//! machine, each with its libraries. Nothing is compressed: under emulation that costs more than it saves.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{BufWriter, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{cpio::Archive, kernels::MODULES, packages, packages::Unpacked};
+
+/// Real programs, as hosts have them; busybox stands in for the rest.
+const PROGRAMS: [&str; 12] = [
+    "sh", "bash", "curl", "wget", "python3", "ip", "tc", "setpriv", "nsenter", "unshare", "script", "env",
+];
+/// Parts of Python's library that no client needs.
+const PYTHON_WITHOUT: [&str; 9] = [
+    "test",
+    "idlelib",
+    "lib2to3",
+    "ensurepip",
+    "distutils",
+    "tkinter",
+    "pydoc_data",
+    "dist-packages",
+    "unittest",
+];
+const ETC: [(&str, &str); 3] = [
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
+    ),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+];
+
+/// Files that were built for the guests.
+#[derive(Debug, Default)]
+pub(crate) struct Built {
+    pub(crate) init: PathBuf,
+    pub(crate) analyzer: PathBuf,
+    /// Test binaries by name; in the guest they are in `/tests`.
+    pub(crate) tests: Vec<(String, PathBuf)>,
+}
+
+type Out = Archive<BufWriter<File>>;
+
+/// Writes what is the same for every kernel.
+pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built) -> Result<()> {
+    let mut archive = create(path)?;
+    // As on this machine: paths of libraries go through them.
+    for link in ["bin", "sbin", "lib", "lib64"] {
+        if let Ok(target) = fs::read_link(Path::new("/").join(link)) {
+            archive.symlink(Path::new(link), &target.to_string_lossy())?;
+        }
+    }
+    for directory in ["root", "proc", "sys", "dev", "tmp", "run", "var/log", "etc/vm"] {
+        archive.directory(Path::new(directory))?;
+    }
+    for (path, content) in ETC {
+        archive.file(Path::new(path), content.as_bytes(), false)?;
+    }
+
+    let mut objects: Vec<PathBuf> = vec![built.init.clone(), built.analyzer.clone()];
+    archive.file(Path::new("init"), &fs::read(&built.init)?, true)?;
+    archive.file(Path::new("usr/bin/imds-analyzer"), &fs::read(&built.analyzer)?, true)?;
+    for (name, path) in &built.tests {
+        let content = stripped(path, scratch)?;
+        archive.file(&Path::new("tests").join(name), &content, true)?;
+        objects.push(path.clone());
+    }
+    for program in PROGRAMS {
+        // A test that needs one that is not here says so.
+        if let Some(path) = find(program) {
+            copy(&mut archive, &path)?;
+            objects.push(path);
+        }
+    }
+    objects.extend(python(&mut archive)?);
+    for library in libraries(&objects)? {
+        copy(&mut archive, &library)?;
+    }
+    busybox(&mut archive)?;
+    archive.finish()?;
+    Ok(())
+}
+
+/// Writes a guest's whole archive: the base, its kernel's modules, and what it is to run. The kernel unpacks archives
+/// that follow one another.
+pub(crate) fn write_guest(path: &Path, base: &Path, kernel: &Unpacked, run: &str) -> Result<()> {
+    fs::copy(base, path)?;
+    let file = File::options().append(true).open(path)?;
+    let mut archive = Archive::new(BufWriter::new(file));
+    let mut list = String::new();
+    for (name, content) in modules(&kernel.modules)? {
+        let path = format!("lib-vm/{name}.ko");
+        archive.file(Path::new(&path), &content, false)?;
+        list.push_str(&format!("/{path}\n"));
+    }
+    archive.file(Path::new("etc/vm/modules"), list.as_bytes(), false)?;
+    archive.file(Path::new("etc/vm/run"), run.as_bytes(), false)?;
+    archive.finish()?.flush()?;
+    Ok(())
+}
+
+fn create(path: &Path) -> Result<Out> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Archive::new(BufWriter::new(file)))
+}
+
+/// In this system's own folders, not in what a user has put before them.
+fn find(program: &str) -> Option<PathBuf> {
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+        .into_iter()
+        .map(|folder| Path::new(folder).join(program))
+        .find(|path| path.is_file())
+}
+
+/// Copies a file to where it is on this machine; a link stays one.
+fn copy(archive: &mut Out, path: &Path) -> Result<()> {
+    let place = place(path)?;
+    let real = path.canonicalize()?;
+    if place != real {
+        archive.symlink(&place, &real.to_string_lossy())?;
+    }
+    if !archive.has(&real) {
+        let content = fs::read(&real).with_context(|| format!("cannot read {}", real.display()))?;
+        let executable = real.metadata()?.permissions().mode() & 0o111 != 0;
+        archive.file(&real, &content, executable)?;
+    }
+    Ok(())
+}
+
+/// `path` with the links in its folders followed, as `/bin` to `/usr/bin`.
+fn place(path: &Path) -> Result<PathBuf> {
+    let (folder, name) = (
+        path.parent().context("no folder")?,
+        path.file_name().context("no name")?,
+    );
+    Ok(folder.canonicalize()?.join(name))
+}
+
+/// Without debug information, which is most of a test.
+fn stripped(path: &Path, scratch: &Path) -> Result<Vec<u8>> {
+    let mut strip = Command::new("strip");
+    let output = scratch.join("stripped");
+    strip.arg("--strip-debug").arg("-o").arg(&output).arg(path);
+    packages::run(strip)?;
+    let content = fs::read(&output)?;
+    fs::remove_file(output)?;
+    Ok(content)
+}
+
+/// Python's own library; returns the extension modules in it.
+fn python(archive: &mut Out) -> Result<Vec<PathBuf>> {
+    let Some(python) = find("python3") else {
+        return Ok(Vec::new());
+    };
+    let mut command = Command::new(python);
+    command.args(["-I", "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]);
+    let root = PathBuf::from(packages::run(command)?.trim());
+    let mut folders = vec![root.clone()];
+    let mut extensions = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)?.filter_map(Result::ok) {
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if path.is_dir() {
+                let build_only = folder == root && name.starts_with("config-");
+                if !build_only && !PYTHON_WITHOUT.contains(&name.as_str()) {
+                    folders.push(path);
+                }
+            } else if path.is_file() {
+                copy(archive, &path)?;
+                if path.extension().is_some_and(|extension| extension == "so") {
+                    extensions.push(path);
+                }
+            }
+        }
+    }
+    Ok(extensions)
+}
+
+/// All libraries that `objects` load, and the loader, as ldd(1) finds them. Static programs have none.
+fn libraries(objects: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
+    let output = Command::new("ldd")
+        .args(objects)
+        // Cargo's own is for its own programs.
+        .env_remove("LD_LIBRARY_PATH")
+        .output()
+        .context("cannot run ldd")?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(library)
+        .collect())
+}
+
+/// `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)`, or the loader: `/lib64/ld-linux-x86-64.so.2 (0x...)`.
+fn library(line: &str) -> Option<PathBuf> {
+    let path = line.trim_start().rsplit_once(" (0x")?.0;
+    let path = path.split_once(" => ").map_or(path, |(_, path)| path);
+    path.starts_with('/').then(|| PathBuf::from(path))
+}
+
+/// Every applet that no real program stands for.
+fn busybox(archive: &mut Out) -> Result<()> {
+    let binary = find("busybox").context("busybox is not here")?;
+    copy(archive, &binary)?;
+    let mut list = Command::new(&binary);
+    list.arg("--list");
+    let folders = [place(Path::new("/bin/x"))?, place(Path::new("/sbin/x"))?];
+    for applet in packages::run(list)?.lines() {
+        let mut places = folders.iter().map(|path| path.with_file_name(applet));
+        if !places.any(|place| archive.has(&place)) {
+            archive.symlink(&folders[0].with_file_name(applet), &binary.to_string_lossy())?;
+        }
+    }
+    Ok(())
+}
+
+/// The modules of [`MODULES`] and those they need, in the order in which they can be loaded.
+fn modules(root: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut files = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)?.filter_map(Result::ok) {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Some(name) = path.file_name().and_then(|name| name.to_str()?.split_once(".ko")) {
+                files.push((name.0.replace('-', "_"), path));
+            }
+        }
+    }
+    let mut loaded = Vec::new();
+    for name in MODULES {
+        load(name, &files, &mut loaded)?;
+    }
+    Ok(loaded)
+}
+
+/// Adds `name` after what it needs. What is not among the files is part of the kernel, or the kernel does without it.
+fn load(name: &str, files: &[(String, PathBuf)], loaded: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+    if loaded.iter().any(|(other, _)| other == name) {
+        return Ok(());
+    }
+    let Some((_, path)) = files.iter().find(|(other, _)| other == name) else {
+        return Ok(());
+    };
+    let content = if path.extension().is_some_and(|extension| extension == "xz") {
+        let mut xz = Command::new("xz");
+        let output = xz.args(["--decompress", "--stdout"]).arg(path).output()?;
+        output.stdout
+    } else {
+        fs::read(path)?
+    };
+    for needed in needed(&content) {
+        load(&needed.replace('-', "_"), files, loaded)?;
+    }
+    loaded.push((name.to_owned(), content));
+    Ok(())
+}
+
+/// The modules that a module's `.modinfo` says it needs.
+fn needed(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(place) = module.windows(KEY.len()).position(|bytes| bytes == KEY) else {
+        return Vec::new();
+    };
+    let value = module[place + KEY.len()..]
+        .split(|&byte| byte == 0)
+        .next()
+        .unwrap_or_default();
+    String::from_utf8_lossy(value)
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_ldd() {
+        assert_eq!(
+            library("\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)"),
+            Some("/lib/x86_64-linux-gnu/libc.so.6".into())
+        );
+        assert_eq!(
+            library("\t/lib64/ld-linux-x86-64.so.2 (0x00007f)"),
+            Some("/lib64/ld-linux-x86-64.so.2".into())
+        );
+        for none in [
+            "\tlinux-vdso.so.1 (0x7f)",
+            "/bin/sh:",
+            "\tnot a dynamic executable",
+            "\tlibx.so => not found",
+        ] {
+            assert_eq!(library(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_a_module_needs() {
+        assert_eq!(needed(b"license=GPL\0depends=a,b-c\0name=x\0"), ["a", "b-c"]);
+        assert!(needed(b"license=GPL\0depends=\0name=x\0").is_empty());
+        assert!(needed(b"").is_empty());
+    }
+}

@@ -1,0 +1,117 @@
+//! The kernels of the matrix: which packages they are in, and what they lack.
+
+/// One guest.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub(crate) name: &'static str,
+    /// The packages that make it up.
+    pub(crate) packages: &'static [Pattern],
+    /// Values of `--owner` that this kernel must offer.
+    pub(crate) owners: &'static [&'static str],
+    /// Values of `--owner` that it must refuse: their tests are left out, and the refusal is a test.
+    pub(crate) absent: &'static [&'static str],
+}
+
+/// `<before><version><after>`: the newest package of that shape is taken.
+#[derive(Debug)]
+pub(crate) struct Pattern {
+    pub(crate) before: &'static str,
+    pub(crate) after: &'static str,
+}
+
+const fn pattern(before: &'static str, after: &'static str) -> Pattern {
+    Pattern { before, after }
+}
+
+/// tp_btf's tracepoint, `tcp_sendmsg_locked`, exists since 6.15.
+pub(crate) const ALL: [Kernel; 4] = [
+    Kernel {
+        name: "5.10",
+        packages: &[pattern("linux-image-5.10.0-", "-cloud-amd64")],
+        owners: &["connect"],
+        absent: &["tp_btf"],
+    },
+    Kernel {
+        name: "6.1",
+        packages: &[pattern("linux-image-6.1.0-", "-cloud-amd64")],
+        owners: &["connect"],
+        absent: &["tp_btf"],
+    },
+    Kernel {
+        name: "6.12",
+        packages: &[pattern("linux-image-6.12.", "+deb12-cloud-amd64")],
+        owners: &["connect"],
+        absent: &["tp_btf"],
+    },
+    Kernel {
+        name: "7",
+        packages: &[
+            pattern("linux-binary-7.", "-cloud-amd64"),
+            pattern("linux-modules-7.", "-cloud-amd64"),
+        ],
+        owners: &["connect", "tp_btf"],
+        absent: &[],
+    },
+];
+
+/// Suites the packages come from; a mirror need not have all of them.
+pub(crate) const SUITES: [&str; 4] = ["bullseye", "bookworm", "bookworm-backports", "sid"];
+pub(crate) const SECURITY_SUITES: [&str; 2] = ["bullseye-security", "bookworm-security"];
+
+/// Modules that tests use, where a kernel has them as modules.
+pub(crate) const MODULES: [&str; 3] = ["veth", "sch_netem", "tls"];
+
+impl Pattern {
+    /// The newest of `names`; unsigned, debug and backported variants have words where this has a version.
+    pub(crate) fn newest<'a>(&self, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        let version = |name: &'a str| -> Option<Vec<u64>> {
+            let version = name.strip_prefix(self.before)?.strip_suffix(self.after)?;
+            // sid's versions end in the release they are for.
+            let version = version.split_once("+deb").map_or(version, |(version, _)| version);
+            version.split('.').map(|part| part.parse().ok()).collect()
+        };
+        names
+            .filter_map(|name| Some((version(name)?, name)))
+            .max()
+            .map(|(_, name)| name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newest_by_number_and_no_variants() {
+        let names = [
+            "linux-image-6.1.0-9-cloud-amd64",
+            "linux-image-6.1.0-56-cloud-amd64",
+            "linux-image-6.1.0-57-cloud-amd64-unsigned",
+            "linux-image-6.1.0-0.deb11.58-cloud-amd64",
+            "linux-image-6.1.0-58-amd64",
+        ];
+        let newest = pattern("linux-image-6.1.0-", "-cloud-amd64").newest(names.into_iter());
+        assert_eq!(newest, Some("linux-image-6.1.0-56-cloud-amd64"));
+
+        let names = [
+            "linux-binary-7.2.9+deb14-cloud-amd64",
+            "linux-binary-7.2.13+deb14-cloud-amd64",
+        ];
+        let newest = pattern("linux-binary-7.", "-cloud-amd64").newest(names.into_iter());
+        assert_eq!(newest, Some("linux-binary-7.2.13+deb14-cloud-amd64"));
+        assert_eq!(
+            pattern("linux-image-5.", "-cloud-amd64").newest(names.into_iter()),
+            None
+        );
+    }
+
+    #[test]
+    fn every_owner_hook_is_either_there_or_absent() {
+        for kernel in &ALL {
+            for owner in ["connect", "tp_btf"] {
+                let (there, absent) = (kernel.owners.contains(&owner), kernel.absent.contains(&owner));
+                assert!(there != absent, "{owner} on {}", kernel.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Kernel packages, fetched and unpacked, never installed. apt works in a root of its own below `target`: this system's
+//! package lists stay as they are, while its mirror and keyring are used.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::kernels::{Kernel, Pattern, SECURITY_SUITES, SUITES};
+
+/// debian-archive-keyring's.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Names the packages that a folder holds; written last, so that a folder with it is complete.
+const COMPLETE: &str = "packages";
+
+/// A kernel, unpacked.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    pub(crate) image: PathBuf,
+    /// Of its modules.
+    pub(crate) modules: PathBuf,
+    /// As `uname -r` has it.
+    pub(crate) release: String,
+}
+
+/// Folders of this task below `target/vm`.
+#[derive(Debug)]
+pub(crate) struct Packages {
+    kernels: PathBuf,
+    apt: PathBuf,
+    updated: bool,
+}
+
+impl Packages {
+    /// `update`: look for newer packages although there are some.
+    pub(crate) fn new(root: &Path, update: bool) -> Result<Self> {
+        let kernels = root.join("kernels");
+        if update && kernels.is_dir() {
+            fs::remove_dir_all(&kernels).context("old kernels cannot be removed")?;
+        }
+        fs::create_dir_all(&kernels)?;
+        Ok(Self {
+            kernels,
+            apt: root.join("apt"),
+            updated: false,
+        })
+    }
+
+    /// The kernel from `target`, or from the mirror if it is not there yet.
+    pub(crate) fn unpack(&mut self, kernel: &Kernel) -> Result<Unpacked> {
+        let folder = self.kernels.join(kernel.name);
+        if !folder.join(COMPLETE).is_file() {
+            self.fetch(kernel, &folder)
+                .with_context(|| format!("the packages of kernel {} cannot be had", kernel.name))?;
+        }
+        find(&folder).with_context(|| format!("{} holds no kernel", folder.display()))
+    }
+
+    fn fetch(&mut self, kernel: &Kernel, folder: &Path) -> Result<()> {
+        self.update_once()?;
+        if folder.exists() {
+            fs::remove_dir_all(folder)?;
+        }
+        fs::create_dir_all(folder)?;
+        let mut names = Vec::new();
+        for pattern in kernel.packages {
+            let name = self.newest(pattern)?;
+            eprintln!("vm: fetching {name}");
+            let mut download = self.apt("apt-get");
+            download.args(["-qq", "download", &name]).current_dir(folder);
+            run(download)?;
+            names.push(name);
+        }
+        let archives: Vec<PathBuf> = fs::read_dir(folder)?
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .collect();
+        for archive in archives {
+            let mut unpack = Command::new("dpkg-deb");
+            unpack.arg("-x").arg(&archive).arg(folder);
+            run(unpack)?;
+            fs::remove_file(archive)?;
+        }
+        fs::write(folder.join(COMPLETE), names.join("\n") + "\n")?;
+        Ok(())
+    }
+
+    fn newest(&self, pattern: &Pattern) -> Result<String> {
+        let mut list = self.apt("apt-cache");
+        list.args(["pkgnames", pattern.before]);
+        let output = run(list)?;
+        let name = pattern.newest(output.lines());
+        name.map(str::to_owned)
+            .with_context(|| format!("no package {}*{} on the mirror", pattern.before, pattern.after))
+    }
+
+    /// Reads the package lists of every suite.
+    fn update_once(&mut self) -> Result<()> {
+        if self.updated {
+            return Ok(());
+        }
+        for folder in ["state/lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(self.apt.join(folder))?;
+        }
+        fs::write(self.apt.join("status"), "")?;
+        fs::write(self.apt.join("kernels.sources"), sources(&mirrors()?))?;
+        eprintln!("vm: reading the package lists");
+        let mut update = self.apt("apt-get");
+        update.args(["-qq", "update"]);
+        // A suite that has left the mirror: whether its packages are missed is seen when they are looked for.
+        if let Err(error) = run(update) {
+            eprintln!("vm: {error:#}");
+        }
+        self.updated = true;
+        Ok(())
+    }
+
+    fn apt(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let mut option = |name: &str, path: &Path| {
+            command.arg("-o").arg(format!("{name}={}", path.display()));
+        };
+        option("Dir::Etc::sourcelist", &self.apt.join("kernels.sources"));
+        option("Dir::Etc::sourceparts", Path::new("/dev/null"));
+        option("Dir::State", &self.apt.join("state"));
+        option("Dir::State::status", &self.apt.join("status"));
+        option("Dir::Cache", &self.apt.join("cache"));
+        // apt's own user cannot enter every folder of ours.
+        command.args(["-o", "APT::Sandbox::User=root"]);
+        command
+    }
+}
+
+/// This system's Debian mirrors: that of releases, and that of security updates if it has one.
+fn mirrors() -> Result<(String, Option<String>)> {
+    let mut targets = Command::new("apt-get");
+    targets.args([
+        "indextargets",
+        "--format",
+        "$(ORIGIN) $(LABEL) $(REPO_URI)",
+        "Identifier: Packages",
+    ]);
+    let output = run(targets)?;
+    let mirror = |label: &str| {
+        output.lines().find_map(|line| {
+            let uri = line.strip_prefix("Debian ")?.strip_prefix(label)?.strip_prefix(' ')?;
+            Some(uri.to_owned())
+        })
+    };
+    let Some(releases) = mirror("Debian") else {
+        bail!("apt knows no Debian mirror here; the kernels are Debian's (is `apt-get update` due?)");
+    };
+    Ok((releases, mirror("Debian-Security")))
+}
+
+/// deb822, see sources.list(5). Of a suite only the lists of packages are read.
+fn sources((releases, security): &(String, Option<String>)) -> String {
+    let stanza = |uri: &str, suites: &[&str]| {
+        let keyring = if Path::new(KEYRING).is_file() {
+            format!("Signed-By: {KEYRING}\n")
+        } else {
+            String::new()
+        };
+        format!(
+            "Types: deb\nURIs: {uri}\nSuites: {}\nComponents: main\nTargets: Packages\n{keyring}\n",
+            suites.join(" ")
+        )
+    };
+    let mut text = stanza(releases, &SUITES);
+    if let Some(security) = security {
+        text.push_str(&stanza(security, &SECURITY_SUITES));
+    }
+    text
+}
+
+/// The kernel image is in `boot` or, of late, beside the modules.
+fn find(folder: &Path) -> Result<Unpacked> {
+    let modules = ["lib/modules", "usr/lib/modules"]
+        .into_iter()
+        .map(|path| folder.join(path))
+        .find(|path| path.is_dir())
+        .context("no modules")?;
+    let release = fs::read_dir(&modules)?
+        .filter_map(Result::ok)
+        .find_map(|entry| entry.file_name().into_string().ok())
+        .context("no release below the modules")?;
+    let modules = modules.join(&release);
+    let image = [
+        folder.join("boot").join(format!("vmlinuz-{release}")),
+        modules.join("vmlinuz"),
+    ]
+    .into_iter()
+    .find(|path| path.is_file())
+    .context("no vmlinuz")?;
+    Ok(Unpacked {
+        image,
+        modules,
+        release,
+    })
+}
+
+/// Runs to the end; what it printed, or an error with what it complained of.
+pub(crate) fn run(mut command: Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("cannot run {program}"))?;
+    ensure!(
+        output.status.success(),
+        "{program}: {}",
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

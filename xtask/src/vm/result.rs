@@ -1,0 +1,249 @@
+//! What came of a guest, and the table of all.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    ABSENT, CHECK, LAB,
+    kernels::Kernel,
+    qemu::{Console, Ended},
+};
+use crate::step::Tests;
+
+/// `check` on a host that cannot do what is asked for.
+const CANNOT_RUN: i32 = 4;
+
+/// What came of one guest.
+#[derive(Debug)]
+pub(crate) struct GuestResult {
+    name: &'static str,
+    release: String,
+    tests: Tests,
+    programs: Vec<Program>,
+    /// In words; none is a success.
+    problems: Vec<String>,
+    elapsed: Duration,
+}
+
+/// A program of the eBPF object, as `check` found it.
+#[derive(Debug)]
+struct Program {
+    name: String,
+    attached: bool,
+    verified: Option<u64>,
+    load_ms: f64,
+}
+
+impl GuestResult {
+    pub(crate) fn not_run(kernel: &Kernel, why: &str, elapsed: Duration) -> Self {
+        Self {
+            name: kernel.name,
+            release: "-".to_owned(),
+            tests: Tests::default(),
+            programs: Vec::new(),
+            problems: vec![why.to_owned()],
+            elapsed,
+        }
+    }
+
+    pub(crate) fn new(kernel: &Kernel, release: String, console: &Console, elapsed: Duration) -> Self {
+        let mut result = Self {
+            release,
+            problems: Vec::new(),
+            ..Self::not_run(kernel, "", elapsed)
+        };
+        if console.results.is_empty() {
+            result.problems.push("did not boot".to_owned());
+        } else if let Some(name) = &console.unfinished {
+            result.problems.push(format!("stopped in {name}"));
+        } else if !console.done {
+            result.problems.push("stopped".to_owned());
+        }
+        for ended in &console.results {
+            if let Err(problem) = result.take(kernel, ended) {
+                result.problems.push(format!("{}: {problem}", ended.name));
+                // What it said is the way to the reason.
+                ended.output.iter().for_each(|line| println!("  {line}"));
+            }
+        }
+        if result.tests.passed == 0 {
+            result.problems.push("no test ran".to_owned());
+        }
+        result
+    }
+
+    fn take(&mut self, kernel: &Kernel, ended: &Ended) -> Result<(), String> {
+        match ended.name.as_str() {
+            CHECK => self.check(kernel, ended),
+            LAB => lab(ended),
+            name if name.starts_with(ABSENT) => ended_with(ended, CANNOT_RUN),
+            _ => self.tests(ended),
+        }
+    }
+
+    fn check(&mut self, kernel: &Kernel, ended: &Ended) -> Result<(), String> {
+        let report = json(ended).next().ok_or("no report")?;
+        for program in report["programs"].as_array().into_iter().flatten() {
+            let program = Program {
+                name: program["name"].as_str().unwrap_or_default().to_owned(),
+                attached: program["attached"] == true,
+                verified: program["verified_instructions"].as_u64(),
+                load_ms: program["load_ms"].as_f64().unwrap_or_default(),
+            };
+            self.programs.push(program);
+        }
+        ended_with(ended, 0)?;
+        let refused: Vec<_> = self
+            .programs
+            .iter()
+            .filter(|program| !program.attached)
+            .map(|program| program.name.as_str())
+            .collect();
+        if !refused.is_empty() {
+            return Err(format!("not attached: {}", refused.join(", ")));
+        }
+        // What the kernels table calls absent is absent.
+        for feature in report["features"].as_array().into_iter().flatten() {
+            let name = feature["name"].as_str().unwrap_or_default();
+            let absent = kernel.absent.iter().any(|owner| name.starts_with(owner));
+            if (feature["available"] == true) == absent {
+                return Err(format!("{name}: {}", feature["detail"]));
+            }
+        }
+        Ok(())
+    }
+
+    fn tests(&mut self, ended: &Ended) -> Result<(), String> {
+        let mut tests = Tests::default();
+        for line in &ended.output {
+            tests.add(Tests::from_result_line(line).unwrap_or_default());
+        }
+        self.tests.add(tests);
+        ended_with(ended, 0)?;
+        if tests.failed > 0 || tests.passed == 0 {
+            return Err(format!("{} passed, {} failed", tests.passed, tests.failed));
+        }
+        Ok(())
+    }
+
+    /// What there is to say when the guest is off.
+    pub(crate) fn print(&self, log: &Path) {
+        for problem in &self.problems {
+            println!("  FAILED: {problem}");
+        }
+        if !self.problems.is_empty() {
+            println!("  console: {}", log.display());
+        }
+        println!(
+            "  {} passed, {} failed in {:.1} s",
+            self.tests.passed,
+            self.tests.failed,
+            self.elapsed.as_secs_f64()
+        );
+    }
+}
+
+/// Every client got its answer, and every request was understood.
+fn lab(ended: &Ended) -> Result<(), String> {
+    ended_with(ended, 0)?;
+    if let Some(line) = ended
+        .output
+        .iter()
+        .find(|line| line.contains("the client failed") || line.contains("left out"))
+    {
+        return Err(line.trim().to_owned());
+    }
+    let mut requests = 0;
+    for record in json(ended).filter(|record| record["event"]["action"] == "imds-request") {
+        requests += 1;
+        if record["imds"]["verdict"] == "unknown" || record["process"]["name"].is_null() {
+            return Err(format!("a request not understood: {record}"));
+        }
+    }
+    if requests == 0 {
+        return Err("no request was seen".to_owned());
+    }
+    Ok(())
+}
+
+fn ended_with(ended: &Ended, code: i32) -> Result<(), String> {
+    if ended.code == code {
+        Ok(())
+    } else {
+        Err(format!("ended with {}, not {code}", ended.code))
+    }
+}
+
+/// The JSON objects among the lines.
+fn json(ended: &Ended) -> impl Iterator<Item = Value> {
+    ended
+        .output
+        .iter()
+        .filter(|line| line.starts_with('{'))
+        .filter_map(|line| serde_json::from_str(line).ok())
+}
+
+/// Prints what came of all guests; the last line is the total.
+pub(crate) fn table(results: &[GuestResult]) -> ExitCode {
+    println!(
+        "\n{:<7} {:<28} {:<7} {:>6} {:>6} {:>8} {:>8}",
+        "kernel", "release", "result", "passed", "failed", "load ms", "seconds"
+    );
+    let mut total = Tests::default();
+    let mut failed = results.is_empty();
+    for result in results {
+        let ok = result.problems.is_empty();
+        failed |= !ok;
+        let mut tests = result.tests;
+        // A guest that fails without a failed test is one failure.
+        if !ok && tests.failed == 0 {
+            tests.failed = 1;
+        }
+        total.add(tests);
+        println!(
+            "{:<7} {:<28} {:<7} {:>6} {:>6} {:>8.1} {:>8.1}",
+            result.name,
+            result.release,
+            if ok { "ok" } else { "FAILED" },
+            tests.passed,
+            tests.failed,
+            result.programs.iter().map(|program| program.load_ms).sum::<f64>(),
+            result.elapsed.as_secs_f64(),
+        );
+    }
+    instructions(results);
+    println!("\n{} passed, {} failed", total.passed, total.failed);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Verified instructions of each program on each kernel (reported since 5.16), or whether it is attached at all.
+fn instructions(results: &[GuestResult]) {
+    let mut names: Vec<&str> = Vec::new();
+    for program in results.iter().flat_map(|result| &result.programs) {
+        if !names.contains(&program.name.as_str()) {
+            names.push(&program.name);
+        }
+    }
+    print!("\n{:<24}", "instructions verified");
+    for result in results {
+        print!(" {:>9}", result.name);
+    }
+    println!();
+    for name in names {
+        print!("{name:<24}");
+        for result in results {
+            let program = result.programs.iter().find(|program| program.name == name);
+            let cell = match program {
+                None => "-".to_owned(),
+                Some(Program { attached: false, .. }) => "refused".to_owned(),
+                Some(Program {
+                    verified: Some(count), ..
+                }) => count.to_string(),
+                Some(_) => "attached".to_owned(),
+            };
+            print!(" {cell:>9}");
+        }
+        println!();
+    }
+}
