@@ -3,34 +3,8 @@
 use imds_analyzer_ebpf::abi::Settings;
 
 #[unsafe(no_mangle)]
-static SETTINGS: Settings = Settings {
-    task_real_parent: 0,
-    task_group_leader: 0,
-    task_pid: 0,
-    task_tgid: 0,
-    task_start_boottime: 0,
-    task_comm: 0,
-    task_mm: 0,
-    task_cred: 0,
-    task_thread_pid: 0,
-    cred_uid: 0,
-    cred_gid: 0,
-    pid_level: 0,
-    pid_numbers: 0,
-    upid_size: 0,
-    upid_ns: 0,
-    pid_namespace_inum: 0,
-    mm_arg_start: 0,
-    mm_arg_end: 0,
-    sock_daddr: 0,
-    sock_dport: 0,
-    sock_family: 0,
-    sock_v6_daddr: 0,
-    sock_net: 0,
-    sock_cookie: 0,
-    net_inum: 0,
-    tcp_sock_write_seq: 0,
-};
+// SAFETY: integers alone, for which zeroes are valid.
+static SETTINGS: Settings = unsafe { core::mem::zeroed() };
 
 /// One field of the settings.
 macro_rules! setting {

@@ -163,31 +163,8 @@ impl Senders {
 static SENDERS: LruHashMap<u64, Senders, 4096> = LruHashMap::new();
 
 /// What a new entry is copied from: it is too large for the stack.
-static NO_SENDERS: Senders = Senders {
-    cookie: 0,
-    announced_start: 0,
-    announced_exec: 0,
-    announced_tgid: 0,
-    count: 0,
-    notes: [Note {
-        task: Task {
-            start: 0,
-            exec: 0,
-            cgroup: 0,
-            tgid: 0,
-            tid: 0,
-            uid: 0,
-            gid: 0,
-            pid_ns: 0,
-            hook: 0,
-            reserved: [0; 3],
-            comm: [0; 16],
-            thread_comm: [0; 16],
-        },
-        seq: 0,
-        reserved: 0,
-    }; NOTES],
-};
+// SAFETY: integers alone, for which zeroes are valid.
+static NO_SENDERS: Senders = unsafe { core::mem::zeroed() };
 
 /// The senders of the socket at `sock` whose cookie is `cookie`. An entry without cookie was made before the socket had
 /// one; a socket that connected since would have replaced it.
