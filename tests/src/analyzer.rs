@@ -38,9 +38,21 @@ pub fn binary() -> PathBuf {
 /// Every analyzer sees the whole machine: tests of one binary take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// The right to send to IMDS without being seen by another test's analyzer. Held by every [`Analyzer`]; taken on its
+/// own by tests that send before they start theirs.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
+
+impl Turn {
+    pub fn take() -> Self {
+        // A test that failed is no reason for the next one to.
+        Self(TURN.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A running `imds-analyzer watch --format json`.
 pub struct Analyzer {
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
     child: Option<Child>,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
@@ -59,15 +71,23 @@ pub struct Ended {
 impl Analyzer {
     /// Starts `watch --format json` with further arguments, and waits until it is ready.
     pub fn watch(args: &[&str]) -> Self {
+        Self::watch_in(Turn::take(), args)
+    }
+
+    /// As [`Self::watch`], by a test whose turn it is already.
+    pub fn watch_in(turn: Turn, args: &[&str]) -> Self {
         let mut command = Command::new(binary());
         command.args(["watch", "--format", "json"]).args(args);
-        Self::start(command)
+        Self::start_in(turn, command)
     }
 
     /// Starts any command that writes a line beginning with `ready` to stderr, and waits for that.
-    pub fn start(mut command: Command) -> Self {
-        // A test that failed is no reason for the next one to.
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn start(command: Command) -> Self {
+        Self::start_in(Turn::take(), command)
+    }
+
+    /// As [`Self::start`], by a test whose turn it is already.
+    pub fn start_in(turn: Turn, mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -120,24 +140,36 @@ impl Analyzer {
 
     /// Waits until `enough` of the request records so far, and returns them.
     pub fn wait_for(&mut self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let records = requests(&self.seen);
-            if enough(&records) {
-                return records;
-            }
+        let (records, good) = self.wait_until(DEADLINE, enough);
+        assert!(good, "not seen in time; there are {}: {records:#?}", records.len());
+        records
+    }
+
+    /// As [`Self::wait_for`], for tests that say better what is missing.
+    pub fn wait_or_go_on(&mut self, enough: impl Fn(&[Value]) -> bool) {
+        self.wait_until(Duration::from_secs(5), enough);
+    }
+
+    fn wait_until(&mut self, time: Duration, enough: impl Fn(&[Value]) -> bool) -> (Vec<Value>, bool) {
+        let deadline = Instant::now() + time;
+        let mut records = requests(&self.seen);
+        while !enough(&records) {
             match self
                 .lines
                 .recv_timeout(deadline.saturating_duration_since(Instant::now()))
             {
-                Ok(line) => self.seen.push(line),
-                Err(RecvTimeoutError::Timeout) => panic!("not seen in time; there are {}: {records:#?}", records.len()),
+                Ok(line) => {
+                    records.extend(requests(std::slice::from_ref(&line)));
+                    self.seen.push(line);
+                }
+                Err(RecvTimeoutError::Timeout) => return (records, false),
                 Err(RecvTimeoutError::Disconnected) => {
                     let ended = self.finish();
                     panic!("the analyzer ended early: {ended:#?}");
                 }
             }
         }
+        (records, true)
     }
 
     /// Waits for `count` request records; more come to light in [`Self::stop`].
