@@ -153,11 +153,17 @@ impl Analyzer {
     fn wait_until(&mut self, time: Duration, enough: impl Fn(&[Value]) -> bool) -> (Vec<Value>, bool) {
         let deadline = Instant::now() + time;
         let mut records = requests(&self.seen);
-        while !enough(&records) {
-            match self
-                .lines
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+        loop {
+            // All there is before the next look, which may be long.
+            while let Ok(line) = self.lines.try_recv() {
+                records.extend(requests(std::slice::from_ref(&line)));
+                self.seen.push(line);
+            }
+            if enough(&records) {
+                return (records, true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
                 Ok(line) => {
                     records.extend(requests(std::slice::from_ref(&line)));
                     self.seen.push(line);
@@ -169,7 +175,6 @@ impl Analyzer {
                 }
             }
         }
-        (records, true)
     }
 
     /// Waits for `count` request records; more come to light in [`Self::stop`].
@@ -238,6 +243,22 @@ impl Ended {
     pub fn notices(&self, action: &str) -> Vec<Value> {
         records(&self.stdout)
             .filter(|record| record["event"]["action"] == action)
+            .collect()
+    }
+
+    /// What the summary says was lost on a request's way from the wire to the output. What could not be looked up in
+    /// /proc, where processes come and go, is no such loss.
+    pub fn lost(&self) -> Vec<String> {
+        const LOOK_UPS: [&str; 3] = [
+            "socket_search_failures",
+            "process_read_failures",
+            "processes_unannounced",
+        ];
+        let summary = self.notices("imds-analyzer-summary").pop().expect("a summary");
+        let loss = summary["imds"]["loss"].as_object().cloned().unwrap_or_default();
+        loss.iter()
+            .filter(|(kind, _)| !LOOK_UPS.contains(&kind.as_str()))
+            .map(|(kind, count)| format!("{kind}: {count}"))
             .collect()
     }
 
