@@ -38,9 +38,21 @@ pub fn binary() -> PathBuf {
 /// Every analyzer sees the whole machine: tests of one binary take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// The right to send to IMDS without being seen by another test's analyzer. Held by every [`Analyzer`]; taken on its
+/// own by tests that send before they start theirs.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
+
+impl Turn {
+    pub fn take() -> Self {
+        // A test that failed is no reason for the next one to.
+        Self(TURN.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A running `imds-analyzer watch --format json`.
 pub struct Analyzer {
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
     child: Option<Child>,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
@@ -60,19 +72,27 @@ impl Analyzer {
     /// Starts `watch --format json` with further arguments, and waits until it is ready. `IMDS_ANALYZER_OWNER` names the
     /// owner hook where the arguments don't.
     pub fn watch(args: &[&str]) -> Self {
+        Self::watch_in(Turn::take(), args)
+    }
+
+    /// As [`Self::watch`], by a test whose turn it is already.
+    pub fn watch_in(turn: Turn, args: &[&str]) -> Self {
         let mut command = Command::new(binary());
         command.args(["watch", "--format", "json"]);
         if let (Some(owner), false) = (env::var_os("IMDS_ANALYZER_OWNER"), args.contains(&"--owner")) {
             command.arg("--owner").arg(owner);
         }
         command.args(args);
-        Self::start(command)
+        Self::start_in(turn, command)
     }
 
     /// Starts any command that writes a line beginning with `ready` to stderr, and waits for that.
-    pub fn start(mut command: Command) -> Self {
-        // A test that failed is no reason for the next one to.
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn start(command: Command) -> Self {
+        Self::start_in(Turn::take(), command)
+    }
+
+    /// As [`Self::start`], by a test whose turn it is already.
+    pub fn start_in(turn: Turn, mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -125,18 +145,35 @@ impl Analyzer {
 
     /// Waits until `enough` of the request records so far, and returns them.
     pub fn wait_for(&mut self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let deadline = Instant::now() + DEADLINE;
+        let (records, good) = self.wait_until(DEADLINE, enough);
+        assert!(good, "not seen in time; there are {}: {records:#?}", records.len());
+        records
+    }
+
+    /// As [`Self::wait_for`], for tests that say better what is missing.
+    pub fn wait_or_go_on(&mut self, enough: impl Fn(&[Value]) -> bool) {
+        self.wait_until(Duration::from_secs(5), enough);
+    }
+
+    fn wait_until(&mut self, time: Duration, enough: impl Fn(&[Value]) -> bool) -> (Vec<Value>, bool) {
+        let deadline = Instant::now() + time;
+        let mut records = requests(&self.seen);
         loop {
-            let records = requests(&self.seen);
-            if enough(&records) {
-                return records;
+            // All there is before the next look, which may be long.
+            while let Ok(line) = self.lines.try_recv() {
+                records.extend(requests(std::slice::from_ref(&line)));
+                self.seen.push(line);
             }
-            match self
-                .lines
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
-                Ok(line) => self.seen.push(line),
-                Err(RecvTimeoutError::Timeout) => panic!("not seen in time; there are {}: {records:#?}", records.len()),
+            if enough(&records) {
+                return (records, true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    records.extend(requests(std::slice::from_ref(&line)));
+                    self.seen.push(line);
+                }
+                Err(RecvTimeoutError::Timeout) => return (records, false),
                 Err(RecvTimeoutError::Disconnected) => {
                     let ended = self.finish();
                     panic!("the analyzer ended early: {ended:#?}");
@@ -211,6 +248,22 @@ impl Ended {
     pub fn notices(&self, action: &str) -> Vec<Value> {
         records(&self.stdout)
             .filter(|record| record["event"]["action"] == action)
+            .collect()
+    }
+
+    /// What the summary says was lost on a request's way from the wire to the output. What could not be looked up in
+    /// /proc, where processes come and go, is no such loss.
+    pub fn lost(&self) -> Vec<String> {
+        const LOOK_UPS: [&str; 3] = [
+            "socket_search_failures",
+            "process_read_failures",
+            "processes_unannounced",
+        ];
+        let summary = self.notices("imds-analyzer-summary").pop().expect("a summary");
+        let loss = summary["imds"]["loss"].as_object().cloned().unwrap_or_default();
+        loss.iter()
+            .filter(|(kind, _)| !LOOK_UPS.contains(&kind.as_str()))
+            .map(|(kind, count)| format!("{kind}: {count}"))
             .collect()
     }
 

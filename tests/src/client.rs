@@ -2,7 +2,8 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
+    thread,
     time::Duration,
 };
 
@@ -26,6 +27,33 @@ pub fn connect(namespace: &NetNs, address: &str) -> TcpStream {
     stream
 }
 
+/// The port by which its records are known.
+pub fn port(stream: &TcpStream) -> u16 {
+    stream.local_addr().expect("connected").port()
+}
+
+/// A whole head without a token.
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: imds\r\n\r\n")
+}
+
+/// A whole head with a token, which need not be valid.
+pub fn get_with_token(path: &str, token: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: imds\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n")
+}
+
+/// The request for a token.
+pub const PUT_TOKEN: &str =
+    "PUT /latest/api/token HTTP/1.1\r\nHost: imds\r\nX-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n";
+
+/// Asks for a token.
+pub fn put_token(stream: &mut TcpStream) -> String {
+    stream.write_all(PUT_TOKEN.as_bytes()).expect("write");
+    let (status, body) = read_answer(stream);
+    assert_eq!(status, 200);
+    String::from_utf8(body).expect("ASCII")
+}
+
 /// Writes `bytes` in pieces of `size`, each in a packet of its own (TCP_NODELAY is set).
 pub fn write_in_pieces(stream: &mut TcpStream, bytes: &[u8], size: usize) {
     for piece in bytes.chunks(size) {
@@ -33,8 +61,31 @@ pub fn write_in_pieces(stream: &mut TcpStream, bytes: &[u8], size: usize) {
     }
 }
 
+/// Writes each of `pieces` in a packet of its own and ends the stream, while it reads what comes back, to the end. All
+/// was sent when it returns, but for a server that closed early.
+pub fn exchange<'a>(stream: TcpStream, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    thread::scope(|scope| {
+        let answers = scope.spawn(|| {
+            let mut answers = Vec::new();
+            // A server that closes with bytes unread resets the connection.
+            let _ = (&stream).read_to_end(&mut answers);
+            answers
+        });
+        for piece in pieces {
+            (&stream).write_all(piece).expect("write");
+        }
+        let _ = stream.shutdown(Shutdown::Write);
+        answers.join().expect("reader")
+    })
+}
+
 /// Reads one response with a Content-Length; returns its status.
 pub fn read_response(stream: &mut TcpStream) -> u16 {
+    read_answer(stream).0
+}
+
+/// Reads one response with a Content-Length; returns its status and its body.
+pub fn read_answer(stream: &mut TcpStream) -> (u16, Vec<u8>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -54,8 +105,6 @@ pub fn read_response(stream: &mut TcpStream) -> u16 {
         .unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body).expect("response body");
-    head.split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .expect("a status")
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (status.expect("a status"), body)
 }

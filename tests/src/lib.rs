@@ -1,12 +1,24 @@
 //! What the end-to-end tests share: the analyzer as a process of its own, seen from outside.
 //!
-//! A test starts a [`Lab`](imds_analyzer::lab::Lab), the [`Analyzer`], and real clients, then waits for records with a
-//! deadline; nothing sleeps to be in time. Failures panic and show what the analyzer said.
+//! A test starts a [`Scene`]: the [`Analyzer`], a [`Lab`](imds_analyzer::lab::Lab) and the IMDS in it. Then come real
+//! clients, then it waits for records with a deadline; nothing sleeps to be in time. Failures panic and show what the
+//! analyzer said.
+//!
+//! The analyzer sees the whole machine: tests choose the records of their own processes and ports.
 
 mod analyzer;
+mod cases;
 mod client;
+mod records;
+mod scene;
 
 pub use self::{
-    analyzer::{Analyzer, Ended, binary},
-    client::{IMDS_V4, IMDS_V6, connect, read_response, write_in_pieces},
+    analyzer::{Analyzer, Ended, Turn, binary},
+    cases::{Case, case, check},
+    client::{
+        IMDS_V4, IMDS_V6, PUT_TOKEN, connect, exchange, get, get_with_token, port, put_token, read_answer,
+        read_response, write_in_pieces,
+    },
+    records::{brief, briefs, of_port, verdicts},
+    scene::{Scene, output, run, serve},
 };

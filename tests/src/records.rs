@@ -1,0 +1,45 @@
+//! What tests ask of records.
+
+use serde_json::Value;
+
+/// A record in short: verdict (with its reason), method, target and path class, `-` for what is absent.
+/// `v1 GET /latest/user-data user-data`, `unknown/closed - - not-imds`.
+pub fn brief(record: &Value) -> String {
+    let imds = &record["imds"];
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let mut verdict = text(&imds["verdict"]);
+    if let Some(reason) = imds["reason"].as_str() {
+        verdict = format!("{verdict}/{reason}");
+    }
+    format!(
+        "{verdict} {} {} {}",
+        text(&record["http"]["request"]["method"]),
+        text(&record["url"]["original"]),
+        text(&imds["path_class"])
+    )
+}
+
+/// [`brief`] of all.
+pub fn briefs(records: &[Value]) -> Vec<String> {
+    records.iter().map(brief).collect()
+}
+
+pub fn verdicts(records: &[Value]) -> Vec<&str> {
+    records
+        .iter()
+        .map(|record| record["imds"]["verdict"].as_str().expect("a verdict"))
+        .collect()
+}
+
+/// The records of the connection from `port`, in order. All of them were seen on the wire.
+pub fn of_port(records: &[Value], port: u16) -> Vec<Value> {
+    let records: Vec<_> = records
+        .iter()
+        .filter(|record| record["source"]["port"] == port)
+        .cloned()
+        .collect();
+    for record in &records {
+        assert_eq!(record["imds"]["tap"], "wire", "{record:#}");
+    }
+    records
+}

@@ -1,0 +1,78 @@
+//! An analyzer, a lab, and the IMDS in it.
+
+use std::{
+    net::TcpStream,
+    process::{self, Command, Output, Stdio},
+};
+
+use imds_analyzer::lab::{Lab, NetNs, Options, Server, Tokens};
+use serde_json::Value;
+
+use crate::{Analyzer, Ended, IMDS_V4, connect, records::of_port};
+
+/// What most tests need. The analyzer starts first, so that no other test's sees this one's requests.
+pub struct Scene {
+    pub analyzer: Analyzer,
+    pub lab: Lab,
+    pub server: Server,
+}
+
+impl Scene {
+    /// A local lab; the analyzer shows this process's own requests only.
+    pub fn of_this_process() -> Self {
+        Self::new(&["--pid", &process::id().to_string()], Lab::local)
+    }
+
+    /// The analyzer shows every process's requests: assertions have to choose.
+    pub fn of_all() -> Self {
+        Self::new(&[], Lab::local)
+    }
+
+    pub fn new(args: &[&str], lab: fn() -> anyhow::Result<Lab>) -> Self {
+        Self::with(Analyzer::watch(args), lab().expect("lab"))
+    }
+
+    pub fn with(analyzer: Analyzer, lab: Lab) -> Self {
+        let server = serve(&lab);
+        Self { analyzer, lab, server }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        connect(&self.lab.client, IMDS_V4)
+    }
+
+    /// Waits for `count` records of the connection from `port`, and that there are no more in the end.
+    pub fn expect(mut self, port: u16, count: usize) -> (Vec<Value>, Ended) {
+        self.analyzer.wait_for(|records| of_port(records, port).len() >= count);
+        let ended = self.analyzer.stop();
+        let records = of_port(&ended.requests(), port);
+        assert_eq!(records.len(), count, "{records:#?}");
+        (records, ended)
+    }
+}
+
+/// An IMDS that serves requests without a token too.
+pub fn serve(lab: &Lab) -> Server {
+    let options = Options {
+        tokens: Tokens::Optional,
+    };
+    Server::start(&lab.server, options).expect("IMDS")
+}
+
+/// Runs a program inside `namespace` to its end, which has to be good.
+pub fn run(namespace: &NetNs, program: &str, args: &[&str]) -> Output {
+    let mut command = namespace.command(program);
+    command.args(args).stdin(Stdio::null());
+    output(command)
+}
+
+/// Runs a command to its end, which has to be good.
+pub fn output(mut command: Command) -> Output {
+    // No proxy can be reached from inside.
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        command.env_remove(name);
+    }
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    output
+}

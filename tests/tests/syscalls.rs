@@ -1,0 +1,322 @@
+//! Every way in which a process can send: all are seen, with their sender.
+
+use std::{
+    fs,
+    io::{self, Seek as _, Write},
+    mem,
+    net::TcpStream,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    process::{self, Command, Stdio},
+    ptr, thread,
+};
+
+use imds_analyzer::lab::{IPV4, Lab, NetNs};
+use imds_analyzer_tests::{
+    Analyzer, Scene, briefs, get, get_with_token, of_port, port, put_token, read_response, serve,
+};
+
+const PATH: &str = "/latest/user-data";
+const BRIEF: &str = "v2 GET /latest/user-data user-data";
+
+/// A system call's result.
+fn checked(result: impl TryInto<i64>) -> i64 {
+    let result = result.try_into().unwrap_or(-1);
+    assert!(result >= 0, "{}", io::Error::last_os_error());
+    result
+}
+
+fn set_option(stream: &impl std::os::fd::AsRawFd, level: i32, option: i32, value: i32) {
+    let size = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: `value` lives for the call and is of the size given.
+    checked(unsafe { libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const value).cast(), size) });
+}
+
+/// One request with a valid token that `send` sends; the record's owner and, where it has one, its thread's name.
+fn sent_by(send: impl FnOnce(&mut TcpStream, &[u8])) {
+    let scene = Scene::of_this_process();
+    let mut stream = scene.connect();
+    let token = put_token(&mut stream);
+    send(&mut stream, get_with_token(PATH, &token).as_bytes());
+    assert_eq!(read_response(&mut stream), 200);
+    let (records, _) = scene.expect(port(&stream), 2);
+    assert_eq!(briefs(&records)[1..], [BRIEF]);
+    assert_eq!(records[1]["process"]["pid"], process::id());
+    assert_eq!(records[1]["imds"]["owner"], "tp_btf");
+}
+
+#[test]
+fn writev_with_a_line_a_segment() {
+    sent_by(|stream, bytes| {
+        let lines: Vec<_> = bytes
+            .split_inclusive(|byte| *byte == b'\n')
+            .map(io::IoSlice::new)
+            .collect();
+        assert!(lines.len() > 3);
+        assert_eq!(stream.write_vectored(&lines).expect("writev"), bytes.len());
+    });
+}
+
+#[test]
+fn sendmmsg_with_a_line_a_message() {
+    sent_by(|stream, bytes| {
+        let mut parts: Vec<_> = bytes
+            .split_inclusive(|byte| *byte == b'\n')
+            .map(|line| libc::iovec {
+                iov_base: line.as_ptr().cast_mut().cast(),
+                iov_len: line.len(),
+            })
+            .collect();
+        let mut messages: Vec<_> = parts
+            .iter_mut()
+            .map(|part| {
+                // SAFETY: plain data, for which zeroes are no address, no control data.
+                let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+                message.msg_hdr.msg_iov = part;
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        let count = messages.len() as u32;
+        // SAFETY: the messages and what they point to live for the call.
+        let sent = checked(unsafe { libc::sendmmsg(stream.as_raw_fd(), messages.as_mut_ptr(), count, 0) });
+        assert_eq!(sent, i64::from(count));
+    });
+}
+
+#[test]
+fn sendfile() {
+    sent_by(|stream, bytes| {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(bytes).expect("write");
+        file.rewind().expect("seek");
+        // SAFETY: both descriptors are open; there is no offset to write to.
+        let sent =
+            checked(unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), ptr::null_mut(), bytes.len()) });
+        assert_eq!(sent, bytes.len() as i64);
+    });
+}
+
+#[test]
+fn splice() {
+    sent_by(|stream, bytes| {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        writer.write_all(bytes).expect("write");
+        let null = ptr::null_mut();
+        // SAFETY: both descriptors are open; there are no offsets to write to.
+        let sent = checked(unsafe { libc::splice(reader.as_raw_fd(), null, stream.as_raw_fd(), null, bytes.len(), 0) });
+        assert_eq!(sent, bytes.len() as i64);
+    });
+}
+
+fn send(stream: &TcpStream, bytes: &[u8], flags: i32) {
+    // SAFETY: the bytes live for the call.
+    let sent = checked(unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) });
+    assert_eq!(sent, bytes.len() as i64);
+}
+
+#[test]
+fn zero_copy() {
+    sent_by(|stream, bytes| {
+        set_option(stream, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1);
+        send(stream, bytes, libc::MSG_ZEROCOPY);
+    });
+}
+
+#[test]
+fn more_to_come() {
+    sent_by(|stream, bytes| {
+        let (last, first) = bytes.split_last().expect("bytes");
+        for byte in first {
+            send(stream, &[*byte], libc::MSG_MORE);
+        }
+        send(stream, &[*last], 0);
+    });
+}
+
+#[test]
+fn corked() {
+    sent_by(|stream, bytes| {
+        set_option(stream, libc::IPPROTO_TCP, libc::TCP_CORK, 1);
+        imds_analyzer_tests::write_in_pieces(stream, bytes, 10);
+        set_option(stream, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
+    });
+}
+
+fn address() -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: 80_u16.to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes(IPV4.octets()),
+        },
+        sin_zero: [0; 8],
+    }
+}
+
+/// A TCP socket of `protocol` inside the namespace.
+fn socket(namespace: &NetNs, protocol: i32) -> OwnedFd {
+    // SAFETY: no pointers; the result is checked.
+    let made = || checked(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, protocol) });
+    let descriptor = namespace.run(made).expect("namespace");
+    // SAFETY: just made, and nobody else's.
+    unsafe { OwnedFd::from_raw_fd(descriptor as i32) }
+}
+
+#[test]
+fn multipath_tcp() {
+    let scene = Scene::of_this_process();
+    let socket = socket(&scene.lab.client, libc::IPPROTO_MPTCP);
+    let (address, size) = (address(), size_of::<libc::sockaddr_in>() as libc::socklen_t);
+    // SAFETY: an address of its size, which lives for the call.
+    checked(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) });
+    let mut stream = TcpStream::from(socket);
+    for path in [PATH, "/"] {
+        stream.write_all(get(path).as_bytes()).expect("write");
+        assert_eq!(read_response(&mut stream), 200);
+    }
+    let (records, _) = scene.expect(port(&stream), 2);
+    assert_eq!(
+        briefs(&records),
+        ["v1 GET /latest/user-data user-data", "v1 GET / root"]
+    );
+    for record in &records {
+        assert_eq!(record["process"]["pid"], process::id(), "{record:#}");
+    }
+    let owner = &records[0]["imds"]["owner"];
+    assert!(owner == "connect" || owner == "tp_btf" || owner == "egress", "{owner}");
+    eprintln!("owner of MPTCP: {owner}");
+}
+
+/// The request is in the SYN: there was no connect(2).
+#[test]
+fn fast_open() {
+    let analyzer = Analyzer::watch(&["--pid", &process::id().to_string()]);
+    let lab = Lab::local().expect("lab");
+    // Client, server, without cookies, for every listener.
+    const ALL: &str = "1543";
+    lab.client
+        .run(|| fs::write("/proc/sys/net/ipv4/tcp_fastopen", ALL))
+        .expect("namespace")
+        .expect("sysctl");
+    let scene = Scene {
+        server: serve(&lab),
+        analyzer,
+        lab,
+    };
+    let socket = socket(&scene.lab.client, 0);
+    let (address, size) = (address(), size_of::<libc::sockaddr_in>() as libc::socklen_t);
+    let bytes = get(PATH);
+    // SAFETY: the bytes and an address of its size live for the call.
+    let sent = checked(unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_FASTOPEN,
+            (&raw const address).cast(),
+            size,
+        )
+    });
+    assert_eq!(sent, bytes.len() as i64);
+    let mut stream = TcpStream::from(socket);
+    assert_eq!(read_response(&mut stream), 200);
+    assert!(had_data_in_syn(&stream), "the SYN was without data");
+    stream.write_all(get("/").as_bytes()).expect("write");
+    assert_eq!(read_response(&mut stream), 200);
+    let (records, _) = scene.expect(port(&stream), 2);
+    assert_eq!(
+        briefs(&records),
+        ["v1 GET /latest/user-data user-data", "v1 GET / root"]
+    );
+    assert_eq!(records[0]["process"]["pid"], process::id());
+}
+
+fn had_data_in_syn(stream: &TcpStream) -> bool {
+    const TCPI_OPT_SYN_DATA: u8 = 32;
+    // SAFETY: plain data.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes `size` bytes at most.
+    checked(unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &mut size,
+        )
+    });
+    info.tcpi_options & TCPI_OPT_SYN_DATA != 0
+}
+
+/// A process that gets the connection as its stdout and writes `request` to it. Its id.
+fn child_writes(stream: &TcpStream, request: &str) -> u32 {
+    let socket = OwnedFd::from(stream.try_clone().expect("dup"));
+    let mut child = Command::new("/usr/bin/printf")
+        .args(["%b", &request.replace("\r\n", "\\r\\n")])
+        .stdout(Stdio::from(socket))
+        .spawn()
+        .expect("printf");
+    assert!(child.wait().expect("our own child").success());
+    child.id()
+}
+
+#[test]
+fn two_processes_write_in_turn_to_one_connection() {
+    let mut scene = Scene::of_all();
+    let mut stream = scene.connect();
+    let port = port(&stream);
+    let mut expected = Vec::new();
+    for i in 0..6 {
+        let request = get(&format!("/latest/{i}"));
+        let (pid, name) = if i % 2 == 0 {
+            stream.write_all(request.as_bytes()).expect("write");
+            (process::id(), None)
+        } else {
+            (child_writes(&stream, &request), Some("printf"))
+        };
+        assert_eq!(read_response(&mut stream), 404);
+        expected.push((format!("v1 GET /latest/{i} plain"), pid, name));
+    }
+    scene.analyzer.wait_for(|records| of_port(records, port).len() >= 6);
+    let records = of_port(&scene.analyzer.stop().requests(), port);
+    assert_eq!(records.len(), expected.len());
+    for (record, (brief, pid, name)) in records.iter().zip(expected) {
+        assert_eq!(imds_analyzer_tests::brief(record), brief);
+        assert_eq!(record["process"]["pid"], pid, "{record:#}");
+        if let Some(name) = name {
+            assert_eq!(record["process"]["name"], name, "{record:#}");
+            assert_eq!(record["process"]["args"][0], "/usr/bin/printf", "{record:#}");
+            assert_eq!(record["process"]["parent"]["pid"], process::id(), "{record:#}");
+        }
+    }
+}
+
+#[test]
+fn the_first_byte_s_sender_owns_a_head_of_two_processes() {
+    let scene = Scene::of_all();
+    let mut stream = scene.connect();
+    let pid = child_writes(&stream, "GET /latest/user-data HTTP/1.1\r\n");
+    stream.write_all(b"Host: imds\r\n\r\n").expect("write");
+    assert_eq!(read_response(&mut stream), 200);
+    let (records, _) = scene.expect(port(&stream), 1);
+    assert_eq!(records[0]["process"]["pid"], pid, "{:#}", records[0]);
+}
+
+#[test]
+fn a_thread_has_its_own_name() {
+    let scene = Scene::of_this_process();
+    let mut stream = scene.connect();
+    let port = port(&stream);
+    let thread = thread::Builder::new().name("imds-worker".into()).spawn(move || {
+        stream.write_all(get(PATH).as_bytes()).expect("write");
+        assert_eq!(read_response(&mut stream), 200);
+        // SAFETY: no arguments.
+        unsafe { libc::gettid() }
+    });
+    let id = thread.expect("a thread").join().expect("its end");
+    let (records, _) = scene.expect(port, 1);
+    assert_eq!(records[0]["process"]["thread"]["name"], "imds-worker");
+    assert_eq!(records[0]["process"]["thread"]["id"], id);
+    assert_eq!(records[0]["process"]["pid"], process::id());
+}
