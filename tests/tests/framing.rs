@@ -155,7 +155,7 @@ fn what_is_no_http_is_unknown() {
             "HTTP/2",
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             // What is behind the empty line is looked at as a request of its own.
-            &["unknown/not-http PRI * not-imds", "unknown/not-http - - not-imds"],
+            &["unknown/not-http - - not-imds", "unknown/not-http - - not-imds"],
         ),
         case(
             "a header without colon",

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod checks;
 mod lab;
 mod object;
@@ -57,6 +58,8 @@ enum Task {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Measure what the hooks cost sends that are not for IMDS (as root)
+    Bench,
     /// Fuzz the request classifier (needs cargo-fuzz and a nightly)
     Fuzz {
         #[arg(default_value_t = 60)]
@@ -104,6 +107,11 @@ fn run(task: Task) -> Result<ExitCode> {
             setup::toolchain()?;
             setup::vm_tools()?;
             vm::run(&kernels, update, &command)
+        }
+        Task::Bench => {
+            setup::toolchain()?;
+            lab::build()?;
+            bench::run()
         }
         Task::Fuzz { seconds } => checks::fuzz(seconds),
     }

@@ -1,0 +1,111 @@
+//! `cargo xtask bench`: what the hooks cost everybody else. A paired benchmark: the same sends over loopback without the
+//! analyzer and with it, in turns, so that what else the machine does falls on both.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::lab;
+
+/// Sends a round, of this many bytes each.
+const SENDS: u32 = 100_000;
+const SIZE: usize = 64;
+/// Rounds without and with the analyzer.
+const ROUNDS: usize = 15;
+
+pub(crate) fn run() -> Result<ExitCode> {
+    println!("{SENDS} sends of {SIZE} bytes over loopback a round, {ROUNDS} pairs of rounds");
+    for owner in ["connect", "auto"] {
+        let mut ratios = Vec::new();
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        // The first pair warms up.
+        for round in 0..=ROUNDS {
+            let plain = sends()?;
+            let analyzer = Analyzer::start(owner)?;
+            let watched = sends()?;
+            analyzer.stop()?;
+            if round > 0 {
+                ratios.push(watched.as_secs_f64() / plain.as_secs_f64());
+                without.push(plain);
+                with.push(watched);
+            }
+        }
+        ratios.sort_by(f64::total_cmp);
+        let nanos = |mut times: Vec<Duration>| {
+            times.sort();
+            times[times.len() / 2].as_nanos() / u128::from(SENDS)
+        };
+        println!(
+            "--owner {owner:<8} {} ns a send without, {} ns with; ratio: median {:.3}, quartiles {:.3} to {:.3}",
+            nanos(without),
+            nanos(with),
+            ratios[ROUNDS / 2],
+            ratios[ROUNDS / 4],
+            ratios[ROUNDS - 1 - ROUNDS / 4],
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How long the sends of one round take.
+fn sends() -> Result<Duration> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    let (mut server, _) = listener.accept()?;
+    client.set_nodelay(true)?;
+    let reader = thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while matches!(server.read(&mut buffer), Ok(n) if n > 0) {}
+    });
+    let message = [0; SIZE];
+    let started = Instant::now();
+    for _ in 0..SENDS {
+        client.write_all(&message)?;
+    }
+    let elapsed = started.elapsed();
+    drop(client);
+    reader.join().ok().context("the reader panicked")?;
+    Ok(elapsed)
+}
+
+struct Analyzer(Child);
+
+impl Analyzer {
+    fn start(owner: &str) -> Result<Self> {
+        let mut child = Command::new(lab::binary())
+            .args(["watch", "--format", "json", "--owner", owner])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("the release binary does not run")?;
+        let stderr = child.stderr.take().context("piped")?;
+        let ready = BufReader::new(stderr)
+            .lines()
+            .map_while(Result::ok)
+            .any(|line| line.starts_with("ready"));
+        ensure!(
+            ready,
+            "the analyzer did not get ready: run this as root, and see `imds-analyzer check`"
+        );
+        Ok(Self(child))
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Analyzer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
