@@ -45,6 +45,8 @@ fn main() {
             println!("{kind} on {place}: {error}");
         }
     }
+    // SAFETY: the length is the string's.
+    unsafe { libc::sethostname(c"guest".as_ptr(), 5) };
     for module in fs::read_to_string(MODULES).unwrap_or_default().lines() {
         if let Err(error) = load_module(module) {
             println!("{module}: {error}");

@@ -50,10 +50,10 @@ impl<W: Write> Archive<W> {
         if self.has(path) {
             return Ok(());
         }
-        if let Some(parent) = path.parent() {
-            if !name(parent).is_empty() {
-                self.directory(parent)?;
-            }
+        if let Some(parent) = path.parent()
+            && !name(parent).is_empty()
+        {
+            self.directory(parent)?;
         }
         let name = name(path);
         self.record(&name, mode, content)?;
