@@ -129,7 +129,8 @@ fn commands(kernel: &Kernel, built: &Built) -> Vec<GuestCommand> {
     }
     for owner in kernel.owners {
         for (name, _) in &built.tests {
-            let command = format!("IMDS_ANALYZER_OWNER={owner} exec /tests/{name} --test-threads=1");
+            let environment = format!("IMDS_ANALYZER={} OWNER={owner}", initramfs::WITH_OWNER);
+            let command = format!("{environment} exec /tests/{name} --test-threads=1");
             commands.push((format!("{name}/{owner}"), TESTS, command));
         }
     }

@@ -39,6 +39,16 @@ const ETC: [(&str, &str); 3] = [
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 ];
 
+/// Runs the analyzer with `--owner $OWNER` where it has the choice and no test has made it.
+pub(crate) const WITH_OWNER: &str = "/usr/bin/imds-analyzer-owner";
+const WITH_OWNER_SCRIPT: &str = r#"#!/bin/sh
+case "$1 $*" in
+    "watch "*--owner*) ;;
+    "watch "*) shift; set -- watch --owner "$OWNER" "$@" ;;
+esac
+exec /usr/bin/imds-analyzer "$@"
+"#;
+
 /// Files that were built for the guests.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
@@ -69,6 +79,7 @@ pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built) -> Result<(
     let mut objects: Vec<PathBuf> = vec![built.init.clone(), built.analyzer.clone()];
     archive.file(Path::new("init"), &fs::read(&built.init)?, true)?;
     archive.file(Path::new("usr/bin/imds-analyzer"), &fs::read(&built.analyzer)?, true)?;
+    archive.file(Path::new(WITH_OWNER), WITH_OWNER_SCRIPT.as_bytes(), true)?;
     for (name, path) in &built.tests {
         let content = stripped(path, scratch)?;
         archive.file(&Path::new("tests").join(name), &content, true)?;
