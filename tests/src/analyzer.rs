@@ -69,8 +69,7 @@ pub struct Ended {
 }
 
 impl Analyzer {
-    /// Starts `watch --format json` with further arguments, and waits until it is ready. `IMDS_ANALYZER_OWNER` names the
-    /// owner hook where the arguments don't.
+    /// Starts `watch --format json` with further arguments, and waits until it is ready.
     pub fn watch(args: &[&str]) -> Self {
         Self::watch_in(Turn::take(), args)
     }
@@ -78,11 +77,7 @@ impl Analyzer {
     /// As [`Self::watch`], by a test whose turn it is already.
     pub fn watch_in(turn: Turn, args: &[&str]) -> Self {
         let mut command = Command::new(binary());
-        command.args(["watch", "--format", "json"]);
-        if let (Some(owner), false) = (env::var_os("IMDS_ANALYZER_OWNER"), args.contains(&"--owner")) {
-            command.arg("--owner").arg(owner);
-        }
-        command.args(args);
+        command.args(["watch", "--format", "json"]).args(args);
         Self::start_in(turn, command)
     }
 
