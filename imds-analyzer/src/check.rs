@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use imds_analyzer_ebpf::abi::OwnerHook;
 use serde::Serialize;
 
 use crate::{
@@ -53,9 +54,9 @@ struct ProgramFinding {
 }
 
 /// Prints the report. The programs are loaded and attached for a moment: that alone tells whether they can be.
-pub fn run(format: Format) -> anyhow::Result<ExitCode> {
+pub fn run(format: Format, owner: Option<OwnerHook>) -> anyhow::Result<ExitCode> {
     let features = Features::probe();
-    let plan = plan::plan(&features, None);
+    let plan = plan::plan(&features, owner);
     let mut obstacles = Vec::new();
     let mut programs = Vec::new();
     let mut steps = Vec::new();

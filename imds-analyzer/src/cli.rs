@@ -166,6 +166,10 @@ pub struct CheckArgs {
     /// How to write the findings
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+
+    /// What is to say who sent a call, as for watch
+    #[arg(long, value_enum, default_value_t, value_name = "HOOK")]
+    pub owner: OwnerChoice,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -38,7 +38,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Watch(args) => watch(args),
         Command::Lab(args) => lab(&args),
-        Command::Check(args) => check::run(args.format),
+        Command::Check(args) => check::run(args.format, args.owner.into()),
         Command::Schema => sink::schema::write(&mut io::stdout())
             .map(|()| ExitCode::Ok)
             .map_err(Into::into),

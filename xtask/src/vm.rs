@@ -28,8 +28,9 @@ mod result;
 use self::{initramfs::Built, kernels::Kernel, packages::Packages};
 
 /// Names of the commands that every guest runs beside tests.
-const CHECK: &str = "check";
 const LAB: &str = "lab";
+/// Before the name of an owner hook that is to be had.
+const CHECK: &str = "check/";
 /// Before the name of an owner hook that is to be refused.
 const ABSENT: &str = "absent/";
 
@@ -119,10 +120,11 @@ type GuestCommand = (String, Duration, String);
 /// The checks of one guest.
 fn commands(kernel: &Kernel, built: &Built) -> Vec<GuestCommand> {
     let analyzer = "imds-analyzer";
-    let mut commands = vec![
-        (CHECK.to_owned(), SHORT, format!("{analyzer} check --format json")),
-        (LAB.to_owned(), SHORT, format!("{analyzer} lab --format json")),
-    ];
+    let mut commands = vec![(LAB.to_owned(), SHORT, format!("{analyzer} lab --format json"))];
+    for owner in kernel.owners {
+        let command = format!("{analyzer} check --format json --owner {owner}");
+        commands.push((format!("{CHECK}{owner}"), SHORT, command));
+    }
     for owner in kernel.absent {
         let command = format!("{analyzer} watch --owner {owner} --duration 1s");
         commands.push((format!("{ABSENT}{owner}"), SHORT, command));

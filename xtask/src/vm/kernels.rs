@@ -28,19 +28,19 @@ pub(crate) const ALL: [Kernel; 4] = [
     Kernel {
         name: "5.10",
         packages: &[pattern("linux-image-5.10.0-", "-cloud-amd64")],
-        owners: &["connect"],
+        owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
     },
     Kernel {
         name: "6.1",
         packages: &[pattern("linux-image-6.1.0-", "-cloud-amd64")],
-        owners: &["connect"],
+        owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
     },
     Kernel {
         name: "6.12",
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-amd64")],
-        owners: &["connect"],
+        owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
     },
     Kernel {
@@ -49,7 +49,7 @@ pub(crate) const ALL: [Kernel; 4] = [
             pattern("linux-binary-7.", "-cloud-amd64"),
             pattern("linux-modules-7.", "-cloud-amd64"),
         ],
-        owners: &["connect", "tp_btf"],
+        owners: &["fentry", "tp_btf", "kprobe", "connect"],
         absent: &[],
     },
 ];
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn every_owner_hook_is_either_there_or_absent() {
         for kernel in &ALL {
-            for owner in ["connect", "tp_btf"] {
+            for owner in ["fentry", "tp_btf", "kprobe", "connect"] {
                 let (there, absent) = (kernel.owners.contains(&owner), kernel.absent.contains(&owner));
                 assert!(there != absent, "{owner} on {}", kernel.name);
             }
