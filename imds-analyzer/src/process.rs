@@ -37,12 +37,17 @@ use self::{
 use crate::{
     event::{Process, User},
     sanitize,
-    secrets::ArgsMode,
+    secrets::{self, ArgsMode},
 };
 
 const PASSWD: &str = "/etc/passwd";
 /// Bytes of a path that are kept at most.
 const PATH_SHOWN: usize = 1024;
+
+/// A path as it may be shown: whoever names a file may name it as they like, with a token too.
+fn path_shown(path: &[u8]) -> String {
+    sanitize::bounded(secrets::mask_path(&String::from_utf8_lossy(path)), PATH_SHOWN)
+}
 
 /// What a [`Resolver`] may show and keep.
 #[derive(Clone, Copy, Debug)]
@@ -261,11 +266,11 @@ impl Resolver {
         Process {
             pid: task.tgid,
             name: sanitize::comm(&task.comm),
-            executable: executable.map(|path| sanitize::lossy(&path, PATH_SHOWN)),
+            executable: executable.map(|path| path_shown(&path)),
             args,
             args_truncated,
             start: (task.start != 0).then(|| self.boot + Duration::from_nanos(task.start)),
-            working_directory: working_directory.map(|path| sanitize::lossy(&path, PATH_SHOWN)),
+            working_directory: working_directory.map(|path| path_shown(&path)),
             ancestors: self.ancestry.of(found, ancestors, counters),
             user: User {
                 id: Some(task.uid),

@@ -62,6 +62,11 @@ pub fn mask_text(text: &str) -> String {
     Scanner::new(Shown::NoSecrets).text(text)
 }
 
+/// Masks tokens, and nothing else, in the path of a file.
+pub fn mask_path(path: &str) -> String {
+    Scanner::new(Shown::AllButTokens).text(path)
+}
+
 /// As [`mask_text`] and to be applied to text that is known to have been cut at its end, where a token may have lost
 /// the `==` that gives it away: a trailing run of 16 or more base64url characters is masked too.
 pub fn mask_truncated(text: &str) -> String {

@@ -14,6 +14,7 @@ use imds_analyzer::lab::{IPV4, Lab, NetNs};
 use imds_analyzer_tests::{
     Analyzer, Scene, briefs, get, get_with_token, of_port, port, put_token, read_response, serve,
 };
+use serde_json::Value;
 
 const PATH: &str = "/latest/user-data";
 const BRIEF: &str = "v2 GET /latest/user-data user-data";
@@ -290,6 +291,38 @@ fn two_processes_write_in_turn_to_one_connection() {
             assert_eq!(record["process"]["parent"]["pid"], process::id(), "{record:#}");
         }
     }
+}
+
+/// `count` processes write to one connection before anything leaves; the records' pids, and whether a loss of senders
+/// was reported.
+fn corked_by(count: usize) -> (Vec<u32>, Vec<Value>, Vec<String>) {
+    let scene = Scene::of_all();
+    let stream = scene.connect();
+    set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 1);
+    let request = get_with_token(PATH, "");
+    let pids = (0..count).map(|_| child_writes(&stream, &request)).collect();
+    set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
+    let (records, ended) = scene.expect(port(&stream), count);
+    let owners = records.iter().map(|record| record["process"]["pid"].clone()).collect();
+    (pids, owners, ended.lost())
+}
+
+#[test]
+fn corked_bytes_keep_their_senders() {
+    let (pids, owners, lost) = corked_by(5);
+    assert_eq!(owners, pids);
+    assert_eq!(lost, [""; 0]);
+}
+
+/// Only so many senders are remembered: who is forgotten is counted.
+#[test]
+fn more_senders_than_are_remembered_are_counted() {
+    let (pids, owners, lost) = corked_by(12);
+    let wrong = pids.iter().zip(&owners).filter(|(pid, owner)| *owner != *pid).count();
+    eprintln!("of 12 corked senders {wrong} were forgotten: {lost:?}");
+    assert!(wrong <= 4, "{owners:?}");
+    let expected: &[String] = &[format!("sender_queue: {wrong}")];
+    assert_eq!(lost, if wrong > 0 { expected } else { &[] });
 }
 
 #[test]

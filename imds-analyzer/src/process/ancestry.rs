@@ -6,8 +6,9 @@ use imds_analyzer_ebpf::abi::{self, COMM_LEN};
 use lru::LruCache;
 
 use super::{
-    Counters, PATH_SHOWN,
+    Counters,
     args::Argv,
+    path_shown,
     proc::{self, Proc, Ticks},
 };
 use crate::{event::Ancestor, sanitize, secrets::ArgsMode};
@@ -102,10 +103,7 @@ impl Ancestry {
         let ancestor = Ancestor {
             pid: key.pid,
             name: sanitize::comm(&key.comm),
-            executable: counters
-                .note(found.exe())
-                .flatten()
-                .map(|path| sanitize::lossy(&path, PATH_SHOWN)),
+            executable: counters.note(found.exe()).flatten().map(|path| path_shown(&path)),
             args,
             user_id: counters.note(found.ids()).map(|(uid, _gid)| uid),
         };

@@ -1,6 +1,6 @@
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
-use super::{ArgsMode, mask_args, mask_text, mask_truncated, mask_truncated_args};
+use super::{ArgsMode, mask_args, mask_path, mask_text, mask_truncated, mask_truncated_args};
 
 /// Of the shape that IMDS hands out; it is nobody's.
 const TOKEN: &str = "AQAAANjUxiJsVYLUBj_tOKENtOKENtOKENtOKENtOKENtOKENtOKEw==";
@@ -268,6 +268,18 @@ fn targets_lose_their_query_s_secrets() {
         "/?X-Amz-Security-Token=***&X-Amz-Signature=***"
     );
     assert_eq!(mask_text("/?password=$ABC"), "/?password=***");
+}
+
+#[test]
+fn paths_lose_tokens_only() {
+    assert_eq!(mask_path(&format!("/opt/{TOKEN}/curl")), "/opt/***/curl");
+    for path in [
+        "/opt/password=1/a b",
+        "/home/authorization/key",
+        "/nix/store/0123456789abcdefghijklmnopqrstuv-curl/bin/curl",
+    ] {
+        assert_eq!(mask_path(path), path);
+    }
 }
 
 #[test]

@@ -1,0 +1,332 @@
+//! Tokens in every place where clients put them, whole and cut: no part of one is in any output.
+
+use std::{
+    io::Write as _,
+    net::{Shutdown, TcpStream},
+    os::fd::OwnedFd,
+    process::{Command, Stdio},
+};
+
+use imds_analyzer::lab::{Lab, NetNs};
+use imds_analyzer_tests::{
+    Analyzer, Ended, IMDS_V4, Turn, binary, connect, exchange, output, put_token, read_response, serve,
+};
+
+const URL: &str = "http://169.254.169.254/latest/user-data";
+const HEADER: &str = "X-aws-ec2-metadata-token";
+/// How much of a token gives it away.
+const PART: usize = 20;
+
+/// What `watch` is asked for.
+const OUTPUTS: [&[&str]; 6] = [
+    &[],
+    &["--verbose"],
+    &["--format", "json"],
+    &["--format", "json", "--args", "full"],
+    &["--verbose", "--args", "full"],
+    &["--verbose", "--owner", "connect"],
+];
+
+/// A fresh token.
+fn token(namespace: &NetNs) -> String {
+    put_token(&mut connect(namespace, IMDS_V4))
+}
+
+fn watch(turn: Turn, args: &[&str]) -> Analyzer {
+    let mut command = Command::new(binary());
+    command.arg("watch").args(args);
+    Analyzer::start_in(turn, command)
+}
+
+/// No part of any token is in what the analyzer wrote, of which there is enough to mean something.
+fn assert_no_token(ended: &Ended, tokens: &[String], lines: usize) {
+    assert!(ended.stdout.len() >= lines, "{ended:#?}");
+    let everything = ended.everything();
+    assert!(!tokens.is_empty());
+    for token in tokens {
+        for at in 0..=token.len() - PART {
+            if let Some(found) = everything.find(&token[at..at + PART]) {
+                let line = everything[..found].matches('\n').count();
+                panic!("{at} of {token}: {:?}", everything.lines().nth(line));
+            }
+        }
+    }
+}
+
+/// Runs `clients` in a lab under each of [`OUTPUTS`]; they make `count` requests at least, but for those for tokens.
+fn under_every_output(count: usize, clients: impl Fn(&Lab)) {
+    for args in OUTPUTS {
+        let analyzer = watch(Turn::take(), args);
+        let lab = Lab::local().expect("lab");
+        let server = serve(&lab);
+        clients(&lab);
+        assert_no_token(&analyzer.stop(), &server.tokens(), count);
+    }
+}
+
+fn curl(lab: &Lab, args: &[&str]) {
+    let mut command = lab.client.command("curl");
+    command.args(["-s", "-o", "/dev/null", "--max-time", "10"]).args(args);
+    output(command);
+}
+
+#[test]
+fn tokens_in_arguments_of_real_clients() {
+    under_every_output(10, |lab| {
+        let token = || token(&lab.client);
+        curl(lab, &["-H", &format!("{HEADER}: {}", token()), URL]);
+        curl(lab, &[&format!("-H{HEADER}:{}", token()), URL]);
+        curl(lab, &["-H", &format!("Authorization: Bearer {}", token()), URL]);
+        curl(lab, &["-H", &format!("Authorization: {}", token()), URL]);
+        curl(lab, &["-H", &format!("X-Vault-Token: {}", token()), URL]);
+        curl(lab, &["-b", &format!("t={}", token()), URL]);
+        curl(lab, &["-A", &format!("agent/{}", token()), URL]);
+        curl(lab, &["-u", &format!("user:{}", token()), URL]);
+        // The shell is the parent, and its script is in its arguments.
+        let script = format!("T='{}'; curl -s -o /dev/null -H \"{HEADER}: $T\" {URL}; true", token());
+        let mut shell = lab.client.command("sh");
+        shell.args(["-c", &script]);
+        output(shell);
+        let code = "import os,sys,urllib.request as u\n\
+                    for t in sys.argv[1],os.environ['T']: u.urlopen(u.Request(sys.argv[2],headers={'X-aws-ec2-metadata-token':t}))";
+        let mut python = lab.client.command("python3");
+        python.args(["-c", code, &token(), URL]).env("T", token());
+        output(python);
+    });
+}
+
+#[test]
+fn tokens_in_request_targets() {
+    under_every_output(8, |lab| {
+        for form in [
+            "?token=T",
+            "?X-aws-ec2-metadata-token=T",
+            "?a=b&c=T&d=e",
+            "/T",
+            "/T/x",
+            "#T",
+            "?T",
+            ";t=T",
+        ] {
+            curl(lab, &[&format!("{URL}{}", form.replace('T', &token(&lab.client)))]);
+        }
+    });
+}
+
+/// Heads in which the token stands oddly, or not whole. `T` is the token, `[` and `]` its halves.
+const HEADS: &[&str] = &[
+    "GET / HTTP/1.1\r\nX-aws-ec2-metadata-token:\r\n T\r\n\r\n",
+    "GET / HTTP/1.1\r\nX-aws-ec2-metadata-token: a\r\n T\r\nX-aws-ec2-metadata-token: T\r\n\r\n",
+    "GET / HTTP/1.1\r\nUser-Agent: T\r\nHost: T\r\nCookie: T\r\nX-Forwarded-For: T\r\n\r\n",
+    "GET / HTTP/1.1\r\nUser-Agent: a\r\n T\r\n\r\n",
+    "GET / HTTP/1.1\r\nX-aws-ec2-metadata-token T\r\n\r\n",
+    "GET / HTTP/1.1\r\nT\r\n\r\n",
+    "GET / HTTP/1.1\r\nX-aws-ec2-metadata-token: T",
+    "GET / HTTP/1.1\r\nX-aws-ec2-metadata-token: [",
+    "GET / HTTP/1.1\r\nAuthorization: Bearer [",
+    "GET / HTTP/1.1\r\nUser-Agent: [",
+    "GET /?t=[",
+    "GET /?t=T HTT",
+    "T / HTTP/1.1\r\n\r\n",
+    "T\r\n\r\n",
+    "X-aws-ec2-metadata-token: T\r\n\r\n",
+    "GET /T\r\n",
+    "GET / T\r\n\r\n",
+    "GET / HTTP/1.1\r\nContent-Length: 200\r\n\r\nX-aws-ec2-metadata-token: T\r\nGET /?t=T HTTP/1.1\r\n\r\n",
+    "PUT / HTTP/1.1\r\nContent-Length: 200\r\n\r\nX-aws-ec2-metadata-token: T\r\nGET /?t=T HTTP/1.1\r\n\r\n",
+    "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n99\r\nT GET /x HTTP/1.1\r\n\r\n",
+    "HTTP/1.1 200 OK\r\n\r\nT",
+];
+
+#[test]
+fn tokens_in_heads_of_every_shape() {
+    under_every_output(HEADS.len() - 2, |lab| {
+        for head in HEADS {
+            let token = token(&lab.client);
+            let (first, _) = token.split_at(40);
+            let bytes = fill(head, &token, first);
+            for size in [bytes.len(), 1, 33] {
+                exchange(connect(&lab.client, IMDS_V4), bytes.as_bytes().chunks(size));
+            }
+        }
+    });
+}
+
+/// The token for each `T` that is no part of a word, and part of it for `[`.
+fn fill(head: &str, token: &str, part: &str) -> String {
+    let mut filled = String::new();
+    for (at, character) in head.char_indices() {
+        let next_to_letter = |other: Option<char>| other.is_some_and(|other| other.is_ascii_alphabetic());
+        let alone = !next_to_letter(head[..at].chars().last()) && !next_to_letter(head[at + 1..].chars().next());
+        match character {
+            'T' if alone => filled += token,
+            '[' => filled += part,
+            other => filled.push(other),
+        }
+    }
+    filled
+}
+
+/// The analyzer starts while the token is on its way.
+#[test]
+fn a_connection_joined_inside_a_token() {
+    for args in OUTPUTS {
+        let turn = Turn::take();
+        let lab = Lab::local().expect("lab");
+        let server = serve(&lab);
+        let mut streams: Vec<(TcpStream, String, &str)> = Vec::new();
+        for (at, end) in [
+            (5, "\r\n\r\n"),
+            (20, "\r\nHost: imds\r\n\r\nGET / HTTP/1.1\r\n\r\n"),
+            (20, ""),
+            (30, " / HTTP/1.1\r\n\r\n"),
+            (0, "\r\n\r\n"),
+            (0, " / HTTP/1.1\r\n"),
+        ] {
+            let mut stream = connect(&lab.client, IMDS_V4);
+            let token = put_token(&mut stream);
+            let before = format!("GET / HTTP/1.1\r\n{HEADER}: {}", &token[..at]);
+            stream.write_all(before.as_bytes()).expect("write");
+            streams.push((stream, token[at..].to_owned(), end));
+        }
+        let count = streams.len();
+        let analyzer = watch(turn, args);
+        for (mut stream, rest, end) in streams {
+            // In two, so that there is a time at which only the middle of the token is known.
+            let (middle, last) = rest.split_at(rest.len() - 2);
+            for piece in [middle, last, end] {
+                stream.write_all(piece.as_bytes()).expect("write");
+            }
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        assert_no_token(&analyzer.stop(), &server.tokens(), count);
+    }
+}
+
+/// The connection ends in a reset, by the client, inside the token.
+#[test]
+fn a_connection_reset_inside_a_token() {
+    under_every_output(2, |lab| {
+        for head in ["GET / HTTP/1.1\r\nX-aws-ec2-metadata-token: [", "GET /?t=["] {
+            let mut stream = connect(&lab.client, IMDS_V4);
+            let token = put_token(&mut stream);
+            stream
+                .write_all(fill(head, &token, &token[..50]).as_bytes())
+                .expect("write");
+            let linger = libc::linger {
+                l_onoff: 1,
+                l_linger: 0,
+            };
+            // SAFETY: a value of its size.
+            let set = unsafe {
+                libc::setsockopt(
+                    std::os::fd::AsRawFd::as_raw_fd(&stream),
+                    libc::SOL_SOCKET,
+                    libc::SO_LINGER,
+                    (&raw const linger).cast(),
+                    size_of_val(&linger) as libc::socklen_t,
+                )
+            };
+            assert_eq!(set, 0);
+        }
+    });
+}
+
+/// Arguments are cut somewhere: wherever that is, what is left of a token there is not shown.
+#[test]
+fn a_token_where_the_arguments_are_cut() {
+    let limits = [512, 1024, 2048, 4096, 8192];
+    for args in OUTPUTS {
+        let analyzer = watch(Turn::take(), args);
+        let lab = Lab::local().expect("lab");
+        let server = serve(&lab);
+        let token = token(&lab.client);
+        let mut stream = connect(&lab.client, IMDS_V4);
+        let mut count = 0;
+        for limit in limits {
+            // The token begins `before` bytes before the limit.
+            for before in [22, 26, 40, 55] {
+                let script = "printf 'GET / HTTP/1.1\\r\\n\\r\\n'";
+                let used = ["sh", "-c", script, "x", ""]
+                    .map(|arg| arg.len() + 1)
+                    .iter()
+                    .sum::<usize>();
+                let padding = ". ".repeat((limit - before - used) / 2) + &".".repeat((limit - before - used) % 2);
+                let socket = OwnedFd::from(stream.try_clone().expect("dup"));
+                let mut shell = Command::new("sh");
+                shell
+                    .args(["-c", script, "x", &padding, &token])
+                    .stdout(Stdio::from(socket));
+                assert!(shell.status().expect("sh").success());
+                assert_eq!(read_response(&mut stream), 200);
+                count += 1;
+            }
+        }
+        assert_no_token(&analyzer.stop(), &server.tokens(), count);
+    }
+}
+
+/// What is kept of a head ends somewhere, too, and so does what is shown of it.
+#[test]
+fn a_token_where_the_head_is_cut() {
+    under_every_output(144, |lab| {
+        let token = token(&lab.client);
+        let mut stream = connect(&lab.client, IMDS_V4);
+        for limit in [256, 512, 768, 1024] {
+            // Less of a token is of no use, and looks like anything.
+            for before in (PART + 1..56 + 10).step_by(4) {
+                for (head, text) in [
+                    ("GET /latest/?t=", ""),
+                    ("GET /latest/", "?t="),
+                    ("GET / HTTP/1.1\r\nUser-Agent: ", ""),
+                ] {
+                    let padding = "x/".repeat((limit - before - head.len() - text.len()) / 2);
+                    let end = if head.contains("User-Agent") { "" } else { " HTTP/1.1" };
+                    write!(stream, "{head}{padding}{text}{token}{end}\r\n\r\n").expect("write");
+                    let _ = read_response(&mut stream);
+                }
+            }
+        }
+    });
+}
+
+/// Where a process is and what it is called are text of others too.
+#[test]
+fn tokens_in_names_of_files() {
+    under_every_output(1, |lab| {
+        let token = token(&lab.client);
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join(&token);
+        std::fs::create_dir(&place).expect("a folder");
+        let program = place.join(format!("curl{token}"));
+        std::fs::copy("/usr/bin/curl", &program).expect("a copy");
+        let mut command = lab.client.command(program.to_str().expect("UTF-8"));
+        command.args(["-s", "-o", "/dev/null", URL]).current_dir(&place);
+        output(command);
+    });
+}
+
+#[test]
+fn what_check_says() {
+    let turn = Turn::take();
+    let lab = Lab::local().expect("lab");
+    let server = serve(&lab);
+    let token = token(&lab.client);
+    let mut shell = lab.client.command("sh");
+    shell.args([
+        "-c",
+        &format!("curl -s -o /dev/null -H '{HEADER}: {token}' {URL}; \"$0\" check"),
+    ]);
+    shell.arg(binary());
+    let said = shell.output().expect("sh");
+    let ended = Ended {
+        code: said.status.code(),
+        stdout: String::from_utf8_lossy(&said.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect(),
+        stderr: String::from_utf8_lossy(&said.stderr).into_owned(),
+    };
+    assert_no_token(&ended, &server.tokens(), 3);
+    drop(turn);
+}
