@@ -40,7 +40,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// A running `imds-analyzer watch --format json`.
 pub struct Analyzer {
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
     child: Option<Child>,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
@@ -65,9 +65,18 @@ impl Analyzer {
     }
 
     /// Starts any command that writes a line beginning with `ready` to stderr, and waits for that.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
         // A test that failed is no reason for the next one to.
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::spawn(command, Some(turn))
+    }
+
+    /// Starts one more in the turn of a test that has one already.
+    pub fn start_another(command: Command) -> Self {
+        Self::spawn(command, None)
+    }
+
+    fn spawn(mut command: Command, turn: Option<MutexGuard<'static, ()>>) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -145,11 +154,22 @@ impl Analyzer {
         self.wait_for(|records| records.len() >= count)
     }
 
+    /// Waits for the next line of stdout, of whatever kind.
+    pub fn next_line(&mut self) -> String {
+        let line = self.lines.recv_timeout(DEADLINE).expect("a line in time");
+        self.seen.push(line.clone());
+        line
+    }
+
     /// Ends it as Ctrl-C does, and collects what it wrote: all that was sent before is in there.
-    pub fn stop(mut self) -> Ended {
-        let pid = self.pid();
+    pub fn stop(self) -> Ended {
+        self.stop_by(libc::SIGINT)
+    }
+
+    /// Ends it by a signal, and collects what it wrote.
+    pub fn stop_by(mut self, signal: i32) -> Ended {
         // SAFETY: our own child, which has not been waited for.
-        unsafe { libc::kill(pid as i32, libc::SIGINT) };
+        unsafe { libc::kill(self.pid() as i32, signal) };
         self.finish()
     }
 

@@ -5,8 +5,12 @@
 
 mod analyzer;
 mod client;
+mod program;
+mod scene;
 
 pub use self::{
     analyzer::{Analyzer, Ended, binary},
     client::{IMDS_V4, IMDS_V6, connect, read_response, write_in_pieces},
+    program::{Output, imds_analyzer, run, wait},
+    scene::{PYTHON, Scene, schema},
 };
