@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, IsTerminal, Write},
+    mem,
     process::Stdio,
 };
 
@@ -12,6 +13,7 @@ use tokio::{
     process::Child,
     signal::unix::{Signal, SignalKind, signal},
 };
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     check,
@@ -45,7 +47,9 @@ pub fn run(cli: Cli) -> ExitCode {
             .map_err(Into::into),
     };
     result.unwrap_or_else(|error: anyhow::Error| {
-        if error.downcast_ref::<io::Error>().is_some_and(sink::is_closed) {
+        let closed = error.downcast_ref::<io::Error>().is_some_and(sink::is_closed)
+            || matches!(error.downcast_ref(), Some(StartError::Output(error)) if sink::is_closed(error));
+        if closed {
             return ExitCode::Ok;
         }
         say(format_args!("imds-analyzer: {error:#}"));
@@ -73,14 +77,17 @@ fn diagnostics(verbose: bool) {
     } else {
         tracing::Level::WARN
     };
-    // A second subscriber is refused, which is as good.
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .without_time()
-        .try_init();
+        .without_time();
+    // What the libraries have to say below a warning is for their developers.
+    let filter = Targets::new()
+        .with_default(tracing::Level::WARN)
+        .with_target(env!("CARGO_CRATE_NAME"), level);
+    // A second subscriber is refused, which is as good.
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
 }
 
 /// One thread is enough: the work is a few microseconds a request.
@@ -186,7 +193,9 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
     })?;
     say(format_args!("ready: {}", session.describe()));
 
+    let mut ends = signal(SignalKind::child())?;
     let mut child = settings.command.map(|command| spawn(&command)).transpose()?;
+    let command_pid = child.as_ref().and_then(Child::id);
     let duration = async {
         match settings.duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -211,6 +220,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
                 }
                 break;
             }
+            _ = ends.recv() => reap_orphans(command_pid),
             () = &mut duration => break,
             () = signals.received() => break,
         }
@@ -237,6 +247,26 @@ fn spawn(command: &settings::Command) -> anyhow::Result<Child> {
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("{} cannot be started", command.program.display()))
+}
+
+/// Takes note of the ends of the command's orphans, which are our children now and would stay as zombies. The command's
+/// own end is left to whoever waits for it.
+fn reap_orphans(command: Option<u32>) {
+    const ANY: libc::id_t = 0;
+    let flags = libc::WEXITED | libc::WNOHANG;
+    loop {
+        // SAFETY: all zeroes is a siginfo_t.
+        let mut ended: libc::siginfo_t = unsafe { mem::zeroed() };
+        // SAFETY: writes to `ended` only.
+        let found = unsafe { libc::waitid(libc::P_ALL, ANY, &raw mut ended, flags | libc::WNOWAIT) };
+        // SAFETY: waitid filled it in, or left it zeroed where nobody has ended.
+        let pid = unsafe { ended.si_pid() }.unsigned_abs();
+        if found != 0 || pid == 0 || Some(pid) == command {
+            return;
+        }
+        // SAFETY: as above.
+        unsafe { libc::waitid(libc::P_PID, pid, &raw mut ended, flags) };
+    }
 }
 
 async fn ended(child: &mut Option<Child>) -> io::Result<std::process::ExitStatus> {

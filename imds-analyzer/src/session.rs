@@ -324,7 +324,8 @@ fn logger(loaded: &mut Loaded) -> Option<AsyncFd<EbpfLogger<&'static dyn log::Lo
     let logger = match EbpfLogger::init(loaded.ebpf()) {
         Ok(logger) => logger,
         Err(error) => {
-            tracing::warn!("no diagnostics from the kernel side: {error}");
+            // A release build has none to give.
+            tracing::debug!("no diagnostics from the kernel side: {error}");
             return None;
         }
     };

@@ -67,7 +67,9 @@ fn a_program_executed_after_connecting_is_the_sender() {
     assert_eq!(process["name"], "sh");
     assert_eq!(process["args"][0], "sender");
     assert_eq!(process["args"][3], "argument");
-    assert_eq!(process["executable"], json!(fs::canonicalize("/bin/sh").expect("a shell")));
+    // Absent where the process was gone before it was looked at.
+    let executable = json!(fs::canonicalize("/bin/sh").expect("a shell"));
+    assert!(process["executable"].is_null() || process["executable"] == executable, "{record:#}");
 }
 
 #[test]
@@ -169,7 +171,7 @@ fn a_name_with_control_characters() {
 #[test]
 fn arguments_of_100_kib() {
     let scene = Scene::new(&[]);
-    let long = "x".repeat(100 << 10);
+    let long = "x y ".repeat(25 << 10);
     let script = "import socket, sys; s = socket.create_connection(('169.254.169.254', 80), 10); \
                   s.sendall(f'GET {sys.argv[1]} HTTP/1.1\\r\\n\\r\\n'.encode()); s.recv(100)";
     let path = scene.path.clone();
@@ -179,7 +181,7 @@ fn arguments_of_100_kib() {
     assert_eq!(args[..4], [PYTHON, "-c", script, &path].map(|it| json!(it)));
     assert_eq!(args.len(), 5, "{record:#}");
     let cut = text(&args[4]);
-    assert!(cut.starts_with("xxx") && cut.ends_with('…'), "what was cut says so: {record:#}");
+    assert!(cut.starts_with("x y x y") && cut.ends_with('…'), "what was cut says so: {record:#}");
     let shown: usize = args.iter().map(|it| text(it).len()).sum();
     assert!((1024..=4096).contains(&shown), "{shown}");
 }

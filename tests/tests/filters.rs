@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use imds_analyzer_tests::{Ended, Scene};
+use imds_analyzer_tests::{Ended, PYTHON, Scene};
 use serde_json::{Value, json};
 
 fn pids(ended: &Ended) -> Vec<u64> {
@@ -159,15 +159,18 @@ fn the_owner_that_was_asked_for() {
 fn how_much_of_a_command_line_is_shown() {
     for (mode, shown) in [("full", Some(true)), ("redacted", Some(false)), ("executable", None)] {
         let scene = Scene::new(&["--args", mode]);
+        let script = "import sys, urllib.request, urllib.error\n\
+                      try: urllib.request.urlopen(sys.argv[1], timeout=10)\n\
+                      except urllib.error.HTTPError: pass";
         let url = scene.url();
-        scene.curl(&["--pass", "hunter2"]);
+        scene.run(PYTHON, &["-c", script, &url, "--password", "hunter2"]);
         let record = scene.record();
         let args: Vec<_> = record["process"]["args"].as_array().expect("arguments").clone();
         match shown {
-            None => assert_eq!(args, ["curl"]),
+            None => assert_eq!(args, [PYTHON]),
             Some(shown) => {
-                assert_eq!(args[..4], ["curl", "-sm10", &url, "--pass"]);
-                assert_eq!(args[4] == "hunter2", shown, "{mode}: {args:?}");
+                assert_eq!(args[..5], [PYTHON, "-c", script, &url, "--password"]);
+                assert_eq!(args[5] == "hunter2", shown, "{mode}: {args:?}");
             }
         }
     }
