@@ -84,7 +84,7 @@ pub fn run(format: Format, owner: Option<OwnerHook>) -> anyhow::Result<ExitCode>
     match format {
         Format::Text => text(&report, &mut out)?,
         Format::Json => {
-            serde_json::to_writer(&mut out, &report)?;
+            serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;
             writeln!(out)?;
         }
     }

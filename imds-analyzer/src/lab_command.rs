@@ -10,14 +10,14 @@ use crate::{
     lab::{self, Lab, Server, StepOutcome, Tour},
     run::{self, Signals, say},
     secrets::ArgsMode,
-    session::{Flow, Options, Session},
+    session::{Flow, Options, Session, StartError},
     settings::{FailOn, Filter},
 };
 
 /// Builds the lab, tours it, and with `--keep` leaves it to the user until interrupted.
 pub(crate) async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let lab = Arc::new(Lab::local()?);
+    let lab = Arc::new(Lab::local().map_err(StartError::Refused)?);
     let tokens = match args.tokens {
         Tokens::Optional => lab::Tokens::Optional,
         Tokens::Required => lab::Tokens::Required,

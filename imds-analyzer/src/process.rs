@@ -115,6 +115,8 @@ struct Key {
 #[derive(Debug)]
 struct Entry {
     process: Arc<Process>,
+    /// The name as the kernel has it.
+    comm: [u8; abi::COMM_LEN],
     /// Nothing that a later announcement could add.
     complete: bool,
 }
@@ -175,6 +177,7 @@ impl Resolver {
             key,
             Entry {
                 process: Arc::new(process),
+                comm: task.comm,
                 complete,
             },
         );
@@ -187,7 +190,8 @@ impl Resolver {
             return None;
         }
         let key = Key::of(task);
-        if let Some(entry) = self.processes.get(&key) {
+        if let Some(entry) = self.processes.get_mut(&key) {
+            entry.update(task, &self.users);
             return Some(Arc::clone(&entry.process));
         }
         self.counters.unannounced += 1;
@@ -197,6 +201,7 @@ impl Resolver {
             key,
             Entry {
                 process: Arc::clone(&process),
+                comm: task.comm,
                 complete: false,
             },
         );
@@ -281,6 +286,27 @@ impl Resolver {
             container: placement.container,
             pod: placement.pod,
         }
+    }
+}
+
+impl Entry {
+    /// A process can change its user and its name between two calls: what the request's own task says is newer.
+    fn update(&mut self, task: &abi::Task, users: &Users) {
+        let process = &self.process;
+        let same_user = process.user.id == Some(task.uid) && process.group_id == Some(task.gid);
+        if same_user && self.comm == task.comm {
+            return;
+        }
+        self.comm = task.comm;
+        self.process = Arc::new(Process {
+            name: sanitize::comm(&task.comm),
+            user: User {
+                id: Some(task.uid),
+                name: users.name(task.uid),
+            },
+            group_id: Some(task.gid),
+            ..Process::clone(process)
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, IsTerminal, Write},
+    mem,
     process::Stdio,
 };
 
@@ -50,7 +51,9 @@ pub fn run(cli: Cli) -> ExitCode {
             .map_err(Into::into),
     };
     result.unwrap_or_else(|error: anyhow::Error| {
-        if error.downcast_ref::<io::Error>().is_some_and(sink::is_closed) {
+        let closed = error.downcast_ref::<io::Error>().is_some_and(sink::is_closed)
+            || matches!(error.downcast_ref(), Some(StartError::Output(error)) if sink::is_closed(error));
+        if closed {
             return ExitCode::Ok;
         }
         say(format_args!("imds-analyzer: {error:#}"));
@@ -194,7 +197,9 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
     })?;
     say(format_args!("ready: {}", session.describe()));
 
+    let mut ends = signal(SignalKind::child())?;
     let mut child = settings.command.map(|command| spawn(&command)).transpose()?;
+    let command_pid = child.as_ref().and_then(Child::id);
     let duration = async {
         match settings.duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -219,6 +224,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
                 }
                 break;
             }
+            _ = ends.recv() => reap_orphans(command_pid),
             () = &mut duration => break,
             () = signals.received() => break,
         }
@@ -245,6 +251,26 @@ fn spawn(command: &settings::Command) -> anyhow::Result<Child> {
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("{} cannot be started", command.program.display()))
+}
+
+/// Takes note of the ends of the command's orphans, which are our children now and would stay as zombies. The command's
+/// own end is left to whoever waits for it.
+fn reap_orphans(command: Option<u32>) {
+    const ANY: libc::id_t = 0;
+    let flags = libc::WEXITED | libc::WNOHANG;
+    loop {
+        // SAFETY: all zeroes is a siginfo_t.
+        let mut ended: libc::siginfo_t = unsafe { mem::zeroed() };
+        // SAFETY: writes to `ended` only.
+        let found = unsafe { libc::waitid(libc::P_ALL, ANY, &raw mut ended, flags | libc::WNOWAIT) };
+        // SAFETY: waitid filled it in, or left it zeroed where nobody has ended.
+        let pid = unsafe { ended.si_pid() }.unsigned_abs();
+        if found != 0 || pid == 0 || Some(pid) == command {
+            return;
+        }
+        // SAFETY: as above.
+        unsafe { libc::waitid(libc::P_PID, pid, &raw mut ended, flags) };
+    }
 }
 
 async fn ended(child: &mut Option<Child>) -> io::Result<std::process::ExitStatus> {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Write as _};
 use imds_analyzer_ebpf::abi::COMM_LEN;
 
 /// Stands at the end of text that was cut.
-const CUT: &str = "…";
+pub const CUT: &str = "…";
 
 /// `bytes` as UTF-8, invalid ones replaced, in `max` bytes at most; text that was cut ends in `…` (which counts).
 pub fn lossy(bytes: &[u8], max: usize) -> String {

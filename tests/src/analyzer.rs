@@ -52,7 +52,7 @@ impl Turn {
 
 /// A running `imds-analyzer watch --format json`.
 pub struct Analyzer {
-    _turn: Turn,
+    _turn: Option<Turn>,
     child: Option<Child>,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
@@ -87,7 +87,16 @@ impl Analyzer {
     }
 
     /// As [`Self::start`], by a test whose turn it is already.
-    pub fn start_in(turn: Turn, mut command: Command) -> Self {
+    pub fn start_in(turn: Turn, command: Command) -> Self {
+        Self::spawn(command, Some(turn))
+    }
+
+    /// Starts one more in the turn of a test that has one already.
+    pub fn start_another(command: Command) -> Self {
+        Self::spawn(command, None)
+    }
+
+    fn spawn(mut command: Command, turn: Option<Turn>) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -182,11 +191,22 @@ impl Analyzer {
         self.wait_for(|records| records.len() >= count)
     }
 
+    /// Waits for the next line of stdout, of whatever kind.
+    pub fn next_line(&mut self) -> String {
+        let line = self.lines.recv_timeout(DEADLINE).expect("a line in time");
+        self.seen.push(line.clone());
+        line
+    }
+
     /// Ends it as Ctrl-C does, and collects what it wrote: all that was sent before is in there.
-    pub fn stop(mut self) -> Ended {
-        let pid = self.pid();
+    pub fn stop(self) -> Ended {
+        self.stop_by(libc::SIGINT)
+    }
+
+    /// Ends it by a signal, and collects what it wrote.
+    pub fn stop_by(mut self, signal: i32) -> Ended {
         // SAFETY: our own child, which has not been waited for.
-        unsafe { libc::kill(pid as i32, libc::SIGINT) };
+        unsafe { libc::kill(self.pid() as i32, signal) };
         self.finish()
     }
 

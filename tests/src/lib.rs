@@ -4,13 +4,17 @@
 //! clients, then it waits for records with a deadline; nothing sleeps to be in time. Failures panic and show what the
 //! analyzer said.
 //!
+//! A [`Stage`] is the same for programs: its calls have a path of their own, by which its records are found.
+//!
 //! The analyzer sees the whole machine: tests choose the records of their own processes and ports.
 
 mod analyzer;
 mod cases;
 mod client;
+mod program;
 mod records;
 mod scene;
+mod stage;
 
 pub use self::{
     analyzer::{Analyzer, Ended, Turn, binary},
@@ -19,6 +23,8 @@ pub use self::{
         IMDS_V4, IMDS_V6, PUT_TOKEN, connect, exchange, get, get_with_token, port, put_token, read_answer,
         read_response, write_in_pieces,
     },
+    program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
     scene::{Scene, output, run, serve},
+    stage::{PYTHON, Stage, schema},
 };

@@ -59,8 +59,16 @@ impl<'a> Argv<'a> {
             }
         }
         // Only the first was asked for: nothing of it is missing.
-        let missing = self.cut && mode != ArgsMode::Executable;
-        (shown, cut || missing || count > COUNT_SHOWN)
+        let missing = self.cut && mode != ArgsMode::Executable || count > COUNT_SHOWN;
+        if missing
+            && !cut
+            && let Some(last) = shown.last_mut()
+        {
+            // What was never read, or has no room, is marked as what was cut here is.
+            let marked = format!("{last}{}", sanitize::CUT);
+            *last = sanitize::bounded(marked, last.len() + room);
+        }
+        (shown, cut || missing)
     }
 
     /// A program that rewrites its title leaves the rest of the old one as NULs, which are no arguments. One NUL ends

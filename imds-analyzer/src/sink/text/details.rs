@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr};
 use super::{FAINT, Style, columns, foreign, paint, user_name, writable};
 use crate::{
     event::{Event, Process},
+    sanitize,
     sink::record::Joined,
 };
 
@@ -64,7 +65,8 @@ impl Block<'_, '_> {
             self.field("executable", executable)?;
         }
         if !process.args.is_empty() {
-            let rest = if process.args_truncated { " …" } else { "" };
+            let marked = process.args.last().is_some_and(|arg| arg.ends_with(sanitize::CUT));
+            let rest = if process.args_truncated && !marked { " …" } else { "" };
             self.field("arguments", &format!("{}{rest}", Joined(&process.args)))?;
         }
         if let Some(directory) = &process.working_directory {

@@ -1,0 +1,274 @@
+//! Callers that are not simply one program with one socket: records stay honest and bounded, and never show another
+//! process's facts.
+
+use std::{
+    fs,
+    io::Write,
+    process::{self, Stdio},
+};
+
+use imds_analyzer_tests::{PYTHON, Stage, wait};
+use serde_json::{Value, json};
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("a text: {value:#}"))
+}
+
+fn pids(record: &Value) -> Vec<u64> {
+    let ancestors = record["process"]["ancestors"].as_array().expect("ancestors");
+    ancestors.iter().filter_map(|it| it["pid"].as_u64()).collect()
+}
+
+#[test]
+fn an_orphan_of_an_orphan() {
+    let scene = Stage::new(&[]);
+    let script = r#"
+ends, start = os.pipe()
+if os.fork() == 0:
+    if os.fork() != 0: os._exit(0)
+    # Only an orphan once the parent is gone.
+    while os.getppid() == int(os.environ["PARENT"]): time.sleep(0.001)
+    get(connect())
+    os.write(start, str(os.getppid()).encode())
+    os._exit(0)
+os.close(start)
+os.wait()
+print(os.read(ends, 100).decode())
+"#;
+    // The middle process's pid is not known beforehand: it is passed on by the script itself.
+    let script = script.replace(
+        "    if os.fork() != 0: os._exit(0)\n",
+        "    os.environ['PARENT'] = str(os.getpid())\n    if os.fork() != 0: os._exit(0)\n",
+    );
+    scene.python(&script);
+    let record = scene.record();
+    let pids = pids(&record);
+    assert_eq!(pids.last(), Some(&1), "{record:#}");
+    assert!(
+        !pids.contains(&u64::from(process::id())),
+        "its parents are gone: {record:#}"
+    );
+    assert!(text(&record["process"]["name"]).starts_with("python3"), "{record:#}");
+}
+
+/// Connects, then executes a program that sends on the socket it inherited.
+const EXEC: &str = r#"
+connection = connect()
+connection.setblocking(True)
+os.set_inheritable(connection.fileno(), True)
+request = f"printf 'GET {path} HTTP/1.1\\r\\n\\r\\n' >&{connection.fileno()}; read answer <&{connection.fileno()}"
+os.execv("/bin/sh", ["sender", "-c", request, "argument"])
+"#;
+
+#[test]
+fn a_program_executed_after_connecting_is_the_sender() {
+    let scene = Stage::new(&["--owner", "tp_btf"]);
+    let pid = scene.python(EXEC);
+    let record = scene.record();
+    let process = &record["process"];
+    assert_eq!(process["pid"], pid);
+    assert_eq!(process["name"], "sh");
+    assert_eq!(process["args"][0], "sender");
+    assert_eq!(process["args"][3], "argument");
+    // Absent where the process was gone before it was looked at.
+    let executable = json!(fs::canonicalize("/bin/sh").expect("a shell"));
+    assert!(
+        process["executable"].is_null() || process["executable"] == executable,
+        "{record:#}"
+    );
+}
+
+#[test]
+fn with_the_connecting_process_as_owner_nothing_of_a_later_program_is_shown() {
+    let scene = Stage::new(&["--owner", "connect"]);
+    let pid = scene.python(EXEC);
+    let record = scene.record();
+    let process = &record["process"];
+    assert_eq!(record["imds"]["owner"], "connect");
+    assert_eq!(process["pid"], pid);
+    assert!(text(&process["name"]).starts_with("python3"), "{record:#}");
+    assert_eq!(process["args"][0], PYTHON);
+    assert_ne!(
+        process["executable"],
+        json!(fs::canonicalize("/bin/sh").expect("a shell"))
+    );
+}
+
+#[test]
+fn a_child_that_uses_its_parents_socket() {
+    let scene = Stage::new(&["--owner", "tp_btf"]);
+    let parent = scene.python(
+        r#"
+connection = connect()
+if os.fork() == 0:
+    ctypes.CDLL(None).prctl(15, b"the-child", 0, 0, 0)
+    get(connection)
+    os._exit(0)
+os.wait()
+"#,
+    );
+    let record = scene.record();
+    assert_ne!(record["process"]["pid"], parent);
+    assert_eq!(record["process"]["name"], "the-child");
+    assert_eq!(record["process"]["parent"]["pid"], parent);
+    assert_eq!(pids(&record)[..2], [u64::from(parent), u64::from(process::id())]);
+}
+
+#[test]
+fn a_process_in_a_pid_namespace_of_its_own() {
+    let scene = Stage::new(&[]);
+    let unshare = scene.run("unshare", &["-pf", "curl", "-sm10", &scene.url()]);
+    let record = scene.record();
+    let process = &record["process"];
+    assert_eq!(process["name"], "curl");
+    assert_eq!(process["executable"], "/usr/bin/curl");
+    assert_ne!(process["pid"], 1, "its pid as the host has it: {record:#}");
+    assert_eq!(process["parent"]["pid"], unshare);
+    assert_eq!(pids(&record).last(), Some(&1));
+}
+
+#[test]
+fn a_thread() {
+    let scene = Stage::new(&[]);
+    let pid = scene.python(
+        r#"
+def work():
+    ctypes.CDLL(None).prctl(15, b"worker-7", 0, 0, 0)
+    get(connect())
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"#,
+    );
+    let record = scene.record();
+    let process = &record["process"];
+    assert_eq!(process["pid"], pid);
+    assert!(text(&process["name"]).starts_with("python3"), "{record:#}");
+    assert_eq!(process["thread"]["name"], "worker-7");
+    assert_ne!(process["thread"]["id"], pid);
+}
+
+/// The user at the time of each call, not that of the first.
+#[test]
+fn a_process_that_drops_its_privileges_between_calls() {
+    let scene = Stage::new(&[]);
+    scene.python(
+        r#"
+get(connect())
+os.setgid(65534)
+os.setuid(65534)
+ctypes.CDLL(None).prctl(15, b"dropped", 0, 0, 0)
+get(connect())
+"#,
+    );
+    let records = scene.records();
+    let users: Vec<_> = records.iter().map(|it| text(&it["user"]["id"])).collect();
+    assert_eq!(users, ["0", "65534"]);
+    let groups: Vec<_> = records.iter().map(|it| text(&it["group"]["id"])).collect();
+    assert_eq!(groups, ["0", "65534"]);
+    assert_eq!(records[1]["process"]["name"], "dropped");
+}
+
+#[test]
+fn a_name_with_control_characters() {
+    let scene = Stage::new(&[]);
+    scene.python(r#"ctypes.CDLL(None).prctl(15, b"\x1b[2J\nv1 x\xff\x07", 0, 0, 0); get(connect())"#);
+    let record = scene.record();
+    assert_eq!(record["process"]["name"], "\u{1b}[2J\nv1 x\u{fffd}\u{7}");
+}
+
+#[test]
+fn arguments_of_100_kib() {
+    let scene = Stage::new(&[]);
+    let long = "x y ".repeat(25 << 10);
+    let script = "import socket, sys; s = socket.create_connection(('169.254.169.254', 80), 10); \
+                  s.sendall(f'GET {sys.argv[1]} HTTP/1.1\\r\\n\\r\\n'.encode()); s.recv(100)";
+    let path = scene.path.clone();
+    scene.run(PYTHON, &["-c", script, &path, &long, "last"]);
+    let record = scene.record();
+    let args = record["process"]["args"].as_array().expect("arguments");
+    assert_eq!(args[..4], [PYTHON, "-c", script, &path].map(|it| json!(it)));
+    assert_eq!(args.len(), 5, "{record:#}");
+    let cut = text(&args[4]);
+    assert!(
+        cut.starts_with("x y x y") && cut.ends_with('…'),
+        "what was cut says so: {record:#}"
+    );
+    let shown: usize = args.iter().map(|it| text(it).len()).sum();
+    assert!((1024..=4096).contains(&shown), "{shown}");
+}
+
+#[test]
+fn overwritten_arguments() {
+    let scene = Stage::new(&[]);
+    scene.python(
+        r#"
+start, end = map(int, open("/proc/self/stat").read().rsplit(")", 1)[1].split()[45:47])
+title = b"worker: idle\n\x1b[31m"
+ctypes.memset(start, 0, end - start)
+ctypes.memmove(start, title, len(title))
+get(connect())
+"#,
+    );
+    let record = scene.record();
+    assert_eq!(
+        record["process"]["args"],
+        json!(["worker: idle\n\u{1b}[31m"]),
+        "{record:#}"
+    );
+}
+
+#[test]
+fn a_deleted_executable() {
+    let scene = Stage::new(&[]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("fetcher");
+    fs::copy("/usr/bin/curl", &program).expect("a copy");
+    let mut command = scene.command(program.to_str().expect("UTF-8"), &["-s", "--config", "-"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("a client");
+    fs::remove_file(&program).expect("gone");
+    // Another program in the same place is not the one that runs.
+    fs::copy("/bin/true", &program).expect("a copy");
+    let config = format!("url = \"{}\"\nmax-time = 10\n", scene.url());
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(config.as_bytes())
+        .expect("config");
+    assert!(wait(&mut child).success());
+    let record = scene.record();
+    assert_eq!(record["process"]["name"], "fetcher");
+    let executable = text(&record["process"]["executable"]);
+    assert_eq!(executable, format!("{} (deleted)", program.display()));
+}
+
+#[test]
+fn tokens_and_passwords_in_command_lines_stay_there() {
+    let token = "AQAEALsecretTokenOfThisTestAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==";
+    for mode in ["full", "redacted", "executable"] {
+        for format in ["json", "text"] {
+            let lab = imds_analyzer::lab::Lab::local().expect("lab");
+            let verbose: &[&str] = if format == "text" { &["--verbose"] } else { &[] };
+            let scene = Stage::of(lab, format, &[&["--args", mode], verbose].concat());
+            let script = format!(
+                "curl -sm10 -H 'X-aws-ec2-metadata-token: {token}' -u app:hunter2 --pass hunter3 '{0}?token={token}'; \
+                 curl -sm10 -H 'X-aws-ec2-metadata-token: {token}' '{0}?token={token}'; true",
+                scene.url()
+            );
+            scene.run("sh", &["-c", &script]);
+            let ended = scene.end();
+            let all = ended.everything();
+            assert!(!all.contains(&token[..20]), "{mode} {format}: {all}");
+            assert!(all.contains("e2e-"), "{all}");
+            if mode != "full" {
+                assert!(!all.contains("hunter"), "{mode} {format}: {all}");
+            }
+            if mode == "executable" && format == "json" {
+                for record in ended.requests() {
+                    assert_eq!(record["process"]["args"], json!(["curl"]), "{record:#}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Text for people: what a line says, when there is colour, and that others can neither forge a line nor drive the
+//! terminal.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::{FromRawFd, OwnedFd},
+    process::{Command, Stdio},
+    thread,
+};
+
+use imds_analyzer_tests::{PYTHON, Stage, binary, run_to_end as run, wait};
+
+/// What one call of a hostile client puts into name, path, User-Agent and arguments.
+const HOSTILE: &str = r#"
+import ctypes, socket, sys
+name = b"\x1b[2Jv1\n x\x9b1m"
+ctypes.CDLL(None).prctl(15, name, 0, 0, 0)
+connection = socket.create_connection(("169.254.169.254", 80), timeout=10)
+path = sys.argv[1].encode() + b"/\x1b]0;owned\x07\x1b[31m\xe2\x80\xae\xc2\x9b2J\xe2\x81\xa6"
+connection.sendall(b"GET " + path + b" HTTP/1.1\r\nUser-Agent: \x1b[2Jagent\xe2\x80\xae\x08\r\nHost: imds\r\n\r\n")
+connection.recv(4096)
+"#;
+
+/// As it would come with an attacker's own arguments.
+const ARGUMENT: &str =
+    "12:00:00.000 v2       GET /forged  systemd[1]\u{1b}[1A\u{9b}2K\u{202e}\r\n12:00:00.000 v2 forged";
+
+fn is_dangerous(char: char) -> bool {
+    let bidi = [
+        '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
+    ];
+    char.is_control() && char != '\n' || bidi.contains(&char)
+}
+
+/// `text` without colours (SGR sequences).
+fn without_colour(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        let end = after
+            .find(|char: char| !char.is_ascii_digit() && char != ';')
+            .unwrap_or(after.len());
+        assert!(after[end..].starts_with('m'), "a sequence that is no colour: {text:?}");
+        plain.push_str(before);
+        rest = &after[end + 1..];
+    }
+    plain + rest
+}
+
+#[test]
+fn a_line_has_all_that_matters_and_no_colour_where_there_is_no_terminal() {
+    let scene = Stage::text(&[]);
+    let path = scene.path.clone();
+    let script = format!("setpriv --reuid=65534 --clear-groups curl -sm10 {}; true", scene.url());
+    let shell = scene.run("sh", &["-c", &script]);
+    let ended = scene.end();
+    let [line] = ended.stdout.try_into().expect("one line");
+    let line: String = line;
+    assert!(line[13..].starts_with("v1 "), "{line}");
+    for part in [
+        &format!("GET {path}"),
+        "curl[",
+        &format!(" < sh({shell}) < "),
+        "user=nobody",
+        " local",
+        " netns",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(!line.contains('\u{1b}') && !ended.stderr.contains('\u{1b}'));
+}
+
+#[test]
+fn verbose_shows_more_of_it() {
+    let scene = Stage::text(&["--verbose"]);
+    let url = scene.url();
+    scene.curl(&["-A", "e2e agent"]);
+    let ended = scene.end();
+    let text = ended.stdout.join("\n");
+    for part in [
+        "executable  /usr/bin/curl",
+        &format!("arguments   curl -sm10 {url} -A e2e agent"),
+        "user agent  e2e agent",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    // Verbose about calls, not about the libraries it is made of.
+    assert!(!ended.stderr.contains("btf"), "{}", ended.stderr);
+}
+
+#[test]
+fn nobody_forges_a_line() {
+    for verbose in [&[][..], &["--verbose"]] {
+        let scene = Stage::text(verbose);
+        scene.run(PYTHON, &["-c", HOSTILE, &scene.path, ARGUMENT]);
+        let ended = scene.end();
+        let text = ended.stdout.join("\n");
+        assert!(!text.chars().any(is_dangerous), "{text:?}");
+        assert!(!ended.stderr.chars().any(is_dangerous), "{:?}", ended.stderr);
+        // Lines of the second kind are indented.
+        let calls = ended.stdout.iter().filter(|line| !line.starts_with("   ")).count();
+        assert_eq!(calls, 1, "{text}");
+        assert!(text.contains("\\x1b[2Jv1\\n"), "{text}");
+    }
+}
+
+#[test]
+fn json_is_one_line_of_plain_text_too() {
+    let scene = Stage::new(&[]);
+    let path = scene.path.clone();
+    scene.run(PYTHON, &["-c", HOSTILE, &path, ARGUMENT]);
+    let record = scene.record();
+    assert_eq!(record["process"]["args"][4], ARGUMENT);
+    let original = record["url"]["original"].as_str().expect("a text");
+    assert!(original.starts_with(&format!("{path}/\u{1b}]0;owned")), "{original:?}");
+}
+
+/// A terminal: the end that a person looks at, and the one for the program.
+fn terminal() -> (File, OwnedFd) {
+    let (mut person, mut program) = (0, 0);
+    let mut size = libc::winsize {
+        ws_row: 40,
+        ws_col: 100,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: both descriptors and the size are ours; no name or mode is asked for.
+    let opened = unsafe {
+        libc::openpty(
+            &raw mut person,
+            &raw mut program,
+            std::ptr::null_mut(),
+            std::ptr::null(),
+            &raw mut size,
+        )
+    };
+    assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: both were just opened, and nobody else has them.
+    unsafe { (File::from_raw_fd(person), OwnedFd::from_raw_fd(program)) }
+}
+
+/// Everything a person sees on a terminal while `client` runs.
+fn seen(args: &[&str], env: &[(&str, &str)], client: impl Fn(&Stage)) -> String {
+    let scene = Stage::new(&[]);
+    let (mut person, program) = terminal();
+    let mut child = Command::new(binary())
+        .args(["watch", "--count", "1", "--path", &scene.path])
+        .args(args)
+        .env_remove("NO_COLOR")
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stderr(program.try_clone().expect("a descriptor"))
+        .stdout(program)
+        .spawn()
+        .expect("the analyzer");
+    let (sender, ready) = std::sync::mpsc::channel();
+    let reader = thread::spawn(move || {
+        let (mut all, mut bytes) = (Vec::new(), [0; 4096]);
+        // At the end the terminal is gone, which is an error here.
+        while let Ok(count @ 1..) = person.read(&mut bytes) {
+            all.extend_from_slice(&bytes[..count]);
+            if String::from_utf8_lossy(&all).contains("ready") {
+                let _ = sender.send(());
+            }
+        }
+        String::from_utf8(all).expect("UTF-8")
+    });
+    ready.recv_timeout(std::time::Duration::from_secs(20)).expect("ready");
+    client(&scene);
+    assert_eq!(wait(&mut child).code(), Some(0));
+    reader.join().expect("reader").replace("\r\n", "\n")
+}
+
+#[test]
+fn colour_on_a_terminal() {
+    let call = |scene: &Stage| {
+        scene.curl(&[]);
+    };
+    let text = seen(&[], &[], call);
+    assert!(text.contains("\u{1b}[31m"), "{text:?}");
+    let plain = without_colour(&text);
+    assert!(
+        plain
+            .lines()
+            .all(|line| line.chars().count() <= 100 || line.contains("curl[")),
+        "{plain}"
+    );
+
+    assert!(!seen(&[], &[("NO_COLOR", "1")], call).contains('\u{1b}'));
+    assert!(!seen(&["--color", "never"], &[], call).contains('\u{1b}'));
+}
+
+#[test]
+fn nobody_drives_the_terminal() {
+    let text = seen(&["--verbose"], &[], |scene| {
+        scene.run(PYTHON, &["-c", HOSTILE, &scene.path, ARGUMENT]);
+    });
+    let plain = without_colour(&text);
+    assert!(!plain.chars().any(is_dangerous), "{plain:?}");
+    assert!(plain.contains("\\x1b[2J"), "{plain}");
+    assert!(!plain.lines().any(|line| line.starts_with("12:00:00.000")), "{plain}");
+}
+
+#[test]
+fn colour_when_it_is_asked_for() {
+    let scene = Stage::text(&["--color", "always"]);
+    scene.curl(&[]);
+    let ended = scene.end();
+    assert!(ended.stdout[0].contains("\u{1b}[31m"), "{ended:#?}");
+    let help = run(Command::new(binary()).arg("--help"));
+    assert!(!help.stdout.contains('\u{1b}'));
+}
