@@ -57,9 +57,7 @@ impl Scene {
         );
         let server = Server::start(&lab.server, Options::default()).expect("IMDS");
         let mut command = Command::new(binary());
-        command
-            .args(["watch", "--format", format, "--path", &path])
-            .args(args);
+        command.args(["watch", "--format", format, "--path", &path]).args(args);
         Self {
             analyzer: Analyzer::start(command),
             path,

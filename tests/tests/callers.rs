@@ -44,7 +44,10 @@ print(os.read(ends, 100).decode())
     let record = scene.record();
     let pids = pids(&record);
     assert_eq!(pids.last(), Some(&1), "{record:#}");
-    assert!(!pids.contains(&u64::from(process::id())), "its parents are gone: {record:#}");
+    assert!(
+        !pids.contains(&u64::from(process::id())),
+        "its parents are gone: {record:#}"
+    );
     assert!(text(&record["process"]["name"]).starts_with("python3"), "{record:#}");
 }
 
@@ -69,7 +72,10 @@ fn a_program_executed_after_connecting_is_the_sender() {
     assert_eq!(process["args"][3], "argument");
     // Absent where the process was gone before it was looked at.
     let executable = json!(fs::canonicalize("/bin/sh").expect("a shell"));
-    assert!(process["executable"].is_null() || process["executable"] == executable, "{record:#}");
+    assert!(
+        process["executable"].is_null() || process["executable"] == executable,
+        "{record:#}"
+    );
 }
 
 #[test]
@@ -82,7 +88,10 @@ fn with_the_connecting_process_as_owner_nothing_of_a_later_program_is_shown() {
     assert_eq!(process["pid"], pid);
     assert!(text(&process["name"]).starts_with("python3"), "{record:#}");
     assert_eq!(process["args"][0], PYTHON);
-    assert_ne!(process["executable"], json!(fs::canonicalize("/bin/sh").expect("a shell")));
+    assert_ne!(
+        process["executable"],
+        json!(fs::canonicalize("/bin/sh").expect("a shell"))
+    );
 }
 
 #[test]
@@ -181,7 +190,10 @@ fn arguments_of_100_kib() {
     assert_eq!(args[..4], [PYTHON, "-c", script, &path].map(|it| json!(it)));
     assert_eq!(args.len(), 5, "{record:#}");
     let cut = text(&args[4]);
-    assert!(cut.starts_with("x y x y") && cut.ends_with('…'), "what was cut says so: {record:#}");
+    assert!(
+        cut.starts_with("x y x y") && cut.ends_with('…'),
+        "what was cut says so: {record:#}"
+    );
     let shown: usize = args.iter().map(|it| text(it).len()).sum();
     assert!((1024..=4096).contains(&shown), "{shown}");
 }
@@ -199,7 +211,11 @@ get(connect())
 "#,
     );
     let record = scene.record();
-    assert_eq!(record["process"]["args"], json!(["worker: idle\n\u{1b}[31m"]), "{record:#}");
+    assert_eq!(
+        record["process"]["args"],
+        json!(["worker: idle\n\u{1b}[31m"]),
+        "{record:#}"
+    );
 }
 
 #[test]
@@ -214,7 +230,12 @@ fn a_deleted_executable() {
     // Another program in the same place is not the one that runs.
     fs::copy("/bin/true", &program).expect("a copy");
     let config = format!("url = \"{}\"\nmax-time = 10\n", scene.url());
-    child.stdin.take().expect("piped").write_all(config.as_bytes()).expect("config");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(config.as_bytes())
+        .expect("config");
     assert!(wait(&mut child).success());
     let record = scene.record();
     assert_eq!(record["process"]["name"], "fetcher");

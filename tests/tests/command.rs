@@ -16,7 +16,10 @@ fn watch(scene: &Scene, args: &[&str], script: &str) -> Output {
 }
 
 fn requests(output: &Output) -> Vec<Value> {
-    let records = output.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let records = output
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"));
     records
         .filter(|record: &Value| record["event"]["action"] == "imds-request")
         .collect()
@@ -28,7 +31,11 @@ fn only_the_commands_tree_with_its_orphans() {
     // The stranger is no child of the command, though it runs while the command does.
     let mut stranger = scene.start(
         "sh",
-        &["-c", "for i in $(seq 500); do curl -sm10 -A stranger \"$0\"; sleep 0.02; done", &scene.url()],
+        &[
+            "-c",
+            "for i in $(seq 500); do curl -sm10 -A stranger \"$0\"; sleep 0.02; done",
+            &scene.url(),
+        ],
     );
     // Twice forked: its parent is gone before it calls, and the command waits for the end of what it writes.
     let script = r#"
@@ -57,11 +64,23 @@ fn only_the_commands_tree_with_its_orphans() {
 #[test]
 fn its_output_does_not_mix_with_the_records() {
     let scene = Scene::new(&[]);
-    let output = watch(&scene, &[], "echo to-stdout; echo to-stderr >&2; $LAB curl -sm10 $URL; echo '{\"forged\":1}'");
+    let output = watch(
+        &scene,
+        &[],
+        "echo to-stdout; echo to-stderr >&2; $LAB curl -sm10 $URL; echo '{\"forged\":1}'",
+    );
     assert_eq!(output.code, Some(0), "{output:#?}");
     assert_eq!(requests(&output).len(), 1);
-    assert!(output.stdout.lines().all(|line| line.starts_with("{\"@timestamp\"")), "{}", output.stdout);
-    assert!(output.stderr.contains("to-stdout\n") && output.stderr.contains("to-stderr\n"), "{}", output.stderr);
+    assert!(
+        output.stdout.lines().all(|line| line.starts_with("{\"@timestamp\"")),
+        "{}",
+        output.stdout
+    );
+    assert!(
+        output.stderr.contains("to-stdout\n") && output.stderr.contains("to-stderr\n"),
+        "{}",
+        output.stderr
+    );
 }
 
 #[test]
@@ -80,7 +99,12 @@ fn exit_codes() {
         let output = watch(&scene, args, script);
         assert_eq!(output.code, Some(expected), "{args:?} {script}: {output:#?}");
         let said = output.stderr.contains("the command failed");
-        assert_eq!(said, script.contains("exit") || script.contains("kill"), "{}", output.stderr);
+        assert_eq!(
+            said,
+            script.contains("exit") || script.contains("kill"),
+            "{}",
+            output.stderr
+        );
     }
 }
 

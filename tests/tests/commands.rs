@@ -9,7 +9,10 @@ use serde_json::Value;
 ///
 /// A copy, as the folder of the binary may be closed to others.
 fn below(before: &[&str], args: &[&str]) -> Output {
-    let dir = tempfile::Builder::new().prefix("e2e-").tempdir_in("/tmp").expect("a directory");
+    let dir = tempfile::Builder::new()
+        .prefix("e2e-")
+        .tempdir_in("/tmp")
+        .expect("a directory");
     let program = dir.path().join("imds-analyzer");
     fs::copy(binary(), &program).expect("a copy");
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -49,7 +52,11 @@ fn nobody_may_not_watch_and_is_told_what_helps() {
 fn check_as_nobody_explains() {
     let output = below(&NOBODY, &["check"]);
     assert_eq!(output.code, Some(4), "{output:#?}");
-    assert!(output.stdout.contains("imds-analyzer cannot run here"), "{}", output.stdout);
+    assert!(
+        output.stdout.contains("imds-analyzer cannot run here"),
+        "{}",
+        output.stdout
+    );
     assert!(output.stdout.contains("sudo"), "{}", output.stdout);
     plain_words(&output);
 
@@ -81,7 +88,14 @@ fn without_the_capabilities_root_is_not_enough() {
 fn with_the_capabilities_that_it_names_it_runs_without_root() {
     let caps = "--ambient-caps=-all,+bpf,+perfmon,+net_admin,+sys_ptrace";
     let inheritable = "--inh-caps=-all,+bpf,+perfmon,+net_admin,+sys_ptrace";
-    let before = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", inheritable, caps];
+    let before = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        inheritable,
+        caps,
+    ];
     let output = below(&before, &["watch", "--format", "json", "--duration", "200ms"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
     assert!(output.stderr.contains("ready"), "{}", output.stderr);
@@ -105,7 +119,9 @@ fn no_cgroup2_in_sight() {
     let lab = scene.lab.client.path();
     let net = format!("--net={}", lab.display());
     let url = scene.url();
-    let watch = ["watch", "--format", "json", "--", "nsenter", &net, "curl", "-sm10", &url];
+    let watch = [
+        "watch", "--format", "json", "--", "nsenter", &net, "curl", "-sm10", &url,
+    ];
     let output = below(&unshare, &watch);
     assert_eq!(output.code, Some(0), "{output:#?}");
     assert!(output.stdout.contains(&scene.path), "{output:#?}");
@@ -117,7 +133,13 @@ fn check_in_words() {
     let output = imds_analyzer(&["check"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
     assert_eq!(output.stderr, "");
-    for text in ["This host has", "It would use", "imds_egress", "instructions", "imds-analyzer works here."] {
+    for text in [
+        "This host has",
+        "It would use",
+        "imds_egress",
+        "instructions",
+        "imds-analyzer works here.",
+    ] {
         assert!(output.stdout.contains(text), "{text}: {}", output.stdout);
     }
     plain_words(&output);
@@ -131,7 +153,12 @@ fn check_in_json() {
     let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
     assert_eq!(report["usable"], true);
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
-    assert!(report["kernel"].as_str().is_some_and(|it| it.starts_with(release.trim_end())), "{report:#}");
+    assert!(
+        report["kernel"]
+            .as_str()
+            .is_some_and(|it| it.starts_with(release.trim_end())),
+        "{report:#}"
+    );
     for program in report["programs"].as_array().expect("programs") {
         println!("{program}");
         assert!(program["load_ms"].is_f64(), "{program}");

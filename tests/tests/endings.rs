@@ -40,7 +40,10 @@ fn stderr_holds_nothing_but_what_was_promised() {
     if !pid_1_can_be_read() {
         lines.retain(|line| !line.starts_with("Lost: "));
     }
-    assert!(matches!(lines.as_slice(), [ready] if ready.starts_with("ready")), "{lines:#?}");
+    assert!(
+        matches!(lines.as_slice(), [ready] if ready.starts_with("ready")),
+        "{lines:#?}"
+    );
 }
 
 #[test]
@@ -54,7 +57,11 @@ fn signals_end_it_with_the_summary() {
         assert_eq!(ended.code, Some(0), "signal {signal}: {ended:#?}");
         assert_eq!(ended.stdout.len(), 1, "{ended:#?}");
         assert!(ended.stderr.contains("Calls to this host itself"), "{}", ended.stderr);
-        assert!(ended.stderr.contains("Nothing lost.") || !pid_1_can_be_read(), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains("Nothing lost.") || !pid_1_can_be_read(),
+            "{}",
+            ended.stderr
+        );
 
         let scene = Scene::new(&[]);
         scene.curl(&[]);
@@ -63,7 +70,12 @@ fn signals_end_it_with_the_summary() {
         assert_eq!(ended.requests().len(), 1);
         let [summary] = ended.notices("imds-analyzer-summary").try_into().expect("one summary");
         assert_eq!(summary["imds"]["summary"]["local_total"]["v1"], 1);
-        assert!(ended.stdout.last().is_some_and(|line| line.contains("imds-analyzer-summary")));
+        assert!(
+            ended
+                .stdout
+                .last()
+                .is_some_and(|line| line.contains("imds-analyzer-summary"))
+        );
     }
 }
 
@@ -93,7 +105,10 @@ fn a_reader_that_goes_away_ends_it_quietly() {
         assert_eq!(wait(&mut child).code(), Some(0), "{format}");
         let rest: Vec<_> = stderr.lines().map_while(Result::ok).collect();
         let rest = rest.join("\n").to_lowercase();
-        assert!(!rest.contains("broken pipe") && !rest.contains("panic"), "{format}: {rest}");
+        assert!(
+            !rest.contains("broken pipe") && !rest.contains("panic"),
+            "{format}: {rest}"
+        );
     }
 }
 
@@ -114,7 +129,10 @@ fn a_reader_that_was_never_there() {
         let output = run(Command::new("sh").args(["-c", script, "sh"]).arg(binary()).args(args));
         assert!(output.stdout.trim_end().ends_with('0'), "{args:?}: {output:#?}");
         let said = output.stdout.to_lowercase();
-        assert!(!said.contains("broken pipe") && !said.contains("panic"), "{args:?}: {said}");
+        assert!(
+            !said.contains("broken pipe") && !said.contains("panic"),
+            "{args:?}: {said}"
+        );
     }
 }
 

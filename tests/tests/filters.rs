@@ -118,7 +118,11 @@ fn quiet_writes_the_summary_alone() {
     assert_eq!(ended.stdout, [""; 0]);
     assert!(ended.stderr.contains("Calls to this host itself"), "{}", ended.stderr);
     assert!(ended.stderr.contains("1 v1"), "{}", ended.stderr);
-    assert!(ended.stderr.contains(path.rsplit('/').next().expect("a name")), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains(path.rsplit('/').next().expect("a name")),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]

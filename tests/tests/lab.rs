@@ -14,13 +14,20 @@ use serde_json::{Value, json};
 
 /// Whether the tour has all its clients.
 fn all_clients() -> bool {
-    ["curl", "wget", "python3", "setpriv"]
-        .iter()
-        .all(|client| Command::new(client).arg("--help").stdout(Stdio::null()).status().is_ok())
+    ["curl", "wget", "python3", "setpriv"].iter().all(|client| {
+        Command::new(client)
+            .arg("--help")
+            .stdout(Stdio::null())
+            .status()
+            .is_ok()
+    })
 }
 
 fn records(output: &Output) -> Vec<Value> {
-    let records = output.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let records = output
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"));
     records.collect()
 }
 
@@ -39,9 +46,16 @@ fn own(records: &[Value], pid: u32) -> Vec<&Value> {
 fn lab(args: &[&str]) -> (Output, u32) {
     let mut command = Command::new("sh");
     // The shell's pid becomes the analyzer's.
-    command.args(["-c", "echo pid $$ >&2; exec \"$@\"", "sh"]).arg(binary()).arg("lab").args(args);
+    command
+        .args(["-c", "echo pid $$ >&2; exec \"$@\"", "sh"])
+        .arg(binary())
+        .arg("lab")
+        .args(args);
     let output = run(&mut command);
-    let pid = output.stderr.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok());
+    let pid = output
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("pid ")?.parse().ok());
     (output, pid.expect("a pid"))
 }
 
@@ -63,10 +77,21 @@ fn the_tour_in_json() {
     assert!(records.iter().all(|record| schema.is_valid(record)));
     let requests = own(&records, pid);
     assert_eq!(versions(&requests), [7, 4, 1, 0], "{requests:#?}");
-    assert!(requests.iter().all(|it| it["imds"]["local"] == true && it["imds"]["netns"] == "other"));
-    assert_eq!(records.last().expect("a record")["event"]["action"], "imds-analyzer-summary");
+    assert!(
+        requests
+            .iter()
+            .all(|it| it["imds"]["local"] == true && it["imds"]["netns"] == "other")
+    );
+    assert_eq!(
+        records.last().expect("a record")["event"]["action"],
+        "imds-analyzer-summary"
+    );
     // Each was announced: what is on stderr are headings, not errors.
-    assert!(!output.stderr.contains("failed") && !output.stderr.contains("WARN"), "{}", output.stderr);
+    assert!(
+        !output.stderr.contains("failed") && !output.stderr.contains("WARN"),
+        "{}",
+        output.stderr
+    );
 }
 
 #[test]
@@ -83,11 +108,22 @@ fn the_tour_in_words() {
     };
     // Verdict, method and path, process and its parents, user.
     let credential = line("security-credentials");
-    for part in [" v1 ", "GET /latest/meta-data/iam/", "python3[", " < imds-analyzer(", "credential", "user=root"] {
+    for part in [
+        " v1 ",
+        "GET /latest/meta-data/iam/",
+        "python3[",
+        " < imds-analyzer(",
+        "credential",
+        "user=root",
+    ] {
         assert!(credential.contains(part), "{part} in {credential}");
     }
     assert!(line("user-data").contains("user=nobody"), "{}", line("user-data"));
-    assert!(line("computeMetadata").contains(" other "), "{}", line("computeMetadata"));
+    assert!(
+        line("computeMetadata").contains(" other "),
+        "{}",
+        line("computeMetadata")
+    );
     assert!(line("PUT /latest/api/token").contains(" v2 token "));
     assert!(output.stderr.contains("# curl without a token"), "{}", output.stderr);
     assert!(output.stderr.contains("Calls to this host itself"), "{}", output.stderr);
@@ -158,10 +194,16 @@ fn is_held(namespace: u64) -> bool {
 
 /// Programs of this analyzer in the kernel, by the descriptors it holds.
 fn programs_of(pid: u32) -> BTreeSet<u64> {
-    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo"))
+        .into_iter()
+        .flatten()
+        .flatten();
     infos
         .filter_map(|info| fs::read_to_string(info.path()).ok())
-        .filter_map(|info| info.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok()))
+        .filter_map(|info| {
+            info.lines()
+                .find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+        })
         .collect()
 }
 
@@ -177,7 +219,12 @@ fn programs_in_the_kernel() -> BTreeSet<u64> {
 
 #[test]
 fn nothing_is_left_behind_even_when_killed() {
-    if Command::new("bpftool").arg("version").stdout(Stdio::null()).status().is_err() {
+    if Command::new("bpftool")
+        .arg("version")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
         return;
     }
     let links = || fs::read_dir("/sys/class/net").expect("links").flatten().count();
@@ -189,14 +236,20 @@ fn nothing_is_left_behind_even_when_killed() {
         // Mid-run: a client has called, and the tour is not over.
         analyzer.wait_for_count(1);
         let (namespaces, programs) = (namespaces_of(analyzer.pid()), programs_of(analyzer.pid()));
-        assert!(!namespaces.is_empty() && programs.len() >= 4, "{namespaces:?} {programs:?}");
+        assert!(
+            !namespaces.is_empty() && programs.len() >= 4,
+            "{namespaces:?} {programs:?}"
+        );
         assert!(programs.is_subset(&programs_in_the_kernel()));
         let ended = analyzer.stop_by(signal);
         assert_eq!(ended.code, (signal == libc::SIGINT).then_some(0));
         let deadline = Instant::now() + Duration::from_secs(20);
         // A client of the tour may outlive the analyzer for its own time limit.
         while namespaces.iter().any(|it| is_held(*it)) || !programs.is_disjoint(&programs_in_the_kernel()) {
-            assert!(Instant::now() < deadline, "after signal {signal}: {namespaces:?} {programs:?}");
+            assert!(
+                Instant::now() < deadline,
+                "after signal {signal}: {namespaces:?} {programs:?}"
+            );
             thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(links(), links_before);
@@ -205,7 +258,12 @@ fn nothing_is_left_behind_even_when_killed() {
 
 #[test]
 fn check_leaves_nothing_behind() {
-    if Command::new("bpftool").arg("version").stdout(Stdio::null()).status().is_err() {
+    if Command::new("bpftool")
+        .arg("version")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
         return;
     }
     // Others' analyzers come and go: look only for what was not there and stays.

@@ -83,7 +83,11 @@ fn every_field_of_one_call() {
     let record = scene.record();
 
     assert!((before..=after).contains(&time(&record["@timestamp"])), "{record:#}");
-    assert_eq!(record["@timestamp"].as_str().map(str::len), Some(27), "microseconds: {record:#}");
+    assert_eq!(
+        record["@timestamp"].as_str().map(str::len),
+        Some(27),
+        "microseconds: {record:#}"
+    );
     let start = time(&record["process"]["start"]);
     // Whole seconds, from a count of 10 ms ticks since a boot whose time is known as exactly.
     let second = Duration::from_secs(1);
@@ -138,7 +142,10 @@ fn every_field_of_one_call() {
     assert_eq!(fields(&rest, ""), fields(&expected, ""));
     assert_eq!(rest, expected, "{rest:#}");
     let owners = ["fentry", "tp_btf", "kprobe", "connect"];
-    assert!(owners.iter().any(|owner| record["imds"]["owner"] == *owner), "{record:#}");
+    assert!(
+        owners.iter().any(|owner| record["imds"]["owner"] == *owner),
+        "{record:#}"
+    );
 }
 
 #[test]
@@ -180,14 +187,24 @@ fn wget_and_python() {
     assert_eq!(by_python["process"]["pid"], python);
     let executable = fs::canonicalize(PYTHON).expect("Python");
     assert_eq!(by_python["process"]["executable"], json!(executable));
-    assert_eq!(by_python["user_agent"]["original"].as_str().map(|it| &it[..14]), Some("Python-urllib/"));
+    assert_eq!(
+        by_python["user_agent"]["original"].as_str().map(|it| &it[..14]),
+        Some("Python-urllib/")
+    );
 }
 
 #[test]
 fn a_user_that_privileges_were_dropped_to() {
     let scene = Scene::new(&[]);
     let url = scene.url();
-    let drop = ["--reuid=65534", "--regid=65534", "--clear-groups", "curl", "-sm10", &url];
+    let drop = [
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "curl",
+        "-sm10",
+        &url,
+    ];
     let pid = scene.run("setpriv", &drop);
     let record = scene.record();
     assert_eq!(record["process"]["pid"], pid);
@@ -236,7 +253,11 @@ fn many_short_lived_callers_are_not_mixed_up() {
         let agent = format!("agent-{own}");
         let url = format!("http://169.254.169.254{path}/{own}");
         assert_eq!(record["user_agent"]["original"], json!(agent));
-        assert_eq!(record["process"]["args"], json!(["curl", "-sm10", "-A", agent, url]), "{record:#}");
+        assert_eq!(
+            record["process"]["args"],
+            json!(["curl", "-sm10", "-A", agent, url]),
+            "{record:#}"
+        );
         assert_eq!(record["process"]["parent"]["name"], "sh", "{record:#}");
         let ancestors = record["process"]["ancestors"].as_array().expect("ancestors");
         assert_eq!(cut(&ancestors[2..]), cut(&chain(process::id())));

@@ -31,7 +31,10 @@ fn memory_after_start() {
     let scene = Scene::new(&[]);
     let pid = scene.analyzer.pid();
     let (now, peak) = (status(pid, "VmRSS"), status(pid, "VmHWM"));
-    println!("VmRSS after start: {now} KiB (anonymous {} KiB, peak {peak} KiB)", status(pid, "RssAnon"));
+    println!(
+        "VmRSS after start: {now} KiB (anonymous {} KiB, peak {peak} KiB)",
+        status(pid, "RssAnon")
+    );
     assert!(now * 1024 <= 16 * MIB, "{now} KiB");
     for _ in 0..5 {
         scene.curl(&[]);
@@ -53,7 +56,10 @@ fn time_to_ready() {
         })
         .collect();
     times.sort();
-    println!("exec to ready: median {:?}, from {:?} to {:?}", times[5], times[0], times[9]);
+    println!(
+        "exec to ready: median {:?}, from {:?} to {:?}",
+        times[5], times[0], times[9]
+    );
     assert!(times[5] < Duration::from_secs(2), "{times:?}");
 }
 
@@ -80,22 +86,25 @@ fn instructions_and_load_times() {
 
 #[test]
 fn asleep_when_there_is_nothing_to_do() {
-    // A path that nobody calls: but whoever calls IMDS on this machine meanwhile wakes it, so there are three tries.
+    // Whoever calls IMDS on this machine meanwhile wakes it: another analyzer tells of that.
     let scene = Scene::new(&[]);
+    let mut witness = Analyzer::start_another(watch());
     let pid = scene.analyzer.pid();
     let switches = || {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process").flatten();
         let tids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
         tids.map(|tid| status(tid, "voluntary_ctxt_switches")).sum::<u64>()
     };
-    let counts: Vec<_> = (0..3)
-        .map(|_| {
-            let before = switches();
-            // Not to be in time, but to let time pass.
-            thread::sleep(Duration::from_secs(3));
-            switches() - before
-        })
-        .collect();
-    println!("wake-ups in 3 s: {counts:?}");
-    assert!(counts.iter().any(|count| *count <= 2), "{counts:?}");
+    for _ in 0..20 {
+        let (before, calls_before) = (switches(), witness.so_far().len());
+        // Not to be in time, but to let time pass.
+        thread::sleep(Duration::from_secs(3));
+        let (count, calls) = (switches() - before, witness.so_far().len() - calls_before);
+        println!("wake-ups in 3 s: {count}, with {calls} calls to IMDS");
+        if count <= 2 {
+            return;
+        }
+        assert_ne!(calls, 0, "it woke up for nothing");
+    }
+    println!("this machine was never quiet");
 }

@@ -11,22 +11,24 @@ use std::{
 
 use imds_analyzer_tests::{PYTHON, Scene, binary, run, wait};
 
-/// What one call of a hostile client puts into name, path, User-Agent and arguments.
+/// What one call of a hostile client puts into name, User-Agent and arguments.
 const HOSTILE: &str = r#"
 import ctypes, socket, sys
 name = b"\x1b[2Jv1\n x\x9b1m"
 ctypes.CDLL(None).prctl(15, name, 0, 0, 0)
 connection = socket.create_connection(("169.254.169.254", 80), timeout=10)
-path = sys.argv[1].encode() + b"/\x1b]0;owned\x07\x1b[31m\xe2\x80\xae\xc2\x9b2J\xe2\x81\xa6"
-connection.sendall(b"GET " + path + b" HTTP/1.1\r\nUser-Agent: \x1b[2Jagent\xe2\x80\xae\x08\r\nHost: imds\r\n\r\n")
+connection.sendall(b"GET " + sys.argv[1].encode() + b" HTTP/1.1\r\nUser-Agent: agent\xe2\x80\xae\xc2\x9b2J\r\nHost: imds\r\n\r\n")
 connection.recv(4096)
 "#;
 
 /// As it would come with an attacker's own arguments.
-const ARGUMENT: &str = "12:00:00.000 v2       GET /forged  systemd[1]\u{1b}[1A\u{9b}2K\u{202e}\r\n12:00:00.000 v2 forged";
+const ARGUMENT: &str =
+    "12:00:00.000 v2       GET /forged  systemd[1]\u{1b}[1A\u{9b}2K\u{202e}\r\n12:00:00.000 v2 forged";
 
 fn is_dangerous(char: char) -> bool {
-    let bidi = ['\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}'];
+    let bidi = [
+        '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
+    ];
     char.is_control() && char != '\n' || bidi.contains(&char)
 }
 
@@ -35,7 +37,9 @@ fn without_colour(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("\u{1b}[") {
-        let end = after.find(|char: char| !char.is_ascii_digit() && char != ';').unwrap_or(after.len());
+        let end = after
+            .find(|char: char| !char.is_ascii_digit() && char != ';')
+            .unwrap_or(after.len());
         assert!(after[end..].starts_with('m'), "a sequence that is no colour: {text:?}");
         plain.push_str(before);
         rest = &after[end + 1..];
@@ -53,7 +57,14 @@ fn a_line_has_all_that_matters_and_no_colour_where_there_is_no_terminal() {
     let [line] = ended.stdout.try_into().expect("one line");
     let line: String = line;
     assert!(line[13..].starts_with("v1 "), "{line}");
-    for part in [&format!("GET {path}"), "curl[", &format!(" < sh({shell}) < "), "user=nobody", " local", " netns"] {
+    for part in [
+        &format!("GET {path}"),
+        "curl[",
+        &format!(" < sh({shell}) < "),
+        "user=nobody",
+        " local",
+        " netns",
+    ] {
         assert!(line.contains(part), "{part} in {line}");
     }
     assert!(!line.contains('\u{1b}') && !ended.stderr.contains('\u{1b}'));
@@ -66,11 +77,15 @@ fn verbose_shows_more_of_it() {
     scene.curl(&["-A", "e2e agent"]);
     let ended = scene.end();
     let text = ended.stdout.join("\n");
-    for part in ["executable  /usr/bin/curl", &format!("arguments   curl -sm10 {url} -A e2e agent"), "user agent  e2e agent"] {
+    for part in [
+        "executable  /usr/bin/curl",
+        &format!("arguments   curl -sm10 {url} -A e2e agent"),
+        "user agent  e2e agent",
+    ] {
         assert!(text.contains(part), "{part} in {text}");
     }
     // Verbose about calls, not about the libraries it is made of.
-    assert!(!ended.stderr.contains("btf"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("BtfFeatures"), "{}", ended.stderr);
 }
 
 #[test]
@@ -96,17 +111,47 @@ fn json_is_one_line_of_plain_text_too() {
     scene.run(PYTHON, &["-c", HOSTILE, &path, ARGUMENT]);
     let record = scene.record();
     assert_eq!(record["process"]["args"][4], ARGUMENT);
-    let original = record["url"]["original"].as_str().expect("a text");
-    assert!(original.starts_with(&format!("{path}/\u{1b}]0;owned")), "{original:?}");
+    assert_eq!(record["url"]["path"], path);
+    assert_eq!(record["user_agent"]["original"], "agent\u{202e}\u{9b}2J");
+}
+
+/// Of such a line nothing can be made, and what was seen of it is escaped like all else.
+#[test]
+fn a_request_line_with_control_characters_is_no_http() {
+    let script = r#"
+import socket, sys
+connection = socket.create_connection(("169.254.169.254", 80), timeout=10)
+connection.sendall(f"GET {sys.argv[1]}/\x1b[2J\x1b]0;owned\x07 HTTP/1.1\r\nHost: imds\r\n\r\n".encode())
+connection.recv(4096)
+"#;
+    let scene = Scene::text(&[]);
+    scene.run(PYTHON, &["-c", script, &scene.path]);
+    let ended = scene.end();
+    let [line] = ended.stdout.try_into().expect("one line");
+    let line: String = line;
+    assert!(line[13..].starts_with("unknown "), "{line}");
+    assert!(line.contains("/\\x1b") && line.contains("reason=not-http"), "{line}");
+    assert!(!line.chars().any(is_dangerous), "{line:?}");
 }
 
 /// A terminal: the end that a person looks at, and the one for the program.
 fn terminal() -> (File, OwnedFd) {
     let (mut person, mut program) = (0, 0);
-    let mut size = libc::winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = libc::winsize {
+        ws_row: 40,
+        ws_col: 100,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: both descriptors and the size are ours; no name or mode is asked for.
     let opened = unsafe {
-        libc::openpty(&raw mut person, &raw mut program, std::ptr::null_mut(), std::ptr::null(), &raw mut size)
+        libc::openpty(
+            &raw mut person,
+            &raw mut program,
+            std::ptr::null_mut(),
+            std::ptr::null(),
+            &raw mut size,
+        )
     };
     assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
     // SAFETY: both were just opened, and nobody else has them.
@@ -153,7 +198,12 @@ fn colour_on_a_terminal() {
     let text = seen(&[], &[], call);
     assert!(text.contains("\u{1b}[31m"), "{text:?}");
     let plain = without_colour(&text);
-    assert!(plain.lines().all(|line| line.chars().count() <= 100 || line.contains("curl[")), "{plain}");
+    assert!(
+        plain
+            .lines()
+            .all(|line| line.chars().count() <= 100 || line.contains("curl[")),
+        "{plain}"
+    );
 
     assert!(!seen(&[], &[("NO_COLOR", "1")], call).contains('\u{1b}'));
     assert!(!seen(&["--color", "never"], &[], call).contains('\u{1b}'));

@@ -60,7 +60,10 @@ impl<'a> Argv<'a> {
         }
         // Only the first was asked for: nothing of it is missing.
         let missing = self.cut && mode != ArgsMode::Executable || count > COUNT_SHOWN;
-        if missing && !cut && let Some(last) = shown.last_mut() {
+        if missing
+            && !cut
+            && let Some(last) = shown.last_mut()
+        {
             // What was never read, or has no room, is marked as what was cut here is.
             let marked = format!("{last}{}", sanitize::CUT);
             *last = sanitize::bounded(marked, last.len() + room);
