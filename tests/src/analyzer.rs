@@ -191,6 +191,12 @@ impl Analyzer {
         self.wait_for(|records| records.len() >= count)
     }
 
+    /// The lines of stdout so far.
+    pub fn so_far(&mut self) -> &[String] {
+        self.seen.extend(self.lines.try_iter());
+        &self.seen
+    }
+
     /// Waits for the next line of stdout, of whatever kind.
     pub fn next_line(&mut self) -> String {
         let line = self.lines.recv_timeout(DEADLINE).expect("a line in time");

@@ -86,22 +86,25 @@ fn instructions_and_load_times() {
 
 #[test]
 fn asleep_when_there_is_nothing_to_do() {
-    // A path that nobody calls: but whoever calls IMDS on this machine meanwhile wakes it, so there are three tries.
+    // Whoever calls IMDS on this machine meanwhile wakes it: another analyzer tells of that.
     let scene = Stage::new(&[]);
+    let mut witness = Analyzer::start_another(watch());
     let pid = scene.analyzer.pid();
     let switches = || {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process").flatten();
         let tids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
         tids.map(|tid| status(tid, "voluntary_ctxt_switches")).sum::<u64>()
     };
-    let counts: Vec<_> = (0..3)
-        .map(|_| {
-            let before = switches();
-            // Not to be in time, but to let time pass.
-            thread::sleep(Duration::from_secs(3));
-            switches() - before
-        })
-        .collect();
-    println!("wake-ups in 3 s: {counts:?}");
-    assert!(counts.iter().any(|count| *count <= 2), "{counts:?}");
+    for _ in 0..20 {
+        let (before, calls_before) = (switches(), witness.so_far().len());
+        // Not to be in time, but to let time pass.
+        thread::sleep(Duration::from_secs(3));
+        let (count, calls) = (switches() - before, witness.so_far().len() - calls_before);
+        println!("wake-ups in 3 s: {count}, with {calls} calls to IMDS");
+        if count <= 2 {
+            return;
+        }
+        assert_ne!(calls, 0, "it woke up for nothing");
+    }
+    println!("this machine was never quiet");
 }
