@@ -1,8 +1,9 @@
 //! A client that decides itself what leaves in which packet.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    os::fd::AsRawFd,
     thread,
     time::Duration,
 };
@@ -30,6 +31,14 @@ pub fn connect(namespace: &NetNs, address: &str) -> TcpStream {
 /// The port by which its records are known.
 pub fn port(stream: &TcpStream) -> u16 {
     stream.local_addr().expect("connected").port()
+}
+
+/// setsockopt(2), for options that std has not.
+pub fn set_option<T>(socket: &impl AsRawFd, level: i32, option: i32, value: T) {
+    let size = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` lives for the call and is of the size given.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
 /// A whole head without a token.

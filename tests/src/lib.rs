@@ -21,7 +21,7 @@ pub use self::{
     cases::{Case, case, check},
     client::{
         IMDS_V4, IMDS_V6, PUT_TOKEN, connect, exchange, get, get_with_token, port, put_token, read_answer,
-        read_response, write_in_pieces,
+        read_response, set_option, write_in_pieces,
     },
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},

@@ -9,7 +9,7 @@ use std::{
 
 use imds_analyzer::lab::{Lab, NetNs};
 use imds_analyzer_tests::{
-    Analyzer, Ended, IMDS_V4, Turn, binary, connect, exchange, output, put_token, read_response, serve,
+    Analyzer, Ended, IMDS_V4, Turn, binary, connect, exchange, output, put_token, read_response, serve, set_option,
 };
 
 const URL: &str = "http://169.254.169.254/latest/user-data";
@@ -217,17 +217,7 @@ fn a_connection_reset_inside_a_token() {
                 l_onoff: 1,
                 l_linger: 0,
             };
-            // SAFETY: a value of its size.
-            let set = unsafe {
-                libc::setsockopt(
-                    std::os::fd::AsRawFd::as_raw_fd(&stream),
-                    libc::SOL_SOCKET,
-                    libc::SO_LINGER,
-                    (&raw const linger).cast(),
-                    size_of_val(&linger) as libc::socklen_t,
-                )
-            };
-            assert_eq!(set, 0);
+            set_option(&stream, libc::SOL_SOCKET, libc::SO_LINGER, linger);
         }
     });
 }

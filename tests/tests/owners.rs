@@ -1,0 +1,118 @@
+//! Connections that several processes or threads write to: each request has its true sender.
+
+use std::{
+    io::Write,
+    net::TcpStream,
+    os::fd::OwnedFd,
+    process::{self, Command, Stdio},
+    thread,
+};
+
+use imds_analyzer_tests::{Scene, get, get_with_token, of_port, port, read_response, set_option};
+use serde_json::Value;
+
+const PATH: &str = "/latest/user-data";
+
+/// A process that gets the connection as its stdout and writes `request` to it. Its id.
+fn child_writes(stream: &TcpStream, request: &str) -> u32 {
+    let socket = OwnedFd::from(stream.try_clone().expect("dup"));
+    let mut child = Command::new("/usr/bin/printf")
+        .args(["%b", &request.replace("\r\n", "\\r\\n")])
+        .stdout(Stdio::from(socket))
+        .spawn()
+        .expect("printf");
+    assert!(child.wait().expect("our own child").success());
+    child.id()
+}
+
+#[test]
+fn two_processes_write_in_turn_to_one_connection() {
+    let mut scene = Scene::of_all();
+    let mut stream = scene.connect();
+    let port = port(&stream);
+    let mut expected = Vec::new();
+    for i in 0..6 {
+        let request = get(&format!("/latest/{i}"));
+        let (pid, name) = if i % 2 == 0 {
+            stream.write_all(request.as_bytes()).expect("write");
+            (process::id(), None)
+        } else {
+            (child_writes(&stream, &request), Some("printf"))
+        };
+        assert_eq!(read_response(&mut stream), 404);
+        expected.push((format!("v1 GET /latest/{i} plain"), pid, name));
+    }
+    scene.analyzer.wait_for(|records| of_port(records, port).len() >= 6);
+    let records = of_port(&scene.analyzer.stop().requests(), port);
+    assert_eq!(records.len(), expected.len());
+    for (record, (brief, pid, name)) in records.iter().zip(expected) {
+        assert_eq!(imds_analyzer_tests::brief(record), brief);
+        assert_eq!(record["process"]["pid"], pid, "{record:#}");
+        if let Some(name) = name {
+            assert_eq!(record["process"]["name"], name, "{record:#}");
+            assert_eq!(record["process"]["args"][0], "/usr/bin/printf", "{record:#}");
+            assert_eq!(record["process"]["parent"]["pid"], process::id(), "{record:#}");
+        }
+    }
+}
+
+/// `count` processes write to one connection before anything leaves; the records' pids, and whether a loss of senders
+/// was reported.
+fn corked_by(count: usize) -> (Vec<u32>, Vec<Value>, Vec<String>) {
+    let scene = Scene::of_all();
+    let stream = scene.connect();
+    set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 1);
+    let request = get_with_token(PATH, "");
+    let pids = (0..count).map(|_| child_writes(&stream, &request)).collect();
+    set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
+    let (records, ended) = scene.expect(port(&stream), count);
+    let owners = records.iter().map(|record| record["process"]["pid"].clone()).collect();
+    (pids, owners, ended.lost())
+}
+
+#[test]
+fn corked_bytes_keep_their_senders() {
+    let (pids, owners, lost) = corked_by(5);
+    assert_eq!(owners, pids);
+    assert_eq!(lost, [""; 0]);
+}
+
+/// Only so many senders are remembered: who is forgotten is counted.
+#[test]
+fn more_senders_than_are_remembered_are_counted() {
+    let (pids, owners, lost) = corked_by(12);
+    let wrong = pids.iter().zip(&owners).filter(|(pid, owner)| *owner != *pid).count();
+    eprintln!("of 12 corked senders {wrong} were forgotten: {lost:?}");
+    assert!(wrong <= 4, "{owners:?}");
+    let expected: &[String] = &[format!("sender_queue: {wrong}")];
+    assert_eq!(lost, if wrong > 0 { expected } else { &[] });
+}
+
+#[test]
+fn the_first_byte_s_sender_owns_a_head_of_two_processes() {
+    let scene = Scene::of_all();
+    let mut stream = scene.connect();
+    let pid = child_writes(&stream, "GET /latest/user-data HTTP/1.1\r\n");
+    stream.write_all(b"Host: imds\r\n\r\n").expect("write");
+    assert_eq!(read_response(&mut stream), 200);
+    let (records, _) = scene.expect(port(&stream), 1);
+    assert_eq!(records[0]["process"]["pid"], pid, "{:#}", records[0]);
+}
+
+#[test]
+fn a_thread_has_its_own_name() {
+    let scene = Scene::of_this_process();
+    let mut stream = scene.connect();
+    let port = port(&stream);
+    let thread = thread::Builder::new().name("imds-worker".into()).spawn(move || {
+        stream.write_all(get(PATH).as_bytes()).expect("write");
+        assert_eq!(read_response(&mut stream), 200);
+        // SAFETY: no arguments.
+        unsafe { libc::gettid() }
+    });
+    let id = thread.expect("a thread").join().expect("its end");
+    let (records, _) = scene.expect(port, 1);
+    assert_eq!(records[0]["process"]["thread"]["name"], "imds-worker");
+    assert_eq!(records[0]["process"]["thread"]["id"], id);
+    assert_eq!(records[0]["process"]["pid"], process::id());
+}
