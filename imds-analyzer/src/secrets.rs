@@ -64,7 +64,9 @@ pub fn mask_text(text: &str) -> String {
 
 /// Masks tokens, and nothing else, in the path of a file.
 pub fn mask_path(path: &str) -> String {
-    Scanner::new(Shown::AllButTokens).text(path)
+    // Name by name: a slash is a base64 character too, and the rest of the path is worth seeing.
+    let mask = |name| Scanner::new(Shown::AllButTokens).text(name);
+    path.split('/').map(mask).collect::<Vec<_>>().join("/")
 }
 
 /// As [`mask_text`] and to be applied to text that is known to have been cut at its end, where a token may have lost
