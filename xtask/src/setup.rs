@@ -15,12 +15,16 @@ use crate::{
 };
 
 /// What the tests call, and the Debian package it is in.
-const TEST_TOOLS: [(&str, &str); 7] = [
+const TEST_TOOLS: [(&str, &str); 10] = [
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("curl", "curl"),
     ("wget", "wget"),
-    ("python3", "python3"),
+    // The system's own: the first in the path may be a script that looks for another.
+    ("/usr/bin/python3", "python3"),
     ("unshare", "util-linux"),
+    ("setpriv", "util-linux"),
+    ("script", "bsdutils"),
     ("bpftool", "bpftool"),
     // Goes with Debian's rustc: lints the kernel side.
     ("clippy-driver", "rust-web-clippy"),
