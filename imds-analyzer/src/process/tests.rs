@@ -293,7 +293,7 @@ fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
     let process = resolver.resolve(&gone.task).unwrap();
     assert_eq!(
         (process.args.join(" ").as_str(), process.args_truncated),
-        ("sleep ***", true)
+        ("sleep ***…", true)
     );
 }
 
