@@ -149,11 +149,23 @@ pub struct WatchArgs {
     pub fail_on: Vec<FailCondition>,
 
     /// What says who sent a call: auto takes the best this kernel has
-    #[arg(long, value_enum, default_value_t, value_name = "HOOK")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "HOOK",
+        help_heading = "How it works"
+    )]
     pub owner: OwnerChoice,
 
     /// How much of command lines to show; tokens are masked always, redacted masks passwords and keys too
-    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "MODE",
+        help_heading = "How it works"
+    )]
     pub args: ArgsMode,
 
     /// Run this command, watch only it and its children, and stop when it ends

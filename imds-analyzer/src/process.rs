@@ -76,7 +76,7 @@ impl Counters {
             Err(error) => {
                 if !proc::is_gone(&error) {
                     self.failures += 1;
-                    tracing::debug!(%error, "reading facts on a process");
+                    tracing::trace!(%error, "reading facts on a process");
                 }
                 None
             }

@@ -190,7 +190,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         owner: settings.owner.into(),
         args: settings.args,
         filter,
-        fail_on: settings.fail_on,
+        fail_on: settings.fail_on.clone(),
         count: settings.count,
         quiet: settings.quiet,
         sink: stdout_sink(settings.format, settings.color, settings.verbose),
@@ -234,6 +234,12 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
     }
     let finished = session.finish().context("the output cannot be written")?;
     summarise(&finished, settings.format, settings.color);
+    let uncounted = finished.summary.total(true).v1;
+    if !finished.failed && uncounted > 0 && settings.fail_on.leaves_local_v1_out() {
+        say(format_args!(
+            "--fail-on v1 did not match: {uncounted} v1 calls went to an address of this host itself (v1-local matches those)."
+        ));
+    }
     Ok(if finished.failed {
         ExitCode::FailOn
     } else if command_failed {

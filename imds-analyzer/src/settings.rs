@@ -217,6 +217,11 @@ impl fmt::Display for FailCondition {
 pub struct FailOn(Vec<FailCondition>);
 
 impl FailOn {
+    /// Whether a v1 call matches only if it is not local.
+    pub fn leaves_local_v1_out(&self) -> bool {
+        self.0.contains(&FailCondition::V1) && !self.0.contains(&FailCondition::V1Local)
+    }
+
     pub fn matches(&self, event: &Event) -> bool {
         self.0.iter().any(|condition| condition.matches(event))
     }

@@ -78,7 +78,7 @@ fn the_tour_in_json() {
     let orphans = records
         .iter()
         .filter(|it| it["url"]["path"] == "/latest/dynamic/instance-identity/document");
-    let orphan = orphans.last().expect("the orphan's call");
+    let orphan = orphans.next_back().expect("the orphan's call");
     assert_eq!(orphan["imds"]["verdict"], "v1");
     assert_eq!(orphan["process"]["args"][0], "curl");
     assert!(

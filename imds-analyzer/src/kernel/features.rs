@@ -6,6 +6,9 @@ use imds_analyzer_ebpf::abi::{Settings, program};
 
 use super::{btf::Btf, cgroup, offsets};
 
+/// Why a feature is not known that only a privileged process can probe.
+pub const NOT_LOOKED_AT: &str = "not looked at";
+
 /// One thing the tool can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
@@ -103,9 +106,10 @@ impl Features {
             Ok(_) => Err(format!("this kernel has no such {what}")),
             Err(_) => Err("needs BTF".to_owned()),
         };
+        let privileges = privileges();
         let kernel = rustix::system::uname();
         let results = [
-            privileges(),
+            privileges.clone(),
             cgroup::Root::open()
                 .map(|root| root.describe())
                 .map_err(|error| error.to_string()),
@@ -113,7 +117,10 @@ impl Features {
                 .as_ref()
                 .map(|_| "every field found".to_owned())
                 .map_err(Clone::clone),
-            ring_buffer(),
+            match &privileges {
+                Ok(_) => ring_buffer(),
+                Err(_) => Err(NOT_LOOKED_AT.to_owned()),
+            },
             in_btf(Btf::has_function, "function"),
             in_btf(Btf::has_tracepoint, "tracepoint"),
             kprobes(),

@@ -2,7 +2,7 @@
 
 use imds_analyzer_ebpf::abi::{OwnerHook, Settings};
 
-use super::features::{Feature, Features};
+use super::features::{Feature, Features, NOT_LOOKED_AT};
 
 /// What to load, and why it is this.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct Plan {
 
 /// This host cannot run the tool.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{}", .obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+#[error("this host cannot run it:\n{}", .obstacles.iter().map(|it| format!("  {it}")).collect::<Vec<_>>().join("\n"))]
 pub struct Impossible {
     pub obstacles: Vec<Obstacle>,
 }
@@ -48,7 +48,8 @@ pub fn plan(features: &Features, owner: Option<OwnerHook>) -> Result<Plan, Impos
         .chain(forced)
         .filter_map(|feature| {
             let why = features.get(feature).err()?.to_owned();
-            Some(Obstacle { feature, why })
+            // What could not be looked at is not in the way; what kept from looking is.
+            (why != NOT_LOOKED_AT).then_some(Obstacle { feature, why })
         })
         .collect();
     let (Some(offsets), true) = (features.offsets, obstacles.is_empty()) else {

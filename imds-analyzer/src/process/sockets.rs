@@ -247,7 +247,7 @@ fn note<T>(result: io::Result<T>, failures: &mut u64) -> Option<T> {
         Err(error) => {
             if !is_gone(&error) {
                 *failures += 1;
-                tracing::debug!(%error, "looking for existing connections");
+                tracing::trace!(%error, "looking for existing connections");
             }
             None
         }

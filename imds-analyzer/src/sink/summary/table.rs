@@ -25,12 +25,14 @@ pub(super) fn render(summary: &Summary, width: usize, color: bool, loss: &[(&str
 }
 
 fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: &[(&str, u64)]) -> fmt::Result {
+    let has_local = summary.total(true).sum() > 0;
     if summary.total(false).sum() == 0 {
-        writeln!(text, "No calls to the metadata service were seen.")?;
+        let but = if has_local { ", only to this host itself" } else { "" };
+        writeln!(text, "No calls to the metadata service were seen{but}.")?;
     } else {
         section(text, summary, false, "Calls to the metadata service", width, color)?;
     }
-    if summary.total(true).sum() > 0 {
+    if has_local {
         writeln!(text)?;
         section(
             text,
