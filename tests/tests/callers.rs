@@ -7,7 +7,7 @@ use std::{
     process::{self, Stdio},
 };
 
-use imds_analyzer_tests::{PYTHON, Stage, wait};
+use imds_analyzer_tests::{PYTHON, Stage, sender_hook, wait};
 use serde_json::{Value, json};
 
 fn text(value: &Value) -> &str {
@@ -62,7 +62,7 @@ os.execv("/bin/sh", ["sender", "-c", request, "argument"])
 
 #[test]
 fn a_program_executed_after_connecting_is_the_sender() {
-    let scene = Stage::new(&["--owner", "tp_btf"]);
+    let scene = Stage::new(&["--owner", &sender_hook()]);
     let pid = scene.python(EXEC);
     let record = scene.record();
     let process = &record["process"];
@@ -96,7 +96,7 @@ fn with_the_connecting_process_as_owner_nothing_of_a_later_program_is_shown() {
 
 #[test]
 fn a_child_that_uses_its_parents_socket() {
-    let scene = Stage::new(&["--owner", "tp_btf"]);
+    let scene = Stage::new(&["--owner", &sender_hook()]);
     let parent = scene.python(
         r#"
 connection = connect()

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use imds_analyzer_tests::{Ended, PYTHON, Stage};
+use imds_analyzer_tests::{Ended, PYTHON, Stage, sender_hook};
 use serde_json::{Value, json};
 
 fn pids(ended: &Ended) -> Vec<u64> {
@@ -150,8 +150,8 @@ fn fail_on_looks_at_what_passes_the_filters() {
 
 #[test]
 fn the_owner_that_was_asked_for() {
-    for owner in ["connect", "tp_btf"] {
-        let scene = Stage::new(&["--owner", owner]);
+    for owner in ["connect".to_owned(), sender_hook()] {
+        let scene = Stage::new(&["--owner", &owner]);
         let pid = scene.curl(&[]);
         let record = scene.record();
         assert_eq!(record["imds"]["owner"], owner);

@@ -4,8 +4,8 @@ use std::{io::Write, net::TcpStream, process, sync::mpsc::channel, thread};
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, IMDS_V4, IMDS_V6, Scene, Turn, brief, briefs, connect, exchange, get, get_with_token, of_port, port,
-    put_token, read_response, run, serve, verdicts,
+    Analyzer, IMDS_V4, IMDS_V6, Scene, Turn, brief, briefs, connect, exchange, get, get_with_token, of_port,
+    owner_of_older, port, put_token, read_response, run, serve, verdicts,
 };
 
 #[test]
@@ -239,7 +239,7 @@ fn an_idle_connection_is_older_than_the_analyzer() {
     });
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"]);
     assert_eq!(records[0]["process"]["pid"], process::id());
-    assert_eq!(records[0]["imds"]["owner"], "tp_btf");
+    assert_eq!(records[0]["imds"]["owner"], owner_of_older());
 }
 
 fn joined_mid_head(args: &[&str], owner: &str) {
@@ -261,7 +261,7 @@ fn joined_mid_head(args: &[&str], owner: &str) {
 
 #[test]
 fn a_connection_joined_in_the_middle_of_a_head() {
-    joined_mid_head(&[], "tp_btf");
+    joined_mid_head(&[], &owner_of_older());
 }
 
 #[test]

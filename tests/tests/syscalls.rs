@@ -11,7 +11,7 @@ use std::{
 
 use imds_analyzer::lab::{IPV4, Lab, NetNs};
 use imds_analyzer_tests::{
-    Analyzer, Scene, briefs, get, get_with_token, port, put_token, read_response, serve, set_option,
+    Analyzer, Scene, briefs, get, get_with_token, owner, port, put_token, read_response, serve, set_option,
 };
 
 const PATH: &str = "/latest/user-data";
@@ -34,7 +34,7 @@ fn sent_by(send: impl FnOnce(&mut TcpStream, &[u8])) {
     let (records, _) = scene.expect(port(&stream), 2);
     assert_eq!(briefs(&records)[1..], [BRIEF]);
     assert_eq!(records[1]["process"]["pid"], process::id());
-    assert_eq!(records[1]["imds"]["owner"], "tp_btf");
+    assert_eq!(records[1]["imds"]["owner"], owner());
 }
 
 #[test]
@@ -175,9 +175,8 @@ fn multipath_tcp() {
     for record in &records {
         assert_eq!(record["process"]["pid"], process::id(), "{record:#}");
     }
-    let owner = &records[0]["imds"]["owner"];
-    assert!(owner == "connect" || owner == "tp_btf" || owner == "egress", "{owner}");
-    eprintln!("owner of MPTCP: {owner}");
+    let seen = &records[0]["imds"]["owner"];
+    assert!(seen == "connect" || *seen == owner() || seen == "egress", "{seen}");
 }
 
 /// The request is in the SYN: there was no connect(2).

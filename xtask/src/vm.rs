@@ -34,6 +34,9 @@ const CHECK: &str = "check/";
 /// Before the name of an owner hook that is to be refused.
 const ABSENT: &str = "absent/";
 
+/// Before the name of a test whose feature the kernel lacks.
+const LACKED: &str = "lacked/";
+
 /// How long one command may take in a guest.
 const SHORT: Duration = Duration::from_secs(60);
 const TESTS: Duration = Duration::from_secs(600);
@@ -129,10 +132,18 @@ fn commands(kernel: &Kernel, built: &Built) -> Vec<GuestCommand> {
         let command = format!("{analyzer} watch --owner {owner} --duration 1s");
         commands.push((format!("{ABSENT}{owner}"), SHORT, command));
     }
+    for lacked in kernel.lacks {
+        commands.push((format!("{LACKED}{}", lacked.test), SHORT, lacked.proof.to_owned()));
+    }
+    let skip: String = kernel
+        .lacks
+        .iter()
+        .map(|lacked| format!(" --skip {}", lacked.test))
+        .collect();
     for owner in kernel.owners {
         for (name, _) in &built.tests {
             let environment = format!("IMDS_ANALYZER={} OWNER={owner}", initramfs::WITH_OWNER);
-            let command = format!("{environment} exec /tests/{name} --test-threads=1");
+            let command = format!("{environment} exec /tests/{name} --test-threads=1{skip}");
             commands.push((format!("{name}/{owner}"), TESTS, command));
         }
     }

@@ -15,8 +15,9 @@ use anyhow::{Context as _, Result};
 use super::{cpio::Archive, kernels::MODULES, packages, packages::Unpacked};
 
 /// Real programs, as hosts have them; busybox stands in for the rest.
-const PROGRAMS: [&str; 12] = [
-    "sh", "bash", "curl", "wget", "python3", "ip", "tc", "setpriv", "nsenter", "unshare", "script", "env",
+const PROGRAMS: [&str; 14] = [
+    "sh", "bash", "curl", "wget", "python3", "ip", "tc", "setpriv", "nsenter", "unshare", "script", "env", "printf",
+    "nft",
 ];
 /// Parts of Python's library that no client needs.
 const PYTHON_WITHOUT: [&str; 9] = [

@@ -10,6 +10,16 @@ pub(crate) struct Kernel {
     pub(crate) owners: &'static [&'static str],
     /// Values of `--owner` that it must refuse: their tests are left out, and the refusal is a test.
     pub(crate) absent: &'static [&'static str],
+    pub(crate) lacks: &'static [Absent],
+}
+
+/// A feature that a kernel lacks.
+#[derive(Debug)]
+pub(crate) struct Absent {
+    /// The test that is left out.
+    pub(crate) test: &'static str,
+    /// What succeeds in a guest without the feature, and only there.
+    pub(crate) proof: &'static str,
 }
 
 /// `<before><version><after>`: the newest package of that shape is taken.
@@ -23,6 +33,12 @@ const fn pattern(before: &'static str, after: &'static str) -> Pattern {
     Pattern { before, after }
 }
 
+/// MPTCP is in Linux since 5.6; Debian has it switched on since 5.15 or so.
+const MPTCP: Absent = Absent {
+    test: "multipath_tcp",
+    proof: "! python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)' 2>/dev/null",
+};
+
 /// tp_btf's tracepoint, `tcp_sendmsg_locked`, exists since 6.15.
 pub(crate) const ALL: [Kernel; 4] = [
     Kernel {
@@ -30,18 +46,21 @@ pub(crate) const ALL: [Kernel; 4] = [
         packages: &[pattern("linux-image-5.10.0-", "-cloud-amd64")],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
+        lacks: &[MPTCP],
     },
     Kernel {
         name: "6.1",
         packages: &[pattern("linux-image-6.1.0-", "-cloud-amd64")],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
+        lacks: &[],
     },
     Kernel {
         name: "6.12",
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-amd64")],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
+        lacks: &[],
     },
     Kernel {
         name: "7",
@@ -51,6 +70,7 @@ pub(crate) const ALL: [Kernel; 4] = [
         ],
         owners: &["fentry", "tp_btf", "kprobe", "connect"],
         absent: &[],
+        lacks: &[],
     },
 ];
 
@@ -59,7 +79,18 @@ pub(crate) const SUITES: [&str; 4] = ["bullseye", "bookworm", "bookworm-backport
 pub(crate) const SECURITY_SUITES: [&str; 2] = ["bullseye-security", "bookworm-security"];
 
 /// Modules that tests use, where a kernel has them as modules.
-pub(crate) const MODULES: [&str; 3] = ["veth", "sch_netem", "tls"];
+pub(crate) const MODULES: [&str; 10] = [
+    "veth",
+    "sch_netem",
+    "tls",
+    "inet_diag",
+    "tcp_diag",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_counter",
+    "nft_numgen",
+];
 
 impl Pattern {
     /// The newest of `names`; unsigned, debug and backported variants have words where this has a version.

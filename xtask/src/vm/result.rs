@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use serde_json::Value;
 
 use super::{
-    ABSENT, CHECK, LAB,
+    ABSENT, CHECK, LAB, LACKED,
     kernels::Kernel,
     qemu::{Console, Ended},
 };
@@ -78,6 +78,7 @@ impl GuestResult {
             LAB => lab(ended),
             name if name.starts_with(CHECK) => self.check(kernel, ended),
             name if name.starts_with(ABSENT) => ended_with(ended, CANNOT_RUN),
+            name if name.starts_with(LACKED) => ended_with(ended, 0),
             _ => self.tests(ended),
         }
     }

@@ -1,0 +1,45 @@
+//! Which hook says who sent a request: kernels differ, and `cargo xtask vm` runs the tests with each hook in turn.
+
+use std::{env, process::Command};
+
+use serde_json::Value;
+
+use crate::binary;
+
+/// The hook that is in use where a test asks for none: `OWNER`, with which guests start the analyzer, or the best here.
+pub fn owner() -> String {
+    env::var("OWNER").unwrap_or_else(|_| best_owner())
+}
+
+/// The owner of a connection that is older than the analyzer.
+pub fn owner_of_older() -> String {
+    match owner().as_str() {
+        "connect" => "sock_diag".to_owned(),
+        sender => sender.to_owned(),
+    }
+}
+
+/// A hook in the sender's context: the one in use, or the best here.
+pub fn sender_hook() -> String {
+    match owner().as_str() {
+        "connect" => best_owner(),
+        sender => sender.to_owned(),
+    }
+}
+
+/// As `check` finds it.
+fn best_owner() -> String {
+    let output = Command::new(binary())
+        .args(["check", "--format", "json"])
+        .output()
+        .expect("check");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let programs = report["programs"].as_array().expect("programs");
+    let attached = |hook: &str| {
+        programs
+            .iter()
+            .any(|program| program["name"] == format!("imds_{hook}") && program["attached"] == true)
+    };
+    let best = ["fentry", "tp_btf", "kprobe"].into_iter().find(|hook| attached(hook));
+    best.unwrap_or("connect").to_owned()
+}
