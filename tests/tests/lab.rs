@@ -75,7 +75,7 @@ fn the_tour_in_json() {
     let requests = own(&records, pid);
     // And a v1 call by the orphan, which has nobody of ours above it.
     assert_eq!(versions(&requests), [6, 4, 1, 0], "{requests:#?}");
-    let orphans = records
+    let mut orphans = records
         .iter()
         .filter(|it| it["url"]["path"] == "/latest/dynamic/instance-identity/document");
     let orphan = orphans.next_back().expect("the orphan's call");
