@@ -61,7 +61,9 @@ impl Feature {
     /// What it is needed for, and what helps if it is missing.
     pub const fn remedy(self) -> &'static str {
         match self {
-            Self::Privileges => "run as root (sudo), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_PTRACE",
+            Self::Privileges => {
+                "run as root (sudo), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_PTRACE (before 5.11 CAP_SYS_RESOURCE too)"
+            }
             Self::Cgroup2 => {
                 "the wire tap is attached to the root of cgroup2: mount it (mount -t cgroup2 none /mnt), or run on the host and not inside a container"
             }

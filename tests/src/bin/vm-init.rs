@@ -12,7 +12,10 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::symlink, process::CommandExt as _},
+    },
     process::Command,
     ptr,
     thread::sleep,
@@ -43,6 +46,16 @@ fn main() {
     for (kind, place) in MOUNTS {
         if let Err(error) = mount(kind, place) {
             println!("{kind} on {place}: {error}");
+        }
+    }
+    // As udev does it; shells use the first.
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+    ] {
+        if let Err(error) = symlink(target, format!("/dev/{name}")) {
+            println!("/dev/{name}: {error}");
         }
     }
     // SAFETY: the length is the string's.
