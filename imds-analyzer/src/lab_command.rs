@@ -32,9 +32,9 @@ pub(crate) async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
         quiet: false,
         sink: run::stdout_sink(args.format, args.color, args.verbose),
     })?;
+    say(format_args!("ready: {}", session.describe()));
     say(format_args!(
-        "ready: {}; an IMDS of our own in a private network namespace",
-        session.describe()
+        "IMDS is here, in a private network namespace of this host: every call of the tour is marked `local`."
     ));
 
     let mut flow = Flow::On;
