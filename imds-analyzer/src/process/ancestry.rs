@@ -73,12 +73,12 @@ impl Ancestry {
         let key = Key {
             pid: seen.tgid,
             start: self.ticks.of(seen.start),
-            comm: seen.comm,
+            comm: padded(seen.comm),
         };
         let known = match self.known.get(&key) {
             Some(known) => Some(known.clone()),
             None => proc::find(seen.tgid, seen.start, self.ticks, counters)
-                .filter(|found| found.stat.comm == seen.comm)
+                .filter(|found| found.stat.comm == key.comm)
                 .map(|found| self.found(&found, counters)),
         };
         Ancestor {
@@ -112,10 +112,33 @@ impl Ancestry {
     }
 }
 
+/// `comm` with zeroes behind its end: older kernels leave there what a longer name had.
+fn padded(mut comm: [u8; COMM_LEN]) -> [u8; COMM_LEN] {
+    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
+    if let Some(rest) = comm.get_mut(end..) {
+        rest.fill(0);
+    }
+    comm
+}
+
 /// The parent as of now. A process that started after its child is another one that got the parent's pid.
 fn parent(child: &Proc, counters: &mut Counters) -> Option<Proc> {
     let pid = Some(child.stat.parent).filter(|pid| *pid != 0)?;
     counters
         .note(Proc::open(pid))
         .filter(|parent| parent.stat.start <= child.stat.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_longer_name_left_behind_is_not_part_of_the_name() {
+        assert_eq!(
+            padded(*b"sh\0-init\0\0\0\0\0\0\0\0"),
+            *b"sh\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+        );
+        assert_eq!(padded([b'x'; COMM_LEN]), [b'x'; COMM_LEN]);
+    }
 }
