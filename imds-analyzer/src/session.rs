@@ -248,6 +248,9 @@ impl Session {
                 break;
             }
         }
+        if let Some(logger) = &mut self.logger {
+            logger.get_mut().flush();
+        }
         let loss = self.loss();
         let notice = Notice::Summary {
             summary: &self.outlet.summary,

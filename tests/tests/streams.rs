@@ -87,6 +87,40 @@ fn a_write_of_64_kib_full_of_tiny_requests() {
     assert_eq!(ended.lost(), [""; 0]);
 }
 
+/// More heads in one packet than a run of the tap may look at, and more records than the buffer holds: all of that is
+/// counted, and with `--verbose` the kernel side says so itself.
+#[test]
+fn what_is_left_out_of_a_packet_is_counted_and_said() {
+    let scene = Scene::new(&["--verbose", "--pid", &process::id().to_string()], Lab::local);
+    let mut stream = scene.connect();
+    // Three bytes a head that is no HTTP; the server ends the connection at the first.
+    let heads = 20_000;
+    stream.write_all("A\n\n".repeat(heads).as_bytes()).expect("write");
+    let ended = scene.analyzer.stop();
+    let count = |kind: &str| {
+        let lost = ended.lost();
+        let found = lost
+            .iter()
+            .find_map(|it| it.strip_prefix(kind)?.strip_prefix(": ")?.parse::<usize>().ok());
+        found.unwrap_or(0)
+    };
+    assert!(count("packet_bound") > 0, "{:?}", ended.lost());
+    let records = of_port(&ended.requests(), port(&stream));
+    let seen = records.len() + count("request_ring_full");
+    assert!(seen > 1_000, "{seen}");
+    // Whole heads were seen, or their bytes are among those that were not.
+    assert!(
+        seen * 3 + count("gap_bytes") >= heads * 3,
+        "{seen} seen, {:?}",
+        ended.lost()
+    );
+    assert!(
+        ended.stderr.contains("more heads than are looked at"),
+        "{}",
+        ended.stderr
+    );
+}
+
 #[test]
 fn a_body_of_100_kib_full_of_heads_is_skipped() {
     let scene = Scene::of_this_process();

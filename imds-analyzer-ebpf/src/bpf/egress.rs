@@ -234,6 +234,10 @@ fn stream(skb: Skb, socket: &mut Socket, segment: &Segment) {
     }
     if left > 0 {
         counters::add(Loss::PacketBound, 1);
+        debug!(
+            SkBuffContext::new(skb.0),
+            "a packet to IMDS with more heads than are looked at: {} bytes left out", left
+        );
         gap(skb, socket, left);
     }
 }
