@@ -28,8 +28,8 @@ use crate::{
 
 /// Records handled before anything else gets a turn.
 const BATCH: usize = 256;
-/// Processes remembered.
-const PROCESSES: usize = 4096;
+/// Processes remembered: some 5 KiB each, with the chain.
+const PROCESSES: usize = 2048;
 
 /// What a session is to do with what it sees.
 pub struct Options {
