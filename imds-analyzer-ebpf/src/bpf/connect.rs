@@ -1,43 +1,32 @@
 //! connect(2) to IMDS: the early notice, and the floor of who owns a socket.
 
-use core::ptr::read_volatile;
-
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
 use imds_analyzer_ebpf::{abi::OwnerHook, target};
 
-use super::{skb, socket, task};
+use super::{read::context_field, skb, socket, task};
 
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_MPTCP: u32 = 262;
 
-/// A field of the context.
-macro_rules! field {
-    ($ctx:ident . $($path:tt)+) => {{
-        // SAFETY: the context is valid while the program runs.
-        let field = unsafe { &raw const (*$ctx.sock_addr).$($path)+ };
-        // VERIFIER: volatile, so that each field is one load of its own size at a constant offset.
-        // SAFETY: as above.
-        unsafe { read_volatile(field) }
-    }};
-}
-
 #[inline(always)]
 pub(super) fn observe_v4(ctx: &SockAddrContext) {
-    if field!(ctx.user_port) == port() && field!(ctx.user_ip4) == u32::from_ne_bytes(target::IPV4) {
+    if context_field!(ctx.sock_addr, user_port) == port()
+        && context_field!(ctx.sock_addr, user_ip4) == u32::from_ne_bytes(target::IPV4)
+    {
         observe(ctx);
     }
 }
 
 #[inline(always)]
 pub(super) fn observe_v6(ctx: &SockAddrContext) {
-    if field!(ctx.user_port) != port() {
+    if context_field!(ctx.sock_addr, user_port) != port() {
         return;
     }
     let words = [
-        field!(ctx.user_ip6[0]),
-        field!(ctx.user_ip6[1]),
-        field!(ctx.user_ip6[2]),
-        field!(ctx.user_ip6[3]),
+        context_field!(ctx.sock_addr, user_ip6[0]),
+        context_field!(ctx.sock_addr, user_ip6[1]),
+        context_field!(ctx.sock_addr, user_ip6[2]),
+        context_field!(ctx.sock_addr, user_ip6[3]),
     ];
     let native = skb::ipv6_words();
     let mapped = [0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes(target::IPV4)];
@@ -56,11 +45,11 @@ const fn port() -> u32 {
 
 #[inline(always)]
 fn observe(ctx: &SockAddrContext) {
-    let protocol = field!(ctx.protocol);
+    let protocol = context_field!(ctx.sock_addr, protocol);
     if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
         return;
     }
-    let sk: *mut bpf_sock = field!(ctx.__bindgen_anon_1.sk);
+    let sk: *mut bpf_sock = context_field!(ctx.sock_addr, __bindgen_anon_1.sk);
     if sk.is_null() {
         return;
     }

@@ -87,3 +87,15 @@ impl Argument {
         kernel(self.0 as u64).unwrap_or(0)
     }
 }
+
+/// A field of a program's context, by the pointer to it.
+macro_rules! context_field {
+    ($context:expr, $($path:tt)+) => {{
+        // SAFETY: the context is valid while the program runs.
+        let field = unsafe { &raw const (*$context).$($path)+ };
+        // VERIFIER: volatile, so that each field is one load of its own size at a constant offset.
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(field) }
+    }};
+}
+pub(super) use context_field;

@@ -1,6 +1,6 @@
 //! The packet and its socket as a `cgroup_skb` program sees them.
 
-use core::{ffi::c_void, ptr::read_volatile};
+use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -8,20 +8,11 @@ use aya_ebpf::{
 };
 use imds_analyzer_ebpf::target;
 
+use super::read::context_field;
+
 /// A program's context. Copying it copies the pointer.
 #[derive(Clone, Copy)]
 pub(super) struct Skb(pub(super) *mut __sk_buff);
-
-/// A field of the context.
-macro_rules! field {
-    ($self:ident . $($path:tt)+) => {{
-        // SAFETY: the context is valid while the program runs.
-        let field = unsafe { &raw const (*$self.0).$($path)+ };
-        // VERIFIER: volatile, so that each field is one load of its own size at a constant offset.
-        // SAFETY: as above.
-        unsafe { read_volatile(field) }
-    }};
-}
 
 impl Skb {
     /// Whether the socket's peer is IMDS. The first thing every packet of the machine meets: the port decides for
@@ -29,56 +20,61 @@ impl Skb {
     #[inline(always)]
     pub(super) fn is_imds(self) -> bool {
         // `remote_port` is a big-endian u32 (bpf_convert_ctx_access, net/core/filter.c).
-        if field!(self.remote_port) != (target::PORT as u32).to_be() {
+        if context_field!(self.0, remote_port) != (target::PORT as u32).to_be() {
             return false;
         }
         // A socket of AF_INET6 with a mapped peer has the IPv4 address here as well.
-        if field!(self.remote_ip4) == u32::from_ne_bytes(target::IPV4) {
+        if context_field!(self.0, remote_ip4) == u32::from_ne_bytes(target::IPV4) {
             return true;
         }
         if !self.is_v6() {
             return false;
         }
-        let words = [
-            field!(self.remote_ip6[0]),
-            field!(self.remote_ip6[1]),
-            field!(self.remote_ip6[2]),
-            field!(self.remote_ip6[3]),
-        ];
+        let words = self.remote_ip6();
         let expected = ipv6_words();
         words[0] == expected[0] && words[1] == expected[1] && words[2] == expected[2] && words[3] == expected[3]
     }
 
     #[inline(always)]
+    fn remote_ip6(self) -> [u32; 4] {
+        [
+            context_field!(self.0, remote_ip6[0]),
+            context_field!(self.0, remote_ip6[1]),
+            context_field!(self.0, remote_ip6[2]),
+            context_field!(self.0, remote_ip6[3]),
+        ]
+    }
+
+    #[inline(always)]
     fn is_v6(self) -> bool {
         const AF_INET6: u32 = 10;
-        field!(self.family) == AF_INET6
+        context_field!(self.0, family) == AF_INET6
     }
 
     /// Bytes of the packet, from its IP header on.
     #[inline(always)]
     pub(super) fn len(self) -> u32 {
-        field!(self.len)
+        context_field!(self.0, len)
     }
 
     /// Index of the device the packet leaves through.
     #[inline(always)]
     pub(super) fn ifindex(self) -> u32 {
-        field!(self.ifindex)
+        context_field!(self.0, ifindex)
     }
 
     /// The socket's address, and its port in host order.
     #[inline(always)]
     pub(super) fn local(self, v6: bool) -> ([u8; 16], u16) {
-        let port = field!(self.local_port) as u16;
+        let port = context_field!(self.0, local_port) as u16;
         if !v6 {
-            return (mapped(field!(self.local_ip4)), port);
+            return (mapped(context_field!(self.0, local_ip4)), port);
         }
         let words = [
-            field!(self.local_ip6[0]),
-            field!(self.local_ip6[1]),
-            field!(self.local_ip6[2]),
-            field!(self.local_ip6[3]),
+            context_field!(self.0, local_ip6[0]),
+            context_field!(self.0, local_ip6[1]),
+            context_field!(self.0, local_ip6[2]),
+            context_field!(self.0, local_ip6[3]),
         ];
         (bytes(words), port)
     }
@@ -87,14 +83,9 @@ impl Skb {
     #[inline(always)]
     pub(super) fn peer(self, v6: bool) -> [u8; 16] {
         if !v6 {
-            return mapped(field!(self.remote_ip4));
+            return mapped(context_field!(self.0, remote_ip4));
         }
-        bytes([
-            field!(self.remote_ip6[0]),
-            field!(self.remote_ip6[1]),
-            field!(self.remote_ip6[2]),
-            field!(self.remote_ip6[3]),
-        ])
+        bytes(self.remote_ip6())
     }
 
     /// The socket if it is a TCP socket, else null.
@@ -105,10 +96,7 @@ impl Skb {
         if sk.is_null() {
             return sk;
         }
-        // SAFETY: checked for null; the kernel vouches for the rest.
-        let protocol = unsafe { &raw const (*sk).protocol };
-        // SAFETY: as above.
-        if unsafe { read_volatile(protocol) } == IPPROTO_TCP {
+        if context_field!(sk, protocol) == IPPROTO_TCP {
             sk
         } else {
             core::ptr::null_mut()
@@ -118,7 +106,7 @@ impl Skb {
     /// The socket, or null.
     #[inline(always)]
     pub(super) fn full_sock(self) -> *mut bpf_sock {
-        let sk = field!(self.__bindgen_anon_2.sk);
+        let sk = context_field!(self.0, __bindgen_anon_2.sk);
         if sk.is_null() {
             return sk;
         }
