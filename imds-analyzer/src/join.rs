@@ -61,6 +61,8 @@ pub struct Join {
     reported_order: VecDeque<HeadKey>,
     /// Sockets older than the tool, by cookie.
     existing: HashMap<u64, ExistingSocket>,
+    /// The cookie last looked for in vain: a look goes through all of /proc, and a connection has many requests.
+    not_found: Option<u64>,
     /// Ends of heads that had been reported by time-out.
     late_heads: u64,
     /// Requests of which nobody knows the process.
@@ -78,6 +80,7 @@ impl Join {
             reported: HashSet::new(),
             reported_order: VecDeque::new(),
             existing: HashMap::new(),
+            not_found: None,
             late_heads: 0,
             ownerless: 0,
             search_failures: 0,
@@ -238,8 +241,11 @@ impl Join {
         if let Some(process) = self.resolver.resolve(&request.task) {
             return (Some(process), OwnerHook::from_raw(request.task.hook));
         }
-        if !self.existing.contains_key(&request.cookie) {
+        if !self.existing.contains_key(&request.cookie) && self.not_found != Some(request.cookie) {
             self.find_existing_sockets();
+            if !self.existing.contains_key(&request.cookie) {
+                self.not_found = Some(request.cookie);
+            }
         }
         let holder = self
             .existing
