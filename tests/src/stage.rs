@@ -73,9 +73,6 @@ impl Stage {
     /// A command inside the lab, silent.
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = self.lab.client.command(program);
-        for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
-            command.env_remove(name);
-        }
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
         command
     }

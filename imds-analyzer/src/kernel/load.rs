@@ -1,7 +1,7 @@
 //! Executes a [`Plan`]: the object into the kernel, its programs onto their hooks.
 
 use std::{
-    fmt, fs,
+    fs,
     os::fd::{AsFd, AsRawFd},
     time::{Duration, Instant},
 };
@@ -15,7 +15,10 @@ use aya::{
 use imds_analyzer_ebpf::abi::{Loss, OwnerHook, map, program};
 use zerocopy::IntoBytes;
 
-use super::{cgroup, plan::Plan};
+use super::{
+    cgroup,
+    plan::{self, Plan},
+};
 
 /// Aligned as an ELF file wants to be read.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_MODERN_OBJECT"));
@@ -40,23 +43,6 @@ pub struct Hook {
     pub verified_instructions: Option<u32>,
     /// Time the load took.
     pub load: Duration,
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.error {
-            None => write!(f, "{}: attached", self.program)?,
-            Some(error) => write!(f, "{}: not in use ({error})", self.program)?,
-        }
-        if let Some(count) = self.verified_instructions {
-            write!(
-                f,
-                ", {count} instructions verified in {:.1} ms",
-                self.load.as_secs_f64() * 1e3
-            )?;
-        }
-        Ok(())
-    }
 }
 
 /// Loads and attaches. The wire tap must succeed, everything else is used as far as it does.
@@ -129,7 +115,9 @@ fn sender_program(hook: OwnerHook) -> Option<&'static str> {
 
 /// Whether a program is one of the sender hooks, of which one is enough.
 pub fn is_sender(name: &str) -> bool {
-    [program::FENTRY, program::TP_BTF, program::KPROBE].contains(&name)
+    plan::SENDERS
+        .iter()
+        .any(|(hook, _)| sender_program(*hook) == Some(name))
 }
 
 struct Loader<'a> {

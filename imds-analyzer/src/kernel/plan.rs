@@ -31,7 +31,7 @@ pub struct Obstacle {
 }
 
 /// The sender hooks, the best first: what each needs, and how it is called.
-const SENDERS: [(OwnerHook, Feature); 3] = [
+pub(super) const SENDERS: [(OwnerHook, Feature); 3] = [
     (OwnerHook::Fentry, Feature::Fentry),
     (OwnerHook::TpBtf, Feature::TpBtf),
     (OwnerHook::Kprobe, Feature::Kprobe),

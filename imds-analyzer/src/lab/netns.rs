@@ -59,6 +59,10 @@ impl NetNs {
     pub fn command(&self, program: &str) -> Command {
         let handle = Arc::clone(&self.handle);
         let mut command = Command::new(program);
+        // No proxy can be reached from inside.
+        for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(name);
+        }
         // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
         unsafe { command.pre_exec(move || enter(handle.as_fd())) };
         command
