@@ -43,6 +43,11 @@ pub struct Event {
 }
 
 impl Event {
+    /// What callers are told apart by; `unknown` where nobody is known.
+    pub fn caller(&self) -> &str {
+        self.process.as_ref().map_or("unknown", |process| &process.caller)
+    }
+
     /// `imds.endpoint`: a mapped IPv4 address is IPv4.
     pub fn endpoint(&self) -> &'static str {
         match self.destination.ip().to_canonical() {
@@ -100,6 +105,8 @@ pub struct HttpRequest {
 pub struct Process {
     pub pid: u32,
     pub name: String,
+    /// What callers are told apart by, the same from one run of the program to the next.
+    pub caller: String,
     pub executable: Option<String>,
     /// Masked; empty where nothing could be read.
     pub args: Vec<String>,

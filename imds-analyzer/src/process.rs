@@ -268,10 +268,13 @@ impl Resolver {
         };
         let argv = if same_program { argv.or_longer(&cmdline) } else { *argv };
         let (args, args_truncated) = argv.shown(self.args, args::SHOWN);
+        let name = sanitize::comm(&task.comm);
+        let executable = executable.map(|path| path_shown(&path));
         Process {
             pid: task.tgid,
-            name: sanitize::comm(&task.comm),
-            executable: executable.map(|path| path_shown(&path)),
+            caller: executable.clone().unwrap_or_else(|| name.clone()),
+            name,
+            executable,
             args,
             args_truncated,
             start: (task.start != 0).then(|| self.boot + Duration::from_nanos(task.start)),

@@ -67,6 +67,7 @@ pub(crate) fn full_event() -> Event {
     let process = Process {
         pid: 1234,
         name: "python3".to_owned(),
+        caller: "/opt/app/run.py".to_owned(),
         executable: Some("/usr/bin/python3.8".to_owned()),
         args: strings("python3 run.py"),
         args_truncated: true,
@@ -142,6 +143,7 @@ pub(super) fn unknown_event() -> Event {
     let process = Process {
         pid: 77,
         name: "nc".to_owned(),
+        caller: "nc".to_owned(),
         ..Process::default()
     };
     Event {
