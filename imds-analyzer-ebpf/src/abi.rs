@@ -245,7 +245,8 @@ pub mod request_flags {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Settings {
-    // match-struct task_struct: real_parent group_leader pid tgid start_boottime comm mm cred thread_pid
+    // match-struct task_struct: flags real_parent group_leader pid tgid start_boottime comm mm cred thread_pid
+    pub task_flags: u32,
     pub task_real_parent: u32,
     pub task_group_leader: u32,
     pub task_pid: u32,

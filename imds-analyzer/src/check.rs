@@ -38,8 +38,8 @@ struct Finding {
     available: bool,
     detail: String,
     since: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<&'static str>,
+    /// What helps where it is missing.
+    remedy: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,7 +105,7 @@ fn findings(features: &Features) -> Vec<Finding> {
             available: probe.result.is_ok(),
             detail: probe.result.clone().unwrap_or_else(|why| why),
             since: probe.feature.since(),
-            remedy: probe.result.is_err().then(|| probe.feature.remedy()),
+            remedy: probe.feature.remedy(),
         })
         .collect()
 }
@@ -135,8 +135,8 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
             finding.name,
             escape(&finding.detail)
         )?;
-        if let Some(remedy) = finding.remedy {
-            writeln!(out, "      (kernel {}) {remedy}", finding.since)?;
+        if !finding.available {
+            writeln!(out, "      (kernel {}) {}", finding.since, finding.remedy)?;
         }
     }
     if !report.plan.is_empty() {

@@ -11,6 +11,11 @@ pub fn owner() -> String {
     env::var("OWNER").unwrap_or_else(|_| best_owner())
 }
 
+/// Whether it is a hook in the sender's context.
+pub fn sees_senders() -> bool {
+    owner() != "connect"
+}
+
 /// The owner of a connection that is older than the analyzer.
 pub fn owner_of_older() -> String {
     match owner().as_str() {

@@ -115,6 +115,30 @@ os.wait()
 }
 
 #[test]
+fn a_process_that_was_passed_the_socket() {
+    let scene = Stage::new(&["--owner", &sender_hook()]);
+    let parent = scene.python(
+        r#"
+near, far = socket.socketpair(socket.AF_UNIX)
+if os.fork() == 0:
+    near.close()
+    ctypes.CDLL(None).prctl(15, b"the-receiver", 0, 0, 0)
+    _, descriptors, _, _ = socket.recv_fds(far, 1, 1)
+    received = socket.socket(fileno=descriptors[0])
+    received.settimeout(10)
+    get(received)
+    os._exit(0)
+connection = connect()
+socket.send_fds(near, [b"x"], [connection.fileno()])
+os.wait()
+"#,
+    );
+    let record = scene.record();
+    assert_eq!(record["process"]["name"], "the-receiver");
+    assert_eq!(record["process"]["parent"]["pid"], parent);
+}
+
+#[test]
 fn a_process_in_a_pid_namespace_of_its_own() {
     let scene = Stage::new(&[]);
     let unshare = scene.run("unshare", &["-pf", "curl", "-sm10", &scene.url()]);

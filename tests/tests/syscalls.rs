@@ -11,8 +11,9 @@ use std::{
 
 use imds_analyzer::lab::{IPV4, Lab, NetNs};
 use imds_analyzer_tests::{
-    Analyzer, Scene, briefs, get, get_with_token, owner, port, put_token, read_response, serve, set_option,
+    Analyzer, Scene, briefs, get, get_with_token, owner, port, put_token, read_response, run, serve, set_option,
 };
+use io_uring::{IoUring, opcode, squeue, types};
 
 const PATH: &str = "/latest/user-data";
 const BRIEF: &str = "v2 GET /latest/user-data user-data";
@@ -113,6 +114,54 @@ fn zero_copy() {
         set_option(stream, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1);
         send(stream, bytes, libc::MSG_ZEROCOPY);
     });
+}
+
+/// With `IOSQE_ASYNC` a worker sends: the process's own thread, or until 5.12 one of the kernel's.
+#[test]
+fn io_uring() {
+    for flags in [squeue::Flags::empty(), squeue::Flags::ASYNC] {
+        sent_by(|stream, bytes| {
+            let mut ring = IoUring::new(1).expect("io_uring");
+            let send = opcode::Send::new(types::Fd(stream.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32);
+            // SAFETY: the bytes and the socket outlive the wait for the end.
+            unsafe { ring.submission().push(&send.build().flags(flags)) }.expect("room for one");
+            ring.submit_and_wait(1).expect("submitted");
+            let completed = ring.completion().next().expect("completed");
+            assert_eq!(completed.result(), bytes.len() as i32);
+        });
+    }
+}
+
+/// What is written while the first packet has not been acknowledged waits (Nagle), and leaves from softirq.
+#[test]
+fn delayed_by_nagle() {
+    let scene = Scene::of_this_process();
+    let nft = |rules: &str| run(&scene.lab.client, "nft", &[rules]);
+    let mut stream = scene.connect();
+    nft(
+        "add table ip t; add chain ip t i { type filter hook input priority 0; }; \
+         add rule ip t i tcp sport 80 counter drop",
+    );
+    for byte in get_with_token(PATH, "").as_bytes() {
+        stream.write_all(&[*byte]).expect("write");
+    }
+    assert!(not_sent(&stream) > 0, "nothing was delayed");
+    nft("delete table ip t");
+    assert_eq!(read_response(&mut stream), 401);
+    let (records, _) = scene.expect(port(&stream), 1);
+    assert_eq!(records[0]["process"]["pid"], process::id());
+    assert_eq!(records[0]["imds"]["owner"], owner());
+    assert_eq!(briefs(&records), ["v2-empty-token GET /latest/user-data user-data"]);
+}
+
+/// Bytes written that have not left yet, see tcp(7).
+fn not_sent(stream: &TcpStream) -> i32 {
+    /// include/uapi/linux/sockios.h
+    const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+    let mut bytes = 0;
+    // SAFETY: an int, as this request writes it.
+    checked(unsafe { libc::ioctl(stream.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) });
+    bytes
 }
 
 #[test]

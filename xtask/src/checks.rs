@@ -9,9 +9,13 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    cargo, is_root, object, setup,
+    cargo, docs, is_root, object, setup,
     step::{self, Outcome, Row, Tests},
     toolchain::{Core, Host, Toolchain},
+    vm::{
+        self,
+        result::{self, GuestResult},
+    },
 };
 
 /// Random cases per property with `--full`; 256 is proptest's own number.
@@ -42,6 +46,7 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
     rows.push(release);
     rows.push(step::run("end-to-end tests", end_to_end(full), shown)?);
     rows.push(object_checks(workspace, object.as_deref())?);
+    rows.push(documents());
     if full {
         let mut doc = cargo_with(&[
             "doc",
@@ -57,7 +62,9 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
             Err(_) => Row::skipped("fuzzing", "needs fuzz/, cargo-fuzz and a nightly"),
         });
     }
-    Ok(report(&rows, started.elapsed()))
+    println!("\n== other kernels");
+    let guests = vm::check(crate::depth(full))?;
+    Ok(report(&rows, &guests, started.elapsed()))
 }
 
 /// `cargo xtask fuzz`.
@@ -179,6 +186,26 @@ fn object_checks(workspace: &Path, object: Option<&Path>) -> Result<Row> {
     })
 }
 
+/// Those that are written from the code are as the code is.
+fn documents() -> Row {
+    const NAME: &str = "documents written from the code";
+    println!("\n== {NAME}");
+    let started = Instant::now();
+    let outcome = match docs::check() {
+        Ok(()) => Outcome::Passed,
+        Err(error) => {
+            println!("{error:#}");
+            Outcome::Failed
+        }
+    };
+    Row {
+        name: NAME,
+        outcome,
+        tests: Tests::default(),
+        elapsed: started.elapsed(),
+    }
+}
+
 fn fuzz_command(seconds: u32) -> Result<Command> {
     ensure!(Path::new("fuzz/Cargo.toml").is_file(), "there is no fuzz/ here");
     let host = Host::current();
@@ -205,7 +232,7 @@ fn fuzz_command(seconds: u32) -> Result<Command> {
 }
 
 /// Prints the table and, alone on the last line, the total.
-fn report(rows: &[Row], elapsed: Duration) -> ExitCode {
+fn report(rows: &[Row], guests: &[GuestResult], elapsed: Duration) -> ExitCode {
     let mut total = Tests::default();
     println!(
         "\n{:<36} {:<8} {:>7} {:>7} {:>8} {:>8}",
@@ -235,8 +262,10 @@ fn report(rows: &[Row], elapsed: Duration) -> ExitCode {
             row.elapsed.as_secs_f64()
         );
     }
-    println!("{:<36} {:>41.1}", "all", elapsed.as_secs_f64());
-    let failed = rows.iter().any(|row| row.outcome == Outcome::Failed);
+    println!("{:<36} {:>41.1}", "all, with the guests", elapsed.as_secs_f64());
+    let (of_guests, guests_ok) = result::table(guests);
+    total.add(of_guests);
+    let failed = !guests_ok || rows.iter().any(|row| row.outcome == Outcome::Failed);
     if total.passed == 0 {
         println!("\nno test ran");
     }

@@ -11,6 +11,8 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod checks;
+mod cross;
+mod docs;
 mod lab;
 mod object;
 mod setup;
@@ -41,16 +43,20 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Run every check: format, lints, tests, end-to-end tests, the eBPF object
+    /// Run every check: format, lints, tests, end-to-end tests, the eBPF object, other kernels in QEMU
     Test {
-        /// Ignored tests too, 20 times as many random cases, documentation, and a minute of fuzzing
+        /// Other architectures and ignored tests too, every test with every owner hook in every guest, 20 times as many
+        /// random cases, documentation, and a minute of fuzzing
         #[arg(long)]
         full: bool,
     },
     /// Boot other kernels in QEMU and run the end-to-end tests in each
     Vm {
-        /// Kernels by name, such as 6.1; all of them without
+        /// Kernels by name, such as 6.1 or 6.12-arm64; without, those of this machine's architecture
         kernels: Vec<String>,
+        /// Other architectures too, and every test with every owner hook
+        #[arg(long)]
+        full: bool,
         /// Look for newer kernel packages than those at hand
         #[arg(long)]
         update: bool,
@@ -58,6 +64,8 @@ enum Task {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Write docs/kernels.md anew, from the tables in the code
+    Docs,
     /// Measure what the hooks cost sends that are not for IMDS (as root)
     Bench,
     /// Fuzz the request classifier (needs cargo-fuzz and a nightly)
@@ -97,16 +105,24 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { full } => {
             setup::toolchain()?;
             setup::test_tools()?;
+            setup::vm_tools()?;
             checks::run(&workspace, full)
         }
         Task::Vm {
             kernels,
+            full,
             update,
             command,
         } => {
             setup::toolchain()?;
+            setup::test_tools()?;
             setup::vm_tools()?;
-            vm::run(&kernels, update, &command)
+            vm::run(&kernels, depth(full), update, &command)
+        }
+        Task::Docs => {
+            setup::toolchain()?;
+            lab::build()?;
+            docs::write().map(|()| ExitCode::SUCCESS)
         }
         Task::Bench => {
             setup::toolchain()?;
@@ -115,6 +131,10 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Fuzz { seconds } => checks::fuzz(seconds),
     }
+}
+
+fn depth(full: bool) -> vm::Depth {
+    if full { vm::Depth::Full } else { vm::Depth::Usual }
 }
 
 /// Where this was compiled is where it is run: by `cargo xtask`, inside the workspace.

@@ -31,8 +31,9 @@ const TEST_TOOLS: [(&str, &str); 10] = [
 ];
 
 /// What starting other kernels takes, and what is put into their guests beside the above.
-const VM_TOOLS: [(&str, &str); 8] = [
+const VM_TOOLS: [(&str, &str); 9] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-system-aarch64", "qemu-system-arm"),
     ("busybox", "busybox-static"),
     ("setpriv", "util-linux"),
     ("script", "bsdutils"),
@@ -77,7 +78,6 @@ pub(crate) fn test_tools() -> Result<()> {
 
 /// Brings what `cargo xtask vm` calls.
 pub(crate) fn vm_tools() -> Result<()> {
-    programs(&TEST_TOOLS)?;
     programs(&VM_TOOLS)
 }
 
@@ -214,7 +214,7 @@ fn apt_install(remedy: &Remedy) -> Result<()> {
 }
 
 /// One line of progress; what the command prints is shown only if it fails.
-fn quietly(what: &str, mut command: Command) -> Result<()> {
+pub(crate) fn quietly(what: &str, mut command: Command) -> Result<()> {
     eprint!("setup: {what} ...");
     let started = Instant::now();
     let output = command

@@ -7,25 +7,33 @@
 //! ```
 
 use std::{
+    collections::VecDeque,
     fs,
-    path::{Path, PathBuf},
-    process::{ExitCode, Stdio},
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
 
-use crate::{cargo, lab, vm::result::GuestResult};
+use crate::vm::{
+    arch::Arch,
+    build::Built,
+    kernels::Kernel,
+    packages::{Packages, Unpacked},
+    result::GuestResult,
+};
 
+pub(crate) mod arch;
+mod build;
 mod cpio;
 mod initramfs;
-mod kernels;
-mod packages;
+pub(crate) mod kernels;
+pub(crate) mod packages;
 mod qemu;
-mod result;
-
-use self::{initramfs::Built, kernels::Kernel, packages::Packages};
+pub(crate) mod result;
 
 /// Names of the commands that every guest runs beside tests.
 const LAB: &str = "lab";
@@ -39,47 +47,51 @@ const LACKED: &str = "lacked/";
 
 /// How long one command may take in a guest.
 const SHORT: Duration = Duration::from_secs(60);
-const TESTS: Duration = Duration::from_secs(600);
+const TESTS: Duration = Duration::from_secs(900);
 
-/// `command`, if there is one, is run instead of the checks.
-pub(crate) fn run(names: &[String], update: bool, command: &[String]) -> Result<ExitCode> {
-    let chosen = choose(names)?;
-    let built = build()?;
-    let root = fs::canonicalize(target())?.join("vm");
-    let logs = root.join("log");
-    fs::create_dir_all(&logs)?;
-    let base = root.join("base.cpio");
-    initramfs::write_base(&base, &root, &built).context("the initramfs cannot be written")?;
+/// Guests at a time: tests wait for each other and for the network more than they compute.
+const AT_A_TIME: usize = 2;
 
-    let mut packages = Packages::new(&root, update)?;
-    let mut results = Vec::new();
-    for kernel in chosen {
-        let started = Instant::now();
-        let log = logs.join(format!("{}.log", kernel.name));
-        let commands = if command.is_empty() {
-            commands(kernel, &built)
-        } else {
-            vec![("command".to_owned(), TESTS, command.join(" "))]
-        };
-        let outcome = boot(kernel, &commands, &mut packages, &base, &log);
-        if !command.is_empty() {
-            outcome?.1.print();
-            continue;
-        }
-        let result = match outcome {
-            Ok((release, console)) => GuestResult::new(kernel, release, &console, started.elapsed()),
-            Err(error) => GuestResult::not_run(kernel, &format!("{error:#}"), started.elapsed()),
-        };
-        result.print(&log);
-        results.push(result);
-    }
-    if !command.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    Ok(result::table(&results))
+/// The programs of tests in which an owner hook has a part: they run once for each. The others run once in a guest.
+const OF_HOOKS: [&str; 8] = [
+    "callers", "framing", "owners", "records", "routed", "streams", "syscalls", "verdicts",
+];
+/// The program of the load tests.
+const LOAD: &str = "load";
+
+/// How much of the matrix is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Kernels of this machine's architecture; what no hook has a part in is run with the best one.
+    Usual,
+    /// All kernels, and all tests but the load tests with every hook.
+    Full,
 }
 
-fn choose(names: &[String]) -> Result<Vec<&'static Kernel>> {
+/// `cargo xtask vm`: the named guests, or those of `depth`. `command`, if there is one, is run instead of the checks.
+pub(crate) fn run(names: &[String], depth: Depth, update: bool, command: &[String]) -> Result<ExitCode> {
+    let chosen = choose(names, depth)?;
+    if command.is_empty() {
+        let (total, ok) = result::table(&matrix(&chosen, depth, update)?);
+        println!("\n{} passed, {} failed", total.passed, total.failed);
+        return Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let commands = [("command".to_owned(), TESTS, command.join(" "))];
+    for kernel in chosen {
+        let mut guests = Guests::prepare(kernel.arch, update)?;
+        let guest = guests.guest(kernel)?;
+        println!("\n== kernel {} ({})", kernel.name, guest.unpacked.release);
+        guest.run(&commands)?.print();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The guests of `cargo xtask test`.
+pub(crate) fn check(depth: Depth) -> Result<Vec<GuestResult>> {
+    matrix(&choose(&[], depth)?, depth, false)
+}
+
+fn choose(names: &[String], depth: Depth) -> Result<Vec<&'static Kernel>> {
     for name in names {
         if !kernels::ALL.iter().any(|kernel| kernel.name == name) {
             let known: Vec<_> = kernels::ALL.iter().map(|kernel| kernel.name).collect();
@@ -91,37 +103,139 @@ fn choose(names: &[String]) -> Result<Vec<&'static Kernel>> {
     }
     Ok(kernels::ALL
         .iter()
-        .filter(|kernel| names.is_empty() || names.iter().any(|name| kernel.name == name))
+        .filter(|kernel| match names {
+            [] => depth == Depth::Full || kernel.arch.is_ours(),
+            _ => names.iter().any(|name| kernel.name == name),
+        })
         .collect())
 }
 
-/// Runs one guest; the kernel's release and what the console said.
-fn boot(
-    kernel: &Kernel,
-    commands: &[GuestCommand],
-    packages: &mut Packages,
-    base: &Path,
-    log: &Path,
-) -> Result<(String, qemu::Console)> {
-    let unpacked = packages.unpack(kernel)?;
-    println!("\n== kernel {} ({})", kernel.name, unpacked.release);
-    let initramfs = base.with_file_name(format!("{}.cpio", kernel.name));
-    let list: String = commands
-        .iter()
-        .map(|(name, limit, command)| format!("{name}\t{}\t{command}\n", limit.as_secs()))
-        .collect();
-    let limit = commands.iter().map(|(_, limit, _)| *limit).sum();
-    initramfs::write_guest(&initramfs, base, &unpacked, &list)?;
-    let console = qemu::run(&unpacked.image, &initramfs, log, limit);
-    fs::remove_file(initramfs)?;
-    Ok((unpacked.release, console?))
+/// Runs the checks in every guest; what came of each.
+fn matrix(chosen: &[&'static Kernel], depth: Depth, update: bool) -> Result<Vec<GuestResult>> {
+    let mut queue = VecDeque::new();
+    for arch in [Arch::X86_64, Arch::Arm64] {
+        let mut of_arch = chosen.iter().filter(|kernel| kernel.arch == arch).peekable();
+        if of_arch.peek().is_none() {
+            continue;
+        }
+        let mut guests = Guests::prepare(arch, update)?;
+        for kernel in of_arch {
+            let commands = commands(kernel, &guests.built, depth)?;
+            queue.push_back((*kernel, commands, guests.guest(kernel)));
+        }
+    }
+    let queue = Mutex::new(queue);
+    let results = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some((kernel, commands, guest)) = next else { break };
+                    let result = run_one(kernel, &commands, guest);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|result| kernels::ALL.iter().position(|kernel| kernel.name == result.name()));
+    ensure!(results.len() == chosen.len(), "a guest is missing");
+    Ok(results)
+}
+
+fn run_one(kernel: &'static Kernel, commands: &[GuestCommand], guest: Result<Guest>) -> GuestResult {
+    let started = Instant::now();
+    let ran = guest.and_then(|guest| Ok((guest.run(commands)?, guest)));
+    let (result, log) = match ran {
+        Ok((console, guest)) => {
+            let release = guest.unpacked.release.clone();
+            (
+                GuestResult::new(kernel, release, &console, started.elapsed()),
+                Some(guest.log),
+            )
+        }
+        Err(error) => (
+            GuestResult::not_run(kernel, &format!("{error:#}"), started.elapsed()),
+            None,
+        ),
+    };
+    result.print(log.as_deref());
+    result
+}
+
+/// What the guests of one architecture have in common.
+struct Guests {
+    root: PathBuf,
+    base: PathBuf,
+    built: Built,
+    packages: Packages,
+}
+
+impl Guests {
+    fn prepare(arch: Arch, update: bool) -> Result<Self> {
+        let root = fs::canonicalize(target())?.join("vm");
+        let folder = root.join(arch.name());
+        fs::create_dir_all(&folder)?;
+        let mut packages = Packages::new(&root, arch, update)?;
+        let built = build::build(arch, &mut packages)?;
+        let system = if arch.is_ours() {
+            None
+        } else {
+            Some(packages.system(kernels::SYSTEM_SUITE, &kernels::SYSTEM)?)
+        };
+        let base = folder.join("base.cpio");
+        initramfs::write_base(&base, &folder, &built, system.as_deref()).context("the initramfs cannot be written")?;
+        Ok(Self {
+            root,
+            base,
+            built,
+            packages,
+        })
+    }
+
+    fn guest(&mut self, kernel: &'static Kernel) -> Result<Guest> {
+        let logs = self.root.join("log");
+        fs::create_dir_all(&logs)?;
+        Ok(Guest {
+            arch: kernel.arch,
+            unpacked: self.packages.kernel(kernel)?,
+            base: self.base.clone(),
+            initramfs: self.root.join(format!("{}.cpio", kernel.name)),
+            log: logs.join(format!("{}.log", kernel.name)),
+        })
+    }
+}
+
+/// One guest, ready to start.
+struct Guest {
+    arch: Arch,
+    unpacked: Unpacked,
+    base: PathBuf,
+    initramfs: PathBuf,
+    log: PathBuf,
+}
+
+impl Guest {
+    /// Boots it, runs the commands, and returns what the console said.
+    fn run(&self, commands: &[GuestCommand]) -> Result<qemu::Console> {
+        let list: String = commands
+            .iter()
+            .map(|(name, limit, command)| format!("{name}\t{}\t{command}\n", limit.as_secs()))
+            .collect();
+        let limit = commands.iter().map(|(_, limit, _)| *limit).sum();
+        initramfs::write_guest(&self.initramfs, &self.base, &self.unpacked, &list)?;
+        let console = qemu::run(self.arch, &self.unpacked.image, &self.initramfs, &self.log, limit);
+        fs::remove_file(&self.initramfs)?;
+        console
+    }
 }
 
 /// Name, time limit, and the command for the guest's shell.
 type GuestCommand = (String, Duration, String);
 
 /// The checks of one guest.
-fn commands(kernel: &Kernel, built: &Built) -> Vec<GuestCommand> {
+fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCommand>> {
     let analyzer = "imds-analyzer";
     let mut commands = vec![(LAB.to_owned(), SHORT, format!("{analyzer} lab --format json"))];
     for owner in kernel.owners {
@@ -140,50 +254,30 @@ fn commands(kernel: &Kernel, built: &Built) -> Vec<GuestCommand> {
         .iter()
         .map(|lacked| format!(" --skip {}", lacked.test))
         .collect();
-    for owner in kernel.owners {
-        for (name, _) in &built.tests {
-            let environment = format!("IMDS_ANALYZER={} OWNER={owner}", initramfs::WITH_OWNER);
-            let command = format!("{environment} exec /tests/{name} --test-threads=1{skip}");
-            commands.push((format!("{name}/{owner}"), TESTS, command));
+    for name in OF_HOOKS.iter().chain([&LOAD]) {
+        ensure!(
+            built.tests.iter().any(|(built, _)| built == name),
+            "there is no end-to-end test {name}"
+        );
+    }
+    for (name, _) in &built.tests {
+        for (i, owner) in kernel.owners.iter().enumerate() {
+            let runs = if name == LOAD {
+                kernel.load == Some(*owner)
+            } else {
+                i == 0 || depth == Depth::Full || OF_HOOKS.contains(&name.as_str())
+            };
+            if runs {
+                let environment = format!("IMDS_ANALYZER={} OWNER={owner}", initramfs::WITH_OWNER);
+                let command = format!("{environment} exec /tests/{name} --test-threads=1{skip}");
+                commands.push((format!("{name}/{owner}"), TESTS, command));
+            }
         }
     }
-    commands
+    Ok(commands)
 }
 
-/// The release binary, and the crate of end-to-end tests with the guests' `/init`.
-fn build() -> Result<Built> {
-    lab::build()?;
-    let output = cargo()
-        .args(["test", "--no-run", "--locked", "--package", "imds-analyzer-tests"])
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
-    ensure!(output.status.success(), "the end-to-end tests do not build, see above");
-    let mut built = Built {
-        analyzer: lab::binary(),
-        ..Built::default()
-    };
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let message: Value = serde_json::from_str(line).context("cargo's message")?;
-        let Some(executable) = message["executable"].as_str().map(PathBuf::from) else {
-            continue;
-        };
-        match (
-            message["target"]["kind"][0].as_str(),
-            message["target"]["name"].as_str(),
-        ) {
-            (Some("bin"), Some("vm-init")) => built.init = executable,
-            (Some("test"), Some(name)) => built.tests.push((name.to_owned(), executable)),
-            _ => {}
-        }
-    }
-    ensure!(built.init.is_file(), "cargo built no vm-init");
-    ensure!(!built.tests.is_empty(), "cargo built no end-to-end test");
-    built.tests.sort();
-    Ok(built)
-}
-
-fn target() -> PathBuf {
+/// Where cargo builds.
+pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
 }

@@ -33,7 +33,7 @@ pub(super) fn observe_registers(ctx: &ProbeContext) {
 /// Looks at a send on the socket at `sock`, whose peer has IMDS's port.
 #[inline(always)]
 fn observe(sock: u64, hook: OwnerHook) {
-    if !is_imds_address(sock) {
+    if !is_imds_address(sock) || task::is_kernel_thread() {
         return;
     }
     let Some(seq) = read::kernel::<u32>(sock + setting!(tcp_sock_write_seq)) else {

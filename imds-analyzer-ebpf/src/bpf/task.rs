@@ -30,6 +30,15 @@ fn current_task() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
+/// Whether the current task is the kernel's own, which sends for somebody else: io_uring's workers were such until 5.12
+/// (commit 3bfe6106693b).
+#[inline(always)]
+pub(super) fn is_kernel_thread() -> bool {
+    /// include/linux/sched.h
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    field::<u32>(current_task() + setting!(task_flags)).is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
 /// A field of a struct at `address`; a failure is counted.
 #[inline(always)]
 fn field<T: read::Plain>(address: u64) -> Option<T> {

@@ -11,6 +11,7 @@ pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
         return Err(BtfError::Format("struct sock does not start with its common part"));
     }
     Ok(Settings {
+        task_flags: btf.field("task_struct", "flags")?,
         task_real_parent: btf.field("task_struct", "real_parent")?,
         task_group_leader: btf.field("task_struct", "group_leader")?,
         task_pid: btf.field("task_struct", "pid")?,

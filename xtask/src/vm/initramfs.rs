@@ -1,5 +1,6 @@
-//! What a guest finds when it starts: our own `/init`, the analyzer, the tests and the clients they start, all from this
-//! machine, each with its libraries. Nothing is compressed: under emulation that costs more than it saves.
+//! What a guest finds when it starts: our own `/init`, the analyzer, the tests and the clients they start. These are this
+//! machine's, each with its libraries, or Debian's packages for a guest of another architecture. Nothing is compressed:
+//! under emulation that costs more than it saves.
 
 use std::{
     collections::BTreeSet,
@@ -12,12 +13,17 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{cpio::Archive, kernels::MODULES, packages, packages::Unpacked};
+use super::{
+    build::Built,
+    cpio::Archive,
+    kernels::MODULES,
+    packages::{self, Unpacked},
+};
 
 /// Real programs, as hosts have them; busybox stands in for the rest.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 15] = [
     "sh", "bash", "curl", "wget", "python3", "ip", "tc", "setpriv", "nsenter", "unshare", "script", "env", "printf",
-    "nft",
+    "nft", "bpftool",
 ];
 /// Parts of Python's library that no client needs.
 const PYTHON_WITHOUT: [&str; 9] = [
@@ -50,23 +56,14 @@ esac
 exec /usr/bin/imds-analyzer "$@"
 "#;
 
-/// Files that were built for the guests.
-#[derive(Debug, Default)]
-pub(crate) struct Built {
-    pub(crate) init: PathBuf,
-    pub(crate) analyzer: PathBuf,
-    /// Test binaries by name; in the guest they are in `/tests`.
-    pub(crate) tests: Vec<(String, PathBuf)>,
-}
-
 type Out = Archive<BufWriter<File>>;
 
-/// Writes what is the same for every kernel.
-pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built) -> Result<()> {
+/// Writes what is the same for every kernel of an architecture. `system` holds the clients; `None` takes this machine's.
+pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built, system: Option<&Path>) -> Result<()> {
     let mut archive = create(path)?;
-    // As on this machine: paths of libraries go through them.
+    // As in that system: paths of libraries go through them.
     for link in ["bin", "sbin", "lib", "lib64"] {
-        if let Ok(target) = fs::read_link(Path::new("/").join(link)) {
+        if let Ok(target) = fs::read_link(system.unwrap_or(Path::new("/")).join(link)) {
             archive.symlink(Path::new(link), &target.to_string_lossy())?;
         }
     }
@@ -77,28 +74,64 @@ pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built) -> Result<(
         archive.file(Path::new(path), content.as_bytes(), false)?;
     }
 
-    let mut objects: Vec<PathBuf> = vec![built.init.clone(), built.analyzer.clone()];
     archive.file(Path::new("init"), &fs::read(&built.init)?, true)?;
     archive.file(Path::new("usr/bin/imds-analyzer"), &fs::read(&built.analyzer)?, true)?;
     archive.file(Path::new(WITH_OWNER), WITH_OWNER_SCRIPT.as_bytes(), true)?;
     for (name, path) in &built.tests {
-        let content = stripped(path, scratch)?;
+        let content = match system {
+            // Built without; this machine's strip may not know it.
+            Some(_) => fs::read(path)?,
+            None => stripped(path, scratch)?,
+        };
         archive.file(&Path::new("tests").join(name), &content, true)?;
-        objects.push(path.clone());
     }
-    for program in PROGRAMS {
-        // A test that needs one that is not here says so.
-        if let Some(path) = find(program) {
-            copy(&mut archive, &path)?;
-            objects.push(path);
-        }
-    }
-    objects.extend(python(&mut archive)?);
-    for library in libraries(&objects)? {
-        copy(&mut archive, &library)?;
+    match system {
+        Some(system) => tree(&mut archive, system)?,
+        None => this_machine(&mut archive, built)?,
     }
     busybox(&mut archive)?;
     archive.finish()?;
+    Ok(())
+}
+
+/// The clients, and the libraries of all that was built.
+fn this_machine(archive: &mut Out, built: &Built) -> Result<()> {
+    let mut objects: Vec<PathBuf> = vec![built.init.clone(), built.analyzer.clone()];
+    objects.extend(built.tests.iter().map(|(_, path)| path.clone()));
+    for program in PROGRAMS {
+        // A test that needs one that is not here says so.
+        if let Some(path) = find(program) {
+            copy(archive, &path)?;
+            objects.push(path);
+        }
+    }
+    objects.extend(python(archive)?);
+    for library in libraries(&objects)? {
+        copy(archive, &library)?;
+    }
+    Ok(())
+}
+
+/// All of an unpacked system but what only people read.
+fn tree(archive: &mut Out, root: &Path) -> Result<()> {
+    const UNREAD: [&str; 5] = ["doc", "man", "locale", "info", "i18n"];
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+            let place = path.strip_prefix(root)?;
+            if kind.is_symlink() {
+                archive.symlink(place, &fs::read_link(&path)?.to_string_lossy())?;
+            } else if kind.is_file() {
+                let executable = path.metadata()?.permissions().mode() & 0o111 != 0;
+                archive.file(place, &fs::read(&path)?, executable)?;
+            } else if kind.is_dir()
+                && !(folder.ends_with("usr/share") && UNREAD.iter().any(|name| path.ends_with(name)))
+            {
+                folders.push(path);
+            }
+        }
+    }
     Ok(())
 }
 
@@ -219,10 +252,12 @@ fn library(line: &str) -> Option<PathBuf> {
     path.starts_with('/').then(|| PathBuf::from(path))
 }
 
-/// Every applet that no real program stands for.
+/// Every applet that no real program stands for; busybox itself comes with the system, if it is not this machine's.
 fn busybox(archive: &mut Out) -> Result<()> {
     let binary = find("busybox").context("busybox is not here")?;
-    copy(archive, &binary)?;
+    if !archive.has(&binary) {
+        copy(archive, &binary)?;
+    }
     let mut list = Command::new(&binary);
     list.arg("--list");
     let folders = [place(Path::new("/bin/x"))?, place(Path::new("/sbin/x"))?];

@@ -1,15 +1,20 @@
 //! The kernels of the matrix: which packages they are in, and what they lack.
 
+use super::arch::Arch;
+
 /// One guest.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     pub(crate) name: &'static str,
+    pub(crate) arch: Arch,
     /// The packages that make it up.
     pub(crate) packages: &'static [Pattern],
     /// Values of `--owner` that this kernel must offer.
     pub(crate) owners: &'static [&'static str],
     /// Values of `--owner` that it must refuse: their tests are left out, and the refusal is a test.
     pub(crate) absent: &'static [&'static str],
+    /// The value of `--owner` whose load tests run here: one guest for each, they take minutes.
+    pub(crate) load: Option<&'static str>,
     pub(crate) lacks: &'static [Absent],
 }
 
@@ -18,6 +23,8 @@ pub(crate) struct Kernel {
 pub(crate) struct Absent {
     /// The test that is left out.
     pub(crate) test: &'static str,
+    /// In words.
+    pub(crate) why: &'static str,
     /// What succeeds in a guest without the feature, and only there.
     pub(crate) proof: &'static str,
 }
@@ -33,50 +40,77 @@ const fn pattern(before: &'static str, after: &'static str) -> Pattern {
     Pattern { before, after }
 }
 
-/// MPTCP is in Linux since 5.6; Debian has it switched on since 5.15 or so.
 const MPTCP: Absent = Absent {
     test: "multipath_tcp",
+    why: "MPTCP (5.6) is not switched on in this build",
     proof: "! python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)' 2>/dev/null",
 };
 
-/// Since 5.11 the memory of maps is counted by cgroups, before it against RLIMIT_MEMLOCK: without CAP_SYS_RESOURCE the
-/// limit is too low.
 const MAPS_BEYOND_MEMLOCK: Absent = Absent {
     test: "with_the_capabilities_that_it_names_it_runs_without_root",
+    why: "until 5.11 maps count against RLIMIT_MEMLOCK, which is too low without CAP_SYS_RESOURCE",
     proof: "setpriv --bounding-set=-sys_resource,-sys_admin imds-analyzer check >/dev/null; test $? = 4",
 };
 
 /// tp_btf's tracepoint, `tcp_sendmsg_locked`, exists since 6.15.
-pub(crate) const ALL: [Kernel; 4] = [
+pub(crate) const ALL: [Kernel; 6] = [
     Kernel {
         name: "5.10",
+        arch: Arch::X86_64,
         packages: &[pattern("linux-image-5.10.0-", "-cloud-amd64")],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
+        load: Some("kprobe"),
         lacks: &[MPTCP, MAPS_BEYOND_MEMLOCK],
     },
     Kernel {
         name: "6.1",
+        arch: Arch::X86_64,
         packages: &[pattern("linux-image-6.1.0-", "-cloud-amd64")],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
+        load: Some("connect"),
         lacks: &[],
     },
     Kernel {
         name: "6.12",
+        arch: Arch::X86_64,
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-amd64")],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
+        load: Some("fentry"),
         lacks: &[],
     },
     Kernel {
         name: "7",
+        arch: Arch::X86_64,
         packages: &[
             pattern("linux-binary-7.", "-cloud-amd64"),
             pattern("linux-modules-7.", "-cloud-amd64"),
         ],
         owners: &["fentry", "tp_btf", "kprobe", "connect"],
         absent: &[],
+        load: Some("tp_btf"),
+        lacks: &[],
+    },
+    // fentry needs ftrace's direct calls, which arm64 has since 6.4: before, the kernel loads the program and refuses
+    // to attach it.
+    Kernel {
+        name: "6.1-arm64",
+        arch: Arch::Arm64,
+        packages: &[pattern("linux-image-6.1.0-", "-cloud-arm64")],
+        owners: &["kprobe", "connect"],
+        absent: &["fentry", "tp_btf"],
+        load: None,
+        lacks: &[],
+    },
+    Kernel {
+        name: "6.12-arm64",
+        arch: Arch::Arm64,
+        packages: &[pattern("linux-image-6.12.", "+deb12-cloud-arm64")],
+        owners: &["fentry", "kprobe", "connect"],
+        absent: &["tp_btf"],
+        load: None,
         lacks: &[],
     },
 ];
@@ -84,6 +118,23 @@ pub(crate) const ALL: [Kernel; 4] = [
 /// Suites the packages come from; a mirror need not have all of them.
 pub(crate) const SUITES: [&str; 4] = ["bullseye", "bookworm", "bookworm-backports", "sid"];
 pub(crate) const SECURITY_SUITES: [&str; 2] = ["bullseye-security", "bookworm-security"];
+
+/// The clients of guests of another architecture, and the suite they are from.
+pub(crate) const SYSTEM_SUITE: &str = "bookworm";
+pub(crate) const SYSTEM: [&str; 12] = [
+    "bash",
+    "bpftool",
+    "bsdutils",
+    "busybox-static",
+    "coreutils",
+    "curl",
+    "dash",
+    "iproute2",
+    "nftables",
+    "python3",
+    "util-linux",
+    "wget",
+];
 
 /// Modules that tests use, where a kernel has them as modules.
 pub(crate) const MODULES: [&str; 10] = [

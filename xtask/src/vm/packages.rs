@@ -1,20 +1,26 @@
-//! Kernel packages, fetched and unpacked, never installed. apt works in a root of its own below `target`: this system's
-//! package lists stay as they are, while its mirror and keyring are used.
+//! Packages of Debian, fetched and unpacked, never installed. apt works in a root of its own below `target`: this
+//! system's package lists stay as they are, while its mirror and keyring are used.
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::kernels::{Kernel, Pattern, SECURITY_SUITES, SUITES};
+use super::{
+    arch::Arch,
+    kernels::{Kernel, Pattern, SECURITY_SUITES, SUITES},
+};
 
 /// debian-archive-keyring's.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Names the packages that a folder holds; written last, so that a folder with it is complete.
 const COMPLETE: &str = "packages";
+/// Links into usr, as systems have them now.
+const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 
 /// A kernel, unpacked.
 #[derive(Debug)]
@@ -26,64 +32,105 @@ pub(crate) struct Unpacked {
     pub(crate) release: String,
 }
 
-/// Folders of this task below `target/vm`.
+/// The packages of one architecture: apt's state below `target/vm`, and what was unpacked.
 #[derive(Debug)]
 pub(crate) struct Packages {
-    kernels: PathBuf,
+    arch: Arch,
+    /// One folder each.
+    unpacked: PathBuf,
     apt: PathBuf,
     updated: bool,
 }
 
 impl Packages {
     /// `update`: look for newer packages although there are some.
-    pub(crate) fn new(root: &Path, update: bool) -> Result<Self> {
-        let kernels = root.join("kernels");
-        if update && kernels.is_dir() {
-            fs::remove_dir_all(&kernels).context("old kernels cannot be removed")?;
+    pub(crate) fn new(root: &Path, arch: Arch, update: bool) -> Result<Self> {
+        let folder = root.join(arch.name());
+        let unpacked = folder.join("packages");
+        if update && unpacked.is_dir() {
+            fs::remove_dir_all(&unpacked).context("old packages cannot be removed")?;
         }
-        fs::create_dir_all(&kernels)?;
+        fs::create_dir_all(&unpacked)?;
         Ok(Self {
-            kernels,
-            apt: root.join("apt"),
+            arch,
+            unpacked,
+            apt: folder.join("apt"),
             updated: false,
         })
     }
 
     /// The kernel from `target`, or from the mirror if it is not there yet.
-    pub(crate) fn unpack(&mut self, kernel: &Kernel) -> Result<Unpacked> {
-        let folder = self.kernels.join(kernel.name);
-        if !folder.join(COMPLETE).is_file() {
-            self.fetch(kernel, &folder)
-                .with_context(|| format!("the packages of kernel {} cannot be had", kernel.name))?;
-        }
+    pub(crate) fn kernel(&mut self, kernel: &Kernel) -> Result<Unpacked> {
+        let folder = self.unpack(kernel.name, |packages| {
+            kernel.packages.iter().map(|pattern| packages.newest(pattern)).collect()
+        })?;
         find(&folder).with_context(|| format!("{} holds no kernel", folder.display()))
     }
 
-    fn fetch(&mut self, kernel: &Kernel, folder: &Path) -> Result<()> {
-        self.update_once()?;
+    /// A folder with the packages of these names; `name=version` is one too.
+    pub(crate) fn named(&mut self, folder: &str, names: &[String]) -> Result<PathBuf> {
+        self.unpack(folder, |_| Ok(names.to_vec()))
+    }
+
+    /// A folder with `packages` of Debian's `suite` and all they depend on.
+    pub(crate) fn system(&mut self, suite: &str, packages: &[&str]) -> Result<PathBuf> {
+        self.unpack(&format!("system-{suite}"), |this| {
+            let mut simulation = this.apt("apt-get");
+            simulation
+                .args(["-qq", "--simulate", "--no-install-recommends", "-o"])
+                .arg(format!("APT::Default-Release={suite}"))
+                .arg("install")
+                .args(packages);
+            // Inst <package> (<version> <origin> [<architecture>])
+            Ok(run(simulation)?
+                .lines()
+                .filter_map(|line| line.strip_prefix("Inst ")?.split_once(" ("))
+                .filter_map(|(name, rest)| Some(format!("{name}={}", rest.split(' ').next()?)))
+                .collect())
+        })
+    }
+
+    /// The folder `name`, filled unless it is there already.
+    fn unpack(&mut self, name: &str, packages: impl FnOnce(&Self) -> Result<Vec<String>>) -> Result<PathBuf> {
+        let folder = self.unpacked.join(name);
+        if !folder.join(COMPLETE).is_file() {
+            self.update_once()?;
+            packages(self)
+                .and_then(|names| self.fetch(&names, &folder))
+                .with_context(|| format!("the packages of {name} cannot be had"))?;
+        }
+        Ok(folder)
+    }
+
+    fn fetch(&self, names: &[String], folder: &Path) -> Result<()> {
         if folder.exists() {
             fs::remove_dir_all(folder)?;
         }
         fs::create_dir_all(folder)?;
-        let mut names = Vec::new();
-        for pattern in kernel.packages {
-            let name = self.newest(pattern)?;
-            eprintln!("vm: fetching {name}");
-            let mut download = self.apt("apt-get");
-            download.args(["-qq", "download", &name]).current_dir(folder);
-            run(download)?;
-            names.push(name);
+        for link in MERGED {
+            fs::create_dir_all(folder.join("usr").join(link))?;
+            symlink(Path::new("usr").join(link), folder.join(link))?;
         }
-        let archives: Vec<PathBuf> = fs::read_dir(folder)?
-            .filter_map(Result::ok)
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .collect();
-        for archive in archives {
-            let mut unpack = Command::new("dpkg-deb");
-            unpack.arg("-x").arg(&archive).arg(folder);
-            run(unpack)?;
-            fs::remove_file(archive)?;
+        eprintln!("vm: fetching {}", names.join(" "));
+        let mut download = self.apt("apt-get");
+        download.args(["-qq", "download"]).args(names).current_dir(folder);
+        run(download)?;
+        for entry in fs::read_dir(folder)?.filter_map(Result::ok) {
+            let archive = entry.path();
+            if archive.extension().is_some_and(|extension| extension == "deb") {
+                let mut contents = Command::new("dpkg-deb");
+                contents.arg("--fsys-tarfile").arg(&archive).stdout(Stdio::piped());
+                let mut contents = contents.spawn().context("cannot run dpkg-deb")?;
+                let mut unpack = Command::new("tar");
+                // Through the links of a merged system, which dpkg-deb would replace.
+                unpack
+                    .args(["--extract", "--keep-directory-symlink", "--directory"])
+                    .arg(folder);
+                unpack.stdin(contents.stdout.take().context("stdout is piped")?);
+                run(unpack)?;
+                ensure!(contents.wait()?.success(), "{} cannot be unpacked", archive.display());
+                fs::remove_file(archive)?;
+            }
         }
         fs::write(folder.join(COMPLETE), names.join("\n") + "\n")?;
         Ok(())
@@ -129,6 +176,10 @@ impl Packages {
         option("Dir::State", &self.apt.join("state"));
         option("Dir::State::status", &self.apt.join("status"));
         option("Dir::Cache", &self.apt.join("cache"));
+        let architecture = self.arch.debian();
+        command
+            .args(["-o", &format!("APT::Architecture={architecture}")])
+            .args(["-o", &format!("APT::Architectures::={architecture}")]);
         // apt's own user cannot enter every folder of ours.
         command.args(["-o", "APT::Sandbox::User=root"]);
         command

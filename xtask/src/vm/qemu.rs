@@ -2,13 +2,16 @@
 
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
+
+use super::arch::Arch;
 
 /// Boot, and slack.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -45,14 +48,15 @@ pub(crate) struct Ended {
 }
 
 /// Runs a guest until it switches itself off, or is late. It has no network device: no packet leaves it.
-pub(crate) fn run(image: &Path, initramfs: &Path, log: &Path, limit: Duration) -> Result<Console> {
+pub(crate) fn run(arch: Arch, image: &Path, initramfs: &Path, log: &Path, limit: Duration) -> Result<Console> {
     let console = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = Command::new("qemu-system-x86_64");
+    let (mut command, serial) = arch.qemu();
     command
-        // Emulated: /dev/kvm is not to be had everywhere, and a guest takes seconds without. `max` panics some kernels.
-        .args(["-machine", "pc,accel=tcg", "-cpu", "qemu64", "-smp", "2", "-m", "1024"])
-        .args(["-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio"])
-        .args(["-no-reboot", "-append", "console=ttyS0 quiet panic=-1"])
+        .args(["-smp", "2", "-m", "1536"])
+        .args([
+            "-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio",
+        ])
+        .args(["-no-reboot", "-append", &format!("console={serial} quiet panic=-1")])
         .arg("-kernel")
         .arg(image)
         .arg("-initrd")
@@ -60,7 +64,20 @@ pub(crate) fn run(image: &Path, initramfs: &Path, log: &Path, limit: Duration) -
         .stdin(Stdio::null())
         .stderr(console.try_clone()?)
         .stdout(console);
-    let mut guest = Guest(command.spawn().context("cannot run qemu-system-x86_64")?);
+    // SAFETY: prctl is async-signal-safe, and touches nothing of this process.
+    unsafe {
+        // No guest outlives this program, however it ends. The signal comes when the thread ends that starts the guest,
+        // which is the one that waits for it.
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let mut guest = Guest(
+        command
+            .spawn()
+            .with_context(|| format!("cannot run {}", command.get_program().display()))?,
+    );
     let deadline = Instant::now() + limit + MARGIN;
     while guest.0.try_wait()?.is_none() && Instant::now() < deadline {
         sleep(Duration::from_millis(50));

@@ -1,0 +1,95 @@
+//! Compiles for another architecture, and against an old glibc: by cargo-zigbuild, whose linker has every version of
+//! glibc's symbols. It comes from PyPI with its zig, and stays below `target`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    setup,
+    vm::{
+        self,
+        arch::Arch,
+        packages::{self, Packages},
+    },
+};
+
+/// The oldest glibc the binaries run with: that of Amazon Linux 2 is 2.26, of RHEL 7 2.17.
+pub(crate) const GLIBC: &str = "2.17";
+const ZIGBUILD: &str = "cargo-zigbuild==0.24.0";
+const ZIG: &str = "ziglang==0.17.1";
+/// Debian's, which `cargo xtask setup` brings: rustup's has no std for other architectures where it cannot fetch one.
+const RUSTC: &str = "/usr/bin/rustc";
+const STD: &str = "libstd-rust-web-dev";
+
+/// A way to compile for [`Cross::target`].
+#[derive(Debug)]
+pub(crate) struct Cross {
+    arch: Arch,
+    tools: PathBuf,
+    /// Where std for the architecture is.
+    std: PathBuf,
+}
+
+impl Cross {
+    /// Brings what is missing.
+    pub(crate) fn prepare(arch: Arch, packages: &mut Packages) -> Result<Self> {
+        let root = fs::canonicalize(vm::target())?;
+        let tools = root.join("tools");
+        if !tools.join("bin/cargo-zigbuild").is_file() {
+            setup::quietly("fetching cargo-zigbuild and zig", pip(&tools))?;
+        }
+        let version = packages::run({
+            let mut query = Command::new("dpkg-query");
+            query.args(["--show", "--showformat=${Version}", STD]);
+            query
+        })
+        .context("compiling for another architecture takes Debian's rustc")?;
+        let package = packages.named("std", &[format!("{STD}={version}")])?;
+        let std = package.join(format!("usr/lib/rustlib/{}-unknown-linux-gnu/lib", arch.rust()));
+        ensure!(std.is_dir(), "{STD} has no std for {}", arch.name());
+        Ok(Self { arch, tools, std })
+    }
+
+    /// `cargo SUBCOMMAND` for that architecture; what it builds is below `target/cross`.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        let triple = format!("{}-unknown-linux-gnu", self.arch.rust());
+        let variable = triple.to_uppercase().replace('-', "_");
+        let mut command = Command::new(self.tools.join("bin/cargo-zigbuild"));
+        command
+            .arg(if subcommand == "build" { "zigbuild" } else { subcommand })
+            .args(["--target", &format!("{triple}.{GLIBC}")])
+            .env("CARGO_ZIGBUILD_ZIG_PATH", self.tools.join("ziglang/zig"))
+            .env("RUSTC", RUSTC)
+            .env(
+                format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
+                format!("-L {}", self.std.display()),
+            )
+            .env("CARGO_TARGET_DIR", vm::target().join("cross"))
+            // Guests have no room for it, and this machine's strip may not know the architecture.
+            .env("CARGO_PROFILE_DEV_DEBUG", "false")
+            .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")
+            // Cargo's own is for its own programs.
+            .env_remove("LD_LIBRARY_PATH");
+        command
+    }
+}
+
+fn pip(tools: &Path) -> Command {
+    let mut pip = Command::new("python3");
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--root-user-action=ignore",
+        "--target",
+    ])
+    .arg(tools)
+    .args([ZIGBUILD, ZIG]);
+    pip
+}

@@ -1,0 +1,87 @@
+//! Documents that are written from what the code uses: docs/kernels.md, from the matrix of kernels and from the features
+//! that the analyzer looks for.
+
+use std::{fmt::Write as _, fs, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{lab, vm::kernels};
+
+const KERNELS: &str = "docs/kernels.md";
+
+/// Writes them anew.
+pub(crate) fn write() -> Result<()> {
+    fs::write(KERNELS, kernels_text()?).with_context(|| format!("cannot write {KERNELS}"))
+}
+
+/// An error if one is not as it would be written.
+pub(crate) fn check() -> Result<()> {
+    let there = fs::read_to_string(KERNELS).with_context(|| format!("cannot read {KERNELS}"))?;
+    ensure!(
+        there == kernels_text()?,
+        "{KERNELS} is not what the code uses: `cargo xtask docs` writes it"
+    );
+    Ok(())
+}
+
+fn kernels_text() -> Result<String> {
+    let mut text = String::from(
+        "# Kernels\n\n\
+         Written by `cargo xtask docs` from the tables that the code and its tests use.\n\n\
+         ## What is used, and since when\n\n\
+         Version numbers decide nothing: each is probed at start, and `imds-analyzer check` shows what was found.\n\n\
+         | | Linux | where it is missing |\n| --- | --- | --- |\n",
+    );
+    for feature in features()? {
+        let field = |name: &str| {
+            feature[name]
+                .as_str()
+                .context("a feature without a name")
+                .map(str::to_owned)
+        };
+        writeln!(
+            text,
+            "| {} | {} | {} |",
+            field("name")?,
+            field("since")?,
+            field("remedy")?
+        )?;
+    }
+    text.push_str(
+        "\n## What is tested\n\n\
+         `cargo xtask test` boots these kernels of Debian in QEMU, and runs the end-to-end tests in each with every owner\n\
+         hook it has; `cargo xtask test --full` those of the other architecture too. A hook that is absent must be refused,\n\
+         and a test is left out only where the kernel is shown to lack what it is about.\n\n\
+         | kernel | architecture | owner hooks | absent | left out |\n| --- | --- | --- | --- | --- |\n",
+    );
+    for kernel in &kernels::ALL {
+        let left_out: Vec<_> = kernel
+            .lacks
+            .iter()
+            .map(|lacked| format!("`{}`: {}", lacked.test, lacked.why))
+            .collect();
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {} |",
+            kernel.name.trim_end_matches("-arm64"),
+            kernel.arch.name(),
+            kernel.owners.join(", "),
+            kernel.absent.join(", "),
+            left_out.join("; ")
+        )?;
+    }
+    Ok(text)
+}
+
+/// The table that the analyzer probes by.
+fn features() -> Result<Vec<Value>> {
+    let output = Command::new(lab::binary())
+        .args(["check", "--format", "json"])
+        .output()
+        .context("cannot run the analyzer")?;
+    let report: Value = serde_json::from_slice(&output.stdout).context("the report of `check`")?;
+    let features = report["features"].as_array().cloned().unwrap_or_default();
+    ensure!(!features.is_empty(), "`check` names no feature");
+    Ok(features)
+}

@@ -1,0 +1,59 @@
+//! The architectures of guests.
+
+use std::process::Command;
+
+/// An architecture, by the names it has in different places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arch {
+    X86_64,
+    Arm64,
+}
+
+impl Arch {
+    /// As the kernel's own sources and this project's documents have it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// As Debian has it.
+    pub(crate) const fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// As Rust has it: the first word of a target.
+    pub(crate) const fn rust(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Arm64 => "aarch64",
+        }
+    }
+
+    /// Whether programs of this machine run in such a guest.
+    pub(crate) fn is_ours(self) -> bool {
+        self.rust() == std::env::consts::ARCH
+    }
+
+    /// The emulator, with a machine, and the kernel's name of its serial console. Emulated: /dev/kvm is not to be had
+    /// everywhere, and a guest takes seconds without.
+    pub(crate) fn qemu(self) -> (Command, &'static str) {
+        match self {
+            Self::X86_64 => {
+                let mut qemu = Command::new("qemu-system-x86_64");
+                // `max` panics some kernels.
+                qemu.args(["-machine", "pc,accel=tcg", "-cpu", "qemu64"]);
+                (qemu, "ttyS0")
+            }
+            Self::Arm64 => {
+                let mut qemu = Command::new("qemu-system-aarch64");
+                qemu.args(["-machine", "virt,accel=tcg", "-cpu", "cortex-a72"]);
+                (qemu, "ttyAMA0")
+            }
+        }
+    }
+}
