@@ -42,6 +42,9 @@ const CHECK: &str = "check/";
 /// Before the name of an owner hook that is to be refused.
 const ABSENT: &str = "absent/";
 
+/// What concerns the whole machine; last, because some of it cannot be taken back.
+const REFUSALS: &str = "refusals";
+
 /// Before the name of a test whose feature the kernel lacks.
 const LACKED: &str = "lacked/";
 
@@ -274,6 +277,7 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
             }
         }
     }
+    commands.push((REFUSALS.to_owned(), SHORT, format!("exec /tests/{REFUSALS}")));
     Ok(commands)
 }
 

@@ -13,6 +13,7 @@ pub const NOT_LOOKED_AT: &str = "not looked at";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
     Privileges,
+    KernelReads,
     Cgroup2,
     Btf,
     RingBuffer,
@@ -22,8 +23,9 @@ pub enum Feature {
 }
 
 impl Feature {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Privileges,
+        Self::KernelReads,
         Self::Cgroup2,
         Self::Btf,
         Self::RingBuffer,
@@ -36,6 +38,7 @@ impl Feature {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Privileges => "privileges",
+            Self::KernelReads => "reads of kernel memory",
             Self::Cgroup2 => "cgroup2",
             Self::Btf => "BTF",
             Self::RingBuffer => "ring buffer",
@@ -48,7 +51,7 @@ impl Feature {
     /// The first kernel that has it.
     pub const fn since(self) -> &'static str {
         match self {
-            Self::Privileges => "any",
+            Self::Privileges | Self::KernelReads => "any",
             Self::Cgroup2 => "4.10",
             Self::Btf => "4.18, with CONFIG_DEBUG_INFO_BTF 5.4",
             Self::RingBuffer => "5.8",
@@ -64,6 +67,7 @@ impl Feature {
             Self::Privileges => {
                 "run as root (sudo), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_PTRACE (before 5.11 CAP_SYS_RESOURCE too)"
             }
+            Self::KernelReads => "boot with lockdown=integrity, or without lockdown",
             Self::Cgroup2 => {
                 "the wire tap is attached to the root of cgroup2: mount it (mount -t cgroup2 none /mnt), or run on the host and not inside a container"
             }
@@ -110,8 +114,10 @@ impl Features {
         };
         let privileges = privileges();
         let kernel = rustix::system::uname();
+        let lockdown = lockdown(Path::new("/sys/kernel/security/lockdown"));
         let results = [
             privileges.clone(),
+            kernel_reads(lockdown.as_deref()),
             cgroup::Root::open()
                 .map(|root| root.describe())
                 .map_err(|error| error.to_string()),
@@ -139,7 +145,7 @@ impl Features {
                 .map(|(feature, result)| Probe { feature, result })
                 .collect(),
             offsets: offsets.ok(),
-            lockdown: lockdown(Path::new("/sys/kernel/security/lockdown")),
+            lockdown,
         }
     }
 
@@ -172,6 +178,16 @@ fn privileges() -> Result<String, String> {
         return Ok("CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN".to_owned());
     }
     Err("this process may not load BPF programs".to_owned())
+}
+
+/// At confidentiality no program may call `bpf_probe_read_kernel` (5.4, commit 9d1f8be5cf42). Without securityfs the
+/// level is not known, and a load tells.
+fn kernel_reads(lockdown: Option<&str>) -> Result<String, String> {
+    match lockdown {
+        Some("confidentiality") => Err("kernel lockdown is at confidentiality".to_owned()),
+        Some(level) => Ok(format!("allowed, lockdown is at {level}")),
+        None => Ok("not forbidden as far as can be seen".to_owned()),
+    }
 }
 
 /// Asks the kernel for one, as aya probes map types.

@@ -143,9 +143,11 @@ impl Loader<'_> {
         let loaded = load_program(program, &mut self.btf);
         hook.load = started.elapsed();
         hook.verified_instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
-        if let Err(error) = loaded.and_then(|()| attach_program(program, self.cgroup)) {
-            hook.error = Some(chain(&error));
-        }
+        hook.error = match loaded.map(|()| attach_program(program, self.cgroup)) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(refused_at_hook(program, chain(&error))),
+            Err(error) => Some(chain(&error)),
+        };
         hook
     }
 }
@@ -180,6 +182,20 @@ fn attach_program(program: &mut Program, cgroup: &cgroup::Root) -> Result<(), Pr
         Program::FEntry(program) => program.attach().map(drop),
         Program::KProbe(program) => program.attach(program::SENDER, 0).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Why a loaded program could not be attached. Programs of others stand in the way at a cgroup alone.
+fn refused_at_hook(program: &Program, error: String) -> String {
+    let at_cgroup = matches!(
+        program,
+        Program::CgroupSkb(_) | Program::CgroupSockAddr(_) | Program::CgroupSock(_)
+    );
+    // __cgroup_bpf_attach, kernel/bpf/cgroup.c: EPERM beside a program that was attached without BPF_F_ALLOW_MULTI.
+    if at_cgroup && error.contains("os error 1)") {
+        format!("{error}: a program is attached there that tolerates no other, `bpftool cgroup tree` names it")
+    } else {
+        error
     }
 }
 

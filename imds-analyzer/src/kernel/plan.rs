@@ -43,15 +43,21 @@ pub fn plan(features: &Features, owner: Option<OwnerHook>) -> Result<Plan, Impos
         .iter()
         .find(|(hook, _)| Some(*hook) == owner)
         .map(|(_, feature)| *feature);
-    let obstacles: Vec<Obstacle> = [Feature::Privileges, Feature::Cgroup2, Feature::Btf, Feature::RingBuffer]
-        .into_iter()
-        .chain(forced)
-        .filter_map(|feature| {
-            let why = features.get(feature).err()?.to_owned();
-            // What could not be looked at is not in the way; what kept from looking is.
-            (why != NOT_LOOKED_AT).then_some(Obstacle { feature, why })
-        })
-        .collect();
+    let obstacles: Vec<Obstacle> = [
+        Feature::Privileges,
+        Feature::KernelReads,
+        Feature::Cgroup2,
+        Feature::Btf,
+        Feature::RingBuffer,
+    ]
+    .into_iter()
+    .chain(forced)
+    .filter_map(|feature| {
+        let why = features.get(feature).err()?.to_owned();
+        // What could not be looked at is not in the way; what kept from looking is.
+        (why != NOT_LOOKED_AT).then_some(Obstacle { feature, why })
+    })
+    .collect();
     let (Some(offsets), true) = (features.offsets, obstacles.is_empty()) else {
         return Err(Impossible { obstacles });
     };
@@ -115,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_follows_from_what_a_host_has() {
-        use Feature::{Btf, Cgroup2, Privileges, RingBuffer};
+        use Feature::{Btf, Cgroup2, KernelReads, Privileges, RingBuffer};
         use OwnerHook::{Connect, Fentry, Kprobe, TpBtf};
         for (missing, owner, expected) in [
             (&[][..], None, Ok(vec![Fentry, TpBtf, Kprobe, Connect])),
@@ -132,6 +138,7 @@ mod tests {
             (&[Privileges], None, Err(vec![Privileges])),
             (&[Btf, Cgroup2], None, Err(vec![Cgroup2, Btf])),
             (&[RingBuffer], None, Err(vec![RingBuffer])),
+            (&[KernelReads], None, Err(vec![KernelReads])),
         ] {
             let decided = plan(&host(missing), owner).map(|plan| plan.owners).map_err(|error| {
                 error

@@ -15,6 +15,7 @@ use crate::{cargo, cross::Cross};
 #[derive(Debug, Default)]
 pub(crate) struct Built {
     pub(crate) init: PathBuf,
+    pub(crate) refusals: PathBuf,
     pub(crate) analyzer: PathBuf,
     /// Test binaries by name; in the guest they are in `/tests`.
     pub(crate) tests: Vec<(String, PathBuf)>,
@@ -47,12 +48,16 @@ pub(super) fn build(arch: Arch, packages: &mut Packages) -> Result<Built> {
     for (kind, name, path) in run("test", &["--no-run", "--package", "imds-analyzer-tests"])? {
         match kind.as_str() {
             "bin" if name == "vm-init" => built.init = path,
+            "bin" if name == "vm-refusals" => built.refusals = path,
             "test" => built.tests.push((name, path)),
             _ => {}
         }
     }
     ensure!(built.analyzer.is_file(), "cargo built no imds-analyzer");
-    ensure!(built.init.is_file(), "cargo built no vm-init");
+    ensure!(
+        built.init.is_file() && built.refusals.is_file(),
+        "cargo built no programs for guests"
+    );
     ensure!(!built.tests.is_empty(), "cargo built no end-to-end test");
     built.tests.sort();
     Ok(built)

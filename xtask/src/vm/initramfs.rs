@@ -77,7 +77,8 @@ pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built, system: Opt
     archive.file(Path::new("init"), &fs::read(&built.init)?, true)?;
     archive.file(Path::new("usr/bin/imds-analyzer"), &fs::read(&built.analyzer)?, true)?;
     archive.file(Path::new(WITH_OWNER), WITH_OWNER_SCRIPT.as_bytes(), true)?;
-    for (name, path) in &built.tests {
+    let refusals = ("refusals".to_owned(), built.refusals.clone());
+    for (name, path) in built.tests.iter().chain([&refusals]) {
         let content = match system {
             // Built without; this machine's strip may not know it.
             Some(_) => fs::read(path)?,
@@ -96,7 +97,7 @@ pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built, system: Opt
 
 /// The clients, and the libraries of all that was built.
 fn this_machine(archive: &mut Out, built: &Built) -> Result<()> {
-    let mut objects: Vec<PathBuf> = vec![built.init.clone(), built.analyzer.clone()];
+    let mut objects = vec![built.init.clone(), built.refusals.clone(), built.analyzer.clone()];
     objects.extend(built.tests.iter().map(|(_, path)| path.clone()));
     for program in PROGRAMS {
         // A test that needs one that is not here says so.

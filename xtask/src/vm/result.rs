@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use serde_json::Value;
 
 use super::{
-    ABSENT, CHECK, LAB, LACKED,
+    ABSENT, CHECK, LAB, LACKED, REFUSALS,
     kernels::Kernel,
     qemu::{Console, Ended},
 };
@@ -58,6 +58,8 @@ impl GuestResult {
         };
         if console.results.is_empty() {
             result.problems.push("did not boot".to_owned());
+        } else if !console.results.iter().any(|ended| ended.name == REFUSALS) {
+            result.problems.push("did not come to the end of its list".to_owned());
         } else if let Some(name) = &console.unfinished {
             result.problems.push(format!("stopped in {name}"));
         } else if !console.done {
@@ -83,7 +85,7 @@ impl GuestResult {
             LAB => lab(ended),
             name if name.starts_with(CHECK) => self.check(kernel, ended),
             name if name.starts_with(ABSENT) => ended_with(ended, CANNOT_RUN),
-            name if name.starts_with(LACKED) => ended_with(ended, 0),
+            name if name == REFUSALS || name.starts_with(LACKED) => ended_with(ended, 0),
             _ => self.tests(kernel, ended),
         }
     }

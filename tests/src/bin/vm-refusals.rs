@@ -1,0 +1,87 @@
+//! Hosts that refuse, for guests of `cargo xtask vm` alone: what is done here is done to the whole machine. Another's
+//! program at the root of cgroup2 that tolerates no other, and a kernel locked down to confidentiality.
+
+use std::{fs, io, os::fd::AsRawFd as _, path::Path};
+
+use imds_analyzer_tests::{Output, imds_analyzer};
+
+fn main() {
+    foreign_program();
+    lockdown();
+}
+
+/// Of the tools that attach without a flag, as some did before links (5.7).
+fn foreign_program() {
+    let root = fs::File::open("/sys/fs/cgroup").expect("cgroup2");
+    let program = ForeignProgram::load();
+    program.attach(&root);
+    let refused = imds_analyzer(&["check"]);
+    expect(&refused, "tolerates no other");
+    program.detach(&root);
+    let output = imds_analyzer(&["check"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+}
+
+/// Cannot be taken back.
+fn lockdown() {
+    let file = Path::new("/sys/kernel/security/lockdown");
+    if let Err(error) = fs::write(file, "confidentiality") {
+        panic!("{}: {error}", file.display());
+    }
+    for args in [&["check"][..], &["watch", "--duration", "1s"]] {
+        let refused = imds_analyzer(args);
+        assert_eq!(refused.code, Some(4), "{refused:#?}");
+        expect(&refused, "lockdown=integrity");
+    }
+}
+
+/// Whatever comes of it, the reason is said.
+fn expect(output: &Output, reason: &str) {
+    let said = output.stdout.contains(reason) || output.stderr.contains(reason);
+    assert!(said, "{reason}: {output:#?}");
+}
+
+/// A `cgroup_skb` program that lets everything pass.
+struct ForeignProgram(i32);
+
+// include/uapi/linux/bpf.h
+const BPF_PROG_LOAD: i64 = 5;
+const BPF_PROG_ATTACH: i64 = 8;
+const BPF_PROG_DETACH: i64 = 9;
+const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
+const BPF_CGROUP_INET_EGRESS: u32 = 1;
+
+impl ForeignProgram {
+    fn load() -> Self {
+        // r0 = 1; exit
+        let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+        let mut attr = [0; 16];
+        attr[0] = u64::from(BPF_PROG_TYPE_CGROUP_SKB) | (code.len() as u64) << 32;
+        attr[1] = code.as_ptr() as u64;
+        attr[2] = c"GPL".as_ptr() as u64;
+        Self(bpf(BPF_PROG_LOAD, &attr))
+    }
+
+    fn attach(&self, root: &fs::File) {
+        bpf(BPF_PROG_ATTACH, &self.at(root));
+    }
+
+    fn detach(&self, root: &fs::File) {
+        bpf(BPF_PROG_DETACH, &self.at(root));
+    }
+
+    /// Target, program, type, and no flags.
+    fn at(&self, root: &fs::File) -> [u64; 16] {
+        let mut attr = [0; 16];
+        attr[0] = root.as_raw_fd() as u64 | (self.0 as u64) << 32;
+        attr[1] = u64::from(BPF_CGROUP_INET_EGRESS);
+        attr
+    }
+}
+
+fn bpf(command: i64, attr: &[u64; 16]) -> i32 {
+    // SAFETY: an attribute of that size, all of whose pointers outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(attr)) };
+    assert!(result >= 0, "bpf {command}: {}", io::Error::last_os_error());
+    result as i32
+}
