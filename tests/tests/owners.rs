@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use imds_analyzer_tests::{Scene, get, get_with_token, of_port, port, read_response, sees_senders, set_option};
+use imds_analyzer_tests::{Scene, get, of_port, port, read_response, sees_senders, set_option};
 use serde_json::Value;
 
 const PATH: &str = "/latest/user-data";
@@ -68,7 +68,8 @@ fn corked_by(count: usize) -> (Vec<u32>, Vec<Value>, Vec<String>) {
     let scene = Scene::of_all();
     let stream = scene.connect();
     set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 1);
-    let request = get_with_token(PATH, "");
+    // The cork gives way after 200 ms, and the answer to what has left by then must not end the connection.
+    let request = get(PATH);
     let pids = (0..count).map(|_| owner_of(child_writes(&stream, &request))).collect();
     set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
     let (records, ended) = scene.expect(port(&stream), count);
