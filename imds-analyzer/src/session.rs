@@ -211,8 +211,8 @@ impl Session {
             let mut outcome = Ok(Flow::On);
             let count = stream.drain(BATCH, |bytes| {
                 let event = match decode::decode(bytes) {
-                    Ok(Record::Owner(owner, argv)) => {
-                        join.resolver().observe(&owner, argv);
+                    Ok(Record::Owner(owner, names, argv)) => {
+                        join.resolver().observe(&owner, names, argv);
                         None
                     }
                     Ok(Record::Request(request, capture)) => join.request(&request, capture),

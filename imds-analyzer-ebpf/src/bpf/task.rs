@@ -2,10 +2,10 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns};
 use imds_analyzer_ebpf::abi::{
-    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Header, Loss, OwnerHook, OwnerRecord, RecordKind, Task,
+    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX, RecordKind, Task,
 };
 
-use super::{counters, read, settings_global::setting, transport_ring};
+use super::{counters, paths, read, settings_global::setting, transport_ring};
 
 /// What tells one run of one program from another.
 #[derive(Clone, Copy)]
@@ -142,9 +142,21 @@ fn fill<const N: usize>(task: &Task, leader: u64, sock: u64, cookie: u64, argv: 
     } else {
         argv_len as u32
     };
-    record.owner.reserved = 0;
+    record.owner.login_uid = login(leader, setting!(task_loginuid));
+    record.owner.login_session = login(leader, setting!(task_sessionid));
+    record.owner.paths_room = PATHS_MAX as u32;
+    paths::read_into(&mut record.owner.paths, &mut record.names, leader, task.exec);
     record.owner.ancestors_len = ancestors(leader, &mut record.owner.ancestors);
     entry.submit(0);
+}
+
+/// A field that audit keeps in the task, where the kernel was built with it.
+#[inline(always)]
+fn login(leader: u64, offset: u64) -> u32 {
+    if offset == 0 {
+        return u32::MAX;
+    }
+    field(leader + offset).unwrap_or(u32::MAX)
 }
 
 /// Walks `real_parent` up to pid 1 or to the bound.

@@ -102,7 +102,7 @@ fn a_running_process_is_described_with_its_ancestors_to_pid_1() {
     until_it_runs(pid, b"sleep\x0060\0");
     let mut resolver = resolver();
     let task = task(&resolver, pid);
-    resolver.observe(&owner(task, b"", &[]), b"");
+    resolver.observe(&owner(task, b"", &[]), &[], b"");
     let process = resolver.resolve(&task).unwrap();
 
     assert_eq!(process.name, "sleep");
@@ -158,7 +158,7 @@ fn the_kernel_s_facts_outlive_the_process() {
         },
     ];
     let argv = b"curl\0-H\0X-aws-ec2-metadata-token: AQtoken\0http://169.254.169.254/\0";
-    resolver.observe(&owner(gone, argv, &parents), argv);
+    resolver.observe(&owner(gone, argv, &parents), &[], argv);
     let process = resolver.resolve(&gone).unwrap();
 
     assert_eq!(process.name, "curl");
@@ -199,7 +199,7 @@ fn a_pid_used_again_lends_nothing() {
         uid: 0,
         comm: comm("earlier"),
     };
-    resolver.observe(&owner(before, b"", &[parent]), b"");
+    resolver.observe(&owner(before, b"", &[parent]), &[], b"");
     let earlier = resolver.resolve(&before).unwrap();
     let this = resolver.resolve(&now).unwrap();
 
@@ -228,7 +228,7 @@ fn another_program_in_the_same_process_is_not_the_caller() {
         ..task(&resolver, pid_of_this_test())
     };
     let argv = b"wget\0http://169.254.169.254/\0";
-    resolver.observe(&owner(before, argv, &[]), argv);
+    resolver.observe(&owner(before, argv, &[]), &[], argv);
     let process = resolver.resolve(&before).unwrap();
     assert_eq!((process.name.as_str(), process.executable.as_deref()), ("wget", None));
     assert_eq!(process.args, ["wget", "http://169.254.169.254/"]);
@@ -257,7 +257,7 @@ fn a_lost_announcement_is_made_up_for_and_a_late_one_completes() {
         ..Task::default()
     };
     assert_eq!(resolver.resolve(&gone).unwrap().name, "short");
-    resolver.observe(&owner(gone, b"short\0-v\0", &[]), b"short\0-v\0");
+    resolver.observe(&owner(gone, b"short\0-v\0", &[]), &[], b"short\0-v\0");
     assert_eq!(resolver.resolve(&gone).unwrap().args, ["short", "-v"]);
     assert_eq!(resolver.resolve(&Task::default()), None);
 }
@@ -271,7 +271,7 @@ fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
     let running = task(&resolver, pid);
     let mut announced = owner(running, b"sleep\0", &[]);
     announced.argv_len = 13;
-    resolver.observe(&announced, b"sleep\0");
+    resolver.observe(&announced, &[], b"sleep\0");
     let process = resolver.resolve(&running).unwrap();
     assert_eq!(
         (process.args.join(" ").as_str(), process.args_truncated),
@@ -280,7 +280,7 @@ fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
 
     let mut gone = announced;
     gone.task.tgid = 4_194_304;
-    resolver.observe(&gone, b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
+    resolver.observe(&gone, &[], b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
     let process = resolver.resolve(&gone.task).unwrap();
     assert_eq!(
         (process.args.join(" ").as_str(), process.args_truncated),
@@ -289,7 +289,7 @@ fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
 
     gone.task.tgid -= 1;
     gone.argv_len = 5000;
-    resolver.observe(&gone, b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
+    resolver.observe(&gone, &[], b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
     let process = resolver.resolve(&gone.task).unwrap();
     assert_eq!(
         (process.args.join(" ").as_str(), process.args_truncated),
@@ -322,7 +322,7 @@ fn a_chain_deeper_than_the_kernel_s_bound_is_continued() {
         })
         .collect();
     let task = task(&resolver, pid);
-    resolver.observe(&owner(task, b"", &seen), b"");
+    resolver.observe(&owner(task, b"", &seen), &[], b"");
     assert_eq!(resolver.resolve(&task).unwrap().ancestors, from_proc.ancestors);
     assert!(seen.len() < ANCESTORS_MAX);
 }
@@ -341,7 +341,7 @@ fn output_is_bounded_and_memory_too() {
             comm: comm("x"),
             ..Task::default()
         };
-        resolver.observe(&owner(gone, &argv, &[]), &argv);
+        resolver.observe(&owner(gone, &argv, &[]), &[], &argv);
         let process = resolver.resolve(&gone).unwrap();
         assert!(process.args.concat().len() <= 4096);
         assert!(process.args_truncated);
@@ -365,16 +365,17 @@ fn a_rewritten_title_has_no_empty_arguments() {
             tgid: 4_194_304,
             ..Task::default()
         };
-        resolver.observe(&owner(gone, argv, &[]), argv);
+        resolver.observe(&owner(gone, argv, &[]), &[], argv);
         assert_eq!(resolver.resolve(&gone).unwrap().args, expected);
     }
 }
 
 #[test]
-fn namespaces_are_those_of_the_host_in_which_tests_run() {
-    let host = resolver().host_namespaces();
-    assert_eq!(host.net, Some(namespace_inode("/proc/self/ns/net").unwrap()));
-    assert_eq!(host.pid, Some(namespace_inode("/proc/self/ns/pid").unwrap()));
+fn the_host_s_network_is_that_in_which_tests_run() {
+    assert_eq!(
+        resolver().host_net_ns(),
+        Some(namespace_inode("/proc/self/ns/net").unwrap())
+    );
 }
 
 #[test]

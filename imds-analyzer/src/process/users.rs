@@ -8,6 +8,8 @@ use std::{
     time::SystemTime,
 };
 
+use crate::event::User;
+
 /// Bytes of the file that are read at most.
 const FILE_MAX: u64 = 4 << 20;
 /// Bytes of a user's name that are kept at most.
@@ -43,8 +45,11 @@ impl Users {
         Ok(())
     }
 
-    pub(super) fn name(&self, uid: u32) -> Option<String> {
-        self.names.get(&uid).cloned()
+    pub(super) fn user(&self, uid: u32) -> User {
+        User {
+            id: Some(uid),
+            name: self.names.get(&uid).cloned(),
+        }
     }
 }
 
@@ -89,17 +94,17 @@ mod tests {
         std::fs::write(file.path(), "old:x:1:\n").unwrap();
         let mut users = Users::new(file.path().to_owned());
         users.refresh().unwrap();
-        assert_eq!(users.name(1).as_deref(), Some("old"));
+        assert_eq!(users.user(1).name.as_deref(), Some("old"));
 
         std::fs::write(file.path(), "new:x:1:\n").unwrap();
         file.as_file()
             .set_modified(SystemTime::now() + Duration::from_secs(5))
             .unwrap();
         users.refresh().unwrap();
-        assert_eq!(users.name(1).as_deref(), Some("new"));
+        assert_eq!(users.user(1).name.as_deref(), Some("new"));
 
         file.close().unwrap();
         users.refresh().unwrap_err();
-        assert_eq!(users.name(1).as_deref(), Some("new"));
+        assert_eq!(users.user(1).name.as_deref(), Some("new"));
     }
 }

@@ -13,7 +13,7 @@ use super::{
     layout::{ALARM, CAUTION, DOUBT, FAINT, GOOD, PLAIN, STRONG, columns, foreign, foreign_path, paint},
     record::writable,
 };
-use crate::event::{Ancestor, Event, NetNs, User};
+use crate::event::{Ancestor, Container, Event, NetNs, Orchestrator, Process, User};
 
 mod details;
 
@@ -139,9 +139,48 @@ fn request(event: &Event, width: usize) -> String {
 
 fn caller(event: &Event) -> String {
     match event.process.as_deref() {
-        Some(process) => format!("{}[{}]", foreign(&process.name, NAME_WIDTH), process.pid),
+        Some(process) => {
+            let script = script(process).map(|script| format!(" {}", foreign(script, NAME_WIDTH)));
+            let name = foreign(&process.name, NAME_WIDTH);
+            format!("{name}[{}]{}", process.pid, script.unwrap_or_default())
+        }
         None => "unknown process".to_owned(),
     }
+}
+
+/// What an interpreter runs, without its directory; `None` for what is no interpreter, and for a script that is named
+/// as its process is.
+fn script(process: &Process) -> Option<&str> {
+    let file = |path: &str| path.rsplit('/').next().map(str::len).unwrap_or_default();
+    let executable = process.executable.as_deref()?;
+    if executable.starts_with(&process.program) {
+        return None;
+    }
+    let script = process.program.get(process.program.len() - file(&process.program)..)?;
+    (script != process.name).then_some(script)
+}
+
+/// How the process came to be started, from the outside in: what stands for a person or a schedule in a chain.
+fn via(ancestors: &[Ancestor]) -> Option<String> {
+    let known = |ancestor: &Ancestor| match ancestor.name.as_str() {
+        "sshd" | "sshd-session" | "dropbear" => Some("ssh"),
+        "cron" | "crond" | "anacron" | "atd" => Some("cron"),
+        "sudo" | "doas" | "pkexec" => Some("sudo"),
+        "su" | "runuser" => Some("su"),
+        "ssm-session-wor" => Some("ssm"),
+        _ => None,
+    };
+    let mut steps: Vec<_> = ancestors.iter().rev().filter_map(known).collect();
+    // A connection is served by more than one sshd, and sudo may watch over itself.
+    steps.dedup();
+    (!steps.is_empty()).then(|| steps.join(","))
+}
+
+/// `namespace/pod`, or the task's family.
+fn workload(orchestrator: &Orchestrator) -> Option<String> {
+    let name = orchestrator.name.as_deref()?;
+    let namespace = orchestrator.namespace.as_deref().or(orchestrator.cluster.as_deref());
+    Some(namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}")))
 }
 
 /// As much of the chain as fits into `room`, the parent first; what is left out is marked.
@@ -180,18 +219,24 @@ fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
         marks.push((PLAIN, "netns".to_owned()));
     }
     if let Some(process) = event.process.as_deref() {
+        let mut named = |key: &str, value: &str| marks.push((PLAIN, format!("{key}={}", foreign(value, NAME_WIDTH))));
         if let Some(user) = user_name(&process.user) {
-            marks.push((PLAIN, format!("user={}", foreign(&user, NAME_WIDTH))));
+            named("user", &user);
         }
-        match (&process.container, &process.unit) {
-            (Some(container), _) => {
-                marks.push((
-                    PLAIN,
-                    format!("container={}", foreign(short_id(&container.id), NAME_WIDTH)),
-                ));
-            }
-            (None, Some(unit)) => marks.push((PLAIN, format!("unit={}", foreign(unit, NAME_WIDTH)))),
+        let login = process.login.as_ref().filter(|login| login.user.id != process.user.id);
+        if let Some(login) = login.and_then(|login| user_name(&login.user)) {
+            named("login", &login);
+        }
+        if let Some(via) = via(&process.ancestors) {
+            named("via", &via);
+        }
+        match (&process.container, process.user_unit.as_ref().or(process.unit.as_ref())) {
+            (Some(container), _) => named("container", container_name(container)),
+            (None, Some(unit)) => named("unit", unit),
             (None, None) => {}
+        }
+        if let Some(workload) = process.orchestrator.as_ref().and_then(workload) {
+            named("pod", &workload);
         }
     }
     marks
@@ -201,8 +246,13 @@ fn user_name(user: &User) -> Option<String> {
     user.name.clone().or_else(|| user.id.map(|id| id.to_string()))
 }
 
+/// Its name, else its id.
+pub(super) fn container_name(container: &Container) -> &str {
+    container.name.as_deref().unwrap_or(short_id(&container.id))
+}
+
 /// As `docker ps` shows it.
-pub(super) fn short_id(id: &str) -> &str {
+fn short_id(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
@@ -283,11 +333,20 @@ mod tests {
         process.args = vec![evil.clone()];
         process.user.name = Some(evil.clone());
         process.unit = Some(evil.clone());
-        process.pod = Some(evil.clone());
+        process.caller = evil.clone();
+        process.program = evil.clone();
+        process.user_unit = Some(evil.clone());
+        if let Some(orchestrator) = &mut process.orchestrator {
+            orchestrator.id = evil.clone();
+            orchestrator.name = Some(evil.clone());
+            orchestrator.namespace = Some(evil.clone());
+        }
         process.ancestors[0].name = evil.clone();
         process.ancestors[0].args = vec![evil.clone()];
         if let Some(container) = &mut process.container {
             container.id = evil.clone();
+            container.name = Some(evil.clone());
+            container.image = Some(evil.clone());
             container.runtime = Some(evil);
         }
         event.process = Some(process.into());
