@@ -5,10 +5,19 @@ use imds_analyzer_ebpf::abi::{NAME_MAX, PATHS_MAX, Paths, path_flags};
 
 use super::{read, settings_global::setting};
 
-/// Names and mounts passed at most on the way to the root.
-const DEPTH: usize = 28;
+/// Names and mounts passed at most on the way to the root of all files.
+const FILE_DEPTH: usize = 20;
+/// Names passed at most on the way to the root of all cgroups.
+const CGROUP_DEPTH: usize = 16;
 
 type Names = [u8; PATHS_MAX];
+
+pub(super) const NONE: Paths = Paths {
+    executable_end: 0,
+    working_directory_end: 0,
+    cgroup_end: 0,
+    flags: 0,
+};
 
 /// Reads all three, as far as they fit; one that does not takes no room.
 #[inline(always)]
@@ -63,7 +72,7 @@ fn walk(path: u64, end: &mut u16, names: &mut Names) -> Option<()> {
     let vfsmount: u64 = read::kernel(path + setting!(path_mnt))?;
     let mut mount = vfsmount.wrapping_sub(setting!(mount_vfsmount));
     // VERIFIER: a constant bound; every pass is looked at.
-    for _ in 0..DEPTH {
+    for _ in 0..FILE_DEPTH {
         let root: u64 = read::kernel(mount + setting!(mount_vfsmount) + setting!(vfsmount_root))?;
         if dentry == root {
             let above: u64 = read::kernel(mount + setting!(mount_parent))?;
@@ -109,7 +118,7 @@ fn cgroup(leader: u64, end: &mut u16, names: &mut Names) -> Option<()> {
     };
     let mut node: u64 = read::kernel(cgroup + setting!(cgroup_kn))?;
     // VERIFIER: as in `walk`.
-    for _ in 0..DEPTH {
+    for _ in 0..CGROUP_DEPTH {
         let parent: u64 = read::kernel(node + setting!(kernfs_parent))?;
         if parent == 0 {
             return Some(());
