@@ -119,10 +119,7 @@ fn start(lab: &Lab, count: usize) -> Vec<(u32, String)> {
 
 fn short_lived(hook: &str, load: usize) {
     let count = env::var("SHORT_LIVED").map_or(PROCESSES, |count| count.parse().expect("a number"));
-    let scene = Scene::with(
-        Analyzer::watch(&["--owner", hook]),
-        Lab::local().expect("lab"),
-    );
+    let scene = Scene::with(Analyzer::watch(&["--owner", hook]), Lab::local().expect("lab"));
     let stop = AtomicBool::new(false);
     let begun = Instant::now();
     let started = thread::scope(|scope| {

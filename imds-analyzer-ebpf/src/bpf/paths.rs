@@ -19,9 +19,10 @@ pub(super) const NONE: Paths = Paths {
     flags: 0,
 };
 
-/// Reads all three, as far as they fit; one that does not takes no room.
+/// Reads all three, as far as they fit; one that does not takes no room. Of the task that acts: a group leader that has
+/// exited has no files any more.
 #[inline(always)]
-pub(super) fn read_into(paths: &mut Paths, names: &mut Names, leader: u64, mm: u64) {
+pub(super) fn read_into(paths: &mut Paths, names: &mut Names, task: u64, mm: u64) {
     // VERIFIER: where the names end is kept in the record, of which the verifier remembers no values. Kept in a register,
     // each length it may have would be another state to follow.
     let end = &mut paths.cgroup_end;
@@ -39,7 +40,7 @@ pub(super) fn read_into(paths: &mut Paths, names: &mut Names, leader: u64, mm: u
     }
     paths.executable_end = read::load(end);
     if setting!(task_fs) != 0 {
-        let fs: u64 = read::kernel(leader + setting!(task_fs)).unwrap_or(0);
+        let fs: u64 = read::kernel(task + setting!(task_fs)).unwrap_or(0);
         let directory = fs + setting!(fs_pwd);
         if whole(walk(directory, end, names), end, paths.executable_end) {
             flags |= path_flags::WORKING_DIRECTORY;
@@ -49,7 +50,7 @@ pub(super) fn read_into(paths: &mut Paths, names: &mut Names, leader: u64, mm: u
         }
     }
     paths.working_directory_end = read::load(end);
-    if setting!(task_cgroups) != 0 && whole(cgroup(leader, end, names), end, paths.working_directory_end) {
+    if setting!(task_cgroups) != 0 && whole(cgroup(task, end, names), end, paths.working_directory_end) {
         flags |= path_flags::CGROUP;
     }
     paths.flags = flags;
@@ -108,8 +109,8 @@ fn is_deleted(path: u64) -> bool {
 
 /// The cgroup of v2, or of a v1 hierarchy where those are in use.
 #[inline(always)]
-fn cgroup(leader: u64, end: &mut u16, names: &mut Names) -> Option<()> {
-    let css_set: u64 = read::kernel(leader + setting!(task_cgroups))?;
+fn cgroup(task: u64, end: &mut u16, names: &mut Names) -> Option<()> {
+    let css_set: u64 = read::kernel(task + setting!(task_cgroups))?;
     let cgroup: u64 = if setting!(css_set_subsys) != 0 {
         let state: u64 = read::kernel(css_set + setting!(css_set_subsys))?;
         read::kernel(state + setting!(css_cgroup))?

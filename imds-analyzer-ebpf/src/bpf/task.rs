@@ -147,7 +147,7 @@ fn fill<const PATHS: bool, const N: usize>(task: &Task, leader: u64, sock: u64, 
     record.owner.login_session = login(leader, setting!(task_sessionid));
     record.owner.paths_room = PATHS_MAX as u32;
     if PATHS {
-        paths::read_into(&mut record.owner.paths, &mut record.names, leader, task.exec);
+        paths::read_into(&mut record.owner.paths, &mut record.names, current_task(), task.exec);
     } else {
         record.owner.paths = paths::NONE;
     }
