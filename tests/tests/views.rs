@@ -36,18 +36,21 @@ fn a_user_namespace_changes_no_user() {
 fn a_file_of_another_mount_namespace() {
     let scene = Stage::new(&[]);
     let directory = tempfile::tempdir().expect("a directory");
-    fs::create_dir(directory.path().join("bin")).expect("a directory");
-    fs::copy("/usr/bin/curl", directory.path().join("bin/fetcher")).expect("a copy");
+    let [from, to] = ["from", "to"].map(|name| directory.path().canonicalize().expect("a directory").join(name));
+    fs::create_dir_all(from.join("bin")).expect("a directory");
+    fs::create_dir(&to).expect("a directory");
+    fs::copy("/usr/bin/curl", from.join("bin/fetcher")).expect("a copy");
     let script = format!(
-        "mount --bind '{}' /srv && cd /srv/bin && exec /srv/bin/fetcher -sm10 '{}'",
-        directory.path().display(),
-        scene.url()
+        "mount --bind '{}' '{to}' && cd '{to}/bin' && exec '{to}/bin/fetcher' -sm10 '{}'",
+        from.display(),
+        scene.url(),
+        to = to.display()
     );
     scene.run("unshare", &["-m", "sh", "-c", &script]);
     let record = scene.record();
     let process = &record["process"];
-    assert_eq!(process["executable"], "/srv/bin/fetcher", "{record:#}");
-    assert_eq!(process["working_directory"], "/srv/bin", "{record:#}");
+    assert_eq!(process["executable"], json!(to.join("bin/fetcher")), "{record:#}");
+    assert_eq!(process["working_directory"], json!(to.join("bin")), "{record:#}");
 }
 
 #[test]

@@ -46,6 +46,12 @@ const MAPS_BEYOND_MEMLOCK: Absent = Absent {
     proof: "setpriv --bounding-set=-sys_resource,-sys_admin imds-analyzer check >/dev/null; test $? = 4",
 };
 
+/// A guest's root is its initramfs, which pivot_root(2) cannot leave: no container runtime works there.
+const CONTAINERS: Absent = Absent {
+    test: "a_container_of_runc",
+    proof: "! command -v runc",
+};
+
 /// tp_btf's tracepoint, `tcp_sendmsg_locked`, exists since 6.15.
 pub(crate) const ALL: [Kernel; 4] = [
     Kernel {
@@ -53,21 +59,21 @@ pub(crate) const ALL: [Kernel; 4] = [
         packages: &[pattern("linux-image-5.10.0-", "-cloud-amd64")],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
-        lacks: &[MPTCP, MAPS_BEYOND_MEMLOCK],
+        lacks: &[MPTCP, MAPS_BEYOND_MEMLOCK, CONTAINERS],
     },
     Kernel {
         name: "6.1",
         packages: &[pattern("linux-image-6.1.0-", "-cloud-amd64")],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
-        lacks: &[],
+        lacks: &[CONTAINERS],
     },
     Kernel {
         name: "6.12",
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-amd64")],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
-        lacks: &[],
+        lacks: &[CONTAINERS],
     },
     Kernel {
         name: "7",
@@ -77,7 +83,7 @@ pub(crate) const ALL: [Kernel; 4] = [
         ],
         owners: &["fentry", "tp_btf", "kprobe", "connect"],
         absent: &[],
-        lacks: &[],
+        lacks: &[CONTAINERS],
     },
 ];
 
