@@ -290,3 +290,6 @@ fn wall_clock(boot_time: u64) -> SystemTime {
     let now = SystemTime::now();
     now.checked_sub(age).unwrap_or(now)
 }
+
+#[cfg(test)]
+mod tests;

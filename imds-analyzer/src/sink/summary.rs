@@ -7,7 +7,7 @@ use std::{
 
 use imds_analyzer_ebpf::classify::Version;
 
-use super::text::container_name;
+use super::text::marks::container_name;
 use crate::event::{Event, Process, User};
 
 mod table;

@@ -6,16 +6,18 @@ use std::{
     time::SystemTime,
 };
 
-use imds_analyzer_ebpf::classify::{PathClass, Verdict};
+use imds_analyzer_ebpf::classify::Verdict;
 
+use self::marks::marks;
 use super::{
     Notice, Output, Sink, Style,
     layout::{ALARM, CAUTION, DOUBT, FAINT, GOOD, PLAIN, STRONG, columns, foreign, foreign_path, paint},
     record::writable,
 };
-use crate::event::{Ancestor, Container, Event, NetNs, Orchestrator, Process, User};
+use crate::event::{Ancestor, Event, Process};
 
 mod details;
+pub(super) mod marks;
 
 /// Columns of the verdict: the longest of [`label`].
 const VERDICT_WIDTH: usize = 8;
@@ -160,29 +162,6 @@ fn script(process: &Process) -> Option<&str> {
     (script != process.name).then_some(script)
 }
 
-/// How the process came to be started, from the outside in: what stands for a person or a schedule in a chain.
-fn via(ancestors: &[Ancestor]) -> Option<String> {
-    let known = |ancestor: &Ancestor| match ancestor.name.as_str() {
-        "sshd" | "sshd-session" | "dropbear" => Some("ssh"),
-        "cron" | "crond" | "anacron" | "atd" => Some("cron"),
-        "sudo" | "doas" | "pkexec" => Some("sudo"),
-        "su" | "runuser" => Some("su"),
-        "ssm-session-wor" => Some("ssm"),
-        _ => None,
-    };
-    let mut steps: Vec<_> = ancestors.iter().rev().filter_map(known).collect();
-    // A connection is served by more than one sshd, and sudo may watch over itself.
-    steps.dedup();
-    (!steps.is_empty()).then(|| steps.join(","))
-}
-
-/// `namespace/pod`, or the task's family.
-fn workload(orchestrator: &Orchestrator) -> Option<String> {
-    let name = orchestrator.name.as_deref()?;
-    let namespace = orchestrator.namespace.as_deref().or(orchestrator.cluster.as_deref());
-    Some(namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}")))
-}
-
 /// As much of the chain as fits into `room`, the parent first; what is left out is marked.
 fn chain(ancestors: &[Ancestor], room: usize) -> String {
     let link = |ancestor: &Ancestor| format!(" < {}({})", foreign(&ancestor.name, NAME_WIDTH), ancestor.pid);
@@ -198,62 +177,6 @@ fn chain(ancestors: &[Ancestor], room: usize) -> String {
         text = format!("{} < …", links(&ancestors[..count]));
     }
     text
-}
-
-/// What else is worth a word.
-fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
-    let mut marks = Vec::new();
-    if let Some(reason) = event.reason {
-        marks.push((DOUBT, format!("reason={}", reason.as_str())));
-    }
-    if matches!(
-        event.path_class,
-        PathClass::Credential | PathClass::UserData | PathClass::Identity
-    ) {
-        marks.push((CAUTION, event.path_class.as_str().to_owned()));
-    }
-    if event.local {
-        marks.push((CAUTION, "local".to_owned()));
-    }
-    if event.net_ns == NetNs::Other {
-        marks.push((PLAIN, "netns".to_owned()));
-    }
-    if let Some(process) = event.process.as_deref() {
-        let mut named = |key: &str, value: &str| marks.push((PLAIN, format!("{key}={}", foreign(value, NAME_WIDTH))));
-        if let Some(user) = user_name(&process.user) {
-            named("user", &user);
-        }
-        let login = process.login.as_ref().filter(|login| login.user.id != process.user.id);
-        if let Some(login) = login.and_then(|login| user_name(&login.user)) {
-            named("login", &login);
-        }
-        if let Some(via) = via(&process.ancestors) {
-            named("via", &via);
-        }
-        match (&process.container, process.user_unit.as_ref().or(process.unit.as_ref())) {
-            (Some(container), _) => named("container", container_name(container)),
-            (None, Some(unit)) => named("unit", unit),
-            (None, None) => {}
-        }
-        if let Some(workload) = process.orchestrator.as_ref().and_then(workload) {
-            named("pod", &workload);
-        }
-    }
-    marks
-}
-
-fn user_name(user: &User) -> Option<String> {
-    user.name.clone().or_else(|| user.id.map(|id| id.to_string()))
-}
-
-/// Its name, else its id.
-pub(super) fn container_name(container: &Container) -> &str {
-    container.name.as_deref().unwrap_or(short_id(&container.id))
-}
-
-/// As `docker ps` shows it.
-fn short_id(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub(crate) fn run(image: &Path, initramfs: &Path, log: &Path, limit: Duration) -
     let mut command = Command::new("qemu-system-x86_64");
     command
         // Emulated: /dev/kvm is not to be had everywhere, and a guest takes seconds without. `max` panics some kernels.
-        .args(["-machine", "pc,accel=tcg", "-cpu", "qemu64", "-smp", "2", "-m", "1024"])
+        .args(["-machine", "pc,accel=tcg", "-cpu", "qemu64", "-smp", "2", "-m", "1536"])
         .args(["-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio"])
         .args(["-no-reboot", "-append", "console=ttyS0 quiet panic=-1"])
         .arg("-kernel")

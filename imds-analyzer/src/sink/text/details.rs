@@ -2,7 +2,11 @@
 
 use std::{fmt, net::SocketAddr};
 
-use super::{FAINT, Style, columns, foreign, paint, user_name, workload, writable};
+use super::{
+    FAINT, Style, columns, foreign,
+    marks::{user_name, workload},
+    paint, writable,
+};
 use crate::{
     event::{Event, Process},
     sanitize,
