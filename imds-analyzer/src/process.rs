@@ -10,6 +10,7 @@ mod args;
 mod caller;
 pub mod cgroup;
 mod containers;
+mod name_service;
 mod paths;
 mod proc;
 pub mod sockets;
@@ -35,6 +36,7 @@ use self::{
     args::Argv,
     cgroup::Placement,
     containers::Containers,
+    name_service::NameService,
     paths::KernelPaths,
     proc::{Proc, Ticks},
     users::Users,
@@ -58,6 +60,8 @@ fn path_shown(path: &[u8]) -> String {
 #[derive(Clone, Copy, Debug)]
 pub struct ResolverSettings {
     pub args: ArgsMode,
+    /// Ask the name service for users that `/etc/passwd` does not have.
+    pub name_service: bool,
     /// Processes remembered at most, and as many ancestors; the least recently used one goes first.
     pub capacity: usize,
 }
@@ -146,12 +150,16 @@ impl Resolver {
             namespace_inode("/proc/self/ns/net")
         }));
         let own_cgroups = counters.note(std::fs::read_to_string("/proc/self/cgroup"));
+        let name_service = settings.name_service.then(NameService::start);
         Self {
             args: settings.args,
             processes: LruCache::new(capacity),
             ancestry: Ancestry::new(capacity, ticks, settings.args),
             containers: Containers::new(),
-            users: Users::new(PathBuf::from(PASSWD)),
+            users: Users::new(
+                PathBuf::from(PASSWD),
+                name_service.and_then(|service| counters.note(service)),
+            ),
             ticks,
             boot: SystemTime::now() - since_boot,
             host_net_ns,
@@ -205,7 +213,7 @@ impl Resolver {
         }
         let key = Key::of(task);
         if let Some(entry) = self.processes.get_mut(&key) {
-            entry.update(task, &self.users);
+            entry.update(task, &mut self.users);
             return Some(Arc::clone(&entry.process));
         }
         self.counters.unannounced += 1;
@@ -345,7 +353,7 @@ impl Resolver {
     }
 
     /// Audit's `u32::MAX` is nobody, and no session.
-    fn login(&self, uid: u32, session: u32) -> Option<Login> {
+    fn login(&mut self, uid: u32, session: u32) -> Option<Login> {
         (uid != u32::MAX).then(|| Login {
             user: self.users.user(uid),
             session: Some(session).filter(|session| *session != u32::MAX),
@@ -355,7 +363,7 @@ impl Resolver {
 
 impl Entry {
     /// A process can change its user and its name between two calls: what the request's own task says is newer.
-    fn update(&mut self, task: &abi::Task, users: &Users) {
+    fn update(&mut self, task: &abi::Task, users: &mut Users) {
         let process = &self.process;
         let same_user = process.user.id == Some(task.uid) && process.group_id == Some(task.gid);
         if same_user && self.comm == task.comm {

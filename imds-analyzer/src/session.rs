@@ -35,6 +35,8 @@ const PROCESSES: usize = 2048;
 pub struct Options {
     pub owner: Option<OwnerHook>,
     pub args: ArgsMode,
+    /// Ask the name service for users that `/etc/passwd` does not have.
+    pub name_service: bool,
     pub filter: Filter,
     pub fail_on: FailOn,
     pub count: Option<NonZeroU64>,
@@ -129,6 +131,7 @@ impl Session {
         let stream = Stream::new(loaded.take_records().map_err(StartError::Refused)?)?;
         let resolver = Resolver::new(ResolverSettings {
             args: options.args,
+            name_service: options.name_service,
             capacity: PROCESSES,
         });
         let mut join = Join::new(resolver);

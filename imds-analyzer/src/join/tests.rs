@@ -54,6 +54,7 @@ fn throughput_of_decoding_joining_resolving_and_formatting() {
 
     let mut join = Join::new(Resolver::new(ResolverSettings {
         args: ArgsMode::Redacted,
+        name_service: false,
         capacity: 100,
     }));
     let mut sink = JsonSink::new(Output::new(io::sink(), false), "ip-10-0-0-1".to_owned());

@@ -56,6 +56,7 @@ fn until_it_runs(pid: u32, cmdline: &[u8]) {
 fn resolver() -> Resolver {
     Resolver::new(ResolverSettings {
         args: ArgsMode::Redacted,
+        name_service: false,
         capacity: 100,
     })
 }
@@ -331,6 +332,7 @@ fn a_chain_deeper_than_the_kernel_s_bound_is_continued() {
 fn output_is_bounded_and_memory_too() {
     let mut resolver = Resolver::new(ResolverSettings {
         args: ArgsMode::Full,
+        name_service: false,
         capacity: 2,
     });
     let argv = [b"\xff".repeat(4000), vec![0; 40], b"x\0".to_vec()].concat();

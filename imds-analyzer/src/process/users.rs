@@ -1,4 +1,4 @@
-//! User names from `/etc/passwd` alone: a name service could ask the network, which this tool never does.
+//! User names: from `/etc/passwd`, and from the name service only where that is asked for.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,8 @@ use std::{
     time::SystemTime,
 };
 
-use crate::event::User;
+use super::name_service::NameService;
+use crate::{event::User, sanitize};
 
 /// Bytes of the file that are read at most.
 const FILE_MAX: u64 = 4 << 20;
@@ -21,15 +22,17 @@ pub(super) struct Users {
     path: PathBuf,
     names: HashMap<u32, String>,
     modified: Option<SystemTime>,
+    name_service: Option<NameService>,
 }
 
 impl Users {
-    /// Nothing is read yet.
-    pub(super) fn new(path: PathBuf) -> Self {
+    /// Nothing is read yet. Names that the file does not have are left to the name service, if there is one.
+    pub(super) fn new(path: PathBuf, name_service: Option<NameService>) -> Self {
         Self {
             path,
             names: HashMap::new(),
             modified: None,
+            name_service,
         }
     }
 
@@ -45,12 +48,18 @@ impl Users {
         Ok(())
     }
 
-    pub(super) fn user(&self, uid: u32) -> User {
+    pub(super) fn user(&mut self, uid: u32) -> User {
+        let name = self.names.get(&uid).cloned();
         User {
             id: Some(uid),
-            name: self.names.get(&uid).cloned(),
+            name: name.or_else(|| self.name_service.as_mut()?.name(uid)),
         }
     }
+}
+
+/// A name as it is kept.
+pub(super) fn shown(name: &[u8]) -> String {
+    sanitize::lossy(name, NAME_MAX)
 }
 
 /// passwd(5): `name:password:uid:...`; of two names with one id the first counts, as in getpwuid(3).
@@ -63,9 +72,7 @@ fn parse(text: &str) -> HashMap<u32, String> {
             .filter(|name| !name.is_empty() && !name.starts_with(['#', '+', '-']));
         let uid = fields.nth(1).and_then(|uid| uid.parse().ok());
         if let Some((name, uid)) = name.zip(uid) {
-            names
-                .entry(uid)
-                .or_insert_with(|| crate::sanitize::lossy(name.as_bytes(), NAME_MAX));
+            names.entry(uid).or_insert_with(|| shown(name.as_bytes()));
         }
     }
     names
@@ -92,7 +99,7 @@ mod tests {
     fn a_changed_file_is_read_again_and_a_lost_one_forgets_nothing() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "old:x:1:\n").unwrap();
-        let mut users = Users::new(file.path().to_owned());
+        let mut users = Users::new(file.path().to_owned(), None);
         users.refresh().unwrap();
         assert_eq!(users.user(1).name.as_deref(), Some("old"));
 
