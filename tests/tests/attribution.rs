@@ -11,7 +11,7 @@ use std::{
     process::{self, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use imds_analyzer::lab::Lab;
@@ -20,7 +20,7 @@ use serde_json::Value;
 
 /// In a guest, which has `OWNER` in its environment, fewer: its emulated CPU takes ten times as long.
 const PROCESSES: usize = 2_000;
-const PROCESSES_IN_A_GUEST: usize = 200;
+const PROCESSES_IN_A_GUEST: usize = 100;
 /// Started at a time.
 const WIDTH: usize = 4;
 const CLIENT: &CStr = c"short-lived-client";
@@ -85,6 +85,10 @@ fn chain() -> Vec<u64> {
     chain.into_iter().map(u64::from).collect()
 }
 
+fn processes() -> usize {
+    env::var_os("OWNER").map_or(PROCESSES, |_| PROCESSES_IN_A_GUEST)
+}
+
 /// Starts `count` clients, one after the other in each of [`WIDTH`] threads. Returns their pids and paths.
 fn start(lab: &Lab, count: usize) -> Vec<(u32, String)> {
     let program = env::current_exe().expect("this program");
@@ -119,7 +123,7 @@ fn start(lab: &Lab, count: usize) -> Vec<(u32, String)> {
 }
 
 fn short_lived(hook: &str, load: usize) {
-    let count = env::var_os("OWNER").map_or(PROCESSES, |_| PROCESSES_IN_A_GUEST);
+    let count = processes();
     let scene = Scene::with(Analyzer::watch(&["--owner", hook]), Lab::local().expect("lab"));
     let stop = AtomicBool::new(false);
     let begun = Instant::now();
@@ -132,6 +136,7 @@ fn short_lived(hook: &str, load: usize) {
         started
     });
     let rate = count as f64 / begun.elapsed().as_secs_f64();
+    let memory = memory(scene.analyzer.pid());
     let ended = scene.analyzer.stop();
 
     let mut by_path: BTreeMap<String, Value> = BTreeMap::new();
@@ -165,9 +170,10 @@ fn short_lived(hook: &str, load: usize) {
     println!(
         "{hook}, {load} busy threads: {count} processes at {rate:.0} a second: {records} records, {pids} with the pid, \
          {args} with the arguments, {chains} with the chain, {files} with executable and directory, {callers} with the \
-         caller"
+         caller; {memory} KiB resident"
     );
     assert_eq!([records, pids, args, chains], [count; 4]);
+    assert!(memory <= 32 << 10, "{memory} KiB");
     // Without BTF the kernel side finds no paths, and /proc is a matter of luck.
     if Path::new("/sys/kernel/btf/vmlinux").exists() {
         assert_eq!([files, callers], [count; 2]);
@@ -188,4 +194,41 @@ fn two_thousand_short_lived_processes_by_their_connects() {
 #[test]
 fn two_thousand_short_lived_processes_on_a_busy_machine() {
     short_lived(&owner(), 2 * thread::available_parallelism().map_or(1, usize::from));
+}
+
+/// VmRSS in KiB.
+fn memory(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.expect("a size")
+}
+
+/// Nanoseconds that a process's first thread, which does the work, was on a CPU.
+fn cpu_time(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("a process");
+    let time = text.split(' ').next().and_then(|time| time.parse().ok());
+    time.expect("a number")
+}
+
+#[test]
+fn processes_that_never_call_cost_nothing() {
+    let scene = Scene::of_all();
+    let (pid, count) = (scene.analyzer.pid(), processes());
+    let before = cpu_time(pid);
+    for _ in 0..count {
+        let status = Command::new("/bin/true").status().expect("a process");
+        assert!(status.success());
+    }
+    let spent = Duration::from_nanos(cpu_time(pid) - before);
+    let ended = scene.analyzer.stop();
+    println!(
+        "{count} processes that never call: {spent:?} of CPU time, {} records",
+        ended.requests().len()
+    );
+    // Whoever calls IMDS on this machine meanwhile is no matter of these processes.
+    assert!(
+        spent < Duration::from_millis(20) || !ended.requests().is_empty(),
+        "{spent:?}"
+    );
 }

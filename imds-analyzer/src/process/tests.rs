@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use imds_analyzer_ebpf::abi::{ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Task};
+use imds_analyzer_ebpf::abi::{ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Paths, Task, path_flags};
 use zerocopy::FromZeros as _;
 
 use super::{Resolver, ResolverSettings, namespace_inode, proc::Proc};
-use crate::secrets::ArgsMode;
+use crate::{event::Source, secrets::ArgsMode};
 
 /// A process group that is ended with the test.
 struct Running(Child);
@@ -183,6 +183,81 @@ fn the_kernel_s_facts_outlive_the_process() {
     assert!(this_test.executable.is_some() && !this_test.args.is_empty());
     assert_eq!(last.pid, 1);
     assert_eq!(resolver.counters().gone, 1);
+}
+
+#[test]
+fn what_the_kernel_read_of_files_outlives_the_process() {
+    let mut resolver = resolver();
+    let gone = Task {
+        start: 4321,
+        exec: 1,
+        tgid: 4_194_304,
+        comm: comm("python3"),
+        ..Task::default()
+    };
+    let names = b"python3.11\0bin\0usr\0app\0opt\0app.service\0system.slice\0and what was there before";
+    let argv = b"python3\0run.py\0";
+    let mut announced = owner(gone, argv, &[]);
+    announced.paths_room = names.len().try_into().unwrap();
+    announced.paths = Paths {
+        executable_end: 19,
+        working_directory_end: 27,
+        cgroup_end: 52,
+        flags: path_flags::EXECUTABLE | path_flags::WORKING_DIRECTORY | path_flags::CGROUP,
+    };
+    (announced.login_uid, announced.login_session) = (0, 7);
+    resolver.observe(&announced, names, argv);
+    let process = resolver.resolve(&gone).unwrap();
+    assert_eq!(process.source, Source::Kernel);
+    assert_eq!(process.executable.as_deref(), Some("/usr/bin/python3.11"));
+    assert_eq!(process.working_directory.as_deref(), Some("/opt/app"));
+    assert_eq!(process.unit.as_deref(), Some("app.service"));
+    assert_eq!(process.slice.as_deref(), Some("system.slice"));
+    assert_eq!(process.caller, "/opt/app/run.py (app.service)");
+    let login = process.login.clone().unwrap();
+    assert_eq!((login.user.name.as_deref(), login.session), (Some("root"), Some(7)));
+
+    // Nobody logged in, and nothing was read.
+    let mut other = announced;
+    other.task.exec = 2;
+    (other.login_uid, other.paths.flags) = (u32::MAX, 0);
+    resolver.observe(&other, names, argv);
+    let process = resolver.resolve(&other.task).unwrap();
+    assert_eq!((process.executable.clone(), process.login.clone()), (None, None));
+    assert_eq!(process.caller, "run.py", "the working directory is not known");
+}
+
+#[test]
+fn an_orphan_keeps_its_parent_as_long_as_that_leads_to_pid_1() {
+    let mut resolver = resolver();
+    let ancestor = |tgid, name: &str| Ancestor {
+        start: u64::from(tgid),
+        tgid,
+        uid: 0,
+        comm: comm(name),
+    };
+    let [init, cron, shell] = [ancestor(1, "init"), ancestor(40, "cron"), ancestor(50, "sh")];
+    let mut task = Task {
+        start: 4321,
+        tgid: 4_194_304,
+        comm: comm("worker"),
+        ..Task::default()
+    };
+    let mut chain = |exec: u64, seen: &[Ancestor]| {
+        task.exec = exec;
+        resolver.observe(&owner(task, b"worker\0", seen), &[], b"worker\0");
+        let process = resolver.resolve(&task).unwrap();
+        process.ancestors.iter().map(|it| it.pid).collect::<Vec<_>>()
+    };
+    assert_eq!(chain(1, &[shell, cron, init]), [50, 40, 1]);
+    assert_eq!(chain(2, &[init]), [50, 40, 1], "the shell has exited");
+    // A pid used again is another process.
+    let other = Ancestor { start: 51, ..shell };
+    assert_eq!(
+        chain(3, &[other, init]),
+        [50, 40, 1],
+        "whoever adopted it did not start it"
+    );
 }
 
 #[test]
