@@ -37,6 +37,10 @@ pub const ANCESTORS_MAX: usize = 24;
 pub const CAPTURE_MAX: usize = 1024;
 /// Most heads' capture fits here.
 pub const CAPTURE_SHORT: usize = 256;
+/// Bytes of paths that travel with an announced process at most: the names of all three.
+pub const PATHS_MAX: usize = 1024;
+/// Room that a name has to have, or else its path is left out: `NAME_MAX` of Linux and a NUL.
+pub const NAME_MAX: usize = 256;
 /// Length of the kernel's `comm`, `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
 
@@ -159,8 +163,8 @@ pub struct Ancestor {
     pub comm: [u8; COMM_LEN],
 }
 
-/// A process seen connecting or sending, with all that is lost when it exits. `data_len` bytes of argv follow, as the
-/// process holds it: NUL-separated.
+/// A process seen connecting or sending, with all that is lost when it exits. `paths_room` bytes of [`Paths`] follow,
+/// then `data_len` bytes of argv, as the process holds it: NUL-separated.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Owner {
@@ -175,8 +179,36 @@ pub struct Owner {
     /// Length of the whole argv in the process, in bytes; more than `data_len` when it was cut.
     pub argv_len: u32,
     pub ancestors_len: u32,
-    pub reserved: u32,
+    /// [`PATHS_MAX`], or 0 where no paths are read.
+    pub paths_room: u32,
+    /// The user who logged in, as audit has it, and the audit session; `u32::MAX` where there is none.
+    pub login_uid: u32,
+    pub login_session: u32,
+    pub paths: Paths,
     pub ancestors: [Ancestor; ANCESTORS_MAX],
+}
+
+/// Where the paths of a process end among the bytes that follow its [`Owner`]: the executable's first, the working
+/// directory's from there, the cgroup's last. The innermost name comes first, each with a NUL:
+/// `python3\0bin\0usr\0`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Paths {
+    pub executable_end: u16,
+    pub working_directory_end: u16,
+    pub cgroup_end: u16,
+    /// [`path_flags`].
+    pub flags: u16,
+}
+
+/// Bits of [`Paths::flags`]. A path without its bit was not read up to its root, and is none.
+pub mod path_flags {
+    pub const EXECUTABLE: u16 = 1;
+    pub const WORKING_DIRECTORY: u16 = 1 << 1;
+    pub const CGROUP: u16 = 1 << 2;
+    /// The file or directory has been removed since.
+    pub const EXECUTABLE_DELETED: u16 = 1 << 3;
+    pub const WORKING_DIRECTORY_DELETED: u16 = 1 << 4;
 }
 
 /// An [`Owner`] with room for `N` bytes of argv.
@@ -184,6 +216,7 @@ pub struct Owner {
 #[repr(C)]
 pub struct OwnerRecord<const N: usize> {
     pub owner: Owner,
+    pub names: [u8; PATHS_MAX],
     pub argv: [u8; N],
 }
 
@@ -275,6 +308,36 @@ pub struct Settings {
     pub sock_cookie: u32,
     pub net_inum: u32,
     pub tcp_sock_write_seq: u32,
+    // What follows is 0 where this kernel has it not: the facts that depend on it are left to user space.
+    // match-struct task_struct: loginuid sessionid fs cgroups
+    pub task_loginuid: u32,
+    pub task_sessionid: u32,
+    pub task_fs: u32,
+    pub task_cgroups: u32,
+    // match-struct mm_struct: exe_file
+    pub mm_exe_file: u32,
+    pub file_path: u32,
+    pub fs_pwd: u32,
+    pub path_mnt: u32,
+    pub path_dentry: u32,
+    // match-struct dentry: d_parent d_name d_hash
+    pub dentry_parent: u32,
+    pub dentry_name: u32,
+    pub dentry_hash: u32,
+    // match-struct mount: mnt mnt_parent mnt_mountpoint
+    pub mount_vfsmount: u32,
+    pub mount_parent: u32,
+    pub mount_mountpoint: u32,
+    pub vfsmount_root: u32,
+    pub css_set_dfl_cgrp: u32,
+    /// Of the pointer for the v1 hierarchy that is read instead, where there is one.
+    pub css_set_subsys: u32,
+    pub css_cgroup: u32,
+    // match-struct cgroup: kn
+    pub cgroup_kn: u32,
+    // match-struct kernfs_node: name parent
+    pub kernfs_name: u32,
+    pub kernfs_parent: u32,
 }
 
 /// What the kernel side counts, one slot each in the per-CPU map [`map::LOSS`].
@@ -357,6 +420,8 @@ const _: () = {
     assert!(size_of::<Header>() == 16);
     assert!(size_of::<Task>() == 80);
     assert!(size_of::<Ancestor>() == 32);
-    assert!(size_of::<Owner>() == 16 + 16 + 80 + 16 + 32 * ANCESTORS_MAX);
+    assert!(size_of::<Paths>() == 8);
+    assert!(size_of::<Owner>() == 16 + 16 + 80 + 24 + 8 + 32 * ANCESTORS_MAX);
+    assert!(PATHS_MAX <= u16::MAX as usize);
     assert!(size_of::<Request>() == 16 + 16 + 80 + 24 + 48 + 8);
 };

@@ -3,6 +3,7 @@
 mod connect;
 mod counters;
 mod egress;
+mod paths;
 mod read;
 mod release;
 mod report;

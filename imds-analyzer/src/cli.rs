@@ -168,6 +168,10 @@ pub struct WatchArgs {
     )]
     pub args: ArgsMode,
 
+    /// Ask the name service for users that /etc/passwd does not have: it may ask the network
+    #[arg(long, help_heading = "How it works")]
+    pub name_service: bool,
+
     /// Run this command, watch only it and its children, and stop when it ends
     #[arg(last = true)]
     pub command: Vec<OsString>,

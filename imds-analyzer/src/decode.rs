@@ -6,8 +6,8 @@ use zerocopy::FromBytes;
 /// One record, with its variable part.
 #[derive(Debug)]
 pub enum Record<'a> {
-    /// A process, before it can vanish, and its argv.
-    Owner(Box<Owner>, &'a [u8]),
+    /// A process, before it can vanish, the names of its paths, and its argv.
+    Owner(Box<Owner>, &'a [u8], &'a [u8]),
     /// A judged head and the part of it that may be shown.
     Request(Request, &'a [u8]),
     /// A head that is not finished yet.
@@ -44,10 +44,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     match kind {
         RecordKind::Owner => {
             let (owner, rest) = Owner::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
-            Ok(Record::Owner(
-                Box::new(owner),
-                rest.get(..data_len).ok_or(DecodeError::Data)?,
-            ))
+            let paths_room = usize::try_from(owner.paths_room).map_err(|_| DecodeError::Data)?;
+            let (names, rest) = rest.split_at_checked(paths_room).ok_or(DecodeError::Data)?;
+            let argv = rest.get(..data_len).ok_or(DecodeError::Data)?;
+            Ok(Record::Owner(Box::new(owner), names, argv))
         }
         RecordKind::Request | RecordKind::Pending => {
             let (request, rest) = Request::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
@@ -100,6 +100,30 @@ mod tests {
             (request.task.tgid, request.header.time, capture),
             (42, 7, &b"GET /"[..])
         );
+    }
+
+    #[test]
+    fn an_owner_s_names_stand_before_its_argv() {
+        let mut owner = Owner::new_zeroed();
+        owner.header = Header {
+            time: 7,
+            kind: 1,
+            data_len: 3,
+            reserved: 0,
+        };
+        let mut bytes = owner.as_bytes().to_vec();
+        bytes.extend_from_slice(b"ls\0and what was there before");
+        let Record::Owner(_, b"", b"ls\0") = decode(&bytes).unwrap() else {
+            panic!("an owner without paths")
+        };
+        owner.paths_room = 4;
+        bytes = owner.as_bytes().to_vec();
+        bytes.extend_from_slice(b"bin\0ls\0");
+        let Record::Owner(_, b"bin\0", b"ls\0") = decode(&bytes).unwrap() else {
+            panic!("an owner with paths")
+        };
+        owner.paths_room = u32::MAX;
+        assert_eq!(decode(owner.as_bytes()).unwrap_err(), DecodeError::Data);
     }
 
     #[test]

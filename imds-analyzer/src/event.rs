@@ -105,24 +105,56 @@ pub struct HttpRequest {
 pub struct Process {
     pub pid: u32,
     pub name: String,
-    /// What callers are told apart by, the same from one run of the program to the next.
+    /// What callers are told apart by, the same from one run of the program to the next: `program`, and the place it
+    /// runs in.
     pub caller: String,
+    /// The executable, or the script of an interpreter; the name where neither is known.
+    pub program: String,
+    /// Where what is known comes from in the first place.
+    pub source: Source,
     pub executable: Option<String>,
     /// Masked; empty where nothing could be read.
     pub args: Vec<String>,
     /// `args` is not all there was.
     pub args_truncated: bool,
     pub start: Option<SystemTime>,
+    /// As of when the process was announced.
     pub working_directory: Option<String>,
-    /// The parent first, pid 1 last.
+    /// The parent first, pid 1 last. A parent that has exited since is kept where it had been seen.
     pub ancestors: Vec<Ancestor>,
     pub user: User,
     pub group_id: Option<u32>,
+    /// Who logged in, whatever user they have become since; `None` outside of logins.
+    pub login: Option<Login>,
     /// systemd unit, from the cgroup path.
     pub unit: Option<String>,
+    pub slice: Option<String>,
+    /// Unit and slice below a user's own systemd.
+    pub user_unit: Option<String>,
+    pub user_slice: Option<String>,
+    /// Id of the login session.
+    pub session: Option<String>,
     pub container: Option<Container>,
-    /// Pod uid.
-    pub pod: Option<String>,
+    pub orchestrator: Option<Orchestrator>,
+}
+
+/// Where the facts on a process come from, `process.source`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Read in the kernel while the process connected or sent; /proc only adds to them.
+    #[default]
+    Kernel,
+    /// Read in /proc afterwards: the process had not been announced.
+    Proc,
+}
+
+impl Source {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Proc => "proc",
+        }
+    }
 }
 
 /// One of [`Process::ancestors`].
@@ -142,14 +174,70 @@ pub struct User {
     pub name: Option<String>,
 }
 
+/// What the kernel's audit remembers of a login, through sudo and su.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    pub user: User,
+    /// Number of the audit session.
+    pub session: Option<u32>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
     pub id: u32,
     pub name: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Container {
     pub id: String,
     pub runtime: Option<String>,
+    /// Where the runtime's own files on this host have it.
+    pub name: Option<String>,
+    pub image: Option<String>,
+}
+
+/// What placed the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orchestrator {
+    pub platform: Platform,
+    /// Pod uid, or task id.
+    pub id: String,
+    /// Quality of service class of a pod.
+    pub qos: Option<&'static str>,
+    /// Of the pod, where the runtime's own files have it; of the task, its family.
+    pub name: Option<String>,
+    pub namespace: Option<String>,
+    /// ECS cluster.
+    pub cluster: Option<String>,
+}
+
+impl Orchestrator {
+    /// Of which the id is known.
+    pub const fn new(platform: Platform, id: String) -> Self {
+        Self {
+            platform,
+            id,
+            qos: None,
+            name: None,
+            namespace: None,
+            cluster: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    Kubernetes,
+    Ecs,
+}
+
+impl Platform {
+    /// `orchestrator.type`, and `orchestrator.resource.type`.
+    pub const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Kubernetes => ("kubernetes", "pod"),
+            Self::Ecs => ("ecs", "task"),
+        }
+    }
 }

@@ -210,7 +210,7 @@ impl Join {
             _ => request.path_class().unwrap_or(PathClass::NotImds),
         };
         let (process, owner) = self.owner(request);
-        let host_net_ns = self.resolver.host_namespaces().net;
+        let host_net_ns = self.resolver.host_net_ns();
         let destination = address(request.family, request.destination, request.destination_port);
         let packet_destination = address(request.family, request.packet_destination, request.packet_port);
         Event {
@@ -290,3 +290,6 @@ fn wall_clock(boot_time: u64) -> SystemTime {
     let now = SystemTime::now();
     now.checked_sub(age).unwrap_or(now)
 }
+
+#[cfg(test)]
+mod tests;

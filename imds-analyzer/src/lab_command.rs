@@ -26,6 +26,7 @@ pub(crate) async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let mut session = Session::start(Options {
         owner: None,
         args: ArgsMode::default(),
+        name_service: false,
         filter: Filter::default(),
         fail_on: FailOn::default(),
         count: None,

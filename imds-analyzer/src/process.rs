@@ -7,7 +7,11 @@
 
 mod ancestry;
 mod args;
+mod caller;
 pub mod cgroup;
+mod containers;
+mod name_service;
+mod paths;
 mod proc;
 pub mod sockets;
 #[cfg(test)]
@@ -31,11 +35,14 @@ use self::{
     ancestry::Ancestry,
     args::Argv,
     cgroup::Placement,
+    containers::Containers,
+    name_service::NameService,
+    paths::KernelPaths,
     proc::{Proc, Ticks},
     users::Users,
 };
 use crate::{
-    event::{Process, User},
+    event::{Login, Process, Source},
     sanitize,
     secrets::{self, ArgsMode},
 };
@@ -53,6 +60,8 @@ fn path_shown(path: &[u8]) -> String {
 #[derive(Clone, Copy, Debug)]
 pub struct ResolverSettings {
     pub args: ArgsMode,
+    /// Ask the name service for users that `/etc/passwd` does not have.
+    pub name_service: bool,
     /// Processes remembered at most, and as many ancestors; the least recently used one goes first.
     pub capacity: usize,
 }
@@ -84,24 +93,30 @@ impl Counters {
     }
 }
 
-/// Inode numbers of the host's namespaces, as far as they can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostNamespaces {
-    pub net: Option<u32>,
-    pub pid: Option<u32>,
-}
-
 /// Finds out who a task is, and remembers it.
 #[derive(Debug)]
 pub struct Resolver {
     args: ArgsMode,
     processes: LruCache<Key, Entry>,
     ancestry: Ancestry,
+    containers: Containers,
     users: Users,
     ticks: Ticks,
     boot: SystemTime,
-    host: HostNamespaces,
+    /// Inode number of the host's network namespace, if it can be read.
+    host_net_ns: Option<u32>,
+    /// There are cgroup hierarchies of v1, of which the kernel side reads one only.
+    has_cgroup_v1: bool,
     counters: Counters,
+}
+
+/// What the kernel side announced of a process.
+#[derive(Clone, Debug, Default)]
+struct Announced<'a> {
+    argv: Argv<'a>,
+    ancestors: &'a [abi::Ancestor],
+    paths: KernelPaths,
+    login: Option<(u32, u32)>,
 }
 
 /// One program in one process.
@@ -122,56 +137,63 @@ struct Entry {
 }
 
 impl Resolver {
-    /// Reads the boot time, the host's namespaces (those of pid 1, else our own) and the users' names; what can't be
-    /// read is counted and left out.
+    /// Reads the boot time, the host's network namespace (that of pid 1, else our own) and which cgroups there are; what
+    /// can't be read is counted and left out.
     pub fn new(settings: ResolverSettings) -> Self {
         let capacity = NonZeroUsize::new(settings.capacity).unwrap_or(NonZeroUsize::MIN);
         let mut counters = Counters::default();
         let uptime = counters.note(Uptime::current().map_err(proc::io_error));
         let since_boot = uptime.map(|uptime| uptime.uptime_duration()).unwrap_or_default();
         let ticks = Ticks::of_this_host();
-        let mut namespace = |kind: &str| {
-            counters.note(namespace_inode(&format!("/proc/1/ns/{kind}")).or_else(|_denied| {
-                // Without ptrace rights over pid 1; where we run is then the best guess.
-                namespace_inode(&format!("/proc/self/ns/{kind}"))
-            }))
-        };
-        let host = HostNamespaces {
-            net: namespace("net"),
-            pid: namespace("pid"),
-        };
+        let host_net_ns = counters.note(namespace_inode("/proc/1/ns/net").or_else(|_denied| {
+            // Without ptrace rights over pid 1; where we run is then the best guess.
+            namespace_inode("/proc/self/ns/net")
+        }));
+        let own_cgroups = counters.note(std::fs::read_to_string("/proc/self/cgroup"));
+        let name_service = settings.name_service.then(NameService::start);
         Self {
             args: settings.args,
             processes: LruCache::new(capacity),
             ancestry: Ancestry::new(capacity, ticks, settings.args),
-            users: Users::new(PathBuf::from(PASSWD)),
+            containers: Containers::new(),
+            users: Users::new(
+                PathBuf::from(PASSWD),
+                name_service.and_then(|service| counters.note(service)),
+            ),
             ticks,
             boot: SystemTime::now() - since_boot,
-            host,
+            host_net_ns,
+            has_cgroup_v1: own_cgroups.is_none_or(|text| text.lines().any(|line| !line.starts_with("0::"))),
             counters,
         }
     }
 
-    /// Takes down what is known of an announced process now; to be called as soon as the announcement is read.
-    pub fn observe(&mut self, owner: &abi::Owner, argv: &[u8]) {
+    /// Takes down what is known of an announced process now; to be called as soon as the announcement is read. `names`
+    /// and `argv` are what follows it.
+    pub fn observe(&mut self, owner: &abi::Owner, names: &[u8], argv: &[u8]) {
         let task = &owner.task;
         let key = Key::of(task);
         if task.tgid == 0 || self.processes.get(&key).is_some_and(|entry| entry.complete) {
             return;
         }
-        let announced = usize::try_from(owner.ancestors_len).unwrap_or(usize::MAX);
-        let ancestors = owner.ancestors.get(..announced).unwrap_or(&owner.ancestors);
+        let ancestors = usize::try_from(owner.ancestors_len).unwrap_or(usize::MAX);
         let whole = usize::try_from(owner.argv_len).unwrap_or(usize::MAX);
-        let found = self.find(task);
-        let process = self.describe(
-            task,
-            found.as_ref(),
-            &Argv {
+        let announced = Announced {
+            argv: Argv {
                 bytes: argv,
                 cut: whole > argv.len(),
             },
-            ancestors,
-        );
+            ancestors: owner.ancestors.get(..ancestors).unwrap_or(&owner.ancestors),
+            paths: KernelPaths::of(owner.paths, names),
+            login: (owner.paths_room != 0).then_some((owner.login_uid, owner.login_session)),
+        };
+        let needs_proc = self.has_cgroup_v1
+            || !announced.paths.is_complete()
+            || announced.argv.cut
+            || argv.is_empty()
+            || ancestors == 0;
+        let found = needs_proc.then(|| self.find(task)).flatten();
+        let process = self.describe(task, found.as_ref(), announced, Source::Kernel);
         let complete = !process.args.is_empty();
         self.processes.put(
             key,
@@ -191,12 +213,12 @@ impl Resolver {
         }
         let key = Key::of(task);
         if let Some(entry) = self.processes.get_mut(&key) {
-            entry.update(task, &self.users);
+            entry.update(task, &mut self.users);
             return Some(Arc::clone(&entry.process));
         }
         self.counters.unannounced += 1;
         let found = self.find(task);
-        let process = Arc::new(self.describe(task, found.as_ref(), &Argv::default(), &[]));
+        let process = Arc::new(self.describe(task, found.as_ref(), Announced::default(), Source::Proc));
         self.processes.put(
             key,
             Entry {
@@ -220,16 +242,21 @@ impl Resolver {
             comm: found.stat.comm,
             ..abi::Task::default()
         };
-        Some(Arc::new(self.describe(&task, Some(&found), &Argv::default(), &[])))
+        Some(Arc::new(self.describe(
+            &task,
+            Some(&found),
+            Announced::default(),
+            Source::Proc,
+        )))
     }
 
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// For telling whether a socket or a process is in a namespace of its own.
-    pub fn host_namespaces(&self) -> HostNamespaces {
-        self.host
+    /// For telling whether a socket is in a network namespace of its own.
+    pub fn host_net_ns(&self) -> Option<u32> {
+        self.host_net_ns
     }
 
     /// The task's process in /proc, if it is still the same one.
@@ -246,55 +273,97 @@ impl Resolver {
         &mut self,
         task: &abi::Task,
         found: Option<&Proc>,
-        argv: &Argv<'_>,
-        ancestors: &[abi::Ancestor],
+        announced: Announced<'_>,
+        source: Source,
     ) -> Process {
         if let Err(error) = self.users.refresh() {
             self.counters.failures += 1;
             tracing::debug!(%error, "reading {PASSWD}");
         }
         let counters = &mut self.counters;
+        let Announced {
+            argv,
+            ancestors,
+            paths,
+            login,
+        } = announced;
         let cmdline = found
             .and_then(|found| counters.note(found.cmdline()))
             .unwrap_or_default();
         // Since the announcement the process may have executed another program, whose name is not the caller's.
         let same_program = found.is_some_and(|found| found.stat.comm == task.comm || argv.agrees_with(&cmdline));
         let current = found.filter(|_| same_program);
-        let executable = current.and_then(|found| counters.note(found.exe()).flatten());
-        let working_directory = current.and_then(|found| counters.note(found.cwd()).flatten());
-        let placement = match found.and_then(|found| counters.note(found.cgroup())) {
-            Some(text) => cgroup::parse(&text),
-            None => Placement::default(),
+        let mut path = |known: Option<Vec<u8>>, look: fn(&Proc) -> io::Result<Option<Vec<u8>>>| {
+            let path = known.or_else(|| current.and_then(|found| counters.note(look(found)).flatten()));
+            path.map(|path| path_shown(&path))
         };
-        let argv = if same_program { argv.or_longer(&cmdline) } else { *argv };
+        let executable = path(paths.executable, Proc::exe);
+        let working_directory = path(paths.working_directory, Proc::cwd);
+        let placement = self.place(found, paths.cgroup);
+        let argv = if same_program { argv.or_longer(&cmdline) } else { argv };
         let (args, args_truncated) = argv.shown(self.args, args::SHOWN);
         let name = sanitize::comm(&task.comm);
-        let executable = executable.map(|path| path_shown(&path));
+        let program = caller::program(&caller::Facts {
+            name: &name,
+            executable: executable.as_deref(),
+            args: &args,
+            working_directory: working_directory.as_deref(),
+        });
+        let counters = &mut self.counters;
+        let login = login.or_else(|| counters.note(found?.login()));
         Process {
             pid: task.tgid,
-            caller: executable.clone().unwrap_or_else(|| name.clone()),
+            caller: caller::key(&program, &placement),
+            program,
+            source,
             name,
             executable,
             args,
             args_truncated,
             start: (task.start != 0).then(|| self.boot + Duration::from_nanos(task.start)),
-            working_directory: working_directory.map(|path| path_shown(&path)),
-            ancestors: self.ancestry.of(found, ancestors, counters),
-            user: User {
-                id: Some(task.uid),
-                name: self.users.name(task.uid),
-            },
+            working_directory,
+            ancestors: self.ancestry.of(task, found, ancestors, counters),
+            user: self.users.user(task.uid),
             group_id: Some(task.gid),
+            login: login.and_then(|(uid, session)| self.login(uid, session)),
             unit: placement.unit,
+            slice: placement.slice,
+            user_unit: placement.user_unit,
+            user_slice: placement.user_slice,
+            session: placement.session,
             container: placement.container,
-            pod: placement.pod,
+            orchestrator: placement.orchestrator,
         }
+    }
+
+    /// By what /proc says, which has all hierarchies; by the kernel's path where the process is gone, or where there is
+    /// one hierarchy only.
+    fn place(&mut self, found: Option<&Proc>, path: Option<String>) -> Placement {
+        let text = found.and_then(|found| self.counters.note(found.cgroup()));
+        let mut placement = match (text, path) {
+            (Some(text), _) => cgroup::parse(&text),
+            (None, Some(path)) => cgroup::parse_path(&path),
+            (None, None) => Placement::default(),
+        };
+        if let Some(container) = &mut placement.container {
+            let orchestrator = placement.orchestrator.as_mut();
+            self.containers.add_names(container, orchestrator, &mut self.counters);
+        }
+        placement
+    }
+
+    /// Audit's `u32::MAX` is nobody, and no session.
+    fn login(&mut self, uid: u32, session: u32) -> Option<Login> {
+        (uid != u32::MAX).then(|| Login {
+            user: self.users.user(uid),
+            session: Some(session).filter(|session| *session != u32::MAX),
+        })
     }
 }
 
 impl Entry {
     /// A process can change its user and its name between two calls: what the request's own task says is newer.
-    fn update(&mut self, task: &abi::Task, users: &Users) {
+    fn update(&mut self, task: &abi::Task, users: &mut Users) {
         let process = &self.process;
         let same_user = process.user.id == Some(task.uid) && process.group_id == Some(task.gid);
         if same_user && self.comm == task.comm {
@@ -303,10 +372,7 @@ impl Entry {
         self.comm = task.comm;
         self.process = Arc::new(Process {
             name: sanitize::comm(&task.comm),
-            user: User {
-                id: Some(task.uid),
-                name: users.name(task.uid),
-            },
+            user: users.user(task.uid),
             group_id: Some(task.gid),
             ..Process::clone(process)
         });

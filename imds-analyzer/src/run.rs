@@ -189,6 +189,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
     let mut session = Session::start(Options {
         owner: settings.owner.into(),
         args: settings.args,
+        name_service: settings.name_service,
         filter,
         fail_on: settings.fail_on.clone(),
         count: settings.count,

@@ -35,6 +35,8 @@ const PROCESSES: usize = 2048;
 pub struct Options {
     pub owner: Option<OwnerHook>,
     pub args: ArgsMode,
+    /// Ask the name service for users that `/etc/passwd` does not have.
+    pub name_service: bool,
     pub filter: Filter,
     pub fail_on: FailOn,
     pub count: Option<NonZeroU64>,
@@ -129,6 +131,7 @@ impl Session {
         let stream = Stream::new(loaded.take_records().map_err(StartError::Refused)?)?;
         let resolver = Resolver::new(ResolverSettings {
             args: options.args,
+            name_service: options.name_service,
             capacity: PROCESSES,
         });
         let mut join = Join::new(resolver);
@@ -211,8 +214,8 @@ impl Session {
             let mut outcome = Ok(Flow::On);
             let count = stream.drain(BATCH, |bytes| {
                 let event = match decode::decode(bytes) {
-                    Ok(Record::Owner(owner, argv)) => {
-                        join.resolver().observe(&owner, argv);
+                    Ok(Record::Owner(owner, names, argv)) => {
+                        join.resolver().observe(&owner, names, argv);
                         None
                     }
                     Ok(Record::Request(request, capture)) => join.request(&request, capture),

@@ -77,6 +77,7 @@ pub struct WatchSettings {
     pub fail_on: FailOn,
     pub owner: OwnerChoice,
     pub args: ArgsMode,
+    pub name_service: bool,
     pub command: Option<Command>,
 }
 
@@ -120,6 +121,7 @@ impl TryFrom<WatchArgs> for WatchSettings {
             fail_on: FailOn(args.fail_on),
             owner: args.owner,
             args: args.args,
+            name_service: args.name_service,
             command: command.next().map(|program| Command {
                 program,
                 args: command.collect(),

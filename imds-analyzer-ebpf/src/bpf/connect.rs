@@ -64,5 +64,5 @@ fn observe(ctx: &SockAddrContext) {
     if let Some(senders) = socket::new_senders(socket.sock(), cookie) {
         senders.set_announced(&identity);
     }
-    task::announce(&socket.connector, leader, socket.sock(), cookie);
+    task::announce::<true>(&socket.connector, leader, socket.sock(), cookie);
 }

@@ -202,7 +202,7 @@ fn last_resort(skb: Skb, socket: &mut Socket) {
     let (identity, leader) = task::identity();
     if identity.exec != 0 && identity.tgid != 0 {
         task::facts_into(&mut socket.connector, &identity, leader, 0, OwnerHook::Egress);
-        task::announce(&socket.connector, leader, socket.sock(), skb.cookie());
+        task::announce::<false>(&socket.connector, leader, socket.sock(), skb.cookie());
     }
 }
 

@@ -4,7 +4,7 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user},
+    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user},
 };
 
 /// Plain values that any bytes make valid.
@@ -35,6 +35,39 @@ pub(super) fn kernel<T: Plain>(address: u64) -> Option<T> {
 pub(super) fn kernel_into<const N: usize>(to: &mut [u8; N], address: u64) -> bool {
     // SAFETY: `to` has N bytes; the helper checks the address it reads from.
     unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), N as u32, address as *const c_void) == 0 }
+}
+
+/// Copies a NUL-terminated string of at most N bytes, its NUL included, to `to` from `start` on, where there has to be
+/// room for N. Returns its length with the NUL.
+#[inline(always)]
+pub(super) fn kernel_str_into<const N: usize, const ROOM: usize>(
+    to: &mut [u8; ROOM],
+    start: u16,
+    address: u64,
+) -> Option<u16> {
+    let start = start as usize;
+    if start > ROOM - N {
+        return None;
+    }
+    // SAFETY: `start` and N bytes behind it are within `to`, as just checked.
+    let at = unsafe { to.as_mut_ptr().add(start) };
+    // SAFETY: at most N bytes are written there; the helper checks the address it reads from.
+    let len = unsafe { bpf_probe_read_kernel_str(at.cast(), N as u32, address as *const c_void) };
+    if len > 0 { Some(len as u16) } else { None }
+}
+
+/// A field of a record or of a map's value, as it is there: the verifier knows nothing of the number.
+#[inline(always)]
+pub(super) fn load(field: &u16) -> u16 {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::read_volatile(field) }
+}
+
+/// Writes such a field, for [`load`] to read.
+#[inline(always)]
+pub(super) fn store(field: &mut u16, value: u16) {
+    // SAFETY: a reference is valid to write.
+    unsafe { core::ptr::write_volatile(field, value) };
 }
 
 /// Copies `len` bytes, at most N and N a power of two, from the current process's memory. Never faults a page in.

@@ -63,7 +63,7 @@ fn observe(sock: u64, hook: OwnerHook) {
     task::facts_into(&mut note.task, &identity, leader, task::current_cgroup(), hook);
     if !senders.is_announced(&identity) {
         senders.set_announced(&identity);
-        task::announce(&senders.notes[count as usize & (NOTES - 1)].task, leader, sock, cookie);
+        task::announce::<true>(&senders.notes[count as usize & (NOTES - 1)].task, leader, sock, cookie);
     }
 }
 

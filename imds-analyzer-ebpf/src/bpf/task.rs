@@ -2,10 +2,10 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns};
 use imds_analyzer_ebpf::abi::{
-    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Header, Loss, OwnerHook, OwnerRecord, RecordKind, Task,
+    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX, RecordKind, Task,
 };
 
-use super::{counters, read, settings_global::setting, transport_ring};
+use super::{counters, paths, read, settings_global::setting, transport_ring};
 
 /// What tells one run of one program from another.
 #[derive(Clone, Copy)]
@@ -108,21 +108,22 @@ pub(super) fn net_namespace(sock: u64) -> u32 {
     }
 }
 
-/// Announces the process of `task`, which is the current one, as it stands.
+/// Announces the process of `task`, which is the current one, as it stands; with its paths, which are many instructions
+/// for the verifier to follow, or without.
 #[inline(always)]
-pub(super) fn announce(task: &Task, leader: u64, sock: u64, cookie: u64) {
+pub(super) fn announce<const PATHS: bool>(task: &Task, leader: u64, sock: u64, cookie: u64) {
     let start: u64 = field(task.exec + setting!(mm_arg_start)).unwrap_or(0);
     let end: u64 = field(task.exec + setting!(mm_arg_end)).unwrap_or(0);
     let len = end.saturating_sub(start);
     if len <= ARGV_SHORT as u64 {
-        fill::<ARGV_SHORT>(task, leader, sock, cookie, start, len);
+        fill::<PATHS, ARGV_SHORT>(task, leader, sock, cookie, start, len);
     } else {
-        fill::<ARGV_MAX>(task, leader, sock, cookie, start, len);
+        fill::<PATHS, ARGV_MAX>(task, leader, sock, cookie, start, len);
     }
 }
 
 #[inline(always)]
-fn fill<const N: usize>(task: &Task, leader: u64, sock: u64, cookie: u64, argv: u64, argv_len: u64) {
+fn fill<const PATHS: bool, const N: usize>(task: &Task, leader: u64, sock: u64, cookie: u64, argv: u64, argv_len: u64) {
     let Some(mut entry) = transport_ring::reserve::<OwnerRecord<N>>() else {
         counters::add(Loss::OwnerRing, 1);
         return;
@@ -151,9 +152,25 @@ fn fill<const N: usize>(task: &Task, leader: u64, sock: u64, cookie: u64, argv: 
     } else {
         argv_len as u32
     };
-    record.owner.reserved = 0;
+    record.owner.login_uid = login(leader, setting!(task_loginuid));
+    record.owner.login_session = login(leader, setting!(task_sessionid));
+    record.owner.paths_room = PATHS_MAX as u32;
+    if PATHS {
+        paths::read_into(&mut record.owner.paths, &mut record.names, current_task(), task.exec);
+    } else {
+        record.owner.paths = paths::NONE;
+    }
     record.owner.ancestors_len = ancestors(leader, &mut record.owner.ancestors);
     entry.submit(0);
+}
+
+/// A field that audit keeps in the task, where the kernel was built with it.
+#[inline(always)]
+fn login(leader: u64, offset: u64) -> u32 {
+    if offset == 0 {
+        return u32::MAX;
+    }
+    field(leader + offset).unwrap_or(u32::MAX)
 }
 
 /// Walks `real_parent` up to pid 1 or to the bound.

@@ -18,10 +18,13 @@ const CHAIN_MAX: usize = 256;
 /// Bytes of an ancestor's arguments that are shown at most.
 const ARGS_SHOWN: usize = 1024;
 
-/// Remembers ancestors, so that a thousand children of one shell cost one look at it.
+/// Remembers ancestors, so that a thousand children of one shell cost one look at it, and who started whom.
 #[derive(Debug)]
 pub(super) struct Ancestry {
     known: LruCache<Key, Ancestor>,
+    /// The first parent that was seen of a process, by its pid and start: once that has exited, the kernel names pid 1
+    /// or another reaper in its place.
+    parents: LruCache<(u32, u64), abi::Ancestor>,
     ticks: Ticks,
     args: ArgsMode,
 }
@@ -39,6 +42,7 @@ impl Ancestry {
     pub(super) fn new(capacity: NonZeroUsize, ticks: Ticks, args: ArgsMode) -> Self {
         Self {
             known: LruCache::new(capacity),
+            parents: LruCache::new(capacity),
             ticks,
             args,
         }
@@ -48,11 +52,13 @@ impl Ancestry {
     /// none. `process` is the one whose ancestors these are, while it can be found.
     pub(super) fn of(
         &mut self,
+        task: &abi::Task,
         process: Option<&Proc>,
         seen: &[abi::Ancestor],
         counters: &mut Counters,
     ) -> Vec<Ancestor> {
-        let seen: Vec<_> = seen.iter().take_while(|ancestor| ancestor.tgid != 0).collect();
+        let seen: Vec<_> = seen.iter().copied().take_while(|ancestor| ancestor.tgid != 0).collect();
+        let seen = self.before_orphaned((task.tgid, task.start), seen);
         let mut chain: Vec<Ancestor> = seen.iter().map(|ancestor| self.seen(ancestor, counters)).collect();
         let mut next = match seen.last() {
             Some(last) if last.tgid == 1 => None,
@@ -66,6 +72,38 @@ impl Ancestry {
             chain.push(self.found(&found, counters));
         }
         chain
+    }
+
+    /// The chain as it was before any of its members lost its parent, as far as that was seen; and remembers the chain.
+    fn before_orphaned(&mut self, mut child: (u32, u64), seen: Vec<abi::Ancestor>) -> Vec<abi::Ancestor> {
+        for (index, parent) in seen.iter().enumerate() {
+            // A start that could not be read tells nobody apart.
+            if child.1 == 0 {
+                break;
+            }
+            let first = *self.parents.get_or_insert(child, || *parent);
+            if (first.tgid, first.start) != (parent.tgid, parent.start)
+                && let Some(former) = self.former(first)
+            {
+                return [seen.get(..index).unwrap_or_default(), &former].concat();
+            }
+            child = (parent.tgid, parent.start);
+        }
+        seen
+    }
+
+    /// A parent that was seen once, and those above it; `None` unless they lead to pid 1.
+    fn former(&mut self, first: abi::Ancestor) -> Option<Vec<abi::Ancestor>> {
+        let mut chain = vec![first];
+        let mut last = first;
+        while last.tgid != 1 {
+            last = *self.parents.get(&(last.tgid, last.start))?;
+            chain.push(last);
+            if chain.len() > CHAIN_MAX {
+                return None;
+            }
+        }
+        Some(chain)
     }
 
     /// An ancestor with the kernel's facts, and those of /proc if it is there and still runs the same program.

@@ -96,6 +96,16 @@ impl Proc {
         Ok(String::from_utf8_lossy(&read(&self.process, "cgroup", FILE_MAX)?).into_owned())
     }
 
+    /// The user who logged in, and the audit session; `u32::MAX` where there is none. An error on a kernel without audit.
+    pub(super) fn login(&self) -> io::Result<(u32, u32)> {
+        let number = |file| {
+            let text = read(&self.process, file, FILE_MAX)?;
+            let number = str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+            number.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "a number under /proc"))
+        };
+        Ok((number("loginuid")?, number("sessionid")?))
+    }
+
     /// Real user and group id.
     pub(super) fn ids(&self) -> io::Result<(u32, u32)> {
         let text = read(&self.process, "status", FILE_MAX)?;

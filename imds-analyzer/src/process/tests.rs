@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use imds_analyzer_ebpf::abi::{ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Task};
+use imds_analyzer_ebpf::abi::{ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Paths, Task, path_flags};
 use zerocopy::FromZeros as _;
 
 use super::{Resolver, ResolverSettings, namespace_inode, proc::Proc};
-use crate::secrets::ArgsMode;
+use crate::{event::Source, secrets::ArgsMode};
 
 /// A process group that is ended with the test.
 struct Running(Child);
@@ -56,6 +56,7 @@ fn until_it_runs(pid: u32, cmdline: &[u8]) {
 fn resolver() -> Resolver {
     Resolver::new(ResolverSettings {
         args: ArgsMode::Redacted,
+        name_service: false,
         capacity: 100,
     })
 }
@@ -102,7 +103,7 @@ fn a_running_process_is_described_with_its_ancestors_to_pid_1() {
     until_it_runs(pid, b"sleep\x0060\0");
     let mut resolver = resolver();
     let task = task(&resolver, pid);
-    resolver.observe(&owner(task, b"", &[]), b"");
+    resolver.observe(&owner(task, b"", &[]), &[], b"");
     let process = resolver.resolve(&task).unwrap();
 
     assert_eq!(process.name, "sleep");
@@ -158,7 +159,7 @@ fn the_kernel_s_facts_outlive_the_process() {
         },
     ];
     let argv = b"curl\0-H\0X-aws-ec2-metadata-token: AQtoken\0http://169.254.169.254/\0";
-    resolver.observe(&owner(gone, argv, &parents), argv);
+    resolver.observe(&owner(gone, argv, &parents), &[], argv);
     let process = resolver.resolve(&gone).unwrap();
 
     assert_eq!(process.name, "curl");
@@ -185,6 +186,81 @@ fn the_kernel_s_facts_outlive_the_process() {
 }
 
 #[test]
+fn what_the_kernel_read_of_files_outlives_the_process() {
+    let mut resolver = resolver();
+    let gone = Task {
+        start: 4321,
+        exec: 1,
+        tgid: 4_194_304,
+        comm: comm("python3"),
+        ..Task::default()
+    };
+    let names = b"python3.11\0bin\0usr\0app\0opt\0app.service\0system.slice\0and what was there before";
+    let argv = b"python3\0run.py\0";
+    let mut announced = owner(gone, argv, &[]);
+    announced.paths_room = names.len().try_into().unwrap();
+    announced.paths = Paths {
+        executable_end: 19,
+        working_directory_end: 27,
+        cgroup_end: 52,
+        flags: path_flags::EXECUTABLE | path_flags::WORKING_DIRECTORY | path_flags::CGROUP,
+    };
+    (announced.login_uid, announced.login_session) = (0, 7);
+    resolver.observe(&announced, names, argv);
+    let process = resolver.resolve(&gone).unwrap();
+    assert_eq!(process.source, Source::Kernel);
+    assert_eq!(process.executable.as_deref(), Some("/usr/bin/python3.11"));
+    assert_eq!(process.working_directory.as_deref(), Some("/opt/app"));
+    assert_eq!(process.unit.as_deref(), Some("app.service"));
+    assert_eq!(process.slice.as_deref(), Some("system.slice"));
+    assert_eq!(process.caller, "/opt/app/run.py (app.service)");
+    let login = process.login.clone().unwrap();
+    assert_eq!((login.user.name.as_deref(), login.session), (Some("root"), Some(7)));
+
+    // Nobody logged in, and nothing was read.
+    let mut other = announced;
+    other.task.exec = 2;
+    (other.login_uid, other.paths.flags) = (u32::MAX, 0);
+    resolver.observe(&other, names, argv);
+    let process = resolver.resolve(&other.task).unwrap();
+    assert_eq!((process.executable.clone(), process.login.clone()), (None, None));
+    assert_eq!(process.caller, "run.py", "the working directory is not known");
+}
+
+#[test]
+fn an_orphan_keeps_its_parent_as_long_as_that_leads_to_pid_1() {
+    let mut resolver = resolver();
+    let ancestor = |tgid, name: &str| Ancestor {
+        start: u64::from(tgid),
+        tgid,
+        uid: 0,
+        comm: comm(name),
+    };
+    let [init, cron, shell] = [ancestor(1, "init"), ancestor(40, "cron"), ancestor(50, "sh")];
+    let mut task = Task {
+        start: 4321,
+        tgid: 4_194_304,
+        comm: comm("worker"),
+        ..Task::default()
+    };
+    let mut chain = |exec: u64, seen: &[Ancestor]| {
+        task.exec = exec;
+        resolver.observe(&owner(task, b"worker\0", seen), &[], b"worker\0");
+        let process = resolver.resolve(&task).unwrap();
+        process.ancestors.iter().map(|it| it.pid).collect::<Vec<_>>()
+    };
+    assert_eq!(chain(1, &[shell, cron, init]), [50, 40, 1]);
+    assert_eq!(chain(2, &[init]), [50, 40, 1], "the shell has exited");
+    // A pid used again is another process.
+    let other = Ancestor { start: 51, ..shell };
+    assert_eq!(
+        chain(3, &[other, init]),
+        [50, 40, 1],
+        "whoever adopted it did not start it"
+    );
+}
+
+#[test]
 fn a_pid_used_again_lends_nothing() {
     let mut resolver = resolver();
     let now = task(&resolver, pid_of_this_test());
@@ -199,7 +275,7 @@ fn a_pid_used_again_lends_nothing() {
         uid: 0,
         comm: comm("earlier"),
     };
-    resolver.observe(&owner(before, b"", &[parent]), b"");
+    resolver.observe(&owner(before, b"", &[parent]), &[], b"");
     let earlier = resolver.resolve(&before).unwrap();
     let this = resolver.resolve(&now).unwrap();
 
@@ -228,7 +304,7 @@ fn another_program_in_the_same_process_is_not_the_caller() {
         ..task(&resolver, pid_of_this_test())
     };
     let argv = b"wget\0http://169.254.169.254/\0";
-    resolver.observe(&owner(before, argv, &[]), argv);
+    resolver.observe(&owner(before, argv, &[]), &[], argv);
     let process = resolver.resolve(&before).unwrap();
     assert_eq!((process.name.as_str(), process.executable.as_deref()), ("wget", None));
     assert_eq!(process.args, ["wget", "http://169.254.169.254/"]);
@@ -257,7 +333,7 @@ fn a_lost_announcement_is_made_up_for_and_a_late_one_completes() {
         ..Task::default()
     };
     assert_eq!(resolver.resolve(&gone).unwrap().name, "short");
-    resolver.observe(&owner(gone, b"short\0-v\0", &[]), b"short\0-v\0");
+    resolver.observe(&owner(gone, b"short\0-v\0", &[]), &[], b"short\0-v\0");
     assert_eq!(resolver.resolve(&gone).unwrap().args, ["short", "-v"]);
     assert_eq!(resolver.resolve(&Task::default()), None);
 }
@@ -271,7 +347,7 @@ fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
     let running = task(&resolver, pid);
     let mut announced = owner(running, b"sleep\0", &[]);
     announced.argv_len = 13;
-    resolver.observe(&announced, b"sleep\0");
+    resolver.observe(&announced, &[], b"sleep\0");
     let process = resolver.resolve(&running).unwrap();
     assert_eq!(
         (process.args.join(" ").as_str(), process.args_truncated),
@@ -280,7 +356,7 @@ fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
 
     let mut gone = announced;
     gone.task.tgid = 4_194_304;
-    resolver.observe(&gone, b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
+    resolver.observe(&gone, &[], b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
     let process = resolver.resolve(&gone.task).unwrap();
     assert_eq!(
         (process.args.join(" ").as_str(), process.args_truncated),
@@ -289,7 +365,7 @@ fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
 
     gone.task.tgid -= 1;
     gone.argv_len = 5000;
-    resolver.observe(&gone, b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
+    resolver.observe(&gone, &[], b"sleep\0AQAEAAAAAAAAAAAAAAAAAAAAAAA");
     let process = resolver.resolve(&gone.task).unwrap();
     assert_eq!(
         (process.args.join(" ").as_str(), process.args_truncated),
@@ -322,7 +398,7 @@ fn a_chain_deeper_than_the_kernel_s_bound_is_continued() {
         })
         .collect();
     let task = task(&resolver, pid);
-    resolver.observe(&owner(task, b"", &seen), b"");
+    resolver.observe(&owner(task, b"", &seen), &[], b"");
     assert_eq!(resolver.resolve(&task).unwrap().ancestors, from_proc.ancestors);
     assert!(seen.len() < ANCESTORS_MAX);
 }
@@ -331,6 +407,7 @@ fn a_chain_deeper_than_the_kernel_s_bound_is_continued() {
 fn output_is_bounded_and_memory_too() {
     let mut resolver = Resolver::new(ResolverSettings {
         args: ArgsMode::Full,
+        name_service: false,
         capacity: 2,
     });
     let argv = [b"\xff".repeat(4000), vec![0; 40], b"x\0".to_vec()].concat();
@@ -341,7 +418,7 @@ fn output_is_bounded_and_memory_too() {
             comm: comm("x"),
             ..Task::default()
         };
-        resolver.observe(&owner(gone, &argv, &[]), &argv);
+        resolver.observe(&owner(gone, &argv, &[]), &[], &argv);
         let process = resolver.resolve(&gone).unwrap();
         assert!(process.args.concat().len() <= 4096);
         assert!(process.args_truncated);
@@ -365,16 +442,17 @@ fn a_rewritten_title_has_no_empty_arguments() {
             tgid: 4_194_304,
             ..Task::default()
         };
-        resolver.observe(&owner(gone, argv, &[]), argv);
+        resolver.observe(&owner(gone, argv, &[]), &[], argv);
         assert_eq!(resolver.resolve(&gone).unwrap().args, expected);
     }
 }
 
 #[test]
-fn namespaces_are_those_of_the_host_in_which_tests_run() {
-    let host = resolver().host_namespaces();
-    assert_eq!(host.net, Some(namespace_inode("/proc/self/ns/net").unwrap()));
-    assert_eq!(host.pid, Some(namespace_inode("/proc/self/ns/pid").unwrap()));
+fn the_host_s_network_is_that_in_which_tests_run() {
+    assert_eq!(
+        resolver().host_net_ns(),
+        Some(namespace_inode("/proc/self/ns/net").unwrap())
+    );
 }
 
 #[test]

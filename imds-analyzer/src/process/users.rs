@@ -1,4 +1,4 @@
-//! User names from `/etc/passwd` alone: a name service could ask the network, which this tool never does.
+//! User names: from `/etc/passwd`, and from the name service only where that is asked for.
 
 use std::{
     collections::HashMap,
@@ -7,6 +7,9 @@ use std::{
     path::PathBuf,
     time::SystemTime,
 };
+
+use super::name_service::NameService;
+use crate::{event::User, sanitize};
 
 /// Bytes of the file that are read at most.
 const FILE_MAX: u64 = 4 << 20;
@@ -19,15 +22,17 @@ pub(super) struct Users {
     path: PathBuf,
     names: HashMap<u32, String>,
     modified: Option<SystemTime>,
+    name_service: Option<NameService>,
 }
 
 impl Users {
-    /// Nothing is read yet.
-    pub(super) fn new(path: PathBuf) -> Self {
+    /// Nothing is read yet. Names that the file does not have are left to the name service, if there is one.
+    pub(super) fn new(path: PathBuf, name_service: Option<NameService>) -> Self {
         Self {
             path,
             names: HashMap::new(),
             modified: None,
+            name_service,
         }
     }
 
@@ -43,9 +48,18 @@ impl Users {
         Ok(())
     }
 
-    pub(super) fn name(&self, uid: u32) -> Option<String> {
-        self.names.get(&uid).cloned()
+    pub(super) fn user(&mut self, uid: u32) -> User {
+        let name = self.names.get(&uid).cloned();
+        User {
+            id: Some(uid),
+            name: name.or_else(|| self.name_service.as_mut()?.name(uid)),
+        }
     }
+}
+
+/// A name as it is kept.
+pub(super) fn shown(name: &[u8]) -> String {
+    sanitize::lossy(name, NAME_MAX)
 }
 
 /// passwd(5): `name:password:uid:...`; of two names with one id the first counts, as in getpwuid(3).
@@ -58,9 +72,7 @@ fn parse(text: &str) -> HashMap<u32, String> {
             .filter(|name| !name.is_empty() && !name.starts_with(['#', '+', '-']));
         let uid = fields.nth(1).and_then(|uid| uid.parse().ok());
         if let Some((name, uid)) = name.zip(uid) {
-            names
-                .entry(uid)
-                .or_insert_with(|| crate::sanitize::lossy(name.as_bytes(), NAME_MAX));
+            names.entry(uid).or_insert_with(|| shown(name.as_bytes()));
         }
     }
     names
@@ -87,19 +99,19 @@ mod tests {
     fn a_changed_file_is_read_again_and_a_lost_one_forgets_nothing() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "old:x:1:\n").unwrap();
-        let mut users = Users::new(file.path().to_owned());
+        let mut users = Users::new(file.path().to_owned(), None);
         users.refresh().unwrap();
-        assert_eq!(users.name(1).as_deref(), Some("old"));
+        assert_eq!(users.user(1).name.as_deref(), Some("old"));
 
         std::fs::write(file.path(), "new:x:1:\n").unwrap();
         file.as_file()
             .set_modified(SystemTime::now() + Duration::from_secs(5))
             .unwrap();
         users.refresh().unwrap();
-        assert_eq!(users.name(1).as_deref(), Some("new"));
+        assert_eq!(users.user(1).name.as_deref(), Some("new"));
 
         file.close().unwrap();
         users.refresh().unwrap_err();
-        assert_eq!(users.name(1).as_deref(), Some("new"));
+        assert_eq!(users.user(1).name.as_deref(), Some("new"));
     }
 }

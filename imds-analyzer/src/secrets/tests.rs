@@ -1,3 +1,5 @@
+mod arguments;
+
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::{ArgsMode, mask_args, mask_path, mask_text, mask_truncated, mask_truncated_args};

@@ -7,6 +7,7 @@ use std::{
 
 use imds_analyzer_ebpf::classify::Version;
 
+use super::text::marks::container_name;
 use crate::event::{Event, Process, User};
 
 mod table;
@@ -60,11 +61,13 @@ impl Counts {
 /// All processes that run the same program as the same user in the same place.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Executable, or name; `None` where nobody is known.
-    pub who: Option<String>,
+    /// What it is told apart by, with its user; `None` where nobody is known.
+    pub key: Option<String>,
+    /// The program of `key`.
+    pub program: Option<String>,
     pub user: User,
-    pub unit: Option<String>,
-    pub container: Option<String>,
+    /// The unit, or the container's image, of the first of its processes that was seen.
+    pub place: Option<String>,
     /// Its calls went to an address of this host.
     pub local: bool,
     pub counts: Counts,
@@ -131,28 +134,25 @@ fn key(process: Option<&Process>, local: bool) -> impl fmt::Display + '_ {
     fmt::from_fn(move |f| {
         write!(f, "{local}")?;
         let Some(process) = process else { return Ok(()) };
-        let who = process.executable.as_ref().unwrap_or(&process.name);
-        let place = place(process);
         // NUL is in no path and no unit's name.
-        write!(f, "\0{who}\0{:?}\0{}", process.user.id, place.unwrap_or_default())
+        write!(f, "\0{}\0{:?}", process.caller, process.user.id)
     })
 }
 
 /// The container, or else the unit.
 fn place(process: &Process) -> Option<&str> {
-    let container = process.container.as_ref().map(|container| container.id.as_str());
-    container.or(process.unit.as_deref())
+    let container = process.container.as_ref();
+    let image = container.map(|container| container.image.as_deref().unwrap_or(container_name(container)));
+    image.or(process.user_unit.as_deref()).or(process.unit.as_deref())
 }
 
 impl Caller {
     fn new(process: Option<&Process>, local: bool) -> Self {
         Self {
-            who: process.map(|process| bounded(process.executable.as_ref().unwrap_or(&process.name))),
+            key: process.map(|process| process.caller.clone()),
+            program: process.map(|process| process.program.clone()),
             user: process.map(|process| process.user.clone()).unwrap_or_default(),
-            unit: process.and_then(|process| process.unit.as_deref()).map(bounded),
-            container: process
-                .and_then(|process| process.container.as_ref())
-                .map(|container| bounded(&container.id)),
+            place: process.and_then(place).map(bounded),
             local,
             counts: Counts::default(),
             last_path: None,
@@ -163,13 +163,8 @@ impl Caller {
         (self.counts.v1, self.counts.unknown, self.counts.sum())
     }
 
-    fn name(&self) -> (Option<&str>, Option<u32>, Option<&str>, Option<&str>) {
-        (
-            self.who.as_deref(),
-            self.user.id,
-            self.container.as_deref(),
-            self.unit.as_deref(),
-        )
+    fn name(&self) -> (Option<&str>, Option<u32>) {
+        (self.key.as_deref(), self.user.id)
     }
 
     fn add(&mut self, event: &Event) {
@@ -224,7 +219,7 @@ mod tests {
         };
         assert_eq!(callers[0].counts, counts);
         assert_eq!(callers[0].last_path, full_event().http.path);
-        assert_eq!(callers[1].who, None);
+        assert_eq!(callers[1].key, None);
         assert_eq!(summary.callers(true).len(), 1);
         assert_eq!(summary.total(true).sum(), 1);
         assert_eq!(summary.total(false).sum(), 3);
@@ -236,7 +231,7 @@ mod tests {
         let mut event = full_event();
         for index in 0..CALLERS_MAX + 5 {
             let mut process = event.process.as_deref().cloned().expect("a process");
-            process.executable = Some(format!("/bin/{index}"));
+            process.caller = format!("/bin/{index}");
             event.process = Some(Arc::new(process));
             summary.add(&event);
         }

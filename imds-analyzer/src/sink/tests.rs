@@ -12,7 +12,9 @@ use imds_analyzer_ebpf::{
 };
 
 use super::*;
-use crate::event::{Ancestor, Container, HttpRequest, NetNs, Process, Tap, Thread, User};
+use crate::event::{
+    Ancestor, Container, HttpRequest, Login, NetNs, Orchestrator, Platform, Process, Source, Tap, Thread, User,
+};
 
 /// Compares with `testdata/<name>`; `UPDATE_GOLDEN=1 cargo test` writes it instead.
 pub(super) fn golden(name: &str, actual: &str) {
@@ -67,7 +69,9 @@ pub(crate) fn full_event() -> Event {
     let process = Process {
         pid: 1234,
         name: "python3".to_owned(),
-        caller: "/opt/app/run.py".to_owned(),
+        caller: "/opt/app/run.py (docker.io/library/app:1.2)".to_owned(),
+        program: "/opt/app/run.py".to_owned(),
+        source: Source::Kernel,
         executable: Some("/usr/bin/python3.8".to_owned()),
         args: strings("python3 run.py"),
         args_truncated: true,
@@ -82,12 +86,31 @@ pub(crate) fn full_event() -> Event {
             name: Some("app".to_owned()),
         },
         group_id: Some(1000),
-        unit: Some("app.service".to_owned()),
+        login: Some(Login {
+            user: User {
+                id: Some(1001),
+                name: Some("alice".to_owned()),
+            },
+            session: Some(7),
+        }),
+        unit: Some("user@1001.service".to_owned()),
+        slice: Some("user-1001.slice".to_owned()),
+        user_unit: Some("app.service".to_owned()),
+        user_slice: Some("app.slice".to_owned()),
+        session: Some("c3".to_owned()),
         container: Some(Container {
             id: "0123456789abcdef".repeat(4),
             runtime: Some("containerd".to_owned()),
+            name: Some("app".to_owned()),
+            image: Some("docker.io/library/app:1.2".to_owned()),
         }),
-        pod: Some("1b4e28ba-2fa1-11d2-883f-0016d3cca427".to_owned()),
+        orchestrator: Some(Orchestrator {
+            qos: Some("burstable"),
+            name: Some("app-0".to_owned()),
+            namespace: Some("prod".to_owned()),
+            cluster: Some("blue".to_owned()),
+            ..Orchestrator::new(Platform::Kubernetes, "1b4e28ba-2fa1-11d2-883f-0016d3cca427".to_owned())
+        }),
     };
     Event {
         time: time(0) + Duration::from_micros(123_456),
@@ -144,6 +167,8 @@ pub(super) fn unknown_event() -> Event {
         pid: 77,
         name: "nc".to_owned(),
         caller: "nc".to_owned(),
+        program: "nc".to_owned(),
+        source: Source::Proc,
         ..Process::default()
     };
     Event {
@@ -170,7 +195,12 @@ pub(super) fn samples() -> Vec<Event> {
     );
     let mut process = shell.process.as_deref().cloned().unwrap_or_default();
     (process.pid, process.name, process.container) = (2212, "curl".to_owned(), None);
+    (process.user_unit, process.user_slice, process.session) = (None, None, None);
+    (process.login, process.orchestrator) = (None, None);
+    process.slice = Some("system.slice".to_owned());
     process.executable = Some("/usr/bin/curl".to_owned());
+    process.program = "/usr/bin/curl".to_owned();
+    process.caller = "/usr/bin/curl (cron.service)".to_owned();
     process.user = User {
         id: Some(0),
         name: Some("root".to_owned()),
@@ -194,6 +224,8 @@ pub(super) fn samples() -> Vec<Event> {
         Some("amazon-ssm-agent.service".to_owned()),
     );
     process.executable = Some("/snap/amazon-ssm-agent/7993/amazon-ssm-agent".to_owned());
+    process.program = "/snap/amazon-ssm-agent/7993/amazon-ssm-agent".to_owned();
+    process.caller = format!("{} (amazon-ssm-agent.service)", process.program);
     process.ancestors = vec![ancestor(1, "systemd", "init")];
     token.process = Some(Arc::new(process.clone()));
     events.push(token.clone());

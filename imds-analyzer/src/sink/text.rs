@@ -6,16 +6,18 @@ use std::{
     time::SystemTime,
 };
 
-use imds_analyzer_ebpf::classify::{PathClass, Verdict};
+use imds_analyzer_ebpf::classify::Verdict;
 
+use self::marks::marks;
 use super::{
     Notice, Output, Sink, Style,
     layout::{ALARM, CAUTION, DOUBT, FAINT, GOOD, PLAIN, STRONG, columns, foreign, foreign_path, paint},
     record::writable,
 };
-use crate::event::{Ancestor, Event, NetNs, User};
+use crate::event::{Ancestor, Event, Process};
 
 mod details;
+pub(super) mod marks;
 
 /// Columns of the verdict: the longest of [`label`].
 const VERDICT_WIDTH: usize = 8;
@@ -139,9 +141,25 @@ fn request(event: &Event, width: usize) -> String {
 
 fn caller(event: &Event) -> String {
     match event.process.as_deref() {
-        Some(process) => format!("{}[{}]", foreign(&process.name, NAME_WIDTH), process.pid),
+        Some(process) => {
+            let script = script(process).map(|script| format!(" {}", foreign(script, NAME_WIDTH)));
+            let name = foreign(&process.name, NAME_WIDTH);
+            format!("{name}[{}]{}", process.pid, script.unwrap_or_default())
+        }
         None => "unknown process".to_owned(),
     }
+}
+
+/// What an interpreter runs, without its directory; `None` for what is no interpreter, and for a script that is named
+/// as its process is.
+fn script(process: &Process) -> Option<&str> {
+    let file = |path: &str| path.rsplit('/').next().map(str::len).unwrap_or_default();
+    let executable = process.executable.as_deref()?;
+    if executable.starts_with(&process.program) {
+        return None;
+    }
+    let script = process.program.get(process.program.len() - file(&process.program)..)?;
+    (script != process.name).then_some(script)
 }
 
 /// As much of the chain as fits into `room`, the parent first; what is left out is marked.
@@ -159,51 +177,6 @@ fn chain(ancestors: &[Ancestor], room: usize) -> String {
         text = format!("{} < …", links(&ancestors[..count]));
     }
     text
-}
-
-/// What else is worth a word.
-fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
-    let mut marks = Vec::new();
-    if let Some(reason) = event.reason {
-        marks.push((DOUBT, format!("reason={}", reason.as_str())));
-    }
-    if matches!(
-        event.path_class,
-        PathClass::Credential | PathClass::UserData | PathClass::Identity
-    ) {
-        marks.push((CAUTION, event.path_class.as_str().to_owned()));
-    }
-    if event.local {
-        marks.push((CAUTION, "local".to_owned()));
-    }
-    if event.net_ns == NetNs::Other {
-        marks.push((PLAIN, "netns".to_owned()));
-    }
-    if let Some(process) = event.process.as_deref() {
-        if let Some(user) = user_name(&process.user) {
-            marks.push((PLAIN, format!("user={}", foreign(&user, NAME_WIDTH))));
-        }
-        match (&process.container, &process.unit) {
-            (Some(container), _) => {
-                marks.push((
-                    PLAIN,
-                    format!("container={}", foreign(short_id(&container.id), NAME_WIDTH)),
-                ));
-            }
-            (None, Some(unit)) => marks.push((PLAIN, format!("unit={}", foreign(unit, NAME_WIDTH)))),
-            (None, None) => {}
-        }
-    }
-    marks
-}
-
-fn user_name(user: &User) -> Option<String> {
-    user.name.clone().or_else(|| user.id.map(|id| id.to_string()))
-}
-
-/// As `docker ps` shows it.
-pub(super) fn short_id(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
 }
 
 #[cfg(test)]
@@ -283,11 +256,20 @@ mod tests {
         process.args = vec![evil.clone()];
         process.user.name = Some(evil.clone());
         process.unit = Some(evil.clone());
-        process.pod = Some(evil.clone());
+        process.caller = evil.clone();
+        process.program = evil.clone();
+        process.user_unit = Some(evil.clone());
+        if let Some(orchestrator) = &mut process.orchestrator {
+            orchestrator.id = evil.clone();
+            orchestrator.name = Some(evil.clone());
+            orchestrator.namespace = Some(evil.clone());
+        }
         process.ancestors[0].name = evil.clone();
         process.ancestors[0].args = vec![evil.clone()];
         if let Some(container) = &mut process.container {
             container.id = evil.clone();
+            container.name = Some(evil.clone());
+            container.image = Some(evil.clone());
             container.runtime = Some(evil);
         }
         event.process = Some(process.into());

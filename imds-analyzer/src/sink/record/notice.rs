@@ -213,15 +213,17 @@ impl CountFields {
 #[derive(Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields, rename = "Caller")]
 struct CallerFields<'a> {
-    /// Executable, or name of the process; absent where nobody is known.
+    /// As `imds.caller` of its requests; absent where nobody is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     caller: Option<&'a str>,
+    /// The part of it that is the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<User<'a>>,
+    /// Unit, or image of the container.
     #[serde(skip_serializing_if = "Option::is_none")]
-    unit: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    container: Option<&'a str>,
+    place: Option<&'a str>,
     local: bool,
     calls: CountFields,
     /// Path of its last v1 call, or of its last call if it made none.
@@ -232,10 +234,10 @@ struct CallerFields<'a> {
 impl<'a> CallerFields<'a> {
     fn new(caller: &'a Caller) -> Self {
         Self {
-            caller: caller.who.as_deref(),
+            caller: caller.key.as_deref(),
+            program: caller.program.as_deref(),
             user: User::new(caller.user.id, caller.user.name.as_deref()),
-            unit: caller.unit.as_deref(),
-            container: caller.container.as_deref(),
+            place: caller.place.as_deref(),
             local: caller.local,
             calls: CountFields::new(caller.counts),
             last_path: caller.last_path.as_deref(),

@@ -4,13 +4,16 @@ use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::{Joined, Seconds, User};
-use crate::event::{self, Ancestor};
+use crate::event::{self, Ancestor, Source};
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Process<'a> {
     pid: u32,
     name: &'a str,
+    /// Where the facts come from: read in the kernel while the process connected or sent, or in /proc afterwards.
+    #[schemars(extend("enum" = [Source::Kernel.as_str(), Source::Proc.as_str()]))]
+    source: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     executable: Option<&'a str>,
     /// Secrets are masked.
@@ -20,6 +23,7 @@ pub(super) struct Process<'a> {
     command_line: Option<CommandLine<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<Seconds>,
+    /// As of when the process was announced.
     #[serde(skip_serializing_if = "Option::is_none")]
     working_directory: Option<&'a str>,
     /// The thread that sent, where it is not the main one.
@@ -37,6 +41,7 @@ impl<'a> Process<'a> {
         Self {
             pid: process.pid,
             name: &process.name,
+            source: process.source.as_str(),
             executable: process.executable.as_deref(),
             args: &process.args,
             command_line: CommandLine::new(&process.args),
@@ -82,6 +87,8 @@ struct AncestorFields<'a> {
     pid: u32,
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    executable: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     command_line: Option<CommandLine<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<User<'a>>,
@@ -92,6 +99,7 @@ impl<'a> AncestorFields<'a> {
         Self {
             pid: ancestor.pid,
             name: &ancestor.name,
+            executable: ancestor.executable.as_deref(),
             command_line: CommandLine::new(&ancestor.args),
             user: User::new(ancestor.user_id, None),
         }

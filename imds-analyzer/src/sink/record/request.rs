@@ -10,10 +10,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
 use super::{
-    Action, Category, Dataset, Envelope, EventFields, Host, Kind, Level, Outcome, SCHEMA, Type, User, action_is,
+    Action, Category, Dataset, Envelope, EventFields, Host, Id, Kind, Level, Outcome, SCHEMA, Type, User, action_is,
     process::Process,
 };
-use crate::event::{self, Event};
+use crate::event::{self, Event, Login};
 
 /// A request to the metadata service, its verdict and its caller.
 #[derive(Serialize, JsonSchema)]
@@ -21,12 +21,12 @@ use crate::event::{self, Event};
 pub(in crate::sink) struct RequestRecord<'a> {
     #[serde(flatten)]
     envelope: Envelope,
-    imds: Imds,
+    imds: Imds<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<Process<'a>>,
     /// Who the process ran as.
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<User<'a>>,
+    user: Option<ProcessUser<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<User<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,6 +35,8 @@ pub(in crate::sink) struct RequestRecord<'a> {
     container: Option<Container<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     orchestrator: Option<Orchestrator<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubernetes: Option<Kubernetes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<Http<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,24 +52,20 @@ pub(in crate::sink) struct RequestRecord<'a> {
 impl<'a> RequestRecord<'a> {
     pub(in crate::sink) fn new(event: &'a Event, host: &'a str) -> Self {
         let process = event.process.as_deref();
+        let orchestrator = process.and_then(|process| process.orchestrator.as_ref());
         let http = &event.http;
         Self {
             envelope: envelope(event),
             imds: Imds::new(event),
             process: process.map(|process| Process::new(process, event.thread.as_ref())),
-            user: process.and_then(|process| User::new(process.user.id, process.user.name.as_deref())),
+            user: process.map(ProcessUser::new),
             group: process.and_then(|process| User::new(process.group_id, None)),
-            systemd: process
-                .and_then(|process| process.unit.as_deref())
-                .map(|unit| Systemd { unit }),
+            systemd: process.and_then(Systemd::new),
             container: process
                 .and_then(|process| process.container.as_ref())
                 .map(Container::new),
-            orchestrator: process
-                .and_then(|process| process.pod.as_deref())
-                .map(|id| Orchestrator {
-                    resource: Resource { id },
-                }),
+            orchestrator: orchestrator.map(Orchestrator::new),
+            kubernetes: orchestrator.and_then(|orchestrator| Some(Kubernetes { qos: orchestrator.qos? })),
             http: Http::new(http),
             url: http.target.as_deref().map(|original| Url {
                 original,
@@ -100,8 +98,11 @@ fn envelope(event: &Event) -> Envelope {
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-struct Imds {
+struct Imds<'a> {
     schema: u32,
+    /// What callers are told apart by, the same from one run to the next: the program, and where it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<&'a str>,
     #[schemars(schema_with = "versions")]
     version: &'static str,
     #[schemars(schema_with = "verdicts")]
@@ -133,10 +134,11 @@ struct Imds {
     packet_destination: Option<Address>,
 }
 
-impl Imds {
-    fn new(event: &Event) -> Self {
+impl<'a> Imds<'a> {
+    fn new(event: &'a Event) -> Self {
         Self {
             schema: SCHEMA,
+            caller: event.process.as_deref().map(|process| process.caller.as_str()),
             version: event.verdict.version().as_str(),
             verdict: event.verdict.as_str(),
             reason: event
@@ -183,10 +185,81 @@ fn one_of(names: &[&str]) -> Schema {
     json_schema!({ "type": "string", "enum": names })
 }
 
+/// ECS `user`, and who logged in.
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct ProcessUser<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    /// Who logged in, through sudo and su, as the kernel's audit has it; absent outside of logins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<Audit<'a>>,
+}
+
+impl<'a> ProcessUser<'a> {
+    fn new(process: &'a event::Process) -> Self {
+        Self {
+            id: process.user.id.map(Id),
+            name: process.user.name.as_deref(),
+            audit: process.login.as_ref().map(Audit::new),
+        }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Audit<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    /// Number of the audit session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<Id>,
+}
+
+impl<'a> Audit<'a> {
+    fn new(login: &'a Login) -> Self {
+        Self {
+            id: login.user.id.map(Id),
+            name: login.user.name.as_deref(),
+            session: login.session.map(Id),
+        }
+    }
+}
+
 #[derive(Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Systemd<'a> {
-    unit: &'a str,
+    /// The innermost service, else the innermost scope.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slice: Option<&'a str>,
+    /// Below a user's own systemd, whose unit is `unit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_unit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_slice: Option<&'a str>,
+    /// Id of the login session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
+}
+
+impl<'a> Systemd<'a> {
+    /// `None` outside of units and slices.
+    fn new(process: &'a event::Process) -> Option<Self> {
+        let fields = Self {
+            unit: process.unit.as_deref(),
+            slice: process.slice.as_deref(),
+            user_unit: process.user_unit.as_deref(),
+            user_slice: process.user_slice.as_deref(),
+            session: process.session.as_deref(),
+        };
+        (fields.unit.is_some() || fields.slice.is_some()).then_some(fields)
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -195,6 +268,10 @@ struct Container<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     runtime: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<Named<'a>>,
 }
 
 impl<'a> Container<'a> {
@@ -202,21 +279,64 @@ impl<'a> Container<'a> {
         Self {
             id: &container.id,
             runtime: container.runtime.as_deref(),
+            name: container.name.as_deref(),
+            image: container.image.as_deref().map(|name| Named { name }),
         }
     }
 }
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
+struct Named<'a> {
+    name: &'a str,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 struct Orchestrator<'a> {
+    #[schemars(extend("enum" = ["kubernetes", "ecs"]))]
+    r#type: &'static str,
     resource: Resource<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<Named<'a>>,
+}
+
+impl<'a> Orchestrator<'a> {
+    fn new(orchestrator: &'a event::Orchestrator) -> Self {
+        let (platform, resource) = orchestrator.platform.names();
+        Self {
+            r#type: platform,
+            resource: Resource {
+                id: &orchestrator.id,
+                r#type: resource,
+                name: orchestrator.name.as_deref(),
+            },
+            namespace: orchestrator.namespace.as_deref(),
+            cluster: orchestrator.cluster.as_deref().map(|name| Named { name }),
+        }
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Resource<'a> {
-    /// Uid of the pod.
+    /// Uid of the pod, or id of the task.
     id: &'a str,
+    #[schemars(extend("enum" = ["pod", "task"]))]
+    r#type: &'static str,
+    /// Of the pod; of a task, its family.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Kubernetes {
+    /// Quality of service class of the pod.
+    #[schemars(extend("enum" = ["guaranteed", "burstable", "besteffort"]))]
+    qos: &'static str,
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -6,11 +6,10 @@ use super::{Caller, Counts, Summary};
 use crate::sink::{
     layout::{ALARM, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, paint},
     loss,
-    text::short_id,
 };
 
 const COUNT_HEADS: [&str; 4] = ["v1", "v2", "other", "unknown"];
-const TEXT_HEADS: [&str; 4] = ["caller", "user", "unit or container", "last path"];
+const TEXT_HEADS: [&str; 4] = ["caller", "user", "unit or image", "last path"];
 /// Columns that the user takes at most.
 const USER_WIDTH: usize = 16;
 /// Columns that the caller and the path are left at least, however narrow the terminal.
@@ -91,13 +90,12 @@ impl Row {
             .name
             .clone()
             .or_else(|| caller.user.id.map(|id| id.to_string()));
-        let place = caller.container.as_deref().map(short_id).or(caller.unit.as_deref());
         Self {
             counts: caller.counts,
             cells: [
-                text(caller.who.as_deref(), "unknown process"),
+                text(caller.program.as_deref(), "unknown process"),
                 text(user.as_deref(), ""),
-                text(place, ""),
+                text(caller.place.as_deref(), ""),
                 text(caller.last_path.as_deref(), ""),
             ],
         }

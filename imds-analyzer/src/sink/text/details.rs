@@ -2,7 +2,11 @@
 
 use std::{fmt, net::SocketAddr};
 
-use super::{FAINT, Style, columns, foreign, paint, user_name, writable};
+use super::{
+    FAINT, Style, columns, foreign,
+    marks::{user_name, workload},
+    paint, writable,
+};
 use crate::{
     event::{Event, Process},
     sanitize,
@@ -35,7 +39,12 @@ pub(super) fn block(event: &Event, style: Style) -> impl fmt::Display + '_ {
         }
         block.field("socket", &socket(event))?;
         let owner = event.owner.map_or("nobody", |owner| owner.as_str());
-        block.field("seen by", &format!("{} (caller: {owner})", event.tap.as_str()))?;
+        let source = event
+            .process
+            .as_deref()
+            .map(|process| format!(", from {}", process.source.as_str()));
+        let source = source.unwrap_or_default();
+        block.field("seen by", &format!("{} (caller: {owner}{source})", event.tap.as_str()))?;
         if event.forwarded {
             block.field("forwarded", "X-Forwarded-For is present")?;
         }
@@ -61,6 +70,7 @@ impl Block<'_, '_> {
     }
 
     fn process(&mut self, event: &Event, process: &Process) -> fmt::Result {
+        self.field("caller", &process.caller)?;
         if let Some(executable) = &process.executable {
             self.field("executable", executable)?;
         }
@@ -105,19 +115,37 @@ impl Block<'_, '_> {
             let group = process.group_id.map(|id| format!(" gid {id}")).unwrap_or_default();
             self.field("user", &format!("{name}{id}{group}"))?;
         }
-        if let Some(unit) = &process.unit {
-            self.field("unit", unit)?;
+        if let Some(login) = &process.login {
+            let name = user_name(&login.user).unwrap_or_default();
+            let session = login.session.map(|id| format!(" session {id}")).unwrap_or_default();
+            self.field("login", &format!("{name}{session}"))?;
+        }
+        let unit = process.unit.as_ref().or(process.slice.as_ref());
+        if let Some(unit) = unit {
+            let user = process.user_unit.as_ref().or(process.user_slice.as_ref());
+            let user = user
+                .map(|unit| format!(", of the user's own: {unit}"))
+                .unwrap_or_default();
+            self.field("unit", &format!("{unit}{user}"))?;
         }
         if let Some(container) = &process.container {
-            let runtime = container
-                .runtime
-                .as_deref()
-                .map(|name| format!(" ({name})"))
+            let [runtime, image] = [(" (", &container.runtime, ")"), (" of ", &container.image, "")]
+                .map(|(before, text, after)| text.as_ref().map(|text| format!("{before}{text}{after}")));
+            let name = container
+                .name
+                .as_ref()
+                .map(|name| format!("{name} "))
                 .unwrap_or_default();
-            self.field("container", &format!("{}{runtime}", container.id))?;
+            let (runtime, image) = (runtime.unwrap_or_default(), image.unwrap_or_default());
+            self.field("container", &format!("{name}{}{runtime}{image}", container.id))?;
         }
-        if let Some(pod) = &process.pod {
-            self.field("pod", pod)?;
+        if let Some(orchestrator) = &process.orchestrator {
+            let (_, kind) = orchestrator.platform.names();
+            let name = workload(orchestrator)
+                .map(|name| format!("{name} "))
+                .unwrap_or_default();
+            let qos = orchestrator.qos.map(|qos| format!(" ({qos})")).unwrap_or_default();
+            self.field(kind, &format!("{name}{}{qos}", orchestrator.id))?;
         }
         Ok(())
     }

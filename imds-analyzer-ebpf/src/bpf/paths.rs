@@ -1,0 +1,141 @@
+//! Paths of the current task: its executable, its working directory, its cgroup. No lock is taken on the way up, so a
+//! directory that is renamed meanwhile may be seen half renamed.
+
+use imds_analyzer_ebpf::abi::{NAME_MAX, PATHS_MAX, Paths, path_flags};
+
+use super::{read, settings_global::setting};
+
+/// Names and mounts passed at most on the way to the root of all files.
+const FILE_DEPTH: usize = 20;
+/// Names passed at most on the way to the root of all cgroups.
+const CGROUP_DEPTH: usize = 16;
+
+type Names = [u8; PATHS_MAX];
+
+pub(super) const NONE: Paths = Paths {
+    executable_end: 0,
+    working_directory_end: 0,
+    cgroup_end: 0,
+    flags: 0,
+};
+
+/// Reads all three, as far as they fit; one that does not takes no room. Of the task that acts: a group leader that has
+/// exited has no files any more.
+#[inline(always)]
+pub(super) fn read_into(paths: &mut Paths, names: &mut Names, task: u64, mm: u64) {
+    // VERIFIER: where the names end is kept in the record, of which the verifier remembers no values. Kept in a register,
+    // each length it may have would be another state to follow.
+    let end = &mut paths.cgroup_end;
+    read::store(end, 0);
+    let mut flags = 0;
+    if setting!(mm_exe_file) != 0 {
+        let file: u64 = read::kernel(mm + setting!(mm_exe_file)).unwrap_or(0);
+        let executable = file + setting!(file_path);
+        if whole(walk(executable, end, names), end, 0) {
+            flags |= path_flags::EXECUTABLE;
+            if is_deleted(executable) {
+                flags |= path_flags::EXECUTABLE_DELETED;
+            }
+        }
+    }
+    paths.executable_end = read::load(end);
+    if setting!(task_fs) != 0 {
+        let fs: u64 = read::kernel(task + setting!(task_fs)).unwrap_or(0);
+        let directory = fs + setting!(fs_pwd);
+        if whole(walk(directory, end, names), end, paths.executable_end) {
+            flags |= path_flags::WORKING_DIRECTORY;
+            if is_deleted(directory) {
+                flags |= path_flags::WORKING_DIRECTORY_DELETED;
+            }
+        }
+    }
+    paths.working_directory_end = read::load(end);
+    if setting!(task_cgroups) != 0 && whole(cgroup(task, end, names), end, paths.working_directory_end) {
+        flags |= path_flags::CGROUP;
+    }
+    paths.flags = flags;
+}
+
+/// Whether a path was read up to its root; one that was not is forgotten: it would begin somewhere.
+#[inline(always)]
+fn whole(walked: Option<()>, end: &mut u16, start: u16) -> bool {
+    if walked.is_none() {
+        read::store(end, start);
+    }
+    walked.is_some()
+}
+
+/// Walks from the `struct path` at an address to the root of its mount namespace. `None` where it has no such way, or
+/// a longer one than there is room for.
+#[inline(always)]
+fn walk(path: u64, end: &mut u16, names: &mut Names) -> Option<()> {
+    let mut dentry: u64 = read::kernel(path + setting!(path_dentry))?;
+    let vfsmount: u64 = read::kernel(path + setting!(path_mnt))?;
+    let mut mount = vfsmount.wrapping_sub(setting!(mount_vfsmount));
+    // VERIFIER: a constant bound; every pass is looked at.
+    for _ in 0..FILE_DEPTH {
+        let root: u64 = read::kernel(mount + setting!(mount_vfsmount) + setting!(vfsmount_root))?;
+        if dentry == root {
+            let above: u64 = read::kernel(mount + setting!(mount_parent))?;
+            if above == mount {
+                return Some(());
+            }
+            dentry = read::kernel(mount + setting!(mount_mountpoint))?;
+            mount = above;
+        } else {
+            append(dentry + setting!(dentry_name), end, names)?;
+            let parent: u64 = read::kernel(dentry + setting!(dentry_parent))?;
+            // A root that is no mount's: what cannot be reached has no path.
+            if parent == dentry {
+                return None;
+            }
+            dentry = parent;
+        }
+    }
+    None
+}
+
+/// Whether the file of the `struct path` at an address was removed from its directory.
+#[inline(always)]
+fn is_deleted(path: u64) -> bool {
+    let Some(dentry) = read::kernel::<u64>(path + setting!(path_dentry)) else {
+        return false;
+    };
+    // The entry's back pointer, behind its pointer to the next: removed from the table of names.
+    read::kernel::<u64>(dentry + setting!(dentry_hash) + 8) == Some(0)
+        // A root has no name to be removed.
+        && read::kernel::<u64>(dentry + setting!(dentry_parent)) != Some(dentry)
+}
+
+/// The cgroup of v2, or of a v1 hierarchy where those are in use.
+#[inline(always)]
+fn cgroup(task: u64, end: &mut u16, names: &mut Names) -> Option<()> {
+    let css_set: u64 = read::kernel(task + setting!(task_cgroups))?;
+    let cgroup: u64 = if setting!(css_set_subsys) != 0 {
+        let state: u64 = read::kernel(css_set + setting!(css_set_subsys))?;
+        read::kernel(state + setting!(css_cgroup))?
+    } else {
+        read::kernel(css_set + setting!(css_set_dfl_cgrp))?
+    };
+    let mut node: u64 = read::kernel(cgroup + setting!(cgroup_kn))?;
+    // VERIFIER: as in `walk`.
+    for _ in 0..CGROUP_DEPTH {
+        let parent: u64 = read::kernel(node + setting!(kernfs_parent))?;
+        if parent == 0 {
+            return Some(());
+        }
+        append(node + setting!(kernfs_name), end, names)?;
+        node = parent;
+    }
+    None
+}
+
+/// Appends the name that the pointer at an address leads to.
+#[inline(always)]
+fn append(pointer: u64, end: &mut u16, names: &mut Names) -> Option<()> {
+    let name: u64 = read::kernel(pointer)?;
+    let start = read::load(end);
+    let len = read::kernel_str_into::<NAME_MAX, PATHS_MAX>(names, start, name)?;
+    read::store(end, start + len);
+    Some(())
+}

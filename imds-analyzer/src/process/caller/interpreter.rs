@@ -1,0 +1,263 @@
+//! Command lines of interpreters: which of the arguments is the script.
+
+/// What an interpreter runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Runs<'a> {
+    /// A file, as it was named.
+    Script(&'a str),
+    /// A module or class, and what runs it: `python -m pkg`, `java com.example.Main`.
+    Named(&'static str, &'a str),
+    /// One of the programs that one file is.
+    Applet(&'a str),
+}
+
+/// How an interpreter takes its arguments.
+#[derive(Clone, Copy, Debug)]
+struct Syntax {
+    /// Short options whose value is the rest of the argument or the next one.
+    valued: &'static str,
+    /// Short options whose value, if any, is the rest of the argument.
+    attached: &'static str,
+    /// Short options that bring the program's text, or read it from elsewhere: there is no script.
+    inline: &'static str,
+    /// Short option for the script.
+    file: Option<char>,
+    /// Short option for a module, and how that is called.
+    module: Option<(char, &'static str)>,
+    /// Long options whose value is the next argument.
+    long_valued: &'static [&'static str],
+    long_inline: &'static [&'static str],
+}
+
+const PLAIN: Syntax = Syntax {
+    valued: "",
+    attached: "",
+    inline: "",
+    file: None,
+    module: None,
+    long_valued: &[],
+    long_inline: &[],
+};
+
+/// python(1).
+const PYTHON: Syntax = Syntax {
+    valued: "WX",
+    inline: "c",
+    module: Some(('m', "python -m")),
+    long_valued: &["--check-hash-based-pycs"],
+    ..PLAIN
+};
+
+/// sh(1p), bash(1), zsh(1).
+const SHELL: Syntax = Syntax {
+    valued: "oO",
+    inline: "cs",
+    long_valued: &["--rcfile", "--init-file"],
+    ..PLAIN
+};
+
+/// node(1).
+const NODE: Syntax = Syntax {
+    valued: "rC",
+    inline: "ep",
+    long_valued: &[
+        "--require",
+        "--import",
+        "--loader",
+        "--experimental-loader",
+        "--conditions",
+        "--title",
+        "--env-file",
+        "--icu-data-dir",
+        "--openssl-config",
+    ],
+    long_inline: &["--eval", "--print"],
+    ..PLAIN
+};
+
+/// ruby(1).
+const RUBY: Syntax = Syntax {
+    valued: "IrEC",
+    attached: "WFTKx0i",
+    inline: "e",
+    long_valued: &["--encoding", "--external-encoding", "--internal-encoding"],
+    ..PLAIN
+};
+
+/// perlrun(1).
+const PERL: Syntax = Syntax {
+    valued: "I",
+    attached: "MmDdxlF0iCV",
+    inline: "eE",
+    ..PLAIN
+};
+
+/// php(1).
+const PHP: Syntax = Syntax {
+    valued: "cdztT",
+    inline: "rRBFES",
+    file: Some('f'),
+    long_valued: &["--php-ini", "--define", "--docroot"],
+    long_inline: &["--run", "--process-code", "--server"],
+    ..PLAIN
+};
+
+/// `dotnet [exec] [options] app.dll`.
+const DOTNET: Syntax = Syntax {
+    long_valued: &[
+        "--fx-version",
+        "--additionalprobingpath",
+        "--additional-deps",
+        "--depsfile",
+        "--runtimeconfig",
+        "--roll-forward",
+    ],
+    ..PLAIN
+};
+
+/// What the interpreter `file` runs; `None` for a program that is none, and for one that was given no file.
+pub(super) fn runs<'a>(file: &str, args: &'a [String]) -> Option<Runs<'a>> {
+    let mut rest = args.get(1..).unwrap_or_default();
+    let syntax = match without_version(file) {
+        "python" | "pypy" => PYTHON,
+        "sh" | "bash" | "rbash" | "dash" | "ash" | "zsh" | "ksh" | "mksh" => SHELL,
+        "node" | "nodejs" => NODE,
+        "ruby" => RUBY,
+        "perl" => PERL,
+        "php" | "php-cgi" => PHP,
+        "dotnet" => {
+            if rest.first().is_some_and(|first| first == "exec") {
+                rest = rest.get(1..).unwrap_or_default();
+            }
+            // Its other commands build and run projects.
+            return script(DOTNET, rest).filter(|runs| matches!(runs, Runs::Script(path) if path.ends_with(".dll")));
+        }
+        "java" => return java(rest),
+        "busybox" | "toybox" | "coreutils" => return applet(file, args),
+        _ => return None,
+    };
+    script(syntax, rest)
+}
+
+fn without_version(file: &str) -> &str {
+    file.trim_end_matches(|char: char| char.is_ascii_digit() || matches!(char, '.' | '-'))
+}
+
+fn script(syntax: Syntax, args: &[String]) -> Option<Runs<'_>> {
+    let mut args = args.iter().map(String::as_str);
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            return args.next().and_then(file);
+        }
+        if arg.starts_with("--") {
+            let name = arg.split('=').next().unwrap_or(arg);
+            if syntax.long_inline.contains(&name) {
+                return None;
+            }
+            if syntax.long_valued.contains(&arg) {
+                args.next();
+            }
+            continue;
+        }
+        let Some(options) = arg.strip_prefix(['-', '+']).filter(|_| arg.len() > 1) else {
+            return file(arg);
+        };
+        match cluster(syntax, options) {
+            Cluster::Flags => {}
+            Cluster::TakesNext => {
+                args.next();
+            }
+            Cluster::Inline => return None,
+            Cluster::File(rest) => return rest.or_else(|| args.next()).and_then(file),
+            Cluster::Module(kind, rest) => {
+                return rest.or_else(|| args.next()).map(|module| Runs::Named(kind, module));
+            }
+        }
+    }
+    None
+}
+
+enum Cluster<'a> {
+    Flags,
+    TakesNext,
+    Inline,
+    File(Option<&'a str>),
+    Module(&'static str, Option<&'a str>),
+}
+
+/// Short options in one argument: `-u`, `-Wd`, `-um`.
+fn cluster(syntax: Syntax, options: &str) -> Cluster<'_> {
+    for (at, option) in options.char_indices() {
+        let rest = options.get(at + option.len_utf8()..).filter(|rest| !rest.is_empty());
+        if syntax.inline.contains(option) {
+            return Cluster::Inline;
+        }
+        if syntax.file == Some(option) {
+            return Cluster::File(rest);
+        }
+        if let Some((_, kind)) = syntax.module.filter(|(module, _)| *module == option) {
+            return Cluster::Module(kind, rest);
+        }
+        if syntax.attached.contains(option) {
+            return Cluster::Flags;
+        }
+        if syntax.valued.contains(option) {
+            return if rest.is_some() {
+                Cluster::Flags
+            } else {
+                Cluster::TakesNext
+            };
+        }
+    }
+    Cluster::Flags
+}
+
+/// `-` is the standard input, and a descriptor's number says nothing.
+fn file(path: &str) -> Option<Runs<'_>> {
+    let is_file = !path.is_empty() && path != "-" && !path.starts_with("/dev/") && !path.starts_with("/proc/");
+    is_file.then_some(Runs::Script(path))
+}
+
+/// java(1): long options with one dash, and the main class is no file.
+fn java(args: &[String]) -> Option<Runs<'_>> {
+    const VALUED: [&str; 15] = [
+        "-cp",
+        "-classpath",
+        "--class-path",
+        "-p",
+        "--module-path",
+        "--upgrade-module-path",
+        "--add-modules",
+        "--add-exports",
+        "--add-opens",
+        "--add-reads",
+        "--limit-modules",
+        "--patch-module",
+        "--enable-native-access",
+        "--source",
+        "--describe-module",
+    ];
+    let mut args = args.iter().map(String::as_str);
+    while let Some(arg) = args.next() {
+        match arg {
+            "-jar" => return args.next().and_then(file),
+            "-m" | "--module" => return args.next().map(|module| Runs::Named("java -m", module)),
+            _ if VALUED.contains(&arg) => {
+                args.next();
+            }
+            // A file of further arguments.
+            _ if arg.starts_with(['-', '@']) => {}
+            _ if arg.ends_with(".java") => return file(arg),
+            class => return Some(Runs::Named("java", class)),
+        }
+    }
+    None
+}
+
+/// `wget` by its own name, and `busybox wget`.
+fn applet<'a>(file: &str, args: &'a [String]) -> Option<Runs<'a>> {
+    let mut names = args.iter().map(|arg| super::base_name(arg));
+    let first = names.next()?;
+    let name = if first == file { names.next()? } else { first };
+    (!name.is_empty() && !name.starts_with('-')).then_some(Runs::Applet(name))
+}

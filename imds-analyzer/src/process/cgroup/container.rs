@@ -1,0 +1,155 @@
+//! Names of containers, pods and tasks among those of cgroups.
+
+use super::names;
+use crate::event::{Container, Orchestrator, Platform};
+
+/// The innermost container of a path.
+pub(super) fn innermost(path: &str) -> Option<Container> {
+    let names: Vec<&str> = names(path).collect();
+    names.iter().enumerate().rev().find_map(|(index, name)| {
+        let parents = names.get(..index).unwrap_or_default();
+        by_id(name, parents).or_else(|| by_name(name, parents))
+    })
+}
+
+/// A container with an id of 64 hexadecimal digits, as all OCI runtimes of note give out.
+fn by_id(name: &str, parents: &[&str]) -> Option<Container> {
+    let (prefix, id) = id(name)?;
+    let runtime = runtime(prefix).or_else(|| parents.iter().rev().find_map(|parent| parent_runtime(parent)));
+    Some(Container {
+        id: id.to_owned(),
+        runtime: runtime.map(str::to_owned),
+        ..Container::default()
+    })
+}
+
+/// `<id>`, `<runtime>-<id>.scope` (systemd driver), `<slice>:<runtime>:<id>` (cgroupfs driver given a systemd path):
+/// what stands before the id, and the id.
+fn id(name: &str) -> Option<(&str, &str)> {
+    let name = name.strip_suffix(".scope").unwrap_or(name);
+    let (prefix, id) = name.rsplit_once([':', '-']).unwrap_or(("", name));
+    let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // The monitor stands outside of the container that it watches.
+    (is_id && !prefix.ends_with("-conmon")).then_some((prefix, id))
+}
+
+fn runtime(prefix: &str) -> Option<&'static str> {
+    match prefix.rsplit(':').next().unwrap_or(prefix) {
+        "docker" => Some("docker"),
+        "cri-containerd" | "nerdctl" => Some("containerd"),
+        "crio" => Some("cri-o"),
+        "libpod" | "libpod-payload" => Some("podman"),
+        _ => None,
+    }
+}
+
+/// The runtime that the parent of a bare id tells: `/docker/<id>`, ECS's `/ecs/<task>/<id>`, and containerd's
+/// namespaces.
+fn parent_runtime(parent: &str) -> Option<&'static str> {
+    match parent {
+        "docker" | "docker.service" | "ecs" => Some("docker"),
+        "default" | "k8s.io" => Some("containerd"),
+        "libpod_parent" => Some("podman"),
+        _ => None,
+    }
+}
+
+/// A container whose name is all the id it has.
+fn by_name(name: &str, parents: &[&str]) -> Option<Container> {
+    let parent = parents.last().copied().unwrap_or_default();
+    let (id, runtime) = if let Some(name) = name.strip_prefix("lxc.payload.") {
+        (name.to_owned(), "lxc")
+    } else if matches!(parent, "lxc" | "lxc.payload") {
+        (name.to_owned(), "lxc")
+    } else if let Some(name) = name.strip_prefix("systemd-nspawn@") {
+        (unescaped(name.strip_suffix(".service")?), "systemd-nspawn")
+    } else {
+        let name = name.strip_prefix("machine-")?.strip_suffix(".scope")?;
+        // libvirt's scopes are `machine-<driver>\x2d<id>\x2d<name>.scope`: virtual machines, mostly.
+        if parent != "machine.slice" || name.starts_with("qemu\\x2d") || name.starts_with("lxc\\x2d") {
+            return None;
+        }
+        (unescaped(name), "systemd-nspawn")
+    };
+    let known = !id.is_empty();
+    known.then(|| Container {
+        id,
+        runtime: Some(runtime.to_owned()),
+        ..Container::default()
+    })
+}
+
+/// A part of a unit's name as it was before systemd-escape(1).
+fn unescaped(name: &str) -> String {
+    let mut parts = name.split("\\x");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let byte = part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(u8::is_ascii) {
+            Some(byte) => {
+                text.push(char::from(byte));
+                text.push_str(part.get(2..).unwrap_or_default());
+            }
+            None => {
+                text.push_str("\\x");
+                text.push_str(part);
+            }
+        }
+    }
+    text
+}
+
+/// The pod or task of a path, the innermost one.
+pub(super) fn orchestrator(path: &str) -> Option<Orchestrator> {
+    let names: Vec<&str> = names(path).collect();
+    names.iter().enumerate().rev().find_map(|(index, name)| {
+        let parents = names.get(..index).unwrap_or_default();
+        pod(name, parents).or_else(|| task(name, parents))
+    })
+}
+
+/// `pod<uid>`, `kubepods-burstable-pod<uid with underscores>.slice`, and the latter before `:<runtime>:<id>`; the
+/// names before `kubepods` depend on the kubelet's cgroup root.
+fn pod(name: &str, parents: &[&str]) -> Option<Orchestrator> {
+    let name = name.split(':').next().unwrap_or(name);
+    let name = name.strip_suffix(".slice").unwrap_or(name);
+    let (class, uid) = match name.strip_prefix("pod") {
+        Some(uid) => (parents.last().copied().unwrap_or_default(), uid),
+        None => {
+            let (class, uid) = name.rsplit_once("-pod")?;
+            class.contains("kubepods").then_some((class, uid))?
+        }
+    };
+    let uid = uid.replace('_', "-");
+    let parts: Vec<&str> = uid.split('-').collect();
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    let hex = parts
+        .iter()
+        .all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    // A static pod's uid is a plain hash.
+    let is_uid = hex && matches!(lengths.as_slice(), [8, 4, 4, 4, 12] | [32]);
+    // The class without a directory of its own is the guaranteed one.
+    let qos = match class.rsplit(['-', '/']).next() {
+        Some("burstable") => Some("burstable"),
+        Some("besteffort") => Some("besteffort"),
+        Some("kubepods" | "kubepods.slice") => Some("guaranteed"),
+        _ => None,
+    };
+    is_uid.then(|| Orchestrator {
+        qos,
+        ..Orchestrator::new(Platform::Kubernetes, uid)
+    })
+}
+
+/// `/ecs/<task>/<container>` or `/ecs/<cluster>/<task>/<container>`, and `ecstasks-<task>.slice` with cgroup v2.
+fn task(name: &str, parents: &[&str]) -> Option<Orchestrator> {
+    let id = match name.strip_prefix("ecstasks-") {
+        Some(slice) => slice.strip_suffix(".slice")?.replace('_', "-"),
+        None => {
+            let below_ecs = parents.iter().rev().take(2).any(|parent| *parent == "ecs");
+            let is_task = name.len() >= 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+            (below_ecs && is_task && self::id(name).is_none()).then(|| name.to_owned())?
+        }
+    };
+    Some(Orchestrator::new(Platform::Ecs, id))
+}

@@ -1,0 +1,255 @@
+//! Names and images of containers, from the files in which their runtimes keep state on this host: no daemon is asked,
+//! and nothing that a container or another user could have written is read.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    io::{self, Read as _},
+    num::NonZeroUsize,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use lru::LruCache;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::Counters;
+use crate::{
+    event::{Container, Orchestrator},
+    sanitize, secrets,
+};
+
+/// Bytes of a state file at most; a larger one is not read.
+const FILE_MAX: u64 = 4 << 20;
+/// Bytes kept of a name at most.
+const NAME_MAX: usize = 256;
+/// Containers remembered.
+const KNOWN: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+
+/// Finds out what containers are called, and remembers it.
+#[derive(Debug)]
+pub(super) struct Containers {
+    /// `/`, but in tests.
+    root: PathBuf,
+    /// Whom the files have to belong to: root.
+    owner: u32,
+    known: LruCache<String, Names>,
+}
+
+/// What state files tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Names {
+    name: Option<String>,
+    image: Option<String>,
+    /// Of the pod, or the task's family.
+    workload: Option<String>,
+    namespace: Option<String>,
+    cluster: Option<String>,
+}
+
+type Labels = HashMap<String, String>;
+
+/// Docker's `config.v2.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerContainer {
+    name: Option<String>,
+    config: Option<DockerConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerConfig {
+    image: Option<String>,
+    labels: Option<Labels>,
+}
+
+/// `config.json` of an OCI bundle.
+#[derive(Deserialize)]
+struct Bundle {
+    annotations: Option<Labels>,
+}
+
+/// An entry of `containers.json` of containers/storage.
+#[derive(Deserialize)]
+struct StoredContainer {
+    id: String,
+    #[serde(default)]
+    names: Vec<String>,
+    /// JSON in a text.
+    metadata: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct StoredMetadata {
+    image_name: Option<String>,
+}
+
+impl Containers {
+    pub(super) fn new() -> Self {
+        Self::below(PathBuf::from("/"), 0)
+    }
+
+    fn below(root: PathBuf, owner: u32) -> Self {
+        Self {
+            root,
+            owner,
+            known: LruCache::new(KNOWN),
+        }
+    }
+
+    /// Adds what is found to a container and to what placed it.
+    pub(super) fn add_names(
+        &mut self,
+        container: &mut Container,
+        orchestrator: Option<&mut Orchestrator>,
+        counters: &mut Counters,
+    ) {
+        let is_id = container.id.len() == 64 && container.id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_id {
+            // Its name is its id already, and no path is made of anything but an id.
+            return;
+        }
+        let names = match self.known.get(&container.id) {
+            Some(names) => names.clone(),
+            None => match self.find(container, counters) {
+                Some(names) => {
+                    self.known.put(container.id.clone(), names.clone());
+                    names
+                }
+                // Not remembered: a runtime may write its files after the first process has run.
+                None => return,
+            },
+        };
+        (container.name, container.image) = (names.name, names.image);
+        if let Some(orchestrator) = orchestrator {
+            (orchestrator.name, orchestrator.namespace) = (names.workload, names.namespace);
+            orchestrator.cluster = names.cluster;
+        }
+    }
+
+    fn find(&self, container: &Container, counters: &mut Counters) -> Option<Names> {
+        let id = container.id.as_str();
+        let docker = || format!("var/lib/docker/containers/{id}/config.v2.json");
+        let containerd =
+            |namespace: &str| format!("run/containerd/io.containerd.runtime.v2.task/{namespace}/{id}/config.json");
+        let crio = || format!("run/containers/storage/overlay-containers/{id}/userdata/config.json");
+        let stored = || "var/lib/containers/storage/overlay-containers/containers.json".to_owned();
+        let (docker_names, bundle_names) = (Names::of_docker, Names::of_bundle);
+        match container.runtime.as_deref() {
+            Some("docker") => self.read(&docker(), counters).map(docker_names),
+            Some("containerd") => ["k8s.io", "default"]
+                .iter()
+                .find_map(|namespace| self.read(&containerd(namespace), counters))
+                .map(bundle_names),
+            Some("cri-o") => self.read(&crio(), counters).map(bundle_names),
+            Some("podman") => Names::of_stored(self.read(&stored(), counters)?, id),
+            Some(_) => None,
+            // A bare id: a Kubernetes container of whichever runtime, with the cgroupfs driver.
+            None => (self.read(&containerd("k8s.io"), counters).map(bundle_names))
+                .or_else(|| self.read(&docker(), counters).map(docker_names))
+                .or_else(|| self.read(&crio(), counters).map(bundle_names)),
+        }
+    }
+
+    /// A file's JSON; `None`, and a count unless it is not there, where it cannot be read.
+    fn read<T: DeserializeOwned>(&self, path: &str, counters: &mut Counters) -> Option<T> {
+        let text = counters.note(read_trusted(&self.root.join(path), self.owner))?;
+        let parsed = serde_json::from_slice(&text).map_err(io::Error::other);
+        counters.note(parsed)
+    }
+}
+
+/// The whole of a regular file that `owner` alone can write.
+fn read_trusted(path: &Path, owner: u32) -> io::Result<Vec<u8>> {
+    let file: File = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let data = file.metadata()?;
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    if !data.is_file() || data.uid() != owner || data.mode() & WRITABLE_BY_OTHERS != 0 || data.len() > FILE_MAX {
+        return Err(io::Error::other(format!("{} is not trusted", path.display())));
+    }
+    let mut text = Vec::new();
+    file.take(FILE_MAX).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+impl Names {
+    fn of_docker(container: DockerContainer) -> Self {
+        let (image, labels) = match container.config {
+            Some(config) => (config.image, config.labels.unwrap_or_default()),
+            None => (None, Labels::default()),
+        };
+        // Names that an orchestrator makes up differ from run to run; the label is the name it was given.
+        let given = label(
+            &labels,
+            &["io.kubernetes.container.name", "com.amazonaws.ecs.container-name"],
+        );
+        let own = || shown(container.name.as_deref()?.trim_start_matches('/'));
+        Self {
+            name: given.or_else(own),
+            image: image.as_deref().and_then(shown),
+            workload: label(
+                &labels,
+                &["io.kubernetes.pod.name", "com.amazonaws.ecs.task-definition-family"],
+            ),
+            namespace: label(&labels, &["io.kubernetes.pod.namespace"]),
+            cluster: label(&labels, &["com.amazonaws.ecs.cluster"]),
+        }
+    }
+
+    /// As containerd's CRI plugin, CRI-O and nerdctl annotate it.
+    fn of_bundle(bundle: Bundle) -> Self {
+        let labels = bundle.annotations.unwrap_or_default();
+        Self {
+            name: label(
+                &labels,
+                &[
+                    "io.kubernetes.cri.container-name",
+                    "io.kubernetes.container.name",
+                    "nerdctl/name",
+                ],
+            ),
+            image: label(
+                &labels,
+                &[
+                    "io.kubernetes.cri.image-name",
+                    "io.kubernetes.cri-o.ImageName",
+                    "nerdctl/image-ref",
+                ],
+            ),
+            workload: label(&labels, &["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"]),
+            namespace: label(
+                &labels,
+                &["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"],
+            ),
+            cluster: None,
+        }
+    }
+
+    fn of_stored(containers: Vec<StoredContainer>, id: &str) -> Option<Self> {
+        let found = containers.into_iter().find(|container| container.id == id)?;
+        let metadata: Option<StoredMetadata> = serde_json::from_str(found.metadata.as_deref()?).ok();
+        Some(Self {
+            name: found.names.first().and_then(|name| shown(name)),
+            image: metadata.and_then(|metadata| shown(&metadata.image_name?)),
+            ..Self::default()
+        })
+    }
+}
+
+/// The first of `keys` that there is.
+fn label(labels: &Labels, keys: &[&str]) -> Option<String> {
+    keys.iter().find_map(|key| shown(labels.get(*key)?))
+}
+
+/// Whoever starts a container may name it as they like.
+fn shown(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| sanitize::bounded(secrets::mask_text(text), NAME_MAX))
+}

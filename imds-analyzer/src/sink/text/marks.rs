@@ -1,0 +1,117 @@
+//! What else is worth a word on a request's line.
+
+use imds_analyzer_ebpf::classify::PathClass;
+
+use super::{CAUTION, DOUBT, NAME_WIDTH, PLAIN, foreign};
+use crate::event::{Ancestor, Container, Event, NetNs, Orchestrator, User};
+
+/// What else is worth a word.
+pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
+    let mut marks = Vec::new();
+    if let Some(reason) = event.reason {
+        marks.push((DOUBT, format!("reason={}", reason.as_str())));
+    }
+    if matches!(
+        event.path_class,
+        PathClass::Credential | PathClass::UserData | PathClass::Identity
+    ) {
+        marks.push((CAUTION, event.path_class.as_str().to_owned()));
+    }
+    if event.local {
+        marks.push((CAUTION, "local".to_owned()));
+    }
+    if event.net_ns == NetNs::Other {
+        marks.push((PLAIN, "netns".to_owned()));
+    }
+    if let Some(process) = event.process.as_deref() {
+        let mut named = |key: &str, value: &str| marks.push((PLAIN, format!("{key}={}", foreign(value, NAME_WIDTH))));
+        if let Some(user) = user_name(&process.user) {
+            named("user", &user);
+        }
+        let login = process.login.as_ref().filter(|login| login.user.id != process.user.id);
+        if let Some(login) = login.and_then(|login| user_name(&login.user)) {
+            named("login", &login);
+        }
+        if let Some(via) = via(&process.ancestors) {
+            named("via", &via);
+        }
+        match (&process.container, process.user_unit.as_ref().or(process.unit.as_ref())) {
+            (Some(container), _) => named("container", container_name(container)),
+            (None, Some(unit)) => named("unit", unit),
+            (None, None) => {}
+        }
+        if let Some(workload) = process.orchestrator.as_ref().and_then(workload) {
+            named("pod", &workload);
+        }
+    }
+    marks
+}
+
+pub(super) fn user_name(user: &User) -> Option<String> {
+    user.name.clone().or_else(|| user.id.map(|id| id.to_string()))
+}
+
+/// Its name, else its id.
+pub(in crate::sink) fn container_name(container: &Container) -> &str {
+    container.name.as_deref().unwrap_or(short_id(&container.id))
+}
+
+/// As `docker ps` shows it.
+fn short_id(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// How the process came to be started, from the outside in: what stands for a person or a schedule in a chain.
+fn via(ancestors: &[Ancestor]) -> Option<String> {
+    let known = |ancestor: &Ancestor| match ancestor.name.as_str() {
+        "sshd" | "sshd-session" | "dropbear" => Some("ssh"),
+        "cron" | "crond" | "anacron" | "atd" => Some("cron"),
+        "sudo" | "doas" | "pkexec" => Some("sudo"),
+        "su" | "runuser" => Some("su"),
+        "ssm-session-wor" => Some("ssm"),
+        _ => None,
+    };
+    let mut steps: Vec<_> = ancestors.iter().rev().filter_map(known).collect();
+    // A connection is served by more than one sshd, and sudo may watch over itself.
+    steps.dedup();
+    (!steps.is_empty()).then(|| steps.join(","))
+}
+
+/// `namespace/pod`, or the task's family.
+pub(super) fn workload(orchestrator: &Orchestrator) -> Option<String> {
+    let name = orchestrator.name.as_deref()?;
+    let namespace = orchestrator.namespace.as_deref().or(orchestrator.cluster.as_deref());
+    Some(namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names as `ps` shows them, the parent first.
+    fn via_of(names: &str) -> Option<String> {
+        let ancestor = |name: &str| Ancestor {
+            name: name.to_owned(),
+            ..Ancestor::default()
+        };
+        via(&names.split(' ').map(ancestor).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_started_a_process_is_named_from_the_outside_in() {
+        for (chain, expected) in [
+            ("sh cron cron systemd", Some("cron")),
+            ("bash sudo sudo bash sshd sshd sshd systemd", Some("ssh,sudo")),
+            ("bash su sudo bash sshd-session sshd systemd", Some("ssh,sudo,su")),
+            (
+                "sh ssm-session-wor ssm-agent-worke amazon-ssm-agen systemd",
+                Some("ssm"),
+            ),
+            ("run-parts sh crond systemd", Some("cron")),
+            ("runc containerd-shim systemd", None),
+            ("systemd", None),
+        ] {
+            assert_eq!(via_of(chain).as_deref(), expected, "{chain}");
+        }
+    }
+}
