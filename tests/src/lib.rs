@@ -15,6 +15,7 @@ mod owner;
 mod program;
 mod records;
 mod scene;
+mod service;
 mod stage;
 
 pub use self::{
@@ -28,5 +29,6 @@ pub use self::{
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
     scene::{Scene, output, run, serve},
+    service::{Service, free_port, sample, until},
     stage::{PYTHON, Stage, schema},
 };
