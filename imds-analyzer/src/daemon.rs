@@ -34,7 +34,7 @@ use crate::{
     cli::{DaemonArgs, ExitCode},
     config::Config,
     run::{self, say},
-    session::{Flow, Options, Session},
+    session::{Budget, Flow, Options, Session},
     settings::{FailOn, Filter},
     sink::{Sink as _, fanout::Fanout, loss, metrics::Snapshot},
 };
@@ -92,6 +92,10 @@ impl<'a> Daemon<'a> {
             fail_on: FailOn::default(),
             count: None,
             quiet: false,
+            budget: Budget {
+                rate: config.limits.kernel_rate,
+                burst: config.limits.kernel_burst,
+            },
             sink: Pipeline::new(&config, fanout)?,
         })?;
         let mut daemon = Self {

@@ -24,7 +24,7 @@ use crate::{
     cli::{self, Cli, Command, ConfigCommand, ExitCode, LabArgs, WatchArgs},
     config::{self, Config},
     daemon, lab_command,
-    session::{Finished, Flow, Options, Session, StartError},
+    session::{Budget, Finished, Flow, Options, Session, StartError},
     settings::{self, ColorChoice, Format, OwnerChoice, WatchSettings},
     sink::{self, Output, Sink, Style, json::JsonSink, loss, text::TextSink},
 };
@@ -197,6 +197,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         fail_on: settings.fail_on.clone(),
         count: settings.count,
         quiet: settings.quiet,
+        budget: Budget::default(),
         sink: stdout_sink(settings.format, settings.color, settings.verbose),
     })?;
     say(format_args!("ready: {}", session.describe()));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use imds_analyzer_ebpf::abi::{OwnerHook, program};
+use imds_analyzer_ebpf::abi::{OwnerHook, Settings, program};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
@@ -42,7 +42,25 @@ pub struct Options<S> {
     pub count: Option<NonZeroU64>,
     /// Write no requests, count them only.
     pub quiet: bool,
+    /// How many requests of one user the kernel side reports.
+    pub budget: Budget,
     pub sink: S,
+}
+
+/// Requests a second, and how many at once; a rate of 0 is no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Budget {
+    pub rate: u32,
+    pub burst: u32,
+}
+
+impl Budget {
+    /// Puts it into what the programs are loaded with, in us.
+    fn set(self, settings: &mut Settings) {
+        const SECOND: u32 = 1_000_000;
+        settings.budget_cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
+        settings.budget_depth = settings.budget_cost.saturating_mul(self.burst);
+    }
 }
 
 /// Why a session does not start.
@@ -130,7 +148,8 @@ impl<S: Sink> Session<S> {
     /// Probes, plans, loads and attaches. Must be called inside a tokio runtime.
     pub fn start(options: Options<S>) -> Result<Self, StartError> {
         let features = Features::probe();
-        let plan = plan::plan(&features, options.owner)?;
+        let mut plan = plan::plan(&features, options.owner)?;
+        options.budget.set(&mut plan.offsets);
         let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
         let stream = Stream::new(loaded.take_records().map_err(StartError::Refused)?)?;
         let resolver = Resolver::new(ResolverSettings {

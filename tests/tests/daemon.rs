@@ -337,7 +337,7 @@ print(count)
         .map(|record| record["imds"]["calls"]["v1"].as_u64().expect("a count"))
         .sum();
     let summary = records.last().expect("a summary");
-    let over: u64 = ["user_budget", "request_ring_full"]
+    let over: u64 = ["budget_v1", "request_ring_full"]
         .iter()
         .filter_map(|kind| summary["imds"]["loss"][kind].as_u64())
         .sum();

@@ -40,6 +40,8 @@ pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
         sock_cookie: btf.field("sock_common", "skc_cookie")?,
         net_inum: btf.field("net", "ns")? + btf.field("ns_common", "inum")?,
         tcp_sock_write_seq: btf.field("tcp_sock", "write_seq")?,
+        budget_cost: 0,
+        budget_depth: 0,
     })
 }
 
