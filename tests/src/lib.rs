@@ -11,6 +11,7 @@
 mod analyzer;
 mod cases;
 mod client;
+mod journal;
 mod owner;
 mod program;
 mod records;
@@ -25,10 +26,11 @@ pub use self::{
         IMDS_V4, IMDS_V6, PUT_TOKEN, connect, exchange, get, get_with_token, port, put_token, read_answer,
         read_response, set_option, write_in_pieces,
     },
+    journal::Journal,
     owner::{owner, owner_of_older, sender_hook},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
     scene::{Scene, output, run, serve},
-    service::{Service, free_port, sample, until},
+    service::{Service, curl, free_port, lab_with_imds, of_path, sample, send, until},
     stage::{PYTHON, Stage, schema},
 };

@@ -11,10 +11,11 @@ use std::{
 };
 
 use flate2::read::GzDecoder;
+use imds_analyzer::lab::{Lab, Server};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Analyzer, Ended, Turn, binary, schema};
+use crate::{Analyzer, Ended, IMDS_V4, Turn, binary, connect, get, read_response, schema, serve};
 
 /// How long anything may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -65,6 +66,11 @@ impl Service {
         self.analyzer = Some(Analyzer::start_in(Turn::take(), command));
     }
 
+    /// What it wrote to stdout so far.
+    pub fn stdout(&mut self) -> Vec<String> {
+        self.analyzer.as_mut().expect("running").so_far().to_vec()
+    }
+
     /// One more, which cannot start while this one runs.
     pub fn second(&self) -> crate::Output {
         crate::run_to_end(&mut self.command())
@@ -103,6 +109,9 @@ impl Service {
         let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
         // The file without a number is the newest; an unfinished one is no log.
         paths.retain(|path| path.extension().is_none_or(|extension| extension != "tmp"));
+        // Compressed a moment ago, and not removed yet.
+        let all = paths.clone();
+        paths.retain(|path| path.extension().is_none_or(|it| it != "gz") || !all.contains(&path.with_extension("")));
         paths.sort_by_key(|path| (*path == self.log(), path.clone()));
         let mut text = String::new();
         for path in paths {
@@ -160,6 +169,41 @@ impl Service {
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         body.to_owned()
     }
+}
+
+/// A lab with an IMDS in it.
+pub fn lab_with_imds() -> (Lab, Server) {
+    let lab = Lab::local().expect("lab");
+    let server = serve(&lab);
+    (lab, server)
+}
+
+/// One v1 call by curl; returns its pid.
+pub fn curl(lab: &Lab, path: &str) -> u32 {
+    let mut child = lab
+        .client
+        .command("curl")
+        .args(["-sm10", "-o", "/dev/null"])
+        .arg(format!("http://169.254.169.254{path}"))
+        .spawn()
+        .expect("curl");
+    assert!(crate::wait(&mut child).success());
+    child.id()
+}
+
+/// `count` v1 calls by this very process, on one connection.
+pub fn send(lab: &Lab, path: &str, count: usize) {
+    let mut stream = connect(&lab.client, IMDS_V4);
+    for _ in 0..count {
+        stream.write_all(get(path).as_bytes()).expect("write");
+        read_response(&mut stream);
+    }
+}
+
+/// How many of the records are of requests for `path`.
+pub fn of_path(records: &[Value], path: &str) -> usize {
+    let of_path = |record: &&Value| record["event"]["action"] == "imds-request" && record["url"]["path"] == path;
+    records.iter().filter(of_path).count()
 }
 
 /// Waits until it is so.

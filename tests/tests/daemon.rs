@@ -1,47 +1,10 @@
 //! The daemon as a service: how it starts, reloads, ends, what rights it keeps, and what it costs.
 
-use std::{fs, io::Write as _, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
+use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
 
-use imds_analyzer::lab::{Lab, Server};
 use imds_analyzer_tests::{
-    IMDS_V4, PYTHON, Service, connect, free_port, get, imds_analyzer, read_response, run_to_end, sample, serve, until,
+    PYTHON, Service, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path, run_to_end, sample, send, until,
 };
-use serde_json::Value;
-
-/// A lab with an IMDS in it.
-fn lab() -> (Lab, Server) {
-    let lab = Lab::local().expect("lab");
-    let server = serve(&lab);
-    (lab, server)
-}
-
-/// One v1 call by curl.
-fn curl(lab: &Lab, path: &str) -> u32 {
-    let mut child = lab
-        .client
-        .command("curl")
-        .args(["-sm10", "-o", "/dev/null"])
-        .arg(format!("http://169.254.169.254{path}"))
-        .spawn()
-        .expect("curl");
-    assert!(child.wait().expect("our own child").success());
-    child.id()
-}
-
-/// `count` v1 calls by this very process on one connection.
-fn send(lab: &Lab, path: &str, count: usize) {
-    let mut stream = connect(&lab.client, IMDS_V4);
-    for _ in 0..count {
-        stream.write_all(get(path).as_bytes()).expect("write");
-        read_response(&mut stream);
-    }
-}
-
-/// The records of requests for `path`.
-fn of_path(records: &[Value], path: &str) -> usize {
-    let of_path = |record: &&Value| record["event"]["action"] == "imds-request" && record["url"]["path"] == path;
-    records.iter().filter(of_path).count()
-}
 
 fn status(pid: u32, key: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
@@ -344,4 +307,29 @@ print(count)
     println!("sent {sent} in 3 s: {written} written, {folded} folded, {over} counted by the kernel side only");
     assert_eq!(written + folded + over, sent, "{summary:#}");
     assert!(written < 100);
+}
+
+#[test]
+fn asleep_when_there_is_nothing_to_do() {
+    let service = Service::start("[metrics]\nlisten = \"127.0.0.1:0\"\n");
+    let switches = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", service.pid()))
+            .expect("a process")
+            .flatten();
+        let tids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+        tids.map(|tid| status(tid, "voluntary_ctxt_switches").parse::<u64>().expect("a count"))
+            .sum::<u64>()
+    };
+    for _ in 0..20 {
+        let (before, log) = (switches(), service.text().len());
+        // Not to be in time, but to let time pass.
+        std::thread::sleep(Duration::from_secs(3));
+        let (count, quiet) = (switches() - before, service.text().len() == log);
+        println!("wake-ups in 3 s: {count}");
+        if count <= 1 {
+            return;
+        }
+        assert!(!quiet || count <= 3, "it woke up for nothing");
+    }
+    println!("this machine was never quiet");
 }

@@ -149,6 +149,9 @@ pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
         Notice::RateLimited(folded) => {
             let counts = folded.counts;
             entry.optional("IMDS_CALLER", folded.caller.as_deref());
+            entry.optional("IMDS_UID", folded.user.id.map(|id| id.to_string()).as_deref());
+            entry.optional("IMDS_UNIT", folded.unit.as_deref());
+            entry.optional("IMDS_CONTAINER", folded.container.as_deref());
             for (name, count) in [
                 ("IMDS_CALLS_V1", counts.v1),
                 ("IMDS_CALLS_V2", counts.v2),
