@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What the tests call, and the Debian package it is in.
-const TEST_TOOLS: [(&str, &str); 10] = [
+const TEST_TOOLS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("curl", "curl"),
@@ -26,6 +26,8 @@ const TEST_TOOLS: [(&str, &str); 10] = [
     ("setpriv", "util-linux"),
     ("script", "bsdutils"),
     ("bpftool", "bpftool"),
+    // And promtool.
+    ("prometheus", "prometheus"),
     // Goes with Debian's rustc: lints the kernel side.
     ("clippy-driver", "rust-web-clippy"),
 ];
