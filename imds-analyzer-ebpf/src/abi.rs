@@ -308,6 +308,9 @@ pub struct Settings {
     pub sock_cookie: u32,
     pub net_inum: u32,
     pub tcp_sock_write_seq: u32,
+    /// What one record costs of its user's budget, and how much can be saved up, in us; 0 where there is no limit.
+    pub budget_cost: u32,
+    pub budget_depth: u32,
     // What follows is 0 where this kernel has it not: the facts that depend on it are left to user space.
     // match-struct task_struct: loginuid sessionid fs cgroups
     pub task_loginuid: u32,
@@ -364,10 +367,16 @@ pub enum Loss {
     TaskRead = 8,
     /// argv could not be read, or not whole.
     ArgvRead = 9,
+    /// v1 requests over their user's budget: not reported.
+    BudgetV1 = 10,
+    /// Other requests over their user's budget: not reported.
+    BudgetOther = 11,
+    /// Processes and unfinished heads over their user's budget: requests are reported with less known about them.
+    BudgetNotice = 12,
 }
 
 impl Loss {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::RequestRing,
         Self::OwnerRing,
         Self::PendingRing,
@@ -378,6 +387,9 @@ impl Loss {
         Self::SenderQueue,
         Self::TaskRead,
         Self::ArgvRead,
+        Self::BudgetV1,
+        Self::BudgetOther,
+        Self::BudgetNotice,
     ];
 
     /// Name used in loss records and metrics.
@@ -393,6 +405,9 @@ impl Loss {
             Self::SenderQueue => "sender_queue",
             Self::TaskRead => "task_read",
             Self::ArgvRead => "argv_read",
+            Self::BudgetV1 => "budget_v1",
+            Self::BudgetOther => "budget_other",
+            Self::BudgetNotice => "budget_notice",
         }
     }
 }

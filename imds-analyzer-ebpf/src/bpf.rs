@@ -1,5 +1,6 @@
 //! The eBPF programs. Entry points are a few lines each; what they do is in the modules, in the order data flows.
 
+mod budget;
 mod connect;
 mod counters;
 mod egress;

@@ -1,10 +1,11 @@
 //! What can be typed. [`crate::settings`] says what it means.
 
-use std::{ffi::OsString, num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroU64, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
 use crate::{
+    config::StdoutFormat,
     secrets::ArgsMode,
     settings::{ColorChoice, FailCondition, Format, OwnerChoice},
 };
@@ -48,6 +49,7 @@ Examples:
   imds-analyzer watch                        Show every call to IMDS and who made it
   imds-analyzer watch --v1 --duration 10m    Only calls without a token, for ten minutes
   imds-analyzer watch --fail-on v1 -- CMD    Fail if CMD still makes v1 calls
+  imds-analyzer daemon                       Do so as a service
   imds-analyzer check                        Say what this host supports
   imds-analyzer lab                          Try it without EC2";
 
@@ -62,6 +64,11 @@ Examples:
   imds-analyzer watch --fail-on v1 -- aws s3 ls
       Run a command and watch only what it and its children send";
 
+const DAEMON_SIGNALS: &str = "\
+Signals:
+  SIGHUP   read the configuration again and open the log file anew; nothing is missed
+  SIGTERM  write what is there and end";
+
 /// Finds the processes that still talk to the EC2 Instance Metadata Service without a session token (IMDSv1).
 #[derive(Clone, Debug, Parser)]
 #[command(version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"), max_term_width = 100)]
@@ -75,12 +82,18 @@ pub enum Command {
     /// Show the calls to IMDS as they are made, and a summary at the end
     #[command(after_help = format!("{WATCH_EXAMPLES}\n\n{EXIT_CODES}"))]
     Watch(WatchArgs),
+    /// Run as a service: to a log file, the journal and Prometheus, as the configuration says
+    #[command(after_help = format!("{DAEMON_SIGNALS}\n\n{EXIT_CODES}"))]
+    Daemon(DaemonArgs),
     /// Say what this host supports, what would be used and why, and what to do about what is missing
     #[command(after_help = EXIT_CODES)]
     Check(CheckArgs),
     /// Run the whole tool against an IMDS of its own in a private network namespace
     #[command(after_help = EXIT_CODES)]
     Lab(LabArgs),
+    /// Print or check the configuration of the daemon
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print the JSON Schema of the records
     Schema,
     /// Print a completion script for a shell
@@ -177,6 +190,106 @@ pub struct WatchArgs {
     pub command: Vec<OsString>,
 }
 
+/// Flags come before the environment, and both before the file.
+#[derive(Args, Clone, Debug)]
+pub struct DaemonArgs {
+    /// The configuration [default: /etc/imds-analyzer/config.toml]
+    #[arg(long, value_name = "FILE", env = "IMDS_ANALYZER_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Whether to write a log file
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "IMDS_ANALYZER_LOG",
+        help_heading = "Where records go"
+    )]
+    pub log: Option<bool>,
+
+    /// The log file
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "IMDS_ANALYZER_LOG_FILE",
+        help_heading = "Where records go"
+    )]
+    pub log_file: Option<PathBuf>,
+
+    /// Whether to write to the journal
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "IMDS_ANALYZER_JOURNALD",
+        help_heading = "Where records go"
+    )]
+    pub journald: Option<bool>,
+
+    /// What to write to stdout
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        env = "IMDS_ANALYZER_STDOUT",
+        help_heading = "Where records go"
+    )]
+    pub stdout: Option<StdoutFormat>,
+
+    /// Serve metrics to Prometheus here, such as 127.0.0.1:9254
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "IMDS_ANALYZER_METRICS_LISTEN",
+        help_heading = "Where records go"
+    )]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Write metrics for node_exporter's textfile collector
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "IMDS_ANALYZER_METRICS_TEXTFILE",
+        help_heading = "Where records go"
+    )]
+    pub metrics_textfile: Option<PathBuf>,
+
+    /// What says who sent a call: auto takes the best this kernel has
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOOK",
+        env = "IMDS_ANALYZER_OWNER",
+        help_heading = "How it works"
+    )]
+    pub owner: Option<OwnerChoice>,
+
+    /// How much of command lines to show; tokens are masked always, redacted masks passwords and keys too
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        env = "IMDS_ANALYZER_ARGS",
+        help_heading = "How it works"
+    )]
+    pub args: Option<ArgsMode>,
+
+    /// Say on stderr what is done
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the default configuration, with a word on each key
+    Print,
+    /// Say whether a configuration is right
+    #[command(after_help = EXIT_CODES)]
+    Check {
+        /// The file
+        #[arg(default_value = crate::config::PATH)]
+        file: PathBuf,
+    },
+}
+
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// How to write the findings
@@ -268,6 +381,12 @@ mod tests {
             ("watch -q -v", ErrorKind::ArgumentConflict, "--quiet"),
             ("watch --owner ebpf", ErrorKind::InvalidValue, "--owner"),
             ("watch ls", ErrorKind::UnknownArgument, "ls"),
+            (
+                "daemon --metrics-listen 9254",
+                ErrorKind::ValueValidation,
+                "--metrics-listen",
+            ),
+            ("daemon --log maybe", ErrorKind::InvalidValue, "--log"),
         ] {
             let error = error(args);
             assert_eq!(error.kind(), kind, "{args}");

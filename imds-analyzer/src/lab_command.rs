@@ -10,7 +10,7 @@ use crate::{
     lab::{self, Lab, Server, StepOutcome, Tour},
     run::{self, Signals, say},
     secrets::ArgsMode,
-    session::{Flow, Options, Session, StartError},
+    session::{Budget, Flow, Options, Session, StartError},
     settings::{FailOn, Filter},
 };
 
@@ -31,6 +31,7 @@ pub(crate) async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
         fail_on: FailOn::default(),
         count: None,
         quiet: false,
+        budget: Budget::default(),
         sink: run::stdout_sink(args.format, args.color, args.verbose),
     })?;
     say(format_args!("ready: {}", session.describe()));

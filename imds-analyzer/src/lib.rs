@@ -3,6 +3,8 @@
 
 pub mod check;
 pub mod cli;
+pub mod config;
+mod daemon;
 pub mod decode;
 pub mod event;
 pub mod http;

@@ -21,9 +21,10 @@ use tracing_subscriber::{
 
 use crate::{
     check,
-    cli::{self, Cli, Command, ExitCode, LabArgs, WatchArgs},
-    lab_command,
-    session::{Finished, Flow, Options, Session, StartError},
+    cli::{self, Cli, Command, ConfigCommand, ExitCode, LabArgs, WatchArgs},
+    config::{self, Config},
+    daemon, lab_command,
+    session::{Budget, Finished, Flow, Options, Session, StartError},
     settings::{self, ColorChoice, Format, OwnerChoice, WatchSettings},
     sink::{self, Output, Sink, Style, json::JsonSink, loss, text::TextSink},
 };
@@ -32,6 +33,7 @@ use crate::{
 pub fn run(cli: Cli) -> ExitCode {
     let verbose = match &cli.command {
         Command::Watch(args) => args.verbose,
+        Command::Daemon(args) => args.verbose,
         Command::Lab(args) => args.verbose,
         _ => false,
     };
@@ -39,6 +41,8 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Watch(args) => watch(args),
         Command::Lab(args) => lab(&args),
+        Command::Daemon(args) => daemon::run(&args),
+        Command::Config(command) => config_command(command),
         Command::Check(args) => check::run(args.format, args.owner.into()),
         Command::Schema => sink::schema::write(&mut io::stdout())
             .map(|()| ExitCode::Ok)
@@ -109,7 +113,7 @@ pub fn stdout_sink(format: Format, color: ColorChoice, verbose: bool) -> Box<dyn
     }
 }
 
-fn host_name() -> String {
+pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
@@ -152,7 +156,7 @@ impl Signals {
 }
 
 /// What the user is told at the end, on stderr; JSON has it among its records.
-pub fn summarise(finished: &Finished, format: Format, color: ColorChoice) {
+pub fn summarise<S>(finished: &Finished<S>, format: Format, color: ColorChoice) {
     let style = Style::of(io::stderr(), color, false);
     match format {
         Format::Text => say(format_args!(
@@ -194,6 +198,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         fail_on: settings.fail_on.clone(),
         count: settings.count,
         quiet: settings.quiet,
+        budget: Budget::default(),
         sink: stdout_sink(settings.format, settings.color, settings.verbose),
     })?;
     say(format_args!("ready: {}", session.describe()));
@@ -285,6 +290,20 @@ async fn ended(child: &mut Option<Child>) -> io::Result<std::process::ExitStatus
         Some(child) => child.wait().await,
         None => std::future::pending().await,
     }
+}
+
+fn config_command(command: ConfigCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Print => io::stdout().write_all(config::DEFAULT.as_bytes())?,
+        ConfigCommand::Check { file } => {
+            if let Err(error) = Config::read(&file) {
+                say(format_args!("{error}"));
+                return Ok(ExitCode::Failed);
+            }
+            say(format_args!("{}: fine", file.display()));
+        }
+    }
+    Ok(ExitCode::Ok)
 }
 
 fn lab(args: &LabArgs) -> anyhow::Result<ExitCode> {

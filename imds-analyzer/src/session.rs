@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use imds_analyzer_ebpf::abi::{OwnerHook, program};
+use imds_analyzer_ebpf::abi::{OwnerHook, Settings, program};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
@@ -26,13 +26,15 @@ use crate::{
     sink::{self, Notice, Sink, summary::Summary},
 };
 
-/// Records handled before anything else gets a turn.
+/// Records handled before heads that time out get a turn.
 const BATCH: usize = 256;
+/// Batches before signals and timers get a turn.
+const BATCHES: usize = 16;
 /// Processes remembered: some 5 KiB each, with the chain.
 const PROCESSES: usize = 2048;
 
 /// What a session is to do with what it sees.
-pub struct Options {
+pub struct Options<S> {
     pub owner: Option<OwnerHook>,
     pub args: ArgsMode,
     /// Ask the name service for users that `/etc/passwd` does not have.
@@ -42,7 +44,25 @@ pub struct Options {
     pub count: Option<NonZeroU64>,
     /// Write no requests, count them only.
     pub quiet: bool,
-    pub sink: Box<dyn Sink>,
+    /// How many requests of one user the kernel side reports.
+    pub budget: Budget,
+    pub sink: S,
+}
+
+/// Requests a second, and how many at once; a rate of 0 is no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Budget {
+    pub rate: u32,
+    pub burst: u32,
+}
+
+impl Budget {
+    /// Puts it into what the programs are loaded with, in us.
+    fn set(self, settings: &mut Settings) {
+        const SECOND: u32 = 1_000_000;
+        settings.budget_cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
+        settings.budget_depth = settings.budget_cost.saturating_mul(self.burst);
+    }
 }
 
 /// Why a session does not start.
@@ -69,27 +89,31 @@ pub enum Flow {
 }
 
 /// Hooks in the kernel, and what comes from them.
-pub struct Session {
+pub struct Session<S> {
     stream: Stream,
+    /// There may be more to read without waiting.
+    more: bool,
     loaded: Loaded,
     join: Join,
-    outlet: Outlet,
+    outlet: Outlet<S>,
+    /// As of the last loss notice.
+    reported_loss: Vec<(&'static str, u64)>,
     decode_errors: Vec<(DecodeError, u64)>,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>,
 }
 
 /// The end of the pipeline.
-struct Outlet {
+struct Outlet<S> {
     filter: Filter,
     fail_on: FailOn,
     left: Option<u64>,
     quiet: bool,
-    sink: Box<dyn Sink>,
+    sink: S,
     summary: Summary,
     failed: bool,
 }
 
-impl Outlet {
+impl<S: Sink> Outlet<S> {
     fn event(&mut self, event: &Event) -> io::Result<Flow> {
         if self.left == Some(0) {
             return Ok(Flow::Enough);
@@ -122,11 +146,12 @@ impl Outlet {
     }
 }
 
-impl Session {
+impl<S: Sink> Session<S> {
     /// Probes, plans, loads and attaches. Must be called inside a tokio runtime.
-    pub fn start(options: Options) -> Result<Self, StartError> {
+    pub fn start(options: Options<S>) -> Result<Self, StartError> {
         let features = Features::probe();
-        let plan = plan::plan(&features, options.owner)?;
+        let mut plan = plan::plan(&features, options.owner)?;
+        options.budget.set(&mut plan.offsets);
         let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
         let stream = Stream::new(loaded.take_records().map_err(StartError::Refused)?)?;
         let resolver = Resolver::new(ResolverSettings {
@@ -165,9 +190,11 @@ impl Session {
         let logger = logger(&mut loaded);
         Ok(Self {
             stream,
+            more: false,
             loaded,
             join,
             outlet,
+            reported_loss: Vec::new(),
             decode_errors: Vec::new(),
             logger,
         })
@@ -190,62 +217,88 @@ impl Session {
         }
     }
 
-    /// Waits for the next records, or for a head to time out, and handles them. Cancel safe.
+    /// Waits for the next records, or for a head to time out, and handles some of them. Cancel safe.
     pub async fn next(&mut self) -> io::Result<Flow> {
         let deadline = self.join.next_deadline();
-        tokio::select! {
-            ready = self.stream.ready() => ready?,
-            () = sleep(deadline) => {}
-            () = kernel_messages(&mut self.logger) => {}
+        if self.more {
+            // Signals and timers get their turn in a flood, too.
+            tokio::task::yield_now().await;
+        } else {
+            tokio::select! {
+                ready = self.stream.ready() => ready?,
+                () = sleep(deadline) => {}
+                () = kernel_messages(&mut self.logger) => {}
+            }
+            self.more = true;
         }
-        self.drain()
+        for _ in 0..BATCHES {
+            let flow = self.batch()?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+            if !self.more {
+                break;
+            }
+        }
+        self.outlet.flush()
     }
 
-    /// Handles what is there, without waiting.
+    /// Handles all that is there, without waiting.
     pub fn drain(&mut self) -> io::Result<Flow> {
         loop {
-            let Self {
-                stream,
-                join,
-                outlet,
-                decode_errors,
-                ..
-            } = self;
-            let mut outcome = Ok(Flow::On);
-            let count = stream.drain(BATCH, |bytes| {
-                let event = match decode::decode(bytes) {
-                    Ok(Record::Owner(owner, names, argv)) => {
-                        join.resolver().observe(&owner, names, argv);
-                        None
-                    }
-                    Ok(Record::Request(request, capture)) => join.request(&request, capture),
-                    Ok(Record::Pending(request, capture)) => join.unfinished(&request, capture),
-                    Err(error) => {
-                        count_error(decode_errors, error);
-                        None
-                    }
-                };
-                if let (Some(event), Ok(Flow::On)) = (event, &outcome) {
-                    outcome = outlet.event(&event);
+            let flow = self.batch()?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+            if !self.more {
+                return self.outlet.flush();
+            }
+        }
+    }
+
+    /// Handles one batch of what is there.
+    fn batch(&mut self) -> io::Result<Flow> {
+        let Self {
+            stream,
+            join,
+            outlet,
+            decode_errors,
+            ..
+        } = self;
+        let mut outcome = Ok(Flow::On);
+        let count = stream.drain(BATCH, |bytes| {
+            let event = match decode::decode(bytes) {
+                Ok(Record::Owner(owner, names, argv)) => {
+                    join.resolver().observe(&owner, names, argv);
+                    None
                 }
-            });
-            while let (Ok(Flow::On), Some(event)) = (&outcome, join.expired()) {
+                Ok(Record::Request(request, capture)) => join.request(&request, capture),
+                Ok(Record::Pending(request, capture)) => join.unfinished(&request, capture),
+                Err(error) => {
+                    count_error(decode_errors, error);
+                    None
+                }
+            };
+            if let (Some(event), Ok(Flow::On)) = (event, &outcome) {
                 outcome = outlet.event(&event);
             }
-            match outcome {
-                Ok(Flow::On) if count == BATCH => {}
-                Ok(Flow::On) => return self.outlet.flush(),
-                other => {
-                    let flushed = self.outlet.flush()?;
-                    return other.map(|flow| if flushed == Flow::Closed { flushed } else { flow });
-                }
+        });
+        while let (Ok(Flow::On), Some(event)) = (&outcome, join.expired()) {
+            outcome = outlet.event(&event);
+        }
+        self.more = count == BATCH;
+        match outcome {
+            Ok(Flow::On) => Ok(Flow::On),
+            other => {
+                let flushed = self.outlet.flush()?;
+                other.map(|flow| if flushed == Flow::Closed { flushed } else { flow })
             }
         }
     }
 
     /// Reports what is still unfinished and sums up. Returns the summary, what was lost, and whether `--fail-on`
     /// matched.
-    pub fn finish(mut self) -> io::Result<Finished> {
+    pub fn finish(mut self) -> io::Result<Finished<S>> {
         while let Some(event) = self.join.unfinished_at_end() {
             if self.outlet.event(&event)? != Flow::On {
                 break;
@@ -268,11 +321,56 @@ impl Session {
             summary: self.outlet.summary,
             loss,
             failed: self.outlet.failed,
+            sink: self.outlet.sink,
         })
     }
 
+    /// Says what was lost since the last time, if anything was.
+    pub fn report_loss(&mut self) -> io::Result<()> {
+        let loss = self.loss();
+        let before = |kind| {
+            self.reported_loss
+                .iter()
+                .find(|(name, _)| *name == kind)
+                .map_or(0, |it| it.1)
+        };
+        let mut counts = loss.clone();
+        counts
+            .iter_mut()
+            .for_each(|(kind, count)| *count = count.saturating_sub(before(*kind)));
+        counts.retain(|&(_, count)| count > 0);
+        if counts.is_empty() {
+            return Ok(());
+        }
+        self.reported_loss = loss;
+        let sink = &mut self.outlet.sink;
+        sink.notice(SystemTime::now(), &Notice::Loss { counts: &counts })?;
+        sink.flush()
+    }
+
+    /// Where records go.
+    pub fn sink(&mut self) -> &mut S {
+        &mut self.outlet.sink
+    }
+
+    /// The programs that were considered, and whether they are attached.
+    pub fn hooks(&self) -> Vec<(&'static str, bool)> {
+        let hooks = self.loaded.hooks.iter();
+        hooks.map(|hook| (hook.program, hook.error.is_none())).collect()
+    }
+
+    /// Where owners come from, `imds.owner`.
+    pub fn owner(&self) -> &'static str {
+        self.loaded.owner.as_str()
+    }
+
+    /// Whether the kernel side's counters can be read with the rights of now.
+    pub fn counters_readable(&self) -> bool {
+        self.loaded.counters_readable()
+    }
+
     /// All that was lost, by kind.
-    fn loss(&self) -> Vec<(&'static str, u64)> {
+    pub fn loss(&self) -> Vec<(&'static str, u64)> {
         let counters = self.join.counters();
         let mut loss: Vec<_> = self
             .loaded
@@ -283,17 +381,19 @@ impl Session {
         loss.push(("recursion_misses", self.loaded.recursion_misses()));
         loss.extend(self.decode_errors.iter().map(|(kind, count)| (kind.as_str(), *count)));
         loss.extend(counters);
+        loss.extend(self.outlet.sink.loss());
         loss.retain(|&(_, count)| count > 0);
         loss
     }
 }
 
 /// The end of a session.
-pub struct Finished {
+pub struct Finished<S> {
     pub summary: Summary,
     pub loss: Vec<(&'static str, u64)>,
     /// `--fail-on` matched.
     pub failed: bool,
+    pub sink: S,
 }
 
 fn count_error(errors: &mut Vec<(DecodeError, u64)>, error: DecodeError) {

@@ -7,6 +7,7 @@ use imds_analyzer_ebpf::{
     abi::COMM_LEN,
     classify::{Verdict, Version},
 };
+use serde::Deserialize;
 
 use crate::{
     cli::WatchArgs,
@@ -46,7 +47,8 @@ impl ColorChoice {
 }
 
 /// `--owner`: which hook is to say who sent a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum OwnerChoice {
     /// The best one this kernel has.
     #[default]
@@ -57,6 +59,7 @@ pub enum OwnerChoice {
     Fentry,
     /// The process that sent, by a BTF tracepoint.
     #[value(name = "tp_btf")]
+    #[serde(rename = "tp_btf")]
     TpBtf,
     /// The process that sent, by a kprobe.
     Kprobe,

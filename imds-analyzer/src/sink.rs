@@ -7,12 +7,20 @@ use std::{
 
 use crate::event::Event;
 
+pub mod fanout;
+pub mod file;
+pub mod journald;
 pub mod json;
 mod layout;
 pub mod loss;
+pub mod metrics;
+pub mod noise;
 mod notice;
+mod plain;
+pub mod queue;
 mod record;
 pub mod schema;
+mod stream;
 pub mod summary;
 pub mod text;
 
@@ -30,6 +38,29 @@ pub trait Sink {
 
     /// Hands on what is buffered: to be called whenever nothing waits to be written, and at the end.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// What was lost here so far, by kind; an error of the above is no such loss.
+    fn loss(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+}
+
+impl Sink for Box<dyn Sink> {
+    fn write(&mut self, event: &Event) -> io::Result<()> {
+        (**self).write(event)
+    }
+
+    fn notice(&mut self, time: SystemTime, notice: &Notice<'_>) -> io::Result<()> {
+        (**self).notice(time, notice)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (**self).flush()
+    }
+
+    fn loss(&self) -> Vec<(&'static str, u64)> {
+        (**self).loss()
+    }
 }
 
 /// Whether whoever read the output has closed it, as `head` does: the end of the work, not a failure.

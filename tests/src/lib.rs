@@ -11,10 +11,12 @@
 mod analyzer;
 mod cases;
 mod client;
+mod journal;
 mod owner;
 mod program;
 mod records;
 mod scene;
+mod service;
 mod stage;
 
 pub use self::{
@@ -24,9 +26,11 @@ pub use self::{
         IMDS_V4, IMDS_V6, PUT_TOKEN, connect, exchange, get, get_with_token, port, put_token, read_answer,
         read_response, set_option, write_in_pieces,
     },
+    journal::Journal,
     owner::{owner, owner_of_older, sees_senders, sender_hook},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
     scene::{Scene, output, run, serve},
+    service::{Service, curl, free_port, lab_with_imds, of_path, sample, send, until},
     stage::{PYTHON, Stage, schema},
 };

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What the tests call, and the Debian package it is in.
-const TEST_TOOLS: [(&str, &str); 11] = [
+const TEST_TOOLS: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("curl", "curl"),
@@ -27,6 +27,8 @@ const TEST_TOOLS: [(&str, &str); 11] = [
     ("script", "bsdutils"),
     ("bpftool", "bpftool"),
     ("runc", "runc"),
+    // And promtool.
+    ("prometheus", "prometheus"),
     // Goes with Debian's rustc: lints the kernel side.
     ("clippy-driver", "rust-web-clippy"),
 ];

@@ -1,9 +1,17 @@
 //! connect(2) to IMDS: the early notice, and the floor of who owns a socket.
 
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
-use imds_analyzer_ebpf::{abi::OwnerHook, target};
+use imds_analyzer_ebpf::{
+    abi::{Loss, OwnerHook},
+    target,
+};
 
-use super::{read::context_field, skb, socket, task};
+use super::{
+    budget::{self, Class},
+    counters,
+    read::context_field,
+    skb, socket, task,
+};
 
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_MPTCP: u32 = 262;
@@ -64,5 +72,9 @@ fn observe(ctx: &SockAddrContext) {
     if let Some(senders) = socket::new_senders(socket.sock(), cookie) {
         senders.set_announced(&identity);
     }
-    task::announce::<true>(&socket.connector, leader, socket.sock(), cookie);
+    if budget::allows(socket.connector.uid, Class::Owner) {
+        task::announce::<true>(&socket.connector, leader, socket.sock(), cookie);
+    } else {
+        counters::add(Loss::BudgetNotice, 1);
+    }
 }

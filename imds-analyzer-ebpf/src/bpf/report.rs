@@ -1,10 +1,12 @@
 //! A judged head becomes a record.
 
-use imds_analyzer_ebpf::abi::{
-    CAPTURE_MAX, CAPTURE_SHORT, Header, Loss, RecordKind, RequestRecord, Task, request_flags,
+use imds_analyzer_ebpf::{
+    abi::{CAPTURE_MAX, CAPTURE_SHORT, Header, Loss, RecordKind, RequestRecord, Task, request_flags},
+    classify::{PathClass, Verdict},
 };
 
 use super::{
+    budget::{self, Class},
     counters,
     socket::{self, NOTES, Socket},
     task, transport_ring,
@@ -13,11 +15,38 @@ use super::{
 /// Sends what the socket's classifier has to say about the head it reported last or is reading.
 #[inline(always)]
 pub(super) fn send(socket: &Socket, kind: RecordKind) {
+    if let Some(loss) = over_budget(socket, kind) {
+        counters::add(loss, 1);
+        return;
+    }
     let (_, capture_len) = socket.classifier.capture();
     if capture_len <= CAPTURE_SHORT {
         fill::<CAPTURE_SHORT>(socket, kind, capture_len);
     } else {
         fill::<CAPTURE_MAX>(socket, kind, capture_len);
+    }
+}
+
+/// What to count in place of the record, where who connected has used up their budget.
+#[inline(always)]
+fn over_budget(socket: &Socket, kind: RecordKind) -> Option<Loss> {
+    let head = socket.classifier.head();
+    let (class, loss) = if kind as u16 == RecordKind::Pending as u16 {
+        (Class::Pending, Loss::BudgetNotice)
+    } else {
+        let class = match head.path_class {
+            PathClass::Credential => Class::Credential,
+            _ => Class::Request,
+        };
+        match head.verdict {
+            Verdict::V1 => (class, Loss::BudgetV1),
+            _ => (class, Loss::BudgetOther),
+        }
+    };
+    if budget::allows(socket.connector.uid, class) {
+        None
+    } else {
+        Some(loss)
     }
 }
 

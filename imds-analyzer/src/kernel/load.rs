@@ -252,6 +252,11 @@ impl Loaded {
             .collect()
     }
 
+    /// Whether [`Self::loss`] is worth anything: bpf(2) may be forbidden to this process by now.
+    pub fn counters_readable(&self) -> bool {
+        self.loss.get(&0, 0).is_ok()
+    }
+
     /// Runs the kernel left out because the program was running on that CPU already (`recursion_misses`: 5.12, commit
     /// 9ed9e9ba2337); a kernel that does not count them has none to report.
     pub fn recursion_misses(&self) -> u64 {

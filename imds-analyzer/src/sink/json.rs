@@ -52,18 +52,18 @@ fn append(record: &Record<'_>, line: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(test)]
-pub(super) fn line(event: &Event, host: &str) -> Vec<u8> {
+/// One line, for sinks that queue.
+pub(super) fn event_line(event: &Event, host: &str) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
-    append(&Record::Request(RequestRecord::new(event, host)), &mut line).expect("no I/O");
-    line
+    append(&Record::Request(RequestRecord::new(event, host)), &mut line)?;
+    Ok(line)
 }
 
-#[cfg(test)]
-pub(super) fn notice_line(time: SystemTime, notice: &Notice<'_>, host: &str) -> Vec<u8> {
+/// As [`event_line`].
+pub(super) fn notice_line(time: SystemTime, notice: &Notice<'_>, host: &str) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
-    append(&Record::of_notice(time, notice, host), &mut line).expect("no I/O");
-    line
+    append(&Record::of_notice(time, notice, host), &mut line)?;
+    Ok(line)
 }
 
 #[cfg(test)]
@@ -72,6 +72,10 @@ mod tests {
 
     use super::*;
     use crate::sink::tests::{full_event, golden, minimal_event, notices, unknown_event};
+
+    fn line(event: &Event, host: &str) -> Vec<u8> {
+        event_line(event, host).expect("no I/O")
+    }
 
     /// One field a line, sorted, so that a difference is read easily.
     fn pretty(line: &[u8]) -> String {
@@ -92,7 +96,7 @@ mod tests {
     #[test]
     fn other_records() {
         let mut text = String::new();
-        notices(|time, notice| text.push_str(&pretty(&notice_line(time, notice, "ip-10-0-0-1"))));
+        notices(|time, notice| text.push_str(&pretty(&notice_line(time, notice, "ip-10-0-0-1").expect("no I/O"))));
         golden("notices.json", &text);
     }
 

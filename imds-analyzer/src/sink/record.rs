@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+mod noise;
 pub(super) mod notice;
 mod process;
 pub(super) mod request;
@@ -27,6 +28,8 @@ pub(super) enum Record<'a> {
     Request(request::RequestRecord<'a>),
     Start(notice::StartRecord<'a>),
     Loss(notice::LossRecord<'a>),
+    FirstSeen(noise::FirstSeenRecord<'a>),
+    RateLimited(noise::RateLimitedRecord<'a>),
     Summary(notice::SummaryRecord<'a>),
 }
 
@@ -119,6 +122,10 @@ enum Action {
     Start,
     #[serde(rename = "imds-analyzer-loss")]
     Loss,
+    #[serde(rename = "imds-analyzer-first-seen")]
+    FirstSeen,
+    #[serde(rename = "imds-analyzer-rate-limited")]
+    RateLimited,
     #[serde(rename = "imds-analyzer-summary")]
     Summary,
 }

@@ -60,9 +60,9 @@ mod tests {
 
         let mut records: Vec<Vec<u8>> = [full_event(), minimal_event(), unknown_event()]
             .iter()
-            .map(|event| json::line(event, "host"))
+            .map(|event| json::event_line(event, "host").expect("no I/O"))
             .collect();
-        notices(|time, notice| records.push(json::notice_line(time, notice, "host")));
+        notices(|time, notice| records.push(json::notice_line(time, notice, "host").expect("no I/O")));
         for record in &records {
             let mut record: Value = serde_json::from_slice(record).expect("JSON");
             assert!(

@@ -48,7 +48,7 @@ impl Counts {
         self.v1 + self.v2 + self.other + self.unknown
     }
 
-    fn add(&mut self, version: Version) {
+    pub fn add(&mut self, version: Version) {
         *match version {
             Version::V1 => &mut self.v1,
             Version::V2 => &mut self.v2,

@@ -274,6 +274,26 @@ pub(super) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
     let kernel = "6.8.0-1021-aws";
     take(time(0), &Notice::Start { kernel, hooks: &hooks });
     take(time(1), &Notice::Loss { counts: &loss });
+    let event = &full_event();
+    let first = notice::First {
+        v1: true,
+        credential: true,
+    };
+    take(time(1), &Notice::FirstSeen { event, first });
+    let folded = notice::Folded {
+        caller: Some("/opt/app/run.py".to_owned()),
+        user: User {
+            id: Some(1000),
+            name: Some("app".to_owned()),
+        },
+        unit: Some("app.service".to_owned()),
+        container: None,
+        counts: summary.total(false),
+        credential: 1,
+        since: time(0),
+        until: time(1),
+    };
+    take(time(1), &Notice::RateLimited(&folded));
     let summary = &summary;
     take(time(2), &Notice::Summary { summary, loss: &loss });
 }

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     Action, Category, Dataset, Envelope, EventFields, Host, Kind, Level, Outcome, SCHEMA, Type, User, action_is,
+    noise::{FirstSeenRecord, RateLimitedRecord},
 };
 use crate::sink::{
     notice::{Hook, Notice},
@@ -35,6 +36,8 @@ impl<'a> super::Record<'a> {
                 },
                 host: Host { name: host },
             }),
+            Notice::FirstSeen { event, first } => Self::FirstSeen(FirstSeenRecord::new(time, event, *first, host)),
+            Notice::RateLimited(folded) => Self::RateLimited(RateLimitedRecord::new(time, folded, host)),
             Notice::Summary { summary, loss } => Self::Summary(SummaryRecord {
                 envelope: envelope(time, Level::Info, Action::Summary),
                 imds: SummaryImds {
@@ -48,8 +51,9 @@ impl<'a> super::Record<'a> {
     }
 }
 
-fn envelope(time: SystemTime, level: Level, action: Action) -> Envelope {
+pub(super) fn envelope(time: SystemTime, level: Level, action: Action) -> Envelope {
     let (kind, category, r#type) = match action {
+        Action::FirstSeen => (Kind::Event, Category::Network, Type::Info),
         Action::Start => (Kind::Event, Category::Process, Type::Start),
         _ => (Kind::Metric, Category::Network, Type::Info),
     };
@@ -196,7 +200,7 @@ impl<'a> SummaryFields<'a> {
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields, rename = "Counts")]
-struct CountFields {
+pub(super) struct CountFields {
     v1: u64,
     v2: u64,
     other: u64,
@@ -204,7 +208,7 @@ struct CountFields {
 }
 
 impl CountFields {
-    fn new(counts: Counts) -> Self {
+    pub(super) fn new(counts: Counts) -> Self {
         let Counts { v1, v2, other, unknown } = counts;
         Self { v1, v2, other, unknown }
     }

@@ -1,0 +1,47 @@
+//! How much of the ring buffer one user may fill. What is over it is only counted, exactly; without a budget in the
+//! settings none of this is left in the programs.
+
+use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
+
+use super::{settings_global::setting, task};
+
+/// What has a budget of its own, so that none uses up another's.
+#[derive(Clone, Copy)]
+pub(super) enum Class {
+    Request = 0,
+    /// Requests for credentials.
+    Credential = 1,
+    Pending = 2,
+    Owner = 3,
+}
+
+/// When a user's budget of one class would be full again, in ns since boot. The least recently active go first, which
+/// fills their budgets.
+#[btf_map]
+static BUDGETS: LruHashMap<u64, u64, 4096> = LruHashMap::new();
+
+/// Takes one record from the budget of `uid`, if there is one left. Two CPUs at once may take the same one: a budget is not
+/// exact, the count of what is over it is.
+#[inline(always)]
+pub(super) fn allows(uid: u32, class: Class) -> bool {
+    let (cost, depth) = (setting!(budget_cost) * 1000, setting!(budget_depth) * 1000);
+    if cost == 0 {
+        return true;
+    }
+    let key = (uid as u64) << 8 | class as u64;
+    let now = task::now();
+    let Some(full_at) = BUDGETS.get_ptr_mut(key) else {
+        // No room for the entry is no reason to keep silent.
+        let _ = BUDGETS.insert(key, now + cost, 0);
+        return true;
+    };
+    // SAFETY: a map's value, an aligned word; races are described above.
+    let value = unsafe { *full_at };
+    let begin = if value > now { value } else { now };
+    if begin - now > depth {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe { *full_at = begin + cost };
+    true
+}

@@ -1,0 +1,314 @@
+//! `/etc/imds-analyzer/config.toml`: what the daemon is to do, typed and checked.
+//!
+//! The file `packaging/config.toml` is part of the binary, is what `config print` prints, and says the same as
+//! [`Config::default`]. Flags come before the environment, and both before the file.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Read as _},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::{cli::DaemonArgs, secrets::ArgsMode, settings::OwnerChoice};
+
+mod error;
+mod pattern;
+#[cfg(test)]
+mod tests;
+mod units;
+
+pub use self::{error::ConfigError, pattern::Pattern};
+
+/// Where it is unless told otherwise.
+pub const PATH: &str = "/etc/imds-analyzer/config.toml";
+/// The default configuration with a word on each key.
+pub const DEFAULT: &str = include_str!("../../packaging/config.toml");
+/// A configuration larger than this is none.
+const FILE_MAX: u64 = 1 << 20;
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub owner: OwnerChoice,
+    pub args: ArgsMode,
+    pub name_service: bool,
+    pub runtime_dir: PathBuf,
+    pub log: Log,
+    pub journald: Journald,
+    pub stdout: Stdout,
+    pub metrics: Metrics,
+    pub limits: Limits,
+    pub ignore: Vec<Pattern>,
+    pub expect: Vec<Pattern>,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub enabled: bool,
+    pub path: PathBuf,
+    /// Bytes.
+    #[serde(deserialize_with = "units::size")]
+    pub max_size: u64,
+    #[serde(deserialize_with = "units::duration")]
+    pub max_age: Duration,
+    /// Bytes.
+    #[serde(deserialize_with = "units::size")]
+    pub max_total: u64,
+    pub compress: bool,
+}
+
+/// `[journald]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journald {
+    pub enabled: bool,
+    pub socket: PathBuf,
+}
+
+/// `[stdout]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stdout {
+    pub format: StdoutFormat,
+}
+
+/// What the daemon writes to stdout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum StdoutFormat {
+    #[default]
+    None,
+    Text,
+    Json,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    pub listen: Option<SocketAddr>,
+    pub textfile: Option<PathBuf>,
+    #[serde(deserialize_with = "units::duration")]
+    pub textfile_interval: Duration,
+    pub max_callers: usize,
+}
+
+/// `[limits]`: records in a window.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    #[serde(deserialize_with = "units::duration")]
+    pub window: Duration,
+    pub caller: u32,
+    pub place: u32,
+    pub user: u32,
+    pub user_daily: u32,
+    /// Requests a second.
+    pub kernel_rate: u32,
+    pub kernel_burst: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            owner: OwnerChoice::default(),
+            args: ArgsMode::default(),
+            name_service: false,
+            runtime_dir: "/run/imds-analyzer".into(),
+            log: Log::default(),
+            journald: Journald::default(),
+            stdout: Stdout::default(),
+            metrics: Metrics::default(),
+            limits: Limits::default(),
+            ignore: Vec::new(),
+            expect: Vec::new(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            path: "/var/log/imds-analyzer/events.jsonl".into(),
+            max_size: 32 << 20,
+            max_age: Duration::from_secs(24 * 60 * 60),
+            max_total: 256 << 20,
+            compress: true,
+        }
+    }
+}
+
+impl Default for Journald {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            socket: "/run/systemd/journal/socket".into(),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            textfile: None,
+            textfile_interval: Duration::from_secs(60),
+            max_callers: 100,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(60),
+            caller: 20,
+            place: 200,
+            user: 500,
+            user_daily: 20_000,
+            kernel_rate: 2000,
+            kernel_burst: 10_000,
+        }
+    }
+}
+
+impl Config {
+    /// The configuration that the flags and the environment in `args` and the file they name amount to.
+    ///
+    /// # Errors
+    ///
+    /// When the file is wrong or cannot be read; that there is none is an error only where one was named.
+    pub fn load(args: &DaemonArgs) -> Result<Self, ConfigError> {
+        let mut config = match &args.config {
+            Some(path) => Self::read(path)?,
+            None => match Self::read(Path::new(PATH)) {
+                Err(ConfigError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => Self::default(),
+                result => result?,
+            },
+        };
+        config.override_by(args);
+        config.check().map_err(ConfigError::Senseless)?;
+        Ok(config)
+    }
+
+    /// The file at `path` alone.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = text(path).map_err(|error| ConfigError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        let config = Self::parse(&text).map_err(|why| ConfigError::Parse {
+            path: path.to_owned(),
+            why,
+        })?;
+        config.check().map_err(|why| ConfigError::Parse {
+            path: path.to_owned(),
+            why,
+        })?;
+        Ok(config)
+    }
+
+    /// The error says line and column, shows the line, and has a suggestion for a key that does not exist.
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error::explain(&error))
+    }
+
+    fn override_by(&mut self, args: &DaemonArgs) {
+        fn set<T: Clone>(to: &mut T, from: Option<&T>) {
+            if let Some(from) = from {
+                to.clone_from(from);
+            }
+        }
+        set(&mut self.owner, args.owner.as_ref());
+        set(&mut self.args, args.args.as_ref());
+        set(&mut self.log.enabled, args.log.as_ref());
+        set(&mut self.log.path, args.log_file.as_ref());
+        set(&mut self.journald.enabled, args.journald.as_ref());
+        set(&mut self.stdout.format, args.stdout.as_ref());
+        self.metrics.listen = args.metrics_listen.or(self.metrics.listen);
+        if args.metrics_textfile.is_some() {
+            self.metrics.textfile.clone_from(&args.metrics_textfile);
+        }
+    }
+
+    /// What each value may be depends on others.
+    fn check(&self) -> Result<(), String> {
+        let Self {
+            log, metrics, limits, ..
+        } = self;
+        let paths = [
+            ("runtime_dir", Some(&self.runtime_dir)),
+            ("log.path", Some(&log.path)),
+            ("journald.socket", Some(&self.journald.socket)),
+            ("metrics.textfile", metrics.textfile.as_ref()),
+        ];
+        for (key, path) in paths {
+            if path.is_some_and(|path| !path.is_absolute() || path.file_name().is_none()) {
+                return Err(format!("{key} must be an absolute path"));
+            }
+        }
+        if log.max_size < 64 << 10 {
+            return Err("log.max_size must be at least 64KiB".to_owned());
+        }
+        if log.max_total < 2 * log.max_size {
+            return Err("log.max_total must be at least twice log.max_size".to_owned());
+        }
+        if metrics.max_callers > 10_000 {
+            return Err("metrics.max_callers must be at most 10000".to_owned());
+        }
+        for (key, time) in [
+            ("log.max_age", log.max_age),
+            ("metrics.textfile_interval", metrics.textfile_interval),
+            ("limits.window", limits.window),
+        ] {
+            if time < Duration::from_secs(1) {
+                return Err(format!("{key} must be at least 1s"));
+            }
+        }
+        if limits.kernel_rate > 0 && limits.kernel_burst < limits.kernel_rate {
+            return Err("limits.kernel_burst must be at least limits.kernel_rate".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Keys in which `next` differs although they are read at start only.
+    pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
+        let (a, b) = (&self.limits, &next.limits);
+        [
+            ("owner", self.owner != next.owner),
+            ("args", self.args != next.args),
+            ("runtime_dir", self.runtime_dir != next.runtime_dir),
+            ("limits.kernel_rate", a.kernel_rate != b.kernel_rate),
+            ("limits.kernel_burst", a.kernel_burst != b.kernel_burst),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+}
+
+/// The text of a regular file: a pipe or device in its place is refused, not waited for.
+fn text(path: &Path) -> io::Result<String> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
+    }
+    Ok(text)
+}

@@ -1,0 +1,183 @@
+use std::{fs, os::unix::net::UnixListener};
+
+use clap::Parser as _;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    cli::{Cli, Command},
+    sink::tests::full_event,
+};
+
+fn daemon_args(args: &str) -> DaemonArgs {
+    let args = ["imds-analyzer", "daemon"].into_iter().chain(args.split_whitespace());
+    let command = Cli::try_parse_from(args).expect("flags").command;
+    let Command::Daemon(args) = command else {
+        unreachable!("the daemon was asked for");
+    };
+    args
+}
+
+#[test]
+fn the_printed_default_is_the_default() {
+    assert_eq!(Config::parse(DEFAULT), Ok(Config::default()));
+    assert_eq!(Config::parse(""), Ok(Config::default()));
+    assert_eq!(Config::default().check(), Ok(()));
+}
+
+/// What is commented out is right too, and no key is left out.
+#[test]
+fn the_printed_default_has_every_key() {
+    let open: Vec<_> = DEFAULT
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.starts_with("[[") || rest.contains(" = ") => rest,
+            _ => line,
+        })
+        .collect();
+    let config = Config::parse(&open.join("\n")).expect("a configuration");
+    assert!(config.metrics.listen.is_some() && config.metrics.textfile.is_some());
+    assert_eq!((config.ignore.len(), config.expect.len()), (1, 1));
+    for (section, known) in [
+        ("", "surprise = 1"),
+        ("log", "[log]\nsurprise = 1"),
+        ("journald", "[journald]\nsurprise = 1"),
+        ("metrics", "[metrics]\nsurprise = 1"),
+        ("limits", "[limits]\nsurprise = 1"),
+    ] {
+        let error = Config::parse(known).expect_err("no such key");
+        let expected = error.rsplit_once("expected one of").expect(section).1.to_owned();
+        for key in expected.split('`').skip(1).step_by(2) {
+            let named = open
+                .iter()
+                .any(|line| line.starts_with(&format!("{key} = ")) || line.contains(&format!("[{key}]")));
+            assert!(named, "{section}: {key} is not in the default file");
+        }
+    }
+}
+
+#[test]
+fn errors_say_where_and_what_was_meant() {
+    for (text, expected) in [
+        ("ownr = \"auto\"", &["line 1", "ownr", "did you mean `owner`?"][..]),
+        (
+            "owner = \"auto\"\n[metrics]\nlisten_addr = \"127.0.0.1:9254\"",
+            &["line 3", "did you mean `listen`?"],
+        ),
+        ("[logs]", &["line 1", "did you mean `log`?"]),
+        ("[log]\nmax_size = \"32MB\"", &["line 2", "32MB", "16MiB"]),
+        ("[log]\nmax_size = 32", &["line 2", "string"]),
+        ("[log]\nmax_age = \"soon\"", &["line 2", "10m"]),
+        ("[limits]\nwindow = \"1000000000d\"", &["line 2"]),
+        ("[metrics]\nlisten = \"9254\"", &["line 2"]),
+        ("[stdout]\nformat = \"jsn\"", &["line 2", "did you mean `json`?"]),
+        ("[[ignore]]", &["without a key"]),
+        (
+            "[[ignore]]\nexe = \"/bin/x\"",
+            &["line 2", "did you mean `executable`?"],
+        ),
+        ("owner", &["line 1"]),
+        ("a = [[[[[[[[[[", &["line 1"]),
+    ] {
+        let error = Config::parse(text).expect_err(text);
+        for part in expected {
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}
+
+#[test]
+fn values_that_make_no_sense_are_named() {
+    for (text, key) in [
+        ("runtime_dir = \"run\"", "runtime_dir"),
+        ("[log]\npath = \"events.jsonl\"", "log.path"),
+        ("[log]\npath = \"/\"", "log.path"),
+        ("[log]\nmax_size = \"1KiB\"", "log.max_size"),
+        ("[log]\nmax_total = \"33MiB\"", "log.max_total"),
+        ("[limits]\nwindow = \"0s\"", "limits.window"),
+        ("[limits]\nkernel_burst = 1", "limits.kernel_burst"),
+        ("[metrics]\nmax_callers = 100000", "metrics.max_callers"),
+    ] {
+        let error = Config::parse(text).expect("well-formed").check().expect_err(text);
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
+fn flags_come_before_the_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("config.toml");
+    fs::write(
+        &path,
+        "args = \"full\"\n[log]\npath = \"/a/b\"\n[stdout]\nformat = \"text\"",
+    )
+    .expect("written");
+    let flags = format!("--config {} --log-file /c/d --metrics-listen [::1]:1", path.display());
+    let config = Config::load(&daemon_args(&flags)).expect("a configuration");
+    assert_eq!(config.args, ArgsMode::Full);
+    assert_eq!(config.stdout.format, StdoutFormat::Text);
+    assert_eq!(config.log.path, Path::new("/c/d"));
+    assert_eq!(config.metrics.listen, "[::1]:1".parse().ok());
+}
+
+#[test]
+fn what_is_no_file_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name| dir.path().join(name);
+    fs::write(path("long"), vec![b'#'; FILE_MAX as usize + 1]).expect("written");
+    fs::write(path("bytes"), [0xff, 0xfe]).expect("written");
+    let _socket = UnixListener::bind(path("socket")).expect("a socket");
+    for name in ["long", "bytes", "socket", ".", "absent"] {
+        let error = Config::read(&path(name)).expect_err(name);
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    assert!(Config::read(Path::new("/dev/zero")).is_err());
+}
+
+#[test]
+fn patterns() {
+    let event = full_event();
+    for (pattern, matches) in [
+        ("executable = \"/usr/bin/python3*\"", true),
+        ("executable = \"/usr/bin/python3\"", false),
+        ("unit = \"app.service\"\nuser = \"app\"", true),
+        ("unit = \"app.service\"\nuser = \"root\"", false),
+        ("user = \"1000\"", true),
+        ("container = \"0123456789ab*\"", true),
+        ("path = \"*/security-credentials/*\"", true),
+        ("path = \"/latest/user-data\"", false),
+    ] {
+        let config = Config::parse(&format!("[[ignore]]\n{pattern}")).expect(pattern);
+        assert_eq!(config.ignore[0].matches(&event), matches, "{pattern}");
+    }
+}
+
+#[test]
+fn sizes() {
+    for (text, size) in [
+        ("64KiB", Some(64 << 10)),
+        ("1 GiB", Some(1 << 30)),
+        ("1.5GiB", None),
+        ("GiB", None),
+        ("10", None),
+        ("99999999999GiB", None),
+        ("-1MiB", None),
+        ("", None),
+    ] {
+        assert_eq!(units::parse_size(text), size, "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_bad(text in "\\PC*") {
+        if let Ok(config) = Config::parse(&text) {
+            let _ = config.check();
+        }
+    }
+
+    #[test]
+    fn a_star_is_any_text(parts in prop::collection::vec("[ab]{0,3}", 1..4), fill in "[ab]{0,3}") {
+        prop_assert!(pattern::fits(&parts.join("*"), &parts.join(&fill)));
+    }
+}

@@ -1,0 +1,40 @@
+//! What systemd is told, where it asked to be: sd_notify(3). Elsewhere all of this does nothing.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+fn send(states: &[NotifyState<'_>]) {
+    // Not heard is not told: the service goes on.
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("systemd was not told: {error}");
+    }
+}
+
+pub(super) fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now, NotifyState::Status("Reloading")]),
+        Err(error) => tracing::debug!("no time for systemd: {error}"),
+    }
+}
+
+pub(super) fn stopping() {
+    send(&[NotifyState::Stopping, NotifyState::Status("Writing what is left")]);
+}
+
+pub(super) fn status(status: &str) {
+    send(&[NotifyState::Status(status)]);
+}
+
+pub(super) fn alive() {
+    send(&[NotifyState::Watchdog]);
+}
+
+/// How often to say [`alive`], if at all: twice in the time systemd waits.
+pub(super) fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|time| time / 2)
+}

@@ -1,0 +1,104 @@
+//! What happens to an event in the daemon: it is counted, then noise control decides, then it goes to the sinks.
+
+use std::{
+    io,
+    time::{Instant, SystemTime},
+};
+
+use crate::{
+    config::Config,
+    event::Event,
+    sink::{
+        Notice, Sink,
+        fanout::Fanout,
+        metrics::{Metrics, Unwritten},
+        noise::{Decision, Noise},
+    },
+};
+
+pub(super) struct Pipeline {
+    pub(super) metrics: Metrics,
+    noise: Noise,
+    pub(super) fanout: Fanout,
+    /// Requests so far, for the status line.
+    pub(super) v1: u64,
+    pub(super) requests: u64,
+}
+
+impl Pipeline {
+    pub(super) fn new(config: &Config, fanout: Fanout) -> anyhow::Result<Self> {
+        Ok(Self {
+            metrics: Metrics::new(config.metrics.max_callers)?,
+            noise: Noise::new(config),
+            fanout,
+            v1: 0,
+            requests: 0,
+        })
+    }
+
+    /// # Errors
+    ///
+    /// When a sink cannot be had; everything else is as `config` has it.
+    pub(super) fn configure(&mut self, config: &Config) -> io::Result<()> {
+        self.noise.configure(config);
+        self.metrics.set_callers_max(config.metrics.max_callers);
+        self.fanout.configure(config)
+    }
+
+    /// When [`Self::report_folded`] has something to do.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.noise.next_due()
+    }
+
+    /// Writes the counts of requests that were not written, of the windows that are over.
+    pub(super) fn report_folded(&mut self) -> io::Result<()> {
+        while let Some(folded) = self.noise.due(Instant::now()) {
+            self.fanout.notice(SystemTime::now(), &Notice::RateLimited(&folded))?;
+        }
+        self.fanout.flush()
+    }
+}
+
+impl Sink for Pipeline {
+    fn write(&mut self, event: &Event) -> io::Result<()> {
+        self.metrics.count(event);
+        self.requests += 1;
+        self.v1 += u64::from(event.verdict == imds_analyzer_ebpf::classify::Verdict::V1 && !event.local);
+        let (decision, first) = self.noise.judge(event, Instant::now());
+        if first.v1 || first.credential {
+            self.metrics.count_first_seen(first);
+            self.fanout.notice(event.time, &Notice::FirstSeen { event, first })?;
+        }
+        match decision {
+            Decision::Write => self.fanout.write(event),
+            Decision::Fold => {
+                self.metrics.count_unwritten(Unwritten::RateLimited);
+                Ok(())
+            }
+            Decision::Ignore => {
+                self.metrics.count_unwritten(Unwritten::Ignored);
+                Ok(())
+            }
+        }
+    }
+
+    fn notice(&mut self, time: SystemTime, notice: &Notice<'_>) -> io::Result<()> {
+        if let Notice::Summary { .. } = notice {
+            // Nothing is folded after the end.
+            while let Some(folded) = self.noise.take_folded() {
+                self.fanout.notice(time, &Notice::RateLimited(&folded))?;
+            }
+        }
+        self.fanout.notice(time, notice)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.fanout.flush()
+    }
+
+    fn loss(&self) -> Vec<(&'static str, u64)> {
+        let mut loss = self.fanout.loss();
+        loss.push(("first_seen_unannounced", self.noise.unannounced()));
+        loss
+    }
+}

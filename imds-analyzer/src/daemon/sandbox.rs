@@ -1,0 +1,167 @@
+//! What the daemon gives up once its programs are attached: every right it needs no more.
+//!
+//! Threads inherit all of this, so it is done before there are any. Detaching needs no right: the links are closed.
+
+use std::{
+    collections::BTreeMap,
+    ffi::CString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, anyhow};
+use rustix::{
+    fs::{Access, AtFlags, CWD, Gid, accessat},
+    process::{Resource, Rlimit, setrlimit},
+    thread::{CapabilitySet, CapabilitySets},
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+mod syscalls;
+
+/// Who reads logs on Debian and its kin.
+const LOG_GROUP: &str = "adm";
+const GROUP: &str = "/etc/group";
+
+/// What reading others' `/proc/<pid>` takes.
+const NEEDED: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+
+/// What further rights are kept for.
+pub(super) struct Needs<'a> {
+    /// Directories or files to be written, which need not be there yet.
+    pub(super) writes: &'a [PathBuf],
+    /// Whether the kernel side's counters can be read.
+    pub(super) counters_readable: &'a dyn Fn() -> bool,
+}
+
+/// The group that may read the log. This process joins it, so that it can give files to it without any capability.
+pub(super) fn join_log_group() -> Option<Gid> {
+    let groups = fs::read_to_string(GROUP).ok()?;
+    let gid: u32 = groups.lines().find_map(|line| {
+        line.strip_prefix(LOG_GROUP)?
+            .strip_prefix(':')?
+            .split(':')
+            .nth(1)?
+            .parse()
+            .ok()
+    })?;
+    // SAFETY: reads one gid.
+    match unsafe { libc::setgroups(1, &raw const gid) } {
+        0 => Some(Gid::from_raw(gid)),
+        _ => None,
+    }
+}
+
+/// Drops capabilities and the ways to get them back, forbids core files, and filters system calls.
+///
+/// # Errors
+///
+/// When the kernel refuses any of it.
+pub(super) fn enter(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none).context("limit of core files")?;
+    let kept = drop_capabilities(needs)?;
+    seccompiler::apply_filter(&filter()?).context("seccomp filter")?;
+    Ok(kept)
+}
+
+/// What is needed is tried: each right beyond [`NEEDED`] is kept only where something fails without it.
+fn drop_capabilities(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
+    let had = rustix::thread::capabilities(None).context("capget")?;
+    let lower = |kept: CapabilitySet, permitted: CapabilitySet| {
+        rustix::thread::set_capabilities(
+            None,
+            CapabilitySets {
+                effective: kept,
+                permitted,
+                inheritable: CapabilitySet::empty(),
+            },
+        )
+        .context("capset")
+    };
+    let mut kept = NEEDED & had.permitted;
+    lower(kept, had.permitted)?;
+    if !needs.writes.iter().all(|path| is_writable(path)) {
+        kept |= CapabilitySet::DAC_OVERRIDE & had.permitted;
+        lower(kept, had.permitted)?;
+    }
+    // Before 5.19 (commit c8644cd0efe7) bpf(2) may be forbidden even to those who hold a map open.
+    for capability in [CapabilitySet::BPF, CapabilitySet::SYS_ADMIN] {
+        if (needs.counters_readable)() {
+            break;
+        }
+        kept |= capability & had.permitted;
+        lower(kept, had.permitted)?;
+    }
+    forbid_regaining(kept, had.permitted)?;
+    lower(kept, kept)?;
+    Ok(kept)
+}
+
+/// Clears the ambient and the bounding set, the latter as far as this process may.
+fn forbid_regaining(kept: CapabilitySet, permitted: CapabilitySet) -> anyhow::Result<()> {
+    rustix::thread::set_no_new_privs(true).context("no_new_privs")?;
+    rustix::thread::clear_ambient_capability_set().context("ambient capabilities")?;
+    if !permitted.contains(CapabilitySet::SETPCAP) {
+        return Ok(());
+    }
+    let with_right = CapabilitySets {
+        effective: kept | CapabilitySet::SETPCAP,
+        permitted,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, with_right).context("capset")?;
+    // 0..=63: those the kernel does not know are refused, and not in the set.
+    for number in 0..64u64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if !kept.contains(capability) {
+            // SAFETY: takes no pointers.
+            let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+            if result != 0 && std::io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+                return Err(anyhow!("bounding set: {}", std::io::Error::last_os_error()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether files can be made where `path` is to be, with the rights of now.
+fn is_writable(path: &Path) -> bool {
+    let Some(there) = path.ancestors().find(|path| path.exists()) else {
+        return false;
+    };
+    let Ok(there) = CString::new(there.as_os_str().as_encoded_bytes()) else {
+        return false;
+    };
+    accessat(CWD, there.as_c_str(), Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// What is not allowed does not exist: a C library that tries a newer call first falls back to an older one.
+fn filter() -> anyhow::Result<BpfProgram> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = syscalls::ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    let equals = |value: u32| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.into())
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+    };
+    let maps = syscalls::BPF_COMMANDS
+        .map(equals)
+        .into_iter()
+        .collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_bpf, maps);
+    let thread = libc::CLONE_THREAD as u64;
+    let threads = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), thread)
+        .and_then(|condition| SeccompRule::new(vec![condition]))?;
+    rules.insert(libc::SYS_clone, vec![threads]);
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Errno(libc::ENOSYS as u32),
+        SeccompAction::Allow,
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    Ok(filter.try_into()?)
+}

@@ -1,0 +1,298 @@
+//! All sinks of the daemon. Each has a queue and a thread of its own, so that one that hangs or fails stops no other.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustix::fs::Gid;
+
+use super::{
+    Hook, Notice, Sink, Style,
+    file::{FileWriter, Head},
+    journald::{self, JournaldWriter},
+    json, plain,
+    queue::{Line, LineWriter, Stats, Worker},
+    stream::StdoutWriter,
+    text,
+};
+use crate::{
+    config::{Config, StdoutFormat},
+    event::Event,
+};
+
+/// How long a sink has to write what is queued when it is closed.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// Gives every record to every sink.
+pub struct Fanout {
+    host: String,
+    /// Who may read the log file.
+    group: Option<Gid>,
+    /// What was said at the start; said again at the head of a file and to a sink that is added later.
+    start: Arc<Start>,
+    outlets: Vec<Outlet>,
+    /// Closed, and not through with what is queued.
+    closing: Vec<Outlet>,
+    /// Of sinks that are gone.
+    past: BTreeMap<Kind, Stats>,
+}
+
+struct Outlet {
+    kind: Kind,
+    worker: Worker,
+}
+
+/// The sinks there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Log,
+    Journald,
+    Text,
+    Json,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Journald => "journald",
+            Self::Text | Self::Json => "stdout",
+        }
+    }
+
+    /// Names of [`Stats::lost_requests`], of other lost records, and of [`Stats::torn`].
+    const fn losses(self) -> [&'static str; 3] {
+        match self {
+            Self::Log => ["log_requests_lost", "log_notices_lost", "log_torn_lines"],
+            Self::Journald => ["journald_requests_lost", "journald_notices_lost", "journald_torn_lines"],
+            Self::Text | Self::Json => ["stdout_requests_lost", "stdout_notices_lost", "stdout_torn_lines"],
+        }
+    }
+}
+
+/// [`Notice::Start`], kept.
+#[derive(Default)]
+struct Start {
+    kernel: String,
+    hooks: Vec<(String, bool, String)>,
+}
+
+impl Start {
+    fn with<T>(&self, take: impl FnOnce(&Notice<'_>) -> T) -> T {
+        let hooks: Vec<_> = self
+            .hooks
+            .iter()
+            .map(|(name, attached, reason)| Hook {
+                name,
+                attached: *attached,
+                reason,
+            })
+            .collect();
+        take(&Notice::Start {
+            kernel: &self.kernel,
+            hooks: &hooks,
+        })
+    }
+}
+
+impl Fanout {
+    /// Without sinks: [`Self::configure`] adds them once the start is known.
+    pub fn new(host: String, group: Option<Gid>) -> Self {
+        Self {
+            host,
+            group,
+            start: Arc::default(),
+            outlets: Vec::new(),
+            closing: Vec::new(),
+            past: BTreeMap::new(),
+        }
+    }
+
+    /// Makes the sinks those of `config`, and opens all anew. What is queued stays queued.
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread for a sink; the others are in place.
+    pub fn configure(&mut self, config: &Config) -> io::Result<()> {
+        let wanted = [
+            (Kind::Log, config.log.enabled),
+            (Kind::Journald, config.journald.enabled),
+            (Kind::Text, config.stdout.format == StdoutFormat::Text),
+            (Kind::Json, config.stdout.format == StdoutFormat::Json),
+        ];
+        let mut result = Ok(());
+        for (kind, wanted) in wanted {
+            let at = self.outlets.iter().position(|outlet| outlet.kind == kind);
+            match (wanted, at) {
+                (true, Some(at)) => {
+                    let writer = self.writer(kind, config, false);
+                    if let Some(outlet) = self.outlets.get(at) {
+                        outlet.worker.replace(writer);
+                    }
+                }
+                (true, None) => match Worker::start(kind.name(), self.writer(kind, config, true)) {
+                    Ok(worker) => self.add(Outlet { kind, worker })?,
+                    Err(error) => result = Err(error),
+                },
+                (false, Some(at)) => {
+                    let outlet = self.outlets.remove(at);
+                    outlet.worker.close(CLOSE);
+                    self.closing.push(outlet);
+                }
+                (false, None) => {}
+            }
+        }
+        result
+    }
+
+    fn writer(&self, kind: Kind, config: &Config, first: bool) -> Box<dyn LineWriter> {
+        match kind {
+            Kind::Log => {
+                let (start, host) = (Arc::clone(&self.start), self.host.clone());
+                let head: Head = Arc::new(move |time| start.with(|notice| json::notice_line(time, notice, &host)));
+                Box::new(FileWriter::new(config.log.clone(), head, first, self.group))
+            }
+            Kind::Journald => Box::new(JournaldWriter::new(config.journald.socket.clone())),
+            Kind::Text | Kind::Json => Box::new(StdoutWriter::new()),
+        }
+    }
+
+    fn add(&mut self, outlet: Outlet) -> io::Result<()> {
+        // The file has it at its head.
+        if outlet.kind != Kind::Log {
+            let line = self
+                .start
+                .with(|notice| self.notice_line(outlet.kind, SystemTime::now(), notice))?;
+            outlet.worker.push(line);
+            outlet.worker.wake();
+        }
+        self.outlets.push(outlet);
+        Ok(())
+    }
+
+    fn event_line(&self, kind: Kind, event: &Event) -> io::Result<Line> {
+        let bytes = match kind {
+            Kind::Log | Kind::Json => json::event_line(event, &self.host)?,
+            Kind::Journald => journald::event_entry(event),
+            Kind::Text => {
+                let style = Style {
+                    color: false,
+                    width: None,
+                    verbose: false,
+                };
+                format!("{}\n", text::line(event, style)).into_bytes()
+            }
+        };
+        Ok(Line { bytes, requests: 1 })
+    }
+
+    fn notice_line(&self, kind: Kind, time: SystemTime, notice: &Notice<'_>) -> io::Result<Line> {
+        let bytes = match kind {
+            Kind::Log | Kind::Json => json::notice_line(time, notice, &self.host)?,
+            Kind::Journald => journald::notice_entry(notice),
+            Kind::Text => format!("{}\n", plain::describe(notice)).into_bytes(),
+        };
+        let requests = match notice {
+            Notice::RateLimited(folded) => folded.counts.sum(),
+            _ => 0,
+        };
+        Ok(Line { bytes, requests })
+    }
+
+    /// How each sink is doing, those included that are closed.
+    pub fn stats(&self) -> BTreeMap<&'static str, Stats> {
+        let mut all = BTreeMap::new();
+        for (kind, stats) in self.by_kind() {
+            add(all.entry(kind.name()).or_default(), stats);
+        }
+        all
+    }
+
+    fn by_kind(&self) -> BTreeMap<Kind, Stats> {
+        let mut all = self.past.clone();
+        for outlet in self.outlets.iter().chain(&self.closing) {
+            add(all.entry(outlet.kind).or_default(), outlet.worker.stats());
+        }
+        all
+    }
+
+    /// Writes what is queued, for as long as that may take, and ends all threads.
+    pub fn close(&mut self) {
+        for outlet in self.outlets.drain(..) {
+            outlet.worker.close(CLOSE);
+            self.closing.push(outlet);
+        }
+        for outlet in self.closing.drain(..) {
+            outlet.worker.join();
+            add(self.past.entry(outlet.kind).or_default(), outlet.worker.stats());
+        }
+    }
+
+    /// Forgets sinks that are through, but for what they counted.
+    fn bury(&mut self) {
+        let past = &mut self.past;
+        self.closing.retain(|outlet| {
+            let finished = outlet.worker.is_finished();
+            if finished {
+                add(past.entry(outlet.kind).or_default(), outlet.worker.stats());
+            }
+            !finished
+        });
+    }
+}
+
+fn add(to: &mut Stats, stats: Stats) {
+    to.written += stats.written;
+    to.lost += stats.lost;
+    to.lost_requests += stats.lost_requests;
+    to.lost_notices += stats.lost_notices;
+    to.torn += stats.torn;
+    to.failing |= stats.failing;
+}
+
+impl Sink for Fanout {
+    fn write(&mut self, event: &Event) -> io::Result<()> {
+        for outlet in &self.outlets {
+            outlet.worker.push(self.event_line(outlet.kind, event)?);
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, time: SystemTime, notice: &Notice<'_>) -> io::Result<()> {
+        if let Notice::Start { kernel, hooks } = notice {
+            self.start = Arc::new(Start {
+                kernel: (*kernel).to_owned(),
+                hooks: hooks
+                    .iter()
+                    .map(|hook| (hook.name.to_owned(), hook.attached, hook.reason.to_owned()))
+                    .collect(),
+            });
+        }
+        for outlet in &self.outlets {
+            outlet.worker.push(self.notice_line(outlet.kind, time, notice)?);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.outlets.iter().for_each(|outlet| outlet.worker.wake());
+        if !self.closing.is_empty() {
+            self.bury();
+        }
+        Ok(())
+    }
+
+    fn loss(&self) -> Vec<(&'static str, u64)> {
+        let mut loss: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for (kind, stats) in self.by_kind() {
+            let counts = [stats.lost_requests, stats.lost_notices, stats.torn];
+            for (name, count) in kind.losses().into_iter().zip(counts) {
+                *loss.entry(name).or_default() += count;
+            }
+        }
+        loss.into_iter().filter(|&(_, count)| count > 0).collect()
+    }
+}

@@ -1,0 +1,240 @@
+//! The log file: JSON lines, each whole or not there at all, and no more of them than there is room for.
+//!
+//! A line is one write. What a crash leaves of a line is cut off when the file is opened again: whoever reads lines has
+//! not taken it yet. The file may be removed, moved or emptied by others at any time.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
+    os::{
+        fd::AsFd as _,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use rustix::fs::{Gid, fchown};
+
+use super::queue::{Line, LineWriter};
+use crate::config;
+
+mod tidy;
+
+pub(crate) use self::tidy::Tidy;
+
+const FILE_MODE: u32 = 0o640;
+const DIRECTORY_MODE: u32 = 0o750;
+
+/// Makes the record that heads every file.
+pub(crate) type Head = Arc<dyn Fn(SystemTime) -> io::Result<Vec<u8>> + Send + Sync>;
+
+/// Writes lines to a file and sets it aside when it is too large or too old.
+pub(crate) struct FileWriter {
+    config: config::Log,
+    head: Head,
+    /// The head is to be written even if the file has one.
+    head_due: bool,
+    /// Who may read the log beside its owner.
+    group: Option<Gid>,
+    open: Option<Open>,
+    tidy: Tidy,
+    torn: u64,
+}
+
+struct Open {
+    file: File,
+    device: u64,
+    inode: u64,
+    /// When the file was begun.
+    begun: SystemTime,
+}
+
+impl FileWriter {
+    /// `head_due`: of a program that has just started.
+    pub(crate) fn new(config: config::Log, head: Head, head_due: bool, group: Option<Gid>) -> Self {
+        Self {
+            tidy: Tidy::new(&config),
+            config,
+            head,
+            head_due,
+            group,
+            open: None,
+            torn: 0,
+        }
+    }
+
+    fn write_lines(&mut self, lines: &[Line], written: &mut usize) -> io::Result<()> {
+        self.look()?;
+        for line in lines {
+            self.make_room(line.bytes.len() as u64)?;
+            if let Some(open) = &mut self.open {
+                open.append(&line.bytes)?;
+                *written += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the file, if it is not open or another is in its place.
+    fn look(&mut self) -> io::Result<()> {
+        if let Some(open) = &self.open {
+            let in_place = fs::metadata(&self.config.path)
+                .is_ok_and(|found| (found.dev(), found.ino()) == (open.device, open.inode));
+            if in_place {
+                return Ok(());
+            }
+            self.open = None;
+        }
+        self.open()
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        let path = &self.config.path;
+        let options = || {
+            let mut options = OpenOptions::new();
+            // Readable, to find a torn end. O_NONBLOCK, so that a FIFO in its place is seen and not waited for.
+            options.read(true).append(true).mode(FILE_MODE);
+            options.custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK);
+            options
+        };
+        let mut file = match options().create_new(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => options().open(path)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.make_directory()?;
+                self.created(options().create_new(true).open(path)?)?
+            }
+            Err(error) => return Err(error),
+            Ok(file) => self.created(file)?,
+        };
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "there is something else than a file",
+            ));
+        }
+        self.torn += cut_torn_end(&mut file, found.len())?;
+        let mut open = Open {
+            device: found.dev(),
+            inode: found.ino(),
+            begun: found.created().unwrap_or_else(|_unknown| SystemTime::now()),
+            file,
+        };
+        if self.head_due || open.file.metadata()?.len() == 0 {
+            open.append(&(self.head)(SystemTime::now())?)?;
+            self.head_due = false;
+        }
+        self.open = Some(open);
+        Ok(())
+    }
+
+    fn make_directory(&self) -> io::Result<()> {
+        let Some(directory) = self.config.path.parent() else {
+            return Ok(());
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(DIRECTORY_MODE)
+            .create(directory)?;
+        self.give_to_group(&File::open(directory)?);
+        Ok(())
+    }
+
+    /// Whatever the umask is.
+    fn created(&self, file: File) -> io::Result<File> {
+        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+        self.give_to_group(&file);
+        Ok(file)
+    }
+
+    /// Where it does not work the owner alone reads the log.
+    fn give_to_group(&self, file: &File) {
+        if self.group.is_some() && fchown(file.as_fd(), None, self.group).is_err() {
+            tracing::debug!("the log could not be given to its group");
+        }
+    }
+
+    /// Sets the file aside if `more` bytes are too much for it, or if it is old.
+    fn make_room(&mut self, more: u64) -> io::Result<()> {
+        let Some(open) = &self.open else { return Ok(()) };
+        let size = open.file.metadata()?.len();
+        // A clock that was put back makes no file old.
+        let age = SystemTime::now().duration_since(open.begun).unwrap_or_default();
+        if size == 0 || (size + more <= self.config.max_size && age < self.config.max_age) {
+            return Ok(());
+        }
+        self.tidy.set_aside(&self.config.path)?;
+        self.open = None;
+        self.open()
+    }
+}
+
+impl LineWriter for FileWriter {
+    fn write(&mut self, lines: &[Line]) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        let result = self.write_lines(lines, &mut written);
+        if result.is_err() {
+            self.open = None;
+        }
+        (written, result)
+    }
+
+    fn take_torn(&mut self) -> u64 {
+        std::mem::take(&mut self.torn)
+    }
+}
+
+impl Open {
+    /// All of `line`, or nothing of it.
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        let count = loop {
+            match self.file.write(line) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        if count == line.len() {
+            return Ok(());
+        }
+        // The disk became full in the middle of the line.
+        let size = self.file.metadata()?.len();
+        self.file.set_len(size.saturating_sub(count as u64))?;
+        Err(ErrorKind::StorageFull.into())
+    }
+}
+
+/// Cuts what follows the last end of a line; how many torn lines that were, 0 or 1.
+fn cut_torn_end(file: &mut File, size: u64) -> io::Result<u64> {
+    const BLOCK: u64 = 4096;
+    let mut end = size;
+    let mut block = [0; BLOCK as usize];
+    while end > 0 {
+        let begin = end.saturating_sub(BLOCK);
+        let block = &mut block[..(end - begin) as usize];
+        file.seek(SeekFrom::Start(begin))?;
+        file.read_exact(block)?;
+        if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
+            end = begin + at as u64 + 1;
+            break;
+        }
+        end = begin;
+    }
+    if end == size {
+        return Ok(0);
+    }
+    file.set_len(end)?;
+    Ok(1)
+}
+
+/// `<path>.<suffix>`
+fn with_suffix(path: &Path, suffix: impl std::fmt::Display) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(format!(".{suffix}"));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+use std::time::{Duration, Instant};
+
+use flate2::read::GzDecoder;
+use proptest::prelude::*;
+
+use super::*;
+
+fn config(directory: &Path) -> config::Log {
+    config::Log {
+        path: directory.join("log/events.jsonl"),
+        max_size: 1000,
+        max_total: 4000,
+        compress: false,
+        ..config::Log::default()
+    }
+}
+
+fn writer(config: &config::Log) -> FileWriter {
+    FileWriter::new(config.clone(), Arc::new(|_| Ok(b"head\n".to_vec())), true, None)
+}
+
+fn line(text: &str) -> Line {
+    Line {
+        bytes: format!("{text}\n").into_bytes(),
+        requests: 1,
+    }
+}
+
+fn write(writer: &mut FileWriter, text: &str) {
+    let (count, result) = writer.write(&[line(text)]);
+    result.expect(text);
+    assert_eq!(count, 1);
+}
+
+/// The texts of all files, the oldest first.
+fn texts(config: &config::Log) -> Vec<String> {
+    let mut files: Vec<_> = fs::read_dir(config.path.parent().expect("a directory"))
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    // The file without a number is the newest.
+    files.sort_by_key(|path| (path == &config.path, path.clone()));
+    files
+        .iter()
+        .map(|path| {
+            let mut text = String::new();
+            let mut file = File::open(path).expect("a file");
+            match path.extension() {
+                Some(gz) if gz == "gz" => GzDecoder::new(file).read_to_string(&mut text),
+                _ => file.read_to_string(&mut text),
+            }
+            .expect("text");
+            text
+        })
+        .collect()
+}
+
+#[test]
+fn makes_what_is_missing_with_the_rights_that_were_promised() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let mut writer = writer(&config);
+    assert!(writer.write(&[]).1.is_ok());
+    write(&mut writer, "a");
+    let mode = |path: &Path| fs::metadata(path).expect("made").permissions().mode() & 0o7777;
+    assert_eq!(mode(&config.path), 0o640);
+    assert_eq!(mode(config.path.parent().expect("a directory")), 0o750);
+    assert_eq!(texts(&config), ["head\na\n"]);
+}
+
+#[test]
+fn files_are_set_aside_by_size_and_the_oldest_go() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let mut writer = writer(&config);
+    let text = "x".repeat(99);
+    for _ in 0..60 {
+        write(&mut writer, &text);
+        let total: usize = texts(&config).iter().map(String::len).sum();
+        assert!(total <= 4000, "{total}");
+    }
+    let texts = texts(&config);
+    assert!(texts.len() > 3, "{texts:#?}");
+    assert!(
+        texts
+            .iter()
+            .all(|text| text.starts_with("head\nx") && text.len() <= 1000)
+    );
+}
+
+#[test]
+fn an_old_file_is_set_aside() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = config(dir.path());
+    config.max_age = Duration::ZERO;
+    let mut writer = writer(&config);
+    write(&mut writer, "a");
+    write(&mut writer, "b");
+    // A head of its own heads the very first file, too.
+    assert_eq!(texts(&config), ["head\n", "head\na\n", "head\nb\n"]);
+}
+
+#[test]
+fn compressed_files_say_the_same() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = config(dir.path());
+    config.compress = true;
+    let directory = config.path.parent().expect("a directory").to_owned();
+    fs::create_dir(&directory).expect("made");
+    // Of a crash in the middle of it.
+    fs::write(directory.join("events.jsonl.000007.tmp"), "half").expect("written");
+    fs::write(directory.join("events.jsonl.mine"), "not ours").expect("written");
+    let mut writer = writer(&config);
+    let text = "y".repeat(600);
+    write(&mut writer, &text);
+    write(&mut writer, &text);
+    let compressed = directory.join("events.jsonl.000008.gz");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !compressed.exists() || directory.join("events.jsonl.000008").exists() {
+        assert!(Instant::now() < deadline, "not compressed");
+        std::thread::yield_now();
+    }
+    assert!(fs::metadata(&compressed).expect("there").len() < 200);
+    assert!(!directory.join("events.jsonl.000007.tmp").exists());
+    let expected = format!("head\n{text}\n");
+    assert_eq!(texts(&config), [expected.clone(), "not ours".to_owned(), expected]);
+}
+
+#[test]
+fn a_torn_line_is_cut_off_and_counted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    write(&mut writer(&config), "a");
+    for torn in ["{\"half", &"z".repeat(10_000)] {
+        let mut file = OpenOptions::new().append(true).open(&config.path).expect("a file");
+        file.write_all(torn.as_bytes()).expect("written");
+        let mut writer = FileWriter::new(config.clone(), Arc::new(|_| Ok(b"head\n".to_vec())), false, None);
+        write(&mut writer, "b");
+        assert_eq!(writer.take_torn(), 1);
+        assert_eq!(writer.take_torn(), 0);
+    }
+    assert_eq!(texts(&config), ["head\na\nb\nb\n"]);
+}
+
+#[test]
+fn others_may_do_with_the_file_as_they_like() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let mut writer = writer(&config);
+    write(&mut writer, "a");
+    File::create(&config.path).expect("emptied");
+    write(&mut writer, "b");
+    assert_eq!(texts(&config), ["b\n"]);
+    fs::rename(&config.path, dir.path().join("moved")).expect("moved");
+    write(&mut writer, "c");
+    assert_eq!(texts(&config), ["head\nc\n"]);
+    fs::remove_dir_all(config.path.parent().expect("a directory")).expect("removed");
+    write(&mut writer, "d");
+    assert_eq!(texts(&config), ["head\nd\n"]);
+}
+
+#[test]
+fn what_is_no_file_is_not_written_to() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let directory = config.path.parent().expect("a directory");
+    fs::create_dir(directory).expect("made");
+    std::os::unix::fs::symlink(dir.path().join("elsewhere"), &config.path).expect("linked");
+    let (count, result) = writer(&config).write(&[line("a")]);
+    assert!(count == 0 && result.is_err());
+    assert!(!dir.path().join("elsewhere").exists());
+    fs::remove_file(&config.path).expect("removed");
+    fs::create_dir(&config.path).expect("made");
+    assert!(writer(&config).write(&[line("a")]).1.is_err());
+    fs::remove_dir(&config.path).expect("removed");
+    fs::write(directory.join("file"), "").expect("written");
+    let below = config::Log {
+        path: directory.join("file/events.jsonl"),
+        ..config.clone()
+    };
+    assert!(writer(&below).write(&[line("a")]).1.is_err());
+    // And what stood in the way is gone again.
+    write(&mut writer(&config), "a");
+}
+
+proptest! {
+    #[test]
+    fn the_end_is_that_of_a_line(bytes in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'x')], 0..9000)) {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&bytes).expect("written");
+        let torn = cut_torn_end(&mut file, bytes.len() as u64).expect("a file");
+        let kept = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        prop_assert_eq!(file.metadata().expect("a file").len(), kept as u64);
+        prop_assert_eq!(torn, u64::from(kept != bytes.len()));
+    }
+}

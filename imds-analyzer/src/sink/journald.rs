@@ -1,0 +1,317 @@
+//! The journal, in its own protocol: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>. A record is one datagram of fields;
+//! what is too large for that goes as a sealed file. No connection is kept: a journal that comes back is there again.
+
+use std::{
+    io::{self, IoSlice, Write as _},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixDatagram,
+    },
+    path::PathBuf,
+    time::Duration,
+};
+
+use imds_analyzer_ebpf::classify::Version;
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr},
+};
+
+use super::{
+    Notice, Style, plain,
+    queue::{Line, LineWriter},
+    text,
+};
+use crate::event::Event;
+
+/// How long a journal may take a record in before others are tried again.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// syslog(3)'s levels.
+const ERROR: &str = "3";
+const WARNING: &str = "4";
+const INFO: &str = "6";
+
+/// Sends entries to the journal.
+pub(super) struct JournaldWriter {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+}
+
+impl JournaldWriter {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, socket: None }
+    }
+
+    fn send(&mut self, entry: &[u8]) -> io::Result<()> {
+        let socket = match &mut self.socket {
+            Some(socket) => socket,
+            none => {
+                let socket = UnixDatagram::unbound()?;
+                socket.set_write_timeout(Some(PATIENCE))?;
+                none.insert(socket)
+            }
+        };
+        match socket.send_to(entry, &self.path) {
+            Ok(_) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                let file = sealed(entry)?;
+                let fds = [file.as_fd()];
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                control.push(SendAncillaryMessage::ScmRights(&fds));
+                let address = SocketAddrUnix::new(&self.path)?;
+                sendmsg_addr(
+                    &*socket,
+                    &address,
+                    &[IoSlice::new(&[])],
+                    &mut control,
+                    SendFlags::empty(),
+                )?;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A file in memory that nobody can change any more.
+fn sealed(entry: &[u8]) -> io::Result<OwnedFd> {
+    let file = memfd_create("imds-analyzer", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(entry)?;
+    fcntl_add_seals(
+        &file,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    Ok(file.into())
+}
+
+impl LineWriter for JournaldWriter {
+    fn write(&mut self, lines: &[Line]) -> (usize, io::Result<()>) {
+        for (count, line) in lines.iter().enumerate() {
+            if let Err(error) = self.send(&line.bytes) {
+                self.socket = None;
+                return (count, Err(error));
+            }
+        }
+        (lines.len(), Ok(()))
+    }
+}
+
+/// The entry of a request.
+pub(super) fn event_entry(event: &Event) -> Vec<u8> {
+    let style = Style {
+        color: false,
+        width: None,
+        verbose: false,
+    };
+    let version = event.verdict.version();
+    let priority = match version {
+        Version::V1 => WARNING,
+        Version::Unknown => ERROR,
+        Version::V2 | Version::Other => INFO,
+    };
+    let mut entry = Entry::new("imds-request", priority, &text::line(event, style).to_string());
+    entry.field("IMDS_VERSION", version.as_str());
+    entry.field("IMDS_VERDICT", event.verdict.as_str());
+    entry.optional("IMDS_REASON", event.reason.map(|reason| reason.as_str()));
+    entry.field("IMDS_ENDPOINT", event.endpoint());
+    entry.field("IMDS_LOCAL", if event.local { "1" } else { "0" });
+    entry.optional("IMDS_METHOD", event.http.method.as_deref());
+    entry.optional("IMDS_USER_AGENT", event.http.user_agent.as_deref());
+    entry.caller(event);
+    if let Some(process) = &event.process {
+        entry.field("IMDS_COMM", &process.name);
+        if !process.args.is_empty() {
+            entry.field("IMDS_CMDLINE", &process.args.join(" "));
+        }
+    }
+    entry.0
+}
+
+/// The entry of what the analyzer says about itself.
+pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
+    let text = plain::describe(notice);
+    let (action, priority) = match notice {
+        Notice::Start { .. } => ("imds-analyzer-start", INFO),
+        Notice::Loss { .. } => ("imds-analyzer-loss", WARNING),
+        Notice::FirstSeen { first, .. } if first.v1 => ("imds-analyzer-first-seen", WARNING),
+        Notice::FirstSeen { .. } => ("imds-analyzer-first-seen", INFO),
+        Notice::RateLimited(folded) if folded.counts.v1 > 0 => ("imds-analyzer-rate-limited", WARNING),
+        Notice::RateLimited(_) => ("imds-analyzer-rate-limited", INFO),
+        Notice::Summary { .. } => ("imds-analyzer-summary", INFO),
+    };
+    let mut entry = Entry::new(action, priority, &text);
+    match notice {
+        Notice::FirstSeen { event, .. } => entry.caller(event),
+        Notice::RateLimited(folded) => {
+            let counts = folded.counts;
+            entry.optional("IMDS_CALLER", folded.caller.as_deref());
+            entry.optional("IMDS_UID", folded.user.id.map(|id| id.to_string()).as_deref());
+            entry.optional("IMDS_UNIT", folded.unit.as_deref());
+            entry.optional("IMDS_CONTAINER", folded.container.as_deref());
+            for (name, count) in [
+                ("IMDS_CALLS_V1", counts.v1),
+                ("IMDS_CALLS_V2", counts.v2),
+                ("IMDS_CALLS_OTHER", counts.other),
+                ("IMDS_CALLS_UNKNOWN", counts.unknown),
+            ] {
+                entry.field(name, &count.to_string());
+            }
+        }
+        _ => {}
+    }
+    entry.0
+}
+
+/// Fields as the journal wants them.
+struct Entry(Vec<u8>);
+
+impl Entry {
+    fn new(action: &str, priority: &str, message: &str) -> Self {
+        let mut entry = Self(Vec::with_capacity(1024));
+        entry.field("MESSAGE", message);
+        entry.field("PRIORITY", priority);
+        entry.field("SYSLOG_IDENTIFIER", env!("CARGO_PKG_NAME"));
+        entry.field("IMDS_ACTION", action);
+        entry
+    }
+
+    fn caller(&mut self, event: &Event) {
+        self.field("IMDS_CALLER", event.caller());
+        self.field("IMDS_PATH_CLASS", event.path_class.as_str());
+        self.optional("IMDS_PATH", event.http.path.as_deref());
+        let Some(process) = &event.process else { return };
+        self.field("IMDS_PID", &process.pid.to_string());
+        self.optional("IMDS_UID", process.user.id.map(|id| id.to_string()).as_deref());
+        self.optional("IMDS_USER", process.user.name.as_deref());
+        self.optional("IMDS_EXE", process.executable.as_deref());
+        self.optional("IMDS_UNIT", process.unit.as_deref());
+        self.optional("IMDS_USER_UNIT", process.user_unit.as_deref());
+        self.optional("IMDS_CONTAINER", process.container.as_ref().map(|it| it.id.as_str()));
+        self.optional("IMDS_ORCHESTRATOR", process.orchestrator.as_ref().map(|it| it.id.as_str()));
+    }
+
+    fn optional(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.field(name, value);
+        }
+    }
+
+    /// `NAME=value`; a value with an end of line is given with its length, so that it can forge no field.
+    fn field(&mut self, name: &str, value: &str) {
+        self.0.extend_from_slice(name.as_bytes());
+        if value.contains('\n') {
+            self.0.push(b'\n');
+            self.0.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        } else {
+            self.0.push(b'=');
+        }
+        self.0.extend_from_slice(value.as_bytes());
+        self.0.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::sink::tests::{full_event, notices, unknown_event};
+
+    /// As journald takes an entry apart.
+    fn fields(mut entry: &[u8]) -> Vec<(String, String)> {
+        let mut fields = Vec::new();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        while !entry.is_empty() {
+            let at = entry.iter().position(|byte| b"=\n".contains(byte)).expect("a name");
+            let (name, rest) = entry.split_at(at);
+            let length = if rest[0] == b'=' {
+                rest.iter().position(|byte| *byte == b'\n').expect("an end") - 1
+            } else {
+                u64::from_le_bytes(rest[1..9].try_into().expect("eight bytes")) as usize
+            };
+            let value = &rest[if rest[0] == b'=' { 1 } else { 9 }..][..length];
+            fields.push((text(name), text(value)));
+            let end = if rest[0] == b'=' { 1 } else { 9 } + length;
+            assert_eq!(rest[end], b'\n');
+            entry = &rest[end + 1..];
+        }
+        fields
+    }
+
+    fn value(fields: &[(String, String)], name: &str) -> Option<String> {
+        Some(fields.iter().find(|field| field.0 == name)?.1.clone())
+    }
+
+    #[test]
+    fn fields_of_a_request() {
+        let fields = fields(&event_entry(&full_event()));
+        for (name, expected) in [
+            ("IMDS_VERSION", "v1"),
+            ("IMDS_PATH_CLASS", "credential"),
+            ("PRIORITY", "4"),
+            ("IMDS_UNIT", "user@1001.service"),
+            ("IMDS_USER_UNIT", "app.service"),
+            ("IMDS_CALLER", "/opt/app/run.py (docker.io/library/app:1.2)"),
+        ] {
+            assert_eq!(value(&fields, name).as_deref(), Some(expected), "{name}");
+        }
+        let names_are_valid = fields.iter().all(|(name, _)| {
+            name.bytes()
+                .all(|byte| byte.is_ascii_uppercase() || b"_0123456789".contains(&byte))
+        });
+        assert!(names_are_valid && fields.iter().all(|(_, value)| !value.is_empty()));
+        assert_eq!(
+            value(&self::fields(&event_entry(&unknown_event())), "PRIORITY").as_deref(),
+            Some("3")
+        );
+    }
+
+    #[test]
+    fn text_of_others_forges_no_field() {
+        let mut event = full_event();
+        event.http.user_agent = Some("a\nIMDS_VERSION=v2\nPRIORITY=7".to_owned());
+        let fields = fields(&event_entry(&event));
+        assert_eq!(fields.iter().filter(|(name, _)| name == "IMDS_VERSION").count(), 1);
+        assert_eq!(value(&fields, "IMDS_USER_AGENT"), event.http.user_agent);
+    }
+
+    #[test]
+    fn notices_are_entries() {
+        notices(|_, notice| {
+            let fields = fields(&notice_entry(notice));
+            assert!(value(&fields, "IMDS_ACTION").is_some_and(|action| action.starts_with("imds-analyzer-")));
+            assert!(value(&fields, "MESSAGE").is_some_and(|text| !text.contains('\n')));
+        });
+    }
+
+    #[test]
+    fn a_journal_that_goes_and_comes_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let mut writer = JournaldWriter::new(path.clone());
+        let lines = ["A=1\n", "A=2\n"].map(|text| Line {
+            bytes: text.as_bytes().to_vec(),
+            requests: 1,
+        });
+        let (count, result) = writer.write(&lines);
+        assert!(count == 0 && result.is_err());
+        for _ in 0..2 {
+            let journal = UnixDatagram::bind(&path).expect("a socket");
+            let (count, result) = writer.write(&lines);
+            result.expect("taken");
+            assert_eq!(count, 2);
+            let mut entry = [0; 16];
+            for line in &lines {
+                let length = journal.recv(&mut entry).expect("an entry");
+                assert_eq!(&entry[..length], line.bytes);
+            }
+            drop(journal);
+            assert!(writer.write(&lines).1.is_err());
+            fs::remove_file(&path).expect("removed");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Counters for Prometheus. They count every request, whatever is left out of the log, and name no arguments.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::SystemTime,
+};
+
+use prometheus::{Encoder as _, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::{notice::First, queue::Stats};
+use crate::{event::Event, sanitize};
+
+mod own;
+
+/// What the text is, for HTTP.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+/// Callers and users for whom there is no room.
+const OTHER: &str = "other";
+/// Bytes of a caller's name.
+const CALLER_MAX: usize = 200;
+
+/// All counters.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    callers: IntCounterVec,
+    first_seen: IntCounterVec,
+    unwritten: IntCounterVec,
+    lost: IntCounterVec,
+    sink_records: IntCounterVec,
+    sink_lost: IntCounterVec,
+    sink_failing: IntGaugeVec,
+    hooks: IntGaugeVec,
+    capture: IntGaugeVec,
+    reload_good: IntGauge,
+    own: own::Own,
+    known: HashMap<u32, HashSet<String>>,
+    known_len: usize,
+    callers_max: usize,
+}
+
+/// What others count, as it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot<'a> {
+    pub loss: &'a [(&'static str, u64)],
+    pub sinks: &'a BTreeMap<&'static str, Stats>,
+    /// Programs, and whether they are attached.
+    pub hooks: &'a [(&'static str, bool)],
+    /// Where owners come from.
+    pub owner: &'a str,
+}
+
+/// Why a request is not in the log.
+#[derive(Clone, Copy, Debug)]
+pub enum Unwritten {
+    RateLimited,
+    Ignored,
+}
+
+impl Metrics {
+    /// `callers_max`: how many have counters of their own; one user has half of them at most.
+    pub fn new(callers_max: usize) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            prometheus::Result::Ok(counters)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauges.clone()))?;
+            prometheus::Result::Ok(gauges)
+        };
+        let build = gauges(
+            "imds_analyzer_build_info",
+            "Always 1; its labels say which version this is.",
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let reload_good = IntGauge::new(
+            "imds_analyzer_config_last_reload_successful",
+            "Whether the configuration was right when it was last read.",
+        )?;
+        reload_good.set(1);
+        registry.register(Box::new(reload_good.clone()))?;
+        Ok(Self {
+            requests: counters(
+                "imds_analyzer_requests_total",
+                "Requests to the metadata service; local ones went to an address of this host itself.",
+                &["version", "verdict", "path_class", "local"],
+            )?,
+            callers: counters(
+                "imds_analyzer_caller_requests_total",
+                "Requests to the metadata service by caller; callers beyond the bound are other.",
+                &["caller", "uid", "version", "local"],
+            )?,
+            first_seen: counters(
+                "imds_analyzer_first_seen_total",
+                "Callers not seen before that made their first v1 or credential request.",
+                &["kind"],
+            )?,
+            unwritten: counters(
+                "imds_analyzer_requests_unwritten_total",
+                "Requests that are counted and not written in full.",
+                &["reason"],
+            )?,
+            lost: counters(
+                "imds_analyzer_lost_total",
+                "What was lost or left out on the way from the kernel to the sinks, by kind.",
+                &["kind"],
+            )?,
+            sink_records: counters(
+                "imds_analyzer_sink_records_total",
+                "Records written to a sink.",
+                &["sink"],
+            )?,
+            sink_lost: counters(
+                "imds_analyzer_sink_lost_total",
+                "Records that a sink could not take.",
+                &["sink"],
+            )?,
+            sink_failing: gauges(
+                "imds_analyzer_sink_failing",
+                "Whether the last attempt to write to a sink failed.",
+                &["sink"],
+            )?,
+            hooks: gauges(
+                "imds_analyzer_hook_attached",
+                "Whether a program is in the kernel.",
+                &["program"],
+            )?,
+            capture: gauges(
+                "imds_analyzer_capture_info",
+                "Always 1; its labels say how requests are seen and who says who sent them.",
+                &["tap", "owner"],
+            )?,
+            own: own::Own::new(&registry)?,
+            reload_good,
+            registry,
+            known: HashMap::new(),
+            known_len: 0,
+            callers_max,
+        })
+    }
+
+    pub fn set_callers_max(&mut self, callers_max: usize) {
+        self.callers_max = callers_max;
+    }
+
+    /// Counts a request.
+    pub fn count(&mut self, event: &Event) {
+        let version = event.verdict.version().as_str();
+        let local = if event.local { "true" } else { "false" };
+        self.requests
+            .with_label_values(&[version, event.verdict.as_str(), event.path_class.as_str(), local])
+            .inc();
+        let uid = event.process.as_ref().and_then(|process| process.user.id);
+        let caller = sanitize::bounded(event.caller().to_owned(), CALLER_MAX);
+        if self.has_room(uid.unwrap_or(u32::MAX), &caller) {
+            let uid = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
+            self.callers
+                .with_label_values(&[caller.as_str(), uid.as_str(), version, local])
+                .inc();
+        } else {
+            self.callers.with_label_values(&[OTHER, OTHER, version, local]).inc();
+        }
+    }
+
+    fn has_room(&mut self, uid: u32, caller: &str) -> bool {
+        let of_user = self.known.get(&uid);
+        if of_user.is_some_and(|callers| callers.contains(caller)) {
+            return true;
+        }
+        let share = self.callers_max.div_ceil(2);
+        if self.known_len >= self.callers_max || of_user.map_or(0, HashSet::len) >= share {
+            return false;
+        }
+        self.known_len += 1;
+        self.known.entry(uid).or_default().insert(caller.to_owned())
+    }
+
+    pub fn count_first_seen(&self, first: First) {
+        for (kind, is) in [("v1", first.v1), ("credential", first.credential)] {
+            if is {
+                self.first_seen.with_label_values(&[kind]).inc();
+            }
+        }
+    }
+
+    pub fn count_unwritten(&self, reason: Unwritten) {
+        let reason = match reason {
+            Unwritten::RateLimited => "rate-limit",
+            Unwritten::Ignored => "ignore-list",
+        };
+        self.unwritten.with_label_values(&[reason]).inc();
+    }
+
+    pub fn set_reload_good(&self, good: bool) {
+        self.reload_good.set(good.into());
+    }
+
+    /// The text that Prometheus reads.
+    ///
+    /// # Errors
+    ///
+    /// When the counters cannot be written as text.
+    pub fn render(&self, snapshot: Snapshot<'_>) -> prometheus::Result<Vec<u8>> {
+        for &(kind, count) in snapshot.loss {
+            set(&self.lost.with_label_values(&[kind]), count);
+        }
+        for (sink, stats) in snapshot.sinks {
+            set(&self.sink_records.with_label_values(&[sink]), stats.written);
+            set(&self.sink_lost.with_label_values(&[sink]), stats.lost);
+            self.sink_failing.with_label_values(&[sink]).set(stats.failing.into());
+        }
+        for (program, attached) in snapshot.hooks {
+            self.hooks.with_label_values(&[program]).set((*attached).into());
+        }
+        self.capture.reset();
+        self.capture.with_label_values(&["wire", snapshot.owner]).set(1);
+        self.own.update();
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+/// Takes over what is counted elsewhere.
+fn set(counter: &IntCounter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
+}
+
+/// A gauge in `registry`.
+fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gauge> {
+    let gauge = Gauge::new(name, help)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+/// Seconds since 1970.
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests;

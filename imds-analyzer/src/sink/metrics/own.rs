@@ -1,0 +1,46 @@
+//! What this process itself uses, under the names that Prometheus's own libraries have.
+
+use std::time::SystemTime;
+
+use procfs::process::Process;
+use prometheus::{Counter, Gauge, Registry};
+
+use super::{gauge, unix_seconds};
+
+pub(super) struct Own {
+    cpu: Counter,
+    memory: Gauge,
+    files: Gauge,
+}
+
+impl Own {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let start = gauge(
+            registry,
+            "process_start_time_seconds",
+            "When the process started, in seconds since 1970.",
+        )?;
+        start.set(unix_seconds(SystemTime::now()));
+        let cpu = Counter::new("process_cpu_seconds_total", "CPU time used, user and system.")?;
+        registry.register(Box::new(cpu.clone()))?;
+        Ok(Self {
+            cpu,
+            memory: gauge(registry, "process_resident_memory_bytes", "Memory in use.")?,
+            files: gauge(registry, "process_open_fds", "Open file descriptors.")?,
+        })
+    }
+
+    /// What cannot be read stays as it was.
+    pub(super) fn update(&self) {
+        let found = Process::myself().and_then(|own| Ok((own.stat()?, own.fd_count()?)));
+        match found {
+            Ok((stat, files)) => {
+                let cpu = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+                self.cpu.inc_by((cpu - self.cpu.get()).max(0.0));
+                self.memory.set((stat.rss * procfs::page_size()) as f64);
+                self.files.set(files as f64);
+            }
+            Err(error) => tracing::debug!("/proc/self: {error}"),
+        }
+    }
+}

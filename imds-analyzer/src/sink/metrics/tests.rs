@@ -1,0 +1,76 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    event::{Process, User},
+    sink::tests::{full_event, minimal_event, samples},
+};
+
+fn event(uid: u32, caller: &str) -> Event {
+    let mut event = full_event();
+    event.process = Some(Arc::new(Process {
+        caller: caller.to_owned(),
+        user: User {
+            id: Some(uid),
+            name: None,
+        },
+        ..Process::default()
+    }));
+    event
+}
+
+fn text(metrics: &Metrics) -> String {
+    let sinks = BTreeMap::from([("log", Stats::default())]);
+    let snapshot = Snapshot {
+        loss: &[("request_ring_full", 3)],
+        sinks: &sinks,
+        hooks: &[("imds_egress", true), ("imds_fentry", false)],
+        owner: "tp_btf",
+    };
+    metrics.render(snapshot).expect("text");
+    // What is taken over is not added up.
+    String::from_utf8(metrics.render(snapshot).expect("text")).expect("UTF-8")
+}
+
+#[test]
+fn says_what_was_counted() {
+    let mut metrics = Metrics::new(100).expect("metrics");
+    samples().iter().for_each(|event| metrics.count(event));
+    metrics.count(&minimal_event());
+    metrics.count_first_seen(First {
+        v1: true,
+        credential: false,
+    });
+    metrics.count_unwritten(Unwritten::Ignored);
+    let text = text(&metrics);
+    for line in [
+        "imds_analyzer_lost_total{kind=\"request_ring_full\"} 3",
+        "imds_analyzer_hook_attached{program=\"imds_egress\"} 1",
+        "imds_analyzer_hook_attached{program=\"imds_fentry\"} 0",
+        "imds_analyzer_capture_info{owner=\"tp_btf\",tap=\"wire\"} 1",
+        "imds_analyzer_first_seen_total{kind=\"v1\"} 1",
+        "imds_analyzer_requests_unwritten_total{reason=\"ignore-list\"} 1",
+        "imds_analyzer_config_last_reload_successful 1",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
+    }
+    assert!(text.contains("verdict=\"v1\",version=\"v1\"}"), "{text}");
+    assert!(text.contains("process_resident_memory_bytes ") && text.contains("process_cpu_seconds_total "));
+    assert!(!text.contains("python3 run.py"), "arguments are nobody's business: {text}");
+}
+
+#[test]
+fn one_user_does_not_take_all_the_room() {
+    let mut metrics = Metrics::new(10).expect("metrics");
+    for caller in 0..1000 {
+        metrics.count(&event(1000, &format!("/tmp/{caller}\"\n")));
+    }
+    metrics.count(&event(0, "/usr/bin/agent"));
+    let text = text(&metrics);
+    let callers = text
+        .lines()
+        .filter(|line| line.starts_with("imds_analyzer_caller_requests_total{"));
+    assert_eq!(callers.count(), 5 + 1 + 1, "{text}");
+    assert!(text.contains("{caller=\"/usr/bin/agent\",local=\"false\",uid=\"0\",version=\"v1\"} 1"));
+    assert!(text.contains("{caller=\"other\",local=\"false\",uid=\"other\",version=\"v1\"} 995"));
+}

@@ -1,0 +1,346 @@
+//! Noise control: which requests are written in full, which are only counted, and who is new.
+//!
+//! Budgets nest: a caller has one, the unit or container it runs in has one, and the user has one. So nobody uses up
+//! another user's, however many programs they start and however many units they make. Tables are bounded in the same way:
+//! callers for whom there is no room share one entry of their own unit, units one of their own user. The first credential
+//! call of a caller is written whatever the budgets say.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet},
+    hash::{BuildHasher as _, RandomState},
+    mem,
+    time::{Duration, Instant},
+};
+
+use imds_analyzer_ebpf::classify::{PathClass, Verdict};
+
+use super::notice::{First, Folded};
+use crate::{
+    config::{Config, Limits, Pattern},
+    event::Event,
+};
+
+mod budget;
+#[cfg(test)]
+mod tests;
+
+use self::budget::Budget;
+
+/// Users, units and containers of one user, callers of one of those, of one user, and altogether.
+const USERS_MAX: usize = 256;
+const PLACES_MAX: usize = 128;
+const CALLERS_PER_PLACE: usize = 32;
+const CALLERS_PER_USER: usize = 512;
+const CALLERS_MAX: usize = 4096;
+/// First calls remembered of one user.
+const SEEN_PER_USER: usize = 1024;
+/// What was idle for so long makes room for others.
+const IDLE: Duration = Duration::from_secs(60 * 60);
+/// How often a user who has used up a day's budget is told of.
+const SLOW_REPORT: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The entry shared by all for whom there is no room.
+const OTHER: u64 = 0;
+/// No process has this user id; here it is that of unknown processes and of users for whom there is no room.
+const OTHER_USER: u32 = u32::MAX;
+
+/// What is to become of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Write,
+    /// It is counted, and its caller's next [`Folded`] has it.
+    Fold,
+    /// It is on the ignore list.
+    Ignore,
+}
+
+/// Decides, and counts what is not written.
+pub struct Noise {
+    limits: Limits,
+    ignore: Vec<Pattern>,
+    expect: Vec<Pattern>,
+    users: HashMap<u32, User>,
+    callers: usize,
+    /// Ends of windows in which something was folded.
+    due: BinaryHeap<Reverse<(Instant, Key)>>,
+    /// Secret, so that nobody can choose names that share an entry.
+    hasher: RandomState,
+    swept: Option<Instant>,
+    unannounced: u64,
+}
+
+/// User, place, caller.
+type Key = (u32, u64, u64);
+
+struct User {
+    budget: Budget,
+    daily: Budget,
+    places: HashMap<u64, Place>,
+    callers: usize,
+    seen: HashSet<u64>,
+}
+
+struct Place {
+    budget: Budget,
+    callers: HashMap<u64, Caller>,
+}
+
+struct Caller {
+    budget: Budget,
+    used: Instant,
+    credential_written: bool,
+    folded: Option<Box<Folded>>,
+}
+
+impl Noise {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            limits: config.limits.clone(),
+            ignore: config.ignore.clone(),
+            expect: config.expect.clone(),
+            users: HashMap::new(),
+            callers: 0,
+            due: BinaryHeap::new(),
+            hasher: RandomState::new(),
+            swept: None,
+            unannounced: 0,
+        }
+    }
+
+    /// Other limits and lists; what is counted stays.
+    pub fn configure(&mut self, config: &Config) {
+        self.limits = config.limits.clone();
+        self.ignore = config.ignore.clone();
+        self.expect = config.expect.clone();
+    }
+
+    /// First calls that were not announced because their user has made too many.
+    pub fn unannounced(&self) -> u64 {
+        self.unannounced
+    }
+
+    /// What is to become of `event`, and whether it is the first of its caller.
+    pub fn judge(&mut self, event: &Event, now: Instant) -> (Decision, First) {
+        if self.ignore.iter().any(|pattern| pattern.matches(event)) {
+            return (Decision::Ignore, First::default());
+        }
+        let credential = event.path_class == PathClass::Credential;
+        let expected = self.expect.iter().any(|pattern| pattern.matches(event));
+        let wanted = self.wanted(event);
+        self.sweep_if_full(wanted, now);
+        let key @ (uid, place, caller) = self.room_for(wanted, now);
+        let first = if expected {
+            First::default()
+        } else {
+            self.first(uid, event, credential)
+        };
+
+        let limits = &self.limits;
+        let Some(user) = self.users.get_mut(&uid) else {
+            return (Decision::Write, first);
+        };
+        let Some(place) = user.places.get_mut(&place) else {
+            return (Decision::Write, first);
+        };
+        let Some(caller) = place.callers.get_mut(&caller) else {
+            return (Decision::Write, first);
+        };
+        caller.used = now;
+        let exempt = credential && !mem::replace(&mut caller.credential_written, true);
+        // None is charged for what another refuses.
+        let budgets = [
+            (&mut caller.budget, limits.caller, limits.window),
+            (&mut place.budget, limits.place, limits.window),
+            (&mut user.budget, limits.user, limits.window),
+            (&mut user.daily, limits.user_daily, DAY),
+        ];
+        let mut open = true;
+        let budgets = budgets.map(|(budget, limit, window)| {
+            open &= budget.left(limit, window, now);
+            budget
+        });
+        if open || exempt {
+            budgets.into_iter().for_each(Budget::charge);
+            return (Decision::Write, first);
+        }
+        match &mut caller.folded {
+            Some(folded) => add(folded, event),
+            none => {
+                let wait = if user.daily.left(limits.user_daily, DAY, now) {
+                    limits.window
+                } else {
+                    SLOW_REPORT.max(limits.window)
+                };
+                self.due.push(Reverse((now + wait, key)));
+                add(none.insert(Box::new(empty(event, key))), event);
+            }
+        }
+        (Decision::Fold, first)
+    }
+
+    /// When the next [`Folded`] is to be written.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.due.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// The next one whose time has come.
+    pub fn due(&mut self, now: Instant) -> Option<Folded> {
+        self.next_due().filter(|due| *due <= now)?;
+        self.take_folded()
+    }
+
+    /// The next one, its time come or not: at the end.
+    pub fn take_folded(&mut self) -> Option<Folded> {
+        let Reverse((_, (uid, place, caller))) = self.due.pop()?;
+        let user = self.users.get_mut(&uid)?;
+        user.daily.charge();
+        let caller = user.places.get_mut(&place)?.callers.get_mut(&caller)?;
+        caller.folded.take().map(|folded| *folded)
+    }
+
+    fn wanted(&self, event: &Event) -> Key {
+        let Some(process) = event.process.as_deref() else {
+            return (OTHER_USER, OTHER, self.hash(event.caller()));
+        };
+        let place = match &process.container {
+            Some(container) => self.hash(&container.id),
+            None => self.hash(process.unit.as_deref().unwrap_or_default()),
+        };
+        (process.user.id.unwrap_or(OTHER_USER), place, self.hash(event.caller()))
+    }
+
+    /// Never [`OTHER`].
+    fn hash(&self, text: &str) -> u64 {
+        self.hasher.hash_one(text).max(1)
+    }
+
+    /// Makes an entry for `wanted`, or for what it has to share.
+    fn room_for(&mut self, (uid, place, caller): Key, now: Instant) -> Key {
+        let uid = if self.users.contains_key(&uid) || self.users.len() < USERS_MAX {
+            uid
+        } else {
+            OTHER_USER
+        };
+        let user = self.users.entry(uid).or_insert_with(|| User {
+            budget: Budget::new(now),
+            daily: Budget::new(now),
+            places: HashMap::new(),
+            callers: 0,
+            seen: HashSet::new(),
+        });
+        let place = if user.places.contains_key(&place) || user.places.len() < PLACES_MAX {
+            place
+        } else {
+            OTHER
+        };
+        let entry = user.places.entry(place).or_insert_with(|| Place {
+            budget: Budget::new(now),
+            callers: HashMap::new(),
+        });
+        let room =
+            entry.callers.len() < CALLERS_PER_PLACE && user.callers < CALLERS_PER_USER && self.callers < CALLERS_MAX;
+        let caller = if entry.callers.contains_key(&caller) || room {
+            caller
+        } else {
+            OTHER
+        };
+        entry.callers.entry(caller).or_insert_with(|| {
+            self.callers += 1;
+            user.callers += 1;
+            Caller {
+                budget: Budget::new(now),
+                used: now,
+                credential_written: false,
+                folded: None,
+            }
+        });
+        (uid, place, caller)
+    }
+
+    /// Forgets what was idle for long, if there is no room for `wanted`; not more than once a minute, as it takes time.
+    fn sweep_if_full(&mut self, (uid, place, caller): Key, now: Instant) {
+        let user = self.users.get(&uid);
+        let entry = user.and_then(|user| user.places.get(&place));
+        let full = match (user, entry) {
+            (None, _) => self.users.len() >= USERS_MAX,
+            (Some(user), None) => user.places.len() >= PLACES_MAX,
+            (Some(user), Some(entry)) => {
+                let crowded = entry.callers.len() >= CALLERS_PER_PLACE || user.callers >= CALLERS_PER_USER;
+                crowded && !entry.callers.contains_key(&caller)
+            }
+        } || self.callers >= CALLERS_MAX;
+        let recently = self
+            .swept
+            .is_some_and(|swept| now.saturating_duration_since(swept) < Duration::from_secs(60));
+        if !full || recently {
+            return;
+        }
+        self.swept = Some(now);
+        let idle = |caller: &Caller| caller.folded.is_none() && now.saturating_duration_since(caller.used) > IDLE;
+        let mut callers = 0;
+        self.users.retain(|_, user| {
+            user.callers = 0;
+            user.places.retain(|_, place| {
+                place.callers.retain(|_, caller| !idle(caller));
+                user.callers += place.callers.len();
+                !place.callers.is_empty()
+            });
+            callers += user.callers;
+            // Who spent more than a day's budget is not forgotten before the day is over.
+            !user.places.is_empty() || !user.daily.left(1, DAY, now)
+        });
+        self.callers = callers;
+    }
+
+    /// Whether this is the first v1 or credential call of its caller, as this user.
+    fn first(&mut self, uid: u32, event: &Event, credential: bool) -> First {
+        let caller = self.hash(event.caller());
+        let Some(user) = self.users.get_mut(&uid) else {
+            return First::default();
+        };
+        let (seen, unannounced) = (&mut user.seen, &mut self.unannounced);
+        // One bit tells the kinds apart.
+        let mut is_first = |is: bool, kind: u64| {
+            let key = caller & !1 | kind;
+            if !is || seen.contains(&key) {
+                return false;
+            }
+            if seen.len() >= SEEN_PER_USER {
+                *unannounced += 1;
+                return false;
+            }
+            seen.insert(key)
+        };
+        First {
+            v1: is_first(event.verdict == Verdict::V1, 0),
+            credential: is_first(credential, 1),
+        }
+    }
+}
+
+fn empty(event: &Event, (uid, place, caller): Key) -> Folded {
+    let process = event.process.as_deref();
+    let is_own = caller != OTHER && uid != OTHER_USER;
+    let place = process.filter(|_| place != OTHER);
+    Folded {
+        caller: is_own.then(|| event.caller().to_owned()),
+        user: process
+            .filter(|_| uid != OTHER_USER)
+            .map(|process| process.user.clone())
+            .unwrap_or_default(),
+        unit: place.and_then(|process| process.unit.clone()),
+        container: place.and_then(|process| Some(process.container.as_ref()?.id.clone())),
+        counts: Default::default(),
+        credential: 0,
+        since: event.time,
+        until: event.time,
+    }
+}
+
+fn add(folded: &mut Folded, event: &Event) {
+    folded.counts.add(event.verdict.version());
+    folded.credential += u64::from(event.path_class == PathClass::Credential);
+    folded.since = folded.since.min(event.time);
+    folded.until = folded.until.max(event.time);
+}

@@ -1,0 +1,68 @@
+//! What the analyzer says about itself in one line, where there is a journal or a stream of text to say it in.
+
+use std::fmt::Write as _;
+
+use super::{Notice, layout::foreign, loss, notice::Folded};
+
+/// Columns of text that others control.
+const WIDTH: usize = 256;
+
+/// One line without its end.
+pub(super) fn describe(notice: &Notice<'_>) -> String {
+    match notice {
+        Notice::Start { kernel, hooks } => {
+            let mut text = format!(
+                "imds-analyzer {} has attached on {}:",
+                env!("CARGO_PKG_VERSION"),
+                foreign(kernel, WIDTH)
+            );
+            for hook in hooks.iter().filter(|hook| hook.attached) {
+                text.push(' ');
+                text.push_str(hook.name);
+            }
+            text
+        }
+        Notice::Loss { counts } => loss::describe(counts),
+        Notice::FirstSeen { event, first } => {
+            let what = match (first.v1, first.credential) {
+                (true, true) => "v1 call, for credentials",
+                (true, false) => "v1 call",
+                _ => "call for credentials",
+            };
+            let path = event.http.path.as_deref().unwrap_or("?");
+            format!(
+                "first {what} by {}: {}",
+                foreign(event.caller(), WIDTH),
+                foreign(path, WIDTH)
+            )
+        }
+        Notice::RateLimited(folded) => rate_limited(folded),
+        Notice::Summary { summary, loss } => {
+            let total = summary.total(false);
+            format!(
+                "imds-analyzer ends: {} v1, {} v2, {} other, {} unknown. {}",
+                total.v1,
+                total.v2,
+                total.other,
+                total.unknown,
+                loss::describe(loss)
+            )
+        }
+    }
+}
+
+fn rate_limited(folded: &Folded) -> String {
+    let counts = folded.counts;
+    let mut text = format!("not written in full: {} calls", counts.sum());
+    // Writing to a String does not fail.
+    let _ = write!(
+        text,
+        " ({} v1, {} v2, {} other, {} unknown) by {}",
+        counts.v1,
+        counts.v2,
+        counts.other,
+        counts.unknown,
+        foreign(folded.caller.as_deref().unwrap_or("other callers"), WIDTH)
+    );
+    text
+}

@@ -1,0 +1,335 @@
+//! The daemon as a service: how it starts, reloads, ends, what rights it keeps, and what it costs.
+
+use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
+
+use imds_analyzer_tests::{
+    PYTHON, Service, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path, run_to_end, sample, send, until,
+};
+
+fn status(pid: u32, key: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("{key} in {text}")).trim().to_owned()
+}
+
+#[test]
+fn a_call_is_in_the_log_with_all_that_is_said_about_it() {
+    let (lab, _server) = lab();
+    let mut service = Service::start("");
+    let path = "/latest/meta-data/iam/security-credentials/daemon-test";
+    let pid = curl(&lab, path);
+    service.wait_for("the call", |records| of_path(records, path) == 1);
+    service.stop();
+    let records = service.records();
+    let actions: Vec<_> = records
+        .iter()
+        .map(|record| record["event"]["action"].as_str().expect("an action"))
+        .collect();
+    assert_eq!(actions[0], "imds-analyzer-start", "{actions:?}");
+    assert_eq!(actions.last(), Some(&"imds-analyzer-summary"), "{actions:?}");
+    let request = records
+        .iter()
+        .find(|record| record["url"]["path"] == path)
+        .expect("seen");
+    // What announces a caller comes before the call.
+    assert_eq!(request["event"]["action"], "imds-analyzer-first-seen", "{request:#}");
+    assert_eq!(request["imds"]["first"], serde_json::json!(["v1", "credential"]));
+    assert_eq!(request["process"]["pid"], pid);
+    // It can still read /proc without most of its rights.
+    assert!(
+        request["process"]["executable"]
+            .as_str()
+            .is_some_and(|path| path.ends_with("/curl")),
+        "{request:#}"
+    );
+}
+
+#[test]
+fn reloading_misses_nothing() {
+    const CALLS: usize = 3000;
+    let (lab, _server) = lab();
+    let limits = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
+    let mut service = Service::start(limits);
+    let path = "/latest/meta-data/reload-test";
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| send(&lab, path, CALLS));
+        for round in 0.. {
+            if sender.is_finished() {
+                break;
+            }
+            service.configure(&format!("[log]\nmax_size = \"{}KiB\"\n{limits}", 64 + round % 3));
+            service.signal(libc::SIGHUP);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let ended = service.stop();
+    assert!(ended.stderr.matches("reloaded").count() > 2, "{}", ended.stderr);
+    assert_eq!(of_path(&service.records(), path), CALLS, "{}", ended.stderr);
+}
+
+#[test]
+fn a_wrong_configuration_changes_nothing() {
+    let (lab, _server) = lab();
+    let port = free_port();
+    let config = format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n");
+    let mut service = Service::start(&config);
+    let good = || {
+        sample(
+            &service.scrape(port),
+            "imds_analyzer_config_last_reload_successful",
+            &[],
+        )
+    };
+    assert_eq!(good(), 1);
+    service.configure("[metrics]\nlistenn = \"127.0.0.1:1\"\n");
+    service.signal(libc::SIGHUP);
+    until("the reload is refused", || good() == 0);
+    let path = "/latest/meta-data/after-a-wrong-configuration";
+    curl(&lab, path);
+    service.wait_for("the call", |records| of_path(records, path) == 1);
+    service.configure(&config);
+    service.signal(libc::SIGHUP);
+    until("the reload is good", || good() == 1);
+    let said = service.stop().stderr;
+    assert!(said.contains("did you mean `listen`?"), "{said}");
+}
+
+#[test]
+fn a_second_one_explains_itself() {
+    let service = Service::start("");
+    let second = service.second();
+    assert_eq!(second.code, Some(1), "{second:#?}");
+    assert!(
+        second.stderr.contains(&format!("process {}", service.pid())),
+        "{second:#?}"
+    );
+    assert!(second.stderr.contains("watch"), "{second:#?}");
+}
+
+#[test]
+fn systemd_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("time-out");
+    let wait_for = |wanted: &str| {
+        let mut message = [0; 4096];
+        loop {
+            let length = socket
+                .recv(&mut message)
+                .unwrap_or_else(|error| panic!("{wanted}: {error}"));
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            if text.contains(wanted) {
+                return text;
+            }
+        }
+    };
+    let mut service = Service::start_with("", |command| {
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "500000");
+    });
+    let ready = wait_for("READY=1");
+    assert!(ready.contains("STATUS=wire tap attached"), "{ready}");
+    wait_for("WATCHDOG=1");
+    service.signal(libc::SIGHUP);
+    let reloading = wait_for("RELOADING=1");
+    assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    wait_for("READY=1");
+    service.stop();
+    wait_for("STOPPING=1");
+}
+
+#[test]
+fn rights_are_dropped() {
+    let service = Service::start("");
+    let pid = service.pid();
+    for tid in fs::read_dir(format!("/proc/{pid}/task")).expect("a process") {
+        let tid: u32 = tid
+            .expect("a thread")
+            .file_name()
+            .to_string_lossy()
+            .parse()
+            .expect("a tid");
+        let caps = |set: &str| u64::from_str_radix(&status(tid, set), 16).expect("a mask");
+        // CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE; CAP_BPF where old kernels ask for it to read counters.
+        let allowed = 1 << 2 | 1 << 19 | 1 << 39;
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(caps(set) & !allowed, 0, "{set} of thread {tid}");
+        }
+        assert_eq!(caps("CapInh") | caps("CapAmb"), 0);
+        assert_eq!(status(tid, "NoNewPrivs"), "1");
+        assert_eq!(status(tid, "Seccomp"), "2");
+    }
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("a process");
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .expect("a limit");
+    assert!(
+        core.split_whitespace().filter(|word| *word == "0").count() == 2,
+        "{core}"
+    );
+    // Not dumpable: its files under /proc are root's, whoever it is; nobody without CAP_SYS_PTRACE may look in.
+    let as_nobody = |file: &str| {
+        run_to_end(
+            Command::new("setpriv")
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"])
+                .arg(file),
+        )
+    };
+    assert_ne!(as_nobody(&format!("/proc/{pid}/environ")).code, Some(0));
+    for file in fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").flatten() {
+        println!("{}", fs::read_link(file.path()).unwrap_or_default().display());
+    }
+}
+
+#[test]
+fn the_configuration_can_be_printed_and_checked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("config.toml");
+    let print = imds_analyzer(&["config", "print"]);
+    assert_eq!(print.code, Some(0));
+    fs::write(&config, print.stdout).expect("written");
+    let check = |path: &Path| imds_analyzer(&["config", "check", path.to_str().expect("UTF-8")]);
+    assert_eq!(check(&config).code, Some(0));
+    fs::write(&config, "[log]\nmaxsize = \"1MiB\"").expect("written");
+    let wrong = check(&config);
+    assert_eq!(wrong.code, Some(1), "{wrong:#?}");
+    assert!(
+        wrong.stderr.contains("line 2") && wrong.stderr.contains("did you mean `max_size`?"),
+        "{wrong:#?}"
+    );
+    let daemon = imds_analyzer(&["daemon", "--config", config.to_str().expect("UTF-8")]);
+    assert_eq!(daemon.code, Some(2), "{daemon:#?}");
+    assert_ne!(imds_analyzer(&["config", "check", "/nowhere.toml"]).code, Some(0));
+}
+
+/// kill -9 in the middle of a burst: no line is torn, and nothing is left in the kernel.
+#[test]
+fn killed_in_the_middle_of_a_burst() {
+    let programs = || {
+        let output = run_to_end(Command::new("bpftool").args(["prog", "list"]));
+        assert_eq!(output.code, Some(0), "{output:#?}");
+        output.stdout.matches("name imds_").count()
+    };
+    let (lab, _server) = lab();
+    let before = programs();
+    let limits = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
+    let mut service = Service::start(limits);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                send(&lab, "/latest/meta-data/killed", 50);
+            }
+        });
+        for round in 0..50u64 {
+            let size = || fs::metadata(service.log()).map_or(0, |data| data.len());
+            let begin = size();
+            until("a burst is on its way", || size() > begin + 2000 * (1 + round % 7));
+            service.kill();
+            service.run(|_| {});
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    service.stop();
+    // Every line is whole; `records` parses them all.
+    let text = service.text();
+    assert!(text.ends_with('\n'));
+    let records = service.records();
+    let starts = records
+        .iter()
+        .filter(|record| record["event"]["action"] == "imds-analyzer-start")
+        .count();
+    assert_eq!(starts, 51);
+    let torn: u64 = service
+        .of_kind("imds-analyzer-summary")
+        .iter()
+        .filter_map(|record| record["imds"]["loss"]["log_torn_lines"].as_u64())
+        .sum();
+    println!("{} lines, {torn} torn before the last start", records.len());
+    until("the kernel lets go", || programs() <= before);
+}
+
+#[test]
+fn nobody_can_drown_another_users_call() {
+    let (lab, _server) = lab();
+    let mut service = Service::start("");
+    let flood = r#"
+import socket, sys, time
+head = b"GET /latest/meta-data/flood HTTP/1.1\r\nHost: imds\r\n\r\n"
+end = time.time() + 3
+count = 0
+while time.time() < end:
+    s = socket.create_connection(("169.254.169.254", 80), timeout=10)
+    for _ in range(20):
+        s.sendall(head * 50)
+        count += 50
+        got = 0
+        while got < 50:
+            data = s.recv(65536)
+            assert data
+            got += data.count(b"HTTP/1.1 ")
+    s.close()
+print(count)
+"#;
+    let mut flooder = lab
+        .client
+        .command("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", PYTHON, "-c", flood])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("a flood");
+    until("the flood has begun", || {
+        of_path(&service.records(), "/latest/meta-data/flood") > 0
+    });
+    let path = "/latest/meta-data/quiet";
+    curl(&lab, path);
+    service.wait_for("the one call", |records| of_path(records, path) == 1);
+    let mut sent = String::new();
+    std::io::Read::read_to_string(&mut flooder.stdout.take().expect("piped"), &mut sent).expect("a count");
+    assert!(flooder.wait().expect("our own child").success());
+    let sent: u64 = sent.trim().parse().expect("a count");
+    service.stop();
+    let records = service.records();
+    let written = of_path(&records, "/latest/meta-data/flood") as u64;
+    let folded: u64 = records
+        .iter()
+        .filter(|record| record["event"]["action"] == "imds-analyzer-rate-limited")
+        .map(|record| record["imds"]["calls"]["v1"].as_u64().expect("a count"))
+        .sum();
+    let summary = records.last().expect("a summary");
+    let over: u64 = ["budget_v1", "request_ring_full"]
+        .iter()
+        .filter_map(|kind| summary["imds"]["loss"][kind].as_u64())
+        .sum();
+    println!("sent {sent} in 3 s: {written} written, {folded} folded, {over} counted by the kernel side only");
+    assert_eq!(written + folded + over, sent, "{summary:#}");
+    assert!(written < 100);
+}
+
+#[test]
+fn asleep_when_there_is_nothing_to_do() {
+    let service = Service::start("[metrics]\nlisten = \"127.0.0.1:0\"\n");
+    let switches = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", service.pid()))
+            .expect("a process")
+            .flatten();
+        let tids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+        tids.map(|tid| status(tid, "voluntary_ctxt_switches").parse::<u64>().expect("a count"))
+            .sum::<u64>()
+    };
+    for _ in 0..20 {
+        let (before, log) = (switches(), service.text().len());
+        // Not to be in time, but to let time pass.
+        std::thread::sleep(Duration::from_secs(3));
+        let (count, quiet) = (switches() - before, service.text().len() == log);
+        println!("wake-ups in 3 s: {count}");
+        if count <= 1 {
+            return;
+        }
+        assert!(!quiet || count <= 3, "it woke up for nothing");
+    }
+    println!("this machine was never quiet");
+}
