@@ -314,4 +314,31 @@ mod tests {
             fs::remove_file(&path).expect("removed");
         }
     }
+
+    #[test]
+    fn a_large_entry_is_a_sealed_file() {
+        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let journal = UnixDatagram::bind(&path).expect("a socket");
+        let line = Line {
+            bytes: [b"MESSAGE=".as_slice(), &[b'x'; 4 << 20], b"\n"].concat(),
+            requests: 1,
+        };
+        let (count, result) = JournaldWriter::new(path).write(std::slice::from_ref(&line));
+        result.expect("taken");
+        assert_eq!(count, 1);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        recvmsg(&journal, &mut [], &mut control, RecvFlags::empty()).expect("a message");
+        let Some(RecvAncillaryMessage::ScmRights(mut files)) = control.drain().next() else {
+            unreachable!("no file came with it");
+        };
+        let file = fs::File::from(files.next().expect("a file"));
+        let mut entry = vec![0; line.bytes.len()];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut entry, 0).expect("read");
+        assert!(entry == line.bytes);
+        assert!(file.set_len(0).is_err(), "it is sealed");
+    }
 }
