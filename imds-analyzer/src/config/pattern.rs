@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::event::Event;
+use crate::event::{Event, Process};
 
 /// All that is given must match; nothing given is an error, as it would mean everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -55,7 +55,13 @@ impl Pattern {
             user: wanted_user,
             path,
         } = &self.0;
-        let container_of = |process: &Process| process.container.clone().map(|it| (Some(it.id), it.name)).unwrap_or_default();
+        let container_of = |process: &Process| {
+            process
+                .container
+                .clone()
+                .map(|it| (Some(it.id), it.name))
+                .unwrap_or_default()
+        };
         let (id, name) = process.map(container_of).unwrap_or_default();
         let unit_of = |of: fn(&Process) -> &Option<String>| process.and_then(|process| of(process).as_deref());
         (fits(unit, unit_of(|process| &process.unit)) || fits(unit, unit_of(|process| &process.user_unit)))

@@ -191,7 +191,10 @@ impl Entry {
         self.optional("IMDS_UNIT", process.unit.as_deref());
         self.optional("IMDS_USER_UNIT", process.user_unit.as_deref());
         self.optional("IMDS_CONTAINER", process.container.as_ref().map(|it| it.id.as_str()));
-        self.optional("IMDS_ORCHESTRATOR", process.orchestrator.as_ref().map(|it| it.id.as_str()));
+        self.optional(
+            "IMDS_ORCHESTRATOR",
+            process.orchestrator.as_ref().map(|it| it.id.as_str()),
+        );
     }
 
     fn optional(&mut self, name: &str, value: Option<&str>) {

@@ -56,7 +56,10 @@ fn says_what_was_counted() {
     }
     assert!(text.contains("verdict=\"v1\",version=\"v1\"}"), "{text}");
     assert!(text.contains("process_resident_memory_bytes ") && text.contains("process_cpu_seconds_total "));
-    assert!(!text.contains("python3 run.py"), "arguments are nobody's business: {text}");
+    assert!(
+        !text.contains("python3 run.py"),
+        "arguments are nobody's business: {text}"
+    );
 }
 
 #[test]
