@@ -5,7 +5,7 @@
 //!
 //! # The ABI
 //! The kernel side sends records through a ring buffer. Every record starts with an [`abi::Header`] whose `kind` names
-//! the rest: an [`abi::Owner`] announces a process (with its ancestors and argv) before it can vanish, an
+//! the rest: an [`abi::Owner`] announces a process (with its ancestors, paths and argv) before it can vanish, an
 //! [`abi::Request`] is one judged request head, a pending one is a head that a packet left unfinished. All integers are
 //! in the host's byte order, addresses in network order, times in nanoseconds of `CLOCK_BOOTTIME`.
 //!

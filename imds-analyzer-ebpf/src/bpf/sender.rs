@@ -63,7 +63,8 @@ fn observe(sock: u64, hook: OwnerHook) {
     task::facts_into(&mut note.task, &identity, leader, task::current_cgroup(), hook);
     if !senders.is_announced(&identity) {
         senders.set_announced(&identity);
-        task::announce::<true>(&senders.notes[count as usize & (NOTES - 1)].task, leader, sock, cookie);
+        // Another than who connected, as few are: its paths are left to /proc.
+        task::announce::<false>(&senders.notes[count as usize & (NOTES - 1)].task, leader, sock, cookie);
     }
 }
 

@@ -108,8 +108,8 @@ pub(super) fn net_namespace(sock: u64) -> u32 {
     }
 }
 
-/// Announces the process of `task`, which is the current one, as it stands; with its paths, which are many instructions
-/// for the verifier to follow, or without.
+/// Announces the process of `task`, which is the current one, as it stands; with its paths or without. Those are many
+/// instructions for the verifier, which on some kernels (6.1) follows them again for each way that leads here.
 #[inline(always)]
 pub(super) fn announce<const PATHS: bool>(task: &Task, leader: u64, sock: u64, cookie: u64) {
     let start: u64 = field(task.exec + setting!(mm_arg_start)).unwrap_or(0);
