@@ -230,6 +230,37 @@ fn a_consumer_that_empties_the_file() {
 }
 
 #[test]
+fn text_on_stdout_has_the_levels_that_systemd_reads() {
+    let (lab, _server) = lab();
+    let as_systemd = "export JOURNAL_STREAM=$(stat -Lc %d:%i /proc/$$/fd/1); exec \"$0\" \"$@\"";
+    let inherited = "export JOURNAL_STREAM=8:1; exec \"$0\" \"$@\"";
+    for (script, prefix) in [(as_systemd, "<4>"), (inherited, "")] {
+        let config = "[stdout]\nformat = \"text\"\n[log]\nenabled = false\n";
+        let mut service = Service::start_with(config, |command| {
+            let mut shell = Command::new("sh");
+            shell
+                .args(["-c", script])
+                .arg(command.get_program())
+                .args(command.get_args());
+            *command = shell;
+        });
+        curl(&lab, "/latest/meta-data/text");
+        until("the call is shown", || {
+            let lines = service.stdout();
+            lines
+                .iter()
+                .any(|line| line.contains("/latest/meta-data/text") && !line.contains("first "))
+        });
+        let lines = service.stdout();
+        let line = lines.iter().find(|line| line.contains("/latest/meta-data/text"));
+        assert!(
+            line.is_some_and(|line| line.starts_with('<') != prefix.is_empty() && line.starts_with(prefix)),
+            "{lines:#?}"
+        );
+    }
+}
+
+#[test]
 fn the_journal_has_fields() {
     if !Journal::is_there() {
         eprintln!("no systemd-journald here");

@@ -46,7 +46,7 @@ fn the_printed_default_has_every_key() {
         ("limits", "[limits]\nsurprise = 1"),
     ] {
         let error = Config::parse(known).expect_err("no such key");
-        let expected = error.rsplit_once("expected one of").expect(section).1.to_owned();
+        let expected = error.rsplit_once("expected ").expect(section).1.to_owned();
         for key in expected.split('`').skip(1).step_by(2) {
             let named = open
                 .iter()

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustix::fs::Gid;
+use rustix::fs::{Gid, fstat};
 
 use super::{
     Hook, Notice, Sink, Style,
@@ -31,6 +31,7 @@ pub struct Fanout {
     host: String,
     /// Who may read the log file.
     group: Option<Gid>,
+    stdout_is_journal: bool,
     /// What was said at the start; said again at the head of a file and to a sink that is added later.
     start: Arc<Start>,
     outlets: Vec<Outlet>,
@@ -104,6 +105,7 @@ impl Fanout {
         Self {
             host,
             group,
+            stdout_is_journal: stdout_is_journal(),
             start: Arc::default(),
             outlets: Vec::new(),
             closing: Vec::new(),
@@ -183,7 +185,8 @@ impl Fanout {
                     width: None,
                     verbose: false,
                 };
-                format!("{}\n", text::line(event, style)).into_bytes()
+                let prefix = self.prefix(journald::event_priority(event));
+                format!("{prefix}{}\n", text::line(event, style)).into_bytes()
             }
         };
         Ok(Line { bytes, requests: 1 })
@@ -193,13 +196,25 @@ impl Fanout {
         let bytes = match kind {
             Kind::Log | Kind::Json => json::notice_line(time, notice, &self.host)?,
             Kind::Journald => journald::notice_entry(notice),
-            Kind::Text => format!("{}\n", plain::describe(notice)).into_bytes(),
+            Kind::Text => {
+                let prefix = self.prefix(journald::notice_priority(notice).1);
+                format!("{prefix}{}\n", plain::describe(notice)).into_bytes()
+            }
         };
         let requests = match notice {
             Notice::RateLimited(folded) => folded.counts.sum(),
             _ => 0,
         };
         Ok(Line { bytes, requests })
+    }
+
+    /// What systemd takes off a line of text, and gives the entry as its level: sd-daemon(3).
+    fn prefix(&self, priority: &str) -> String {
+        if self.stdout_is_journal {
+            format!("<{priority}>")
+        } else {
+            String::new()
+        }
     }
 
     /// How each sink is doing, those included that are closed.
@@ -242,6 +257,14 @@ impl Fanout {
             !finished
         });
     }
+}
+
+/// systemd says which file it connected to the journal: systemd.exec(5). The variable is inherited by others, too.
+fn stdout_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    fstat(io::stdout()).is_ok_and(|stdout| stream == format!("{}:{}", stdout.st_dev, stdout.st_ino))
 }
 
 fn add(to: &mut Stats, stats: Stats) {

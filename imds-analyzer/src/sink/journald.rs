@@ -100,6 +100,28 @@ impl LineWriter for JournaldWriter {
     }
 }
 
+/// syslog(3)'s level of a request.
+pub(super) fn event_priority(event: &Event) -> &'static str {
+    match event.verdict.version() {
+        Version::V1 => WARNING,
+        Version::Unknown => ERROR,
+        Version::V2 | Version::Other => INFO,
+    }
+}
+
+/// The kind of a record, and its level.
+pub(super) fn notice_priority(notice: &Notice<'_>) -> (&'static str, &'static str) {
+    match notice {
+        Notice::Start { .. } => ("imds-analyzer-start", INFO),
+        Notice::Loss { .. } => ("imds-analyzer-loss", WARNING),
+        Notice::FirstSeen { first, .. } if first.v1 => ("imds-analyzer-first-seen", WARNING),
+        Notice::FirstSeen { .. } => ("imds-analyzer-first-seen", INFO),
+        Notice::RateLimited(folded) if folded.counts.v1 > 0 => ("imds-analyzer-rate-limited", WARNING),
+        Notice::RateLimited(_) => ("imds-analyzer-rate-limited", INFO),
+        Notice::Summary { .. } => ("imds-analyzer-summary", INFO),
+    }
+}
+
 /// The entry of a request.
 pub(super) fn event_entry(event: &Event) -> Vec<u8> {
     let style = Style {
@@ -107,14 +129,12 @@ pub(super) fn event_entry(event: &Event) -> Vec<u8> {
         width: None,
         verbose: false,
     };
-    let version = event.verdict.version();
-    let priority = match version {
-        Version::V1 => WARNING,
-        Version::Unknown => ERROR,
-        Version::V2 | Version::Other => INFO,
-    };
-    let mut entry = Entry::new("imds-request", priority, &text::line(event, style).to_string());
-    entry.field("IMDS_VERSION", version.as_str());
+    let mut entry = Entry::new(
+        "imds-request",
+        event_priority(event),
+        &text::line(event, style).to_string(),
+    );
+    entry.field("IMDS_VERSION", event.verdict.version().as_str());
     entry.field("IMDS_VERDICT", event.verdict.as_str());
     entry.optional("IMDS_REASON", event.reason.map(|reason| reason.as_str()));
     entry.field("IMDS_ENDPOINT", event.endpoint());
@@ -134,15 +154,7 @@ pub(super) fn event_entry(event: &Event) -> Vec<u8> {
 /// The entry of what the analyzer says about itself.
 pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
     let text = plain::describe(notice);
-    let (action, priority) = match notice {
-        Notice::Start { .. } => ("imds-analyzer-start", INFO),
-        Notice::Loss { .. } => ("imds-analyzer-loss", WARNING),
-        Notice::FirstSeen { first, .. } if first.v1 => ("imds-analyzer-first-seen", WARNING),
-        Notice::FirstSeen { .. } => ("imds-analyzer-first-seen", INFO),
-        Notice::RateLimited(folded) if folded.counts.v1 > 0 => ("imds-analyzer-rate-limited", WARNING),
-        Notice::RateLimited(_) => ("imds-analyzer-rate-limited", INFO),
-        Notice::Summary { .. } => ("imds-analyzer-summary", INFO),
-    };
+    let (action, priority) = notice_priority(notice);
     let mut entry = Entry::new(action, priority, &text);
     match notice {
         Notice::FirstSeen { event, .. } => entry.caller(event),

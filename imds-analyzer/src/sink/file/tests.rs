@@ -101,6 +101,19 @@ fn an_old_file_is_set_aside() {
 }
 
 #[test]
+fn a_clock_that_was_put_back_changes_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let mut writer = writer(&config);
+    write(&mut writer, "a");
+    if let Some(open) = &mut writer.open {
+        open.begun = SystemTime::now() + Duration::from_secs(1 << 30);
+    }
+    write(&mut writer, "b");
+    assert_eq!(texts(&config), ["head\na\nb\n"]);
+}
+
+#[test]
 fn compressed_files_say_the_same() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut config = config(dir.path());
