@@ -50,9 +50,10 @@ fn kernels_text() -> Result<String> {
     }
     text.push_str(
         "\n## What is tested\n\n\
-         `cargo xtask test` boots these kernels of Debian in QEMU, and runs the end-to-end tests in each with every owner\n\
-         hook it has; `cargo xtask test --full` those of the other architecture too. A hook that is absent must be refused,\n\
-         and a test is left out only where the kernel is shown to lack what it is about.\n\n\
+         `cargo xtask test` boots these kernels of Debian in QEMU and runs the end-to-end tests in them: in each kernel with\n\
+         every owner hook it has where the hook has a part in the outcome, once where the kernel has, else in one of them.\n\
+         `cargo xtask test --full` runs all of them everywhere, and on the other architecture too. A hook that is absent must\n\
+         be refused, and a test is left out only where the kernel is shown to lack what it is about.\n\n\
          | kernel | architecture | owner hooks | absent | left out |\n| --- | --- | --- | --- | --- |\n",
     );
     for kernel in &kernels::ALL {
