@@ -52,12 +52,6 @@ const MAPS_BEYOND_MEMLOCK: Absent = Absent {
     proof: "setpriv --bounding-set=-sys_resource,-sys_admin imds-analyzer check >/dev/null; test $? = 4",
 };
 
-const CONTAINERS: Absent = Absent {
-    test: "a_container_of_runc",
-    why: "a guest's root is its initramfs, which pivot_root(2) cannot leave",
-    proof: "! command -v runc",
-};
-
 /// tp_btf's tracepoint, `tcp_sendmsg_locked`, exists since 6.15.
 pub(crate) const ALL: [Kernel; 6] = [
     Kernel {
@@ -67,7 +61,7 @@ pub(crate) const ALL: [Kernel; 6] = [
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
         load: Some("kprobe"),
-        lacks: &[MPTCP, MAPS_BEYOND_MEMLOCK, CONTAINERS],
+        lacks: &[MPTCP, MAPS_BEYOND_MEMLOCK],
     },
     Kernel {
         name: "6.1",
@@ -76,7 +70,7 @@ pub(crate) const ALL: [Kernel; 6] = [
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
         load: Some("connect"),
-        lacks: &[CONTAINERS],
+        lacks: &[],
     },
     Kernel {
         name: "6.12",
@@ -85,7 +79,7 @@ pub(crate) const ALL: [Kernel; 6] = [
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
         load: Some("fentry"),
-        lacks: &[CONTAINERS],
+        lacks: &[],
     },
     Kernel {
         name: "7",
@@ -97,7 +91,7 @@ pub(crate) const ALL: [Kernel; 6] = [
         owners: &["fentry", "tp_btf", "kprobe", "connect"],
         absent: &[],
         load: Some("tp_btf"),
-        lacks: &[CONTAINERS],
+        lacks: &[],
     },
     // fentry needs ftrace's direct calls, which arm64 has since 6.4: before, the kernel loads the program and refuses
     // to attach it.
@@ -108,7 +102,7 @@ pub(crate) const ALL: [Kernel; 6] = [
         owners: &["kprobe", "connect"],
         absent: &["fentry", "tp_btf"],
         load: None,
-        lacks: &[CONTAINERS],
+        lacks: &[],
     },
     Kernel {
         name: "6.12-arm64",
@@ -117,7 +111,7 @@ pub(crate) const ALL: [Kernel; 6] = [
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
         load: None,
-        lacks: &[CONTAINERS],
+        lacks: &[],
     },
 ];
 
