@@ -6,6 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::classify::{Method, PathClass, Reason, Verdict};
 
+pub mod send;
+
 /// Names of the programs in the object, as user space loads them.
 pub mod program {
     pub const EGRESS: &str = "imds_egress";
@@ -51,6 +53,8 @@ pub enum RecordKind {
     /// As [`RecordKind::Request`], for a head that is not finished yet: a later record with the same socket and
     /// sequence replaces it.
     Pending = 3,
+    /// A [`send::Send`] and its bytes, from the send tap.
+    Send = 4,
 }
 
 impl RecordKind {
@@ -59,6 +63,7 @@ impl RecordKind {
             1 => Self::Owner,
             2 => Self::Request,
             3 => Self::Pending,
+            4 => Self::Send,
             _ => return None,
         })
     }
@@ -239,6 +244,8 @@ pub mod request_flags {
     pub const LOCAL: u16 = 1;
     /// The socket was connected before the tool could see it.
     pub const OLD_SOCKET: u16 = 1 << 1;
+    /// The bytes were read from the sender's memory, not off the packet.
+    pub const SEND_TAP: u16 = 1 << 2;
 }
 
 /// Where things are in this kernel's structs, in bytes, from its BTF; set before load.
@@ -300,10 +307,12 @@ pub enum Loss {
     TaskRead = 8,
     /// argv could not be read, or not whole.
     ArgvRead = 9,
+    /// The send tap could not keep what it needs of a send or could not hand it over: a gap in its stream.
+    SendState = 10,
 }
 
 impl Loss {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::RequestRing,
         Self::OwnerRing,
         Self::PendingRing,
@@ -314,6 +323,7 @@ impl Loss {
         Self::SenderQueue,
         Self::TaskRead,
         Self::ArgvRead,
+        Self::SendState,
     ];
 
     /// Name used in loss records and metrics.
@@ -329,6 +339,7 @@ impl Loss {
             Self::SenderQueue => "sender_queue",
             Self::TaskRead => "task_read",
             Self::ArgvRead => "argv_read",
+            Self::SendState => "send_state",
         }
     }
 }

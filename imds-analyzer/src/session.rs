@@ -217,6 +217,7 @@ impl Session {
                     }
                     Ok(Record::Request(request, capture)) => join.request(&request, capture),
                     Ok(Record::Pending(request, capture)) => join.unfinished(&request, capture),
+                    Ok(Record::Send(..)) => None,
                     Err(error) => {
                         count_error(decode_errors, error);
                         None

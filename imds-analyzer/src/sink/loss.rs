@@ -68,6 +68,8 @@ fn words(loss: Loss, one: bool) -> &'static str {
         (Loss::TaskRead, false) => "details of processes that could not be read",
         (Loss::ArgvRead, true) => "command line that could not be read whole",
         (Loss::ArgvRead, false) => "command lines that could not be read whole",
+        (Loss::SendState, true) => "send not followed (no memory or buffer for it)",
+        (Loss::SendState, false) => "sends not followed (no memory or buffer for them)",
     }
 }
 
