@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{Elf, Program, Section, array};
 
@@ -120,21 +120,18 @@ fn check_program(elf: &Elf<'_>, section: &Section<'_>, program: &Program) -> Res
         code.len() / LEN
     );
     let mut helpers = Vec::new();
-    let mut second_half = false;
-    for (index, instruction) in code.chunks_exact(LEN).enumerate() {
-        if second_half {
-            second_half = false;
-            continue;
-        }
-        let instruction = Instruction::read(instruction)?;
-        second_half = instruction.opcode == LD_IMM64;
+    let instructions: Vec<Instruction> = code.chunks_exact(LEN).map(Instruction::read).collect::<Result<_>>()?;
+    let mut index = 0;
+    while let Some(instruction) = instructions.get(index) {
         instruction
             .check()
             .with_context(|| format!("instruction {index} ({:#04x})", instruction.opcode))?;
         if instruction.opcode == CALL && !helpers.contains(&instruction.immediate) {
             helpers.push(instruction.immediate);
         }
+        index += instruction.len();
     }
+    check_ways(&instructions)?;
     for relocation in elf.relocations(&program.section)? {
         let (offset, target) = relocation?;
         let inside = (start..end).contains(&usize::try_from(offset)?);
@@ -149,6 +146,38 @@ fn check_program(elf: &Elf<'_>, section: &Section<'_>, program: &Program) -> Res
         instructions: code.len() / LEN,
         helpers,
     })
+}
+
+/// Follows every way through the program, as `check_cfg` does: none may come back to where it was.
+fn check_ways(instructions: &[Instruction]) -> Result<()> {
+    /// An instruction on the way being followed, or one behind which everything is known.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Seen {
+        No,
+        OnTheWay,
+        Done,
+    }
+    let mut seen = vec![Seen::No; instructions.len()];
+    let mut way = vec![0];
+    while let Some(&index) = way.last() {
+        seen[index] = Seen::OnTheWay;
+        let mut next = None;
+        for following in instructions[index].following(index).into_iter().flatten() {
+            match seen.get(following).context("a way leaves the program")? {
+                Seen::OnTheWay => bail!("a loop: instruction {index} leads back to {following}"),
+                Seen::No => next = Some(following),
+                Seen::Done => {}
+            }
+        }
+        match next {
+            Some(next) => way.push(next),
+            None => {
+                seen[index] = Seen::Done;
+                way.pop();
+            }
+        }
+    }
+    Ok(())
 }
 
 const CALL: u8 = 0x85;
@@ -177,9 +206,28 @@ impl Instruction {
         })
     }
 
+    /// Places it takes.
+    fn len(&self) -> usize {
+        if self.opcode == LD_IMM64 { 2 } else { 1 }
+    }
+
+    /// What may be run after it, at `index`: what comes next, and where it jumps to.
+    fn following(&self, index: usize) -> [Option<usize>; 2] {
+        const JUMP: u8 = 5;
+        const ALWAYS: u8 = 0x05;
+        let next = index + self.len();
+        if self.opcode == EXIT {
+            return [None; 2];
+        }
+        if self.opcode & 7 != JUMP || self.opcode == CALL {
+            return [Some(next), None];
+        }
+        let target = next.checked_add_signed(self.offset.into());
+        [Some(next).filter(|_| self.opcode != ALWAYS), target]
+    }
+
     fn check(&self) -> Result<()> {
         const ALU: [u8; 2] = [4, 7];
-        const JUMP: u8 = 5;
         const JUMP32: u8 = 6;
         const STORE: u8 = 3;
         const XADD: u8 = 0xc0;
@@ -192,8 +240,6 @@ impl Instruction {
                 "helper {}, which Linux 4.14 has not",
                 self.immediate
             );
-        } else if class == JUMP && self.opcode != EXIT {
-            ensure!(self.offset >= 0, "a jump back");
         } else if class == STORE && self.opcode & 0xe0 == XADD {
             ensure!(
                 self.immediate == 0,
@@ -227,9 +273,6 @@ mod tests {
             (CALL, 0, 0, 25, ""),
             (CALL, 0, 0, 130, "helper 130"),
             (CALL, 0x10, 0, 3, "another function"),
-            (0x05, 0, 4, 0, ""),
-            (0x05, 0, -4, 0, "a jump back"),
-            (0x1d, 0x21, -1, 0, "a jump back"),
             (0x16, 1, 2, 0, "32 bits"),
             (0xdb, 0x12, 0, 0, ""),
             (0xdb, 0x12, 0, 1, "atomic"),
@@ -242,5 +285,25 @@ mod tests {
                 "{opcode:#x} {registers:#x} {offset} {immediate}: {found}"
             );
         }
+    }
+
+    #[test]
+    fn a_jump_back_is_fine_and_a_loop_is_not() {
+        let program = |offsets: &[(u8, i16)]| -> Vec<Instruction> {
+            let instruction = |&(opcode, offset)| Instruction {
+                opcode,
+                source: 0,
+                offset,
+                immediate: 0,
+            };
+            offsets.iter().map(instruction).collect()
+        };
+        // Instruction 2 ends the program: it is jumped over, and back to.
+        let back = program(&[(0x05, 2), (0xb7, 0), (EXIT, 0), (0x15, -3), (EXIT, 0)]);
+        assert!(check_ways(&back).is_ok());
+        let around = program(&[(0xb7, 0), (0x15, -2), (EXIT, 0)]);
+        let error = check_ways(&around).expect_err("a loop").to_string();
+        assert_eq!(error, "a loop: instruction 1 leads back to 0");
+        assert!(check_ways(&program(&[(0xb7, 0)])).is_err());
     }
 }
