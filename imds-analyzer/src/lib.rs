@@ -14,6 +14,7 @@ pub mod process;
 pub mod run;
 pub mod sanitize;
 pub mod secrets;
+pub mod send;
 pub mod session;
 pub mod settings;
 pub mod sink;

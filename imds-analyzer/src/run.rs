@@ -22,9 +22,10 @@ use tracing_subscriber::{
 use crate::{
     check,
     cli::{self, Cli, Command, ExitCode, LabArgs, WatchArgs},
+    kernel::plan::{Object, Wanted},
     lab_command,
     session::{Finished, Flow, Options, Session, StartError},
-    settings::{self, ColorChoice, Format, OwnerChoice, WatchSettings},
+    settings::{self, ColorChoice, Format, ObjectChoice, OwnerChoice, WatchSettings},
     sink::{self, Output, Sink, Style, json::JsonSink, loss, text::TextSink},
 };
 
@@ -39,7 +40,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Watch(args) => watch(args),
         Command::Lab(args) => lab(&args),
-        Command::Check(args) => check::run(args.format, args.owner.into()),
+        Command::Check(args) => check::run(args.format, wanted(args.object, args.owner)),
         Command::Schema => sink::schema::write(&mut io::stdout())
             .map(|()| ExitCode::Ok)
             .map_err(Into::into),
@@ -111,6 +112,17 @@ pub fn stdout_sink(format: Format, color: ColorChoice, verbose: bool) -> Box<dyn
 
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn wanted(object: ObjectChoice, owner: OwnerChoice) -> Wanted {
+    Wanted {
+        object: match object {
+            ObjectChoice::Auto => None,
+            ObjectChoice::Modern => Some(Object::Modern),
+            ObjectChoice::Legacy => Some(Object::Legacy),
+        },
+        owner: owner.into(),
+    }
 }
 
 impl From<OwnerChoice> for Option<OwnerHook> {
@@ -187,7 +199,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         filter = filter.below(std::process::id());
     }
     let mut session = Session::start(Options {
-        owner: settings.owner.into(),
+        wanted: wanted(settings.object, settings.owner),
         args: settings.args,
         filter,
         fail_on: settings.fail_on.clone(),

@@ -7,21 +7,22 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use imds_analyzer_ebpf::abi::{OwnerHook, program};
+use imds_analyzer_ebpf::abi::{RecordKind, Request, program};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     decode::{self, DecodeError, Record},
-    event::Event,
+    event::{Event, Tap},
     join::Join,
     kernel::{
         features::Features,
         load::{self, Hook, Loaded},
-        plan::{self, Impossible, Plan},
-        stream::Stream,
+        plan::{self, Impossible, Plan, Wanted},
+        stream::{Stream, Taken},
     },
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
+    send::SendTap,
     settings::{FailOn, Filter},
     sink::{self, Notice, Sink, summary::Summary},
 };
@@ -33,7 +34,7 @@ const PROCESSES: usize = 2048;
 
 /// What a session is to do with what it sees.
 pub struct Options {
-    pub owner: Option<OwnerHook>,
+    pub wanted: Wanted,
     pub args: ArgsMode,
     pub filter: Filter,
     pub fail_on: FailOn,
@@ -71,8 +72,11 @@ pub struct Session {
     stream: Stream,
     loaded: Loaded,
     join: Join,
+    send: SendTap,
     outlet: Outlet,
     decode_errors: Vec<(DecodeError, u64)>,
+    /// Records that found no room in a perf buffer.
+    lost: u64,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>,
 }
 
@@ -124,9 +128,9 @@ impl Session {
     /// Probes, plans, loads and attaches. Must be called inside a tokio runtime.
     pub fn start(options: Options) -> Result<Self, StartError> {
         let features = Features::probe();
-        let plan = plan::plan(&features, options.owner)?;
+        let plan = plan::plan(&features, options.wanted)?;
         let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
-        let stream = Stream::new(loaded.take_records().map_err(StartError::Refused)?)?;
+        let stream = Stream::new(loaded.take_buffers().map_err(StartError::Refused)?)?;
         let resolver = Resolver::new(ResolverSettings {
             args: options.args,
             capacity: PROCESSES,
@@ -159,13 +163,19 @@ impl Session {
             },
         )?;
         outlet.sink.flush()?;
-        let logger = logger(&mut loaded);
+        let logger = match loaded.tap {
+            Tap::Wire => logger(&mut loaded),
+            // Its object has no diagnostics: they need a ring buffer.
+            Tap::Send => None,
+        };
         Ok(Self {
             stream,
             loaded,
             join,
+            send: SendTap::new(),
             outlet,
             decode_errors: Vec::new(),
+            lost: 0,
             logger,
         })
     }
@@ -173,6 +183,7 @@ impl Session {
     /// One line on what is in place, for the ready notice.
     pub fn describe(&self) -> String {
         let owner = self.loaded.owner.as_str();
+        let tap = self.loaded.tap.as_str();
         let missing: Vec<_> = self
             .loaded
             .hooks
@@ -181,9 +192,9 @@ impl Session {
             .map(|hook| hook.program)
             .collect();
         if missing.is_empty() {
-            format!("wire tap attached, owner from {owner}")
+            format!("{tap} tap attached, owner from {owner}")
         } else {
-            format!("wire tap attached, owner from {owner}, without {}", missing.join(", "))
+            format!("{tap} tap attached, owner from {owner}, without {}", missing.join(", "))
         }
     }
 
@@ -200,31 +211,46 @@ impl Session {
 
     /// Handles what is there, without waiting.
     pub fn drain(&mut self) -> io::Result<Flow> {
+        let tap = self.loaded.tap;
         loop {
             let Self {
                 stream,
                 join,
+                send,
                 outlet,
                 decode_errors,
+                lost,
                 ..
             } = self;
             let mut outcome = Ok(Flow::On);
-            let count = stream.drain(BATCH, |bytes| {
-                let event = match decode::decode(bytes) {
-                    Ok(Record::Owner(owner, argv)) => {
-                        join.resolver().observe(&owner, argv);
-                        None
-                    }
-                    Ok(Record::Request(request, capture)) => join.request(&request, capture),
-                    Ok(Record::Pending(request, capture)) => join.unfinished(&request, capture),
-                    Ok(Record::Send(..)) => None,
-                    Err(error) => {
-                        count_error(decode_errors, error);
-                        None
-                    }
-                };
+            let mut write = |event: Option<Event>| {
                 if let (Some(event), Ok(Flow::On)) = (event, &outcome) {
                     outcome = outlet.event(&event);
+                }
+            };
+            send.set_clock();
+            let count = stream.drain(BATCH, |taken| match taken {
+                Taken::Record(bytes) => match decode::decode(bytes) {
+                    Ok(Record::Owner(mut owner, argv)) => {
+                        if tap == Tap::Send {
+                            send.announced(&mut owner);
+                        }
+                        join.resolver().observe(&owner, argv);
+                    }
+                    Ok(Record::Request(request, capture)) => write(join.request(&request, capture)),
+                    Ok(Record::Pending(request, capture)) => write(join.unfinished(&request, capture)),
+                    Ok(Record::Send(mut piece, data)) => {
+                        send.take(&mut piece, data, &mut |kind, request: &_, capture: &_| {
+                            write(judged(join, kind, request, capture));
+                        });
+                    }
+                    Err(error) => count_error(decode_errors, error),
+                },
+                Taken::Lost(count, time) => {
+                    *lost += count;
+                    send.lost(time, &mut |kind, request: &_, capture: &_| {
+                        write(judged(join, kind, request, capture));
+                    });
                 }
             });
             while let (Ok(Flow::On), Some(event)) = (&outcome, join.expired()) {
@@ -278,11 +304,28 @@ impl Session {
             .into_iter()
             .map(|(kind, count)| (kind.as_str(), count))
             .collect();
-        loss.push(("recursion_misses", self.loaded.recursion_misses()));
+        let send = self.send.counters();
+        loss.extend([
+            ("recursion_misses", self.loaded.recursion_misses()),
+            ("kprobe_misses", self.loaded.kprobe_misses()),
+            ("perf_records", self.lost),
+            ("send_gaps", send.gaps),
+            ("sends_changed", send.changed),
+            ("sends_unreadable", send.unreadable),
+            ("connections_given_up", send.evicted),
+        ]);
         loss.extend(self.decode_errors.iter().map(|(kind, count)| (kind.as_str(), *count)));
         loss.extend(counters);
         loss.retain(|&(_, count)| count > 0);
         loss
+    }
+}
+
+/// What the send tap says of a head, as if it came from the kernel.
+fn judged(join: &mut Join, kind: RecordKind, request: &Request, capture: &[u8]) -> Option<Event> {
+    match kind {
+        RecordKind::Pending => join.unfinished(request, capture),
+        _ => join.request(request, capture),
     }
 }
 

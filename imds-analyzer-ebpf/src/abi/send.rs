@@ -162,5 +162,5 @@ pub const NO_TAG: u32 = u32::MAX;
 const _: () = {
     assert!(size_of::<Send>() == 16 + 8 + 80 + 16 + 8 + 32);
     assert!(PIECE_MAX.is_power_of_two());
-    assert!(size_of::<Settings>() % 8 == 0);
+    assert!(size_of::<Settings>().is_multiple_of(8));
 };

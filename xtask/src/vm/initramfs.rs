@@ -40,9 +40,14 @@ const ETC: [(&str, &str); 3] = [
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 ];
 
-/// Runs the analyzer with `--owner $OWNER` where it has the choice and no test has made it.
+/// Runs the analyzer with `--owner $OWNER` and `--object $OBJECT`, if that is set, where it has the choice and no test has
+/// made it.
 pub(crate) const WITH_OWNER: &str = "/usr/bin/imds-analyzer-owner";
 const WITH_OWNER_SCRIPT: &str = r#"#!/bin/sh
+case "$1 $*" in
+    "watch "*--object*) ;;
+    "watch "*|"check "*) command=$1; shift; set -- "$command" ${OBJECT:+--object "$OBJECT"} "$@" ;;
+esac
 case "$1 $*" in
     "watch "*--owner*) ;;
     "watch "*) shift; set -- watch --owner "$OWNER" "$@" ;;
