@@ -24,7 +24,7 @@ pub use self::{
         IMDS_V4, IMDS_V6, PUT_TOKEN, connect, exchange, get, get_with_token, port, put_token, read_answer,
         read_response, set_option, write_in_pieces,
     },
-    owner::{owner, owner_of_older, sender_hook},
+    owner::{owner, owner_of_older, sender_hook, tap},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
     scene::{Scene, output, run, serve},
