@@ -83,14 +83,16 @@ fn segments_of_any_number_and_none() {
     let bytes: Vec<IoSlice<'_>> = head.as_bytes().chunks(1).map(IoSlice::new).collect();
     assert_eq!(stream.write_vectored(&bytes).expect("writev"), head.len());
     read_response(&mut stream);
-    stream.write_all(head.as_bytes()).expect("write");
-    read_response(&mut stream);
-    let records = seen(scene, port(&stream), 3);
-    let [before, between, after] = records.as_slice() else {
-        panic!("three were expected: {records:#?}")
+    // The first empty line behind a gap is where certainty begins again.
+    send_whole(&mut stream, &head);
+    send_whole(&mut stream, &head);
+    let records = seen(scene, port(&stream), 4);
+    let [before, cut, doubtful, after] = records.as_slice() else {
+        panic!("four were expected: {records:#?}")
     };
     assert_eq!((before.as_str(), after.as_str()), (V1, V1));
-    assert!(between.starts_with("unknown/gap "), "{between}");
+    assert!(cut.starts_with("unknown/gap "), "{cut}");
+    assert!(doubtful.starts_with("unknown/gap "), "{doubtful}");
 }
 
 #[test]
@@ -158,7 +160,7 @@ fn only_what_the_socket_took_counts() {
     let (mut peer, _) = listener.accept().expect("accept");
     set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, 4608);
     stream.set_nonblocking(true).expect("O_NONBLOCK");
-    let requests = get(PATH).repeat(2000);
+    let requests = get(PATH).repeat(300);
     let mut left = requests.as_bytes();
     let mut refused = 0;
     while !left.is_empty() {
@@ -177,7 +179,7 @@ fn only_what_the_socket_took_counts() {
     drop(stream);
     let ended = {
         let mut analyzer = analyzer;
-        analyzer.wait_or_go_on(|records| records.len() >= 2000);
+        analyzer.wait_or_go_on(|records| records.len() >= 300);
         analyzer.stop()
     };
     let records: Vec<_> = ended
@@ -186,7 +188,7 @@ fn only_what_the_socket_took_counts() {
         .filter(|record| record["source"]["port"] == scene_port)
         .map(brief)
         .collect();
-    assert_eq!(records.len(), 2000);
+    assert_eq!(records.len(), 300, "{:?}", ended.lost());
     assert!(records.iter().all(|record| record == V1));
 }
 

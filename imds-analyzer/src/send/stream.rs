@@ -97,7 +97,6 @@ impl Stream {
     /// A piece of a send that has ended.
     pub(super) fn end(&mut self, send: &Send, data: &[u8], counters: &mut Counters, report: &mut impl Report) {
         self.expect(send, counters, report);
-        self.ends = Ends::of(send);
         let mut begun = self.begun.take().unwrap_or_else(|| Begun::new(send.number, send.task));
         let time = send.header.time;
         if begun.taken == 0 && send.result > 0 {
@@ -135,6 +134,7 @@ impl Stream {
 
     /// Notices what was lost before this record.
     fn expect(&mut self, send: &Send, counters: &mut Counters, report: &mut impl Report) {
+        self.ends = Ends::of(send);
         if self.begun.as_ref().is_some_and(|begun| begun.number == send.number) {
             return;
         }
