@@ -241,7 +241,8 @@ mod tests {
     #[test]
     fn what_follows_from_what_a_host_has() {
         use Feature::{Btf, Cgroup2, Fentry, Kprobe, KprobeEvents, Privileges, RingBuffer, TpBtf};
-        let cases: [(&[Feature], Option<OwnerHook>, Result<&[&str], &[Feature]>); 16] = [
+        type Case<'a> = (&'a [Feature], Option<OwnerHook>, Result<&'a [&'a str], &'a [Feature]>);
+        let cases: [Case<'_>; 16] = [
             (&[], None, Ok(&["wire fentry tp_btf kprobe connect", "send"])),
             (&[], Some(OwnerHook::Connect), Ok(&["wire connect"])),
             (&[], Some(OwnerHook::TpBtf), Ok(&["wire tp_btf"])),

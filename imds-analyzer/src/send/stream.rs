@@ -134,7 +134,10 @@ impl Stream {
 
     /// Notices what was lost before this record.
     fn expect(&mut self, send: &Send, counters: &mut Counters, report: &mut impl Report) {
-        self.ends = Ends::of(send);
+        // A socket that was reset has no port any more.
+        if send.source_port != 0 {
+            self.ends = Ends::of(send);
+        }
         if self.begun.as_ref().is_some_and(|begun| begun.number == send.number) {
             return;
         }

@@ -49,6 +49,7 @@ impl Script {
         send.number = self.number;
         send.destination = [169, 254, 169, 254, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         send.family = 4;
+        send.source_port = 40_000_u16.to_be();
         // A process that was there before any that /proc could have now.
         send.task = Task {
             tgid: 7,
@@ -246,6 +247,22 @@ fn the_end_of_a_connection_ends_a_head() {
     assert_eq!(script.verdicts(), [unknown(Reason::Closed), JUDGED_V1]);
     let requests = script.requests();
     assert_ne!(requests[0].cookie, requests[1].cookie);
+}
+
+#[test]
+fn a_reset_takes_the_port_from_the_socket_and_not_from_the_record() {
+    let mut script = Script::connected();
+    script.send(&V1[..30]);
+    script.number += 1;
+    let reset = |send: &mut Send| {
+        send.source_port = 0;
+        send.result = -104;
+    };
+    script.take(Phase::Begin, reset, b"a");
+    script.take(Phase::End, reset, b"");
+    script.take(Phase::Close, reset, b"");
+    assert_eq!(script.verdicts(), [unknown(Reason::Closed)]);
+    assert_eq!(script.requests()[0].source_port, 40_000);
 }
 
 #[test]
