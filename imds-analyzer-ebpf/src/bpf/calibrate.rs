@@ -1,12 +1,12 @@
 //! Shows user space the structs of one send of its own, so that it can learn where their fields are.
 
-use aya_ebpf::{btf_maps::Array, helpers::generated::bpf_get_current_task, macros::btf_map};
+use aya_ebpf::{helpers::generated::bpf_get_current_task, macros::map, maps::Array};
 use imds_analyzer_ebpf::abi::send::{SLOT, SendSettings, slot};
 
 use super::{read, sendstate, settings_map::settings};
 
-#[btf_map]
-static CALIBRATION: Array<[u8; SLOT], { slot::LEN as usize }> = Array::new();
+#[map]
+static CALIBRATION: Array<[u8; SLOT]> = Array::with_max_entries(slot::LEN, 0);
 
 /// Bytes of a msghdr and of segments that are shown: there need not be more.
 const SHORT: usize = 128;

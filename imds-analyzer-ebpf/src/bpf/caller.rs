@@ -4,9 +4,9 @@ use core::mem::offset_of;
 
 use aya_ebpf::{
     EbpfContext,
-    btf_maps::PerCpuArray,
     helpers::generated::{bpf_get_current_comm, bpf_get_current_task, bpf_get_current_uid_gid},
-    macros::btf_map,
+    macros::map,
+    maps::PerCpuArray,
 };
 use imds_analyzer_ebpf::abi::{
     ANCESTORS_MAX, ARGV_MAX, Ancestor, COMM_LEN, Header, Loss, OwnerHook, OwnerRecord, RecordKind, Task,
@@ -16,8 +16,8 @@ use imds_analyzer_ebpf::abi::{
 use super::{counters, peer, read, sendcopy::now, sendstate, settings_map::settings, transport_perf};
 
 /// Where an announcement is put together.
-#[btf_map]
-static OWNER: PerCpuArray<OwnerRecord<ARGV_MAX>, 1> = PerCpuArray::new();
+#[map]
+static OWNER: PerCpuArray<OwnerRecord<ARGV_MAX>> = PerCpuArray::with_max_entries(1, 0);
 
 #[inline(always)]
 fn current_task() -> u64 {

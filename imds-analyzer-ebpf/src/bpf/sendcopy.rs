@@ -4,9 +4,9 @@ use core::{ffi::c_void, mem::offset_of};
 
 use aya_ebpf::{
     EbpfContext,
-    btf_maps::PerCpuArray,
     helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user},
-    macros::btf_map,
+    macros::map,
+    maps::PerCpuArray,
 };
 use imds_analyzer_ebpf::abi::{
     Header, RecordKind,
@@ -21,8 +21,8 @@ use super::{
 };
 
 /// Where a record is put together: programs on kprobes are not interrupted by others of their kind.
-#[btf_map]
-static SCRATCH: PerCpuArray<SendRecord, 1> = PerCpuArray::new();
+#[map]
+static SCRATCH: PerCpuArray<SendRecord> = PerCpuArray::with_max_entries(1, 0);
 
 #[inline(always)]
 pub(super) fn now() -> u64 {

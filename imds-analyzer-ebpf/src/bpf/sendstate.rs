@@ -1,8 +1,7 @@
 //! What is kept between the begin of a send and its end, and from one send of a socket to the next.
 
 use aya_ebpf::{
-    EbpfContext, btf_maps::LruHashMap, helpers::generated::bpf_get_current_pid_tgid, macros::btf_map,
-    programs::ProbeContext,
+    EbpfContext, helpers::generated::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap, programs::ProbeContext,
 };
 use imds_analyzer_ebpf::abi::{
     Loss,
@@ -53,8 +52,8 @@ pub(super) struct Call {
     pub(super) result: i32,
 }
 
-#[btf_map]
-static CALLS: LruHashMap<u64, Call, 4096> = LruHashMap::new();
+#[map]
+static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(4096, 0);
 
 /// One socket.
 #[derive(Clone, Copy)]
@@ -68,8 +67,8 @@ pub(super) struct Sends {
     pub(super) count: u32,
 }
 
-#[btf_map]
-static SENDS: LruHashMap<u64, Sends, 8192> = LruHashMap::new();
+#[map]
+static SENDS: LruHashMap<u64, Sends> = LruHashMap::with_max_entries(8192, 0);
 
 /// The thread that is running.
 #[inline(always)]

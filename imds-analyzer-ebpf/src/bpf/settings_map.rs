@@ -1,10 +1,10 @@
 //! Settings in a map: kernels before 5.2 know no global data.
 
-use aya_ebpf::{btf_maps::Array, macros::btf_map};
+use aya_ebpf::{macros::map, maps::Array};
 use imds_analyzer_ebpf::abi::send::SendSettings;
 
-#[btf_map]
-static SETTINGS: Array<SendSettings, 1> = Array::new();
+#[map]
+static SETTINGS: Array<SendSettings> = Array::with_max_entries(1, 0);
 
 /// What user space wrote.
 #[inline(always)]

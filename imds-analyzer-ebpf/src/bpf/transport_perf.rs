@@ -5,19 +5,19 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_F_CURRENT_CPU,
-    btf_maps::{PerfEventByteArray, ProgramArray},
     helpers::generated::bpf_perf_event_output,
-    macros::btf_map,
+    macros::map,
+    maps::{PerfEventByteArray, ProgramArray},
 };
 use imds_analyzer_ebpf::abi::Loss;
 
 use super::counters;
 
-#[btf_map]
-static RECORDS: PerfEventByteArray = PerfEventByteArray::new();
+#[map]
+static RECORDS: PerfEventByteArray = PerfEventByteArray::new(0);
 
-#[btf_map]
-static STAGES: ProgramArray<2> = ProgramArray::new();
+#[map]
+static STAGES: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// Sends the first `len` bytes of `record`, which is a map's value.
 #[inline(always)]

@@ -50,6 +50,9 @@ const MAP_TYPES: [(u32, &str); 8] = [
     (10, "lru_percpu_hash"),
 ];
 
+/// The section of maps that are not described by BTF (4.18).
+const MAPS: &str = "maps";
+
 /// What was found: all of it holds.
 #[derive(Debug)]
 pub(crate) struct Floor {
@@ -99,6 +102,10 @@ pub(super) fn check(bytes: &[u8], elf: &Elf<'_>, programs: &[Program]) -> Result
         .maps
         .iter()
         .map(|(name, map)| {
+            ensure!(
+                matches!(map, aya_obj::Map::Legacy(_)),
+                "{name} is described by BTF, which Linux 4.14 has not"
+            );
             let (_, kind) = MAP_TYPES
                 .iter()
                 .find(|(number, _)| *number == map.map_type())
@@ -136,7 +143,7 @@ fn check_program(elf: &Elf<'_>, section: &Section<'_>, program: &Program) -> Res
         let (offset, target) = relocation?;
         let inside = (start..end).contains(&usize::try_from(offset)?);
         ensure!(
-            !inside || target == ".maps",
+            !inside || target == MAPS,
             "it refers to {target}, and may to maps alone"
         );
     }
