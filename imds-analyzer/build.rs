@@ -1,4 +1,5 @@
-//! Compiles the eBPF object from source, as part of the ordinary build, and passes its path on in `IMDS_MODERN_OBJECT`.
+//! Compiles the eBPF objects from source, as part of the ordinary build, and passes their paths on in
+//! `IMDS_MODERN_OBJECT` and `IMDS_LEGACY_OBJECT`.
 
 use std::{
     env,
@@ -13,9 +14,9 @@ use toolchain::{Host, Toolchain, bpf_target};
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
 
-/// The package and its binary, an eBPF object.
+/// The package and its binaries, eBPF objects, each with the variable for its path.
 const PACKAGE: &str = "imds-analyzer-ebpf";
-const OBJECT: &str = "modern";
+const OBJECTS: [(&str, &str); 2] = [("modern", "IMDS_MODERN_OBJECT"), ("legacy", "IMDS_LEGACY_OBJECT")];
 
 fn main() {
     if let Err(error) = build() {
@@ -48,8 +49,7 @@ fn build() -> Result<(), Box<dyn Error>> {
             "bpf",
             "--package",
             PACKAGE,
-            "--bin",
-            OBJECT,
+            "--bins",
         ])
         .arg("--target-dir")
         .arg(&target_dir)
@@ -58,15 +58,17 @@ fn build() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("cargo does not run: {error}"))?;
     let messages = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        return Err(format!("the eBPF object does not compile:\n{messages}").into());
+        return Err(format!("the eBPF objects do not compile:\n{messages}").into());
     }
     // Cargo repeats them on every build, as it does for other packages of the workspace.
     for line in messages.lines() {
         println!("cargo::warning={line}");
     }
 
-    let object = target_dir.join(target).join("bpf").join(OBJECT);
-    println!("cargo::rustc-env=IMDS_MODERN_OBJECT={}", object.display());
+    for (object, variable) in OBJECTS {
+        let path = target_dir.join(target).join("bpf").join(object);
+        println!("cargo::rustc-env={variable}={}", path.display());
+    }
     Ok(())
 }
 

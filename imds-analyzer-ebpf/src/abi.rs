@@ -6,6 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::classify::{Method, PathClass, Reason, Verdict};
 
+pub mod send;
+
 /// Names of the programs in the object, as user space loads them.
 pub mod program {
     pub const EGRESS: &str = "imds_egress";
@@ -55,6 +57,8 @@ pub enum RecordKind {
     /// As [`RecordKind::Request`], for a head that is not finished yet: a later record with the same socket and
     /// sequence replaces it.
     Pending = 3,
+    /// A [`send::Send`] and its bytes, from the send tap.
+    Send = 4,
 }
 
 impl RecordKind {
@@ -63,6 +67,7 @@ impl RecordKind {
             1 => Self::Owner,
             2 => Self::Request,
             3 => Self::Pending,
+            4 => Self::Send,
             _ => return None,
         })
     }
@@ -272,6 +277,8 @@ pub mod request_flags {
     pub const LOCAL: u16 = 1;
     /// The socket was connected before the tool could see it.
     pub const OLD_SOCKET: u16 = 1 << 1;
+    /// The bytes were read from the sender's memory, not off the packet.
+    pub const SEND_TAP: u16 = 1 << 2;
 }
 
 /// Where things are in this kernel's structs, in bytes, from its BTF; set before load.
@@ -341,6 +348,7 @@ pub struct Settings {
     // match-struct kernfs_node: name parent
     pub kernfs_name: u32,
     pub kernfs_parent: u32,
+    pub reserved: u32,
 }
 
 /// What the kernel side counts, one slot each in the per-CPU map [`map::LOSS`].
@@ -373,10 +381,12 @@ pub enum Loss {
     BudgetOther = 11,
     /// Processes and unfinished heads over their user's budget: requests are reported with less known about them.
     BudgetNotice = 12,
+    /// The send tap could not keep what it needs of a send or could not hand it over: a gap in its stream.
+    SendState = 13,
 }
 
 impl Loss {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::RequestRing,
         Self::OwnerRing,
         Self::PendingRing,
@@ -390,6 +400,7 @@ impl Loss {
         Self::BudgetV1,
         Self::BudgetOther,
         Self::BudgetNotice,
+        Self::SendState,
     ];
 
     /// Name used in loss records and metrics.
@@ -408,6 +419,7 @@ impl Loss {
             Self::BudgetV1 => "budget_v1",
             Self::BudgetOther => "budget_other",
             Self::BudgetNotice => "budget_notice",
+            Self::SendState => "send_state",
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use imds_analyzer_ebpf::abi::OwnerHook;
 use serde::Serialize;
 
 use crate::{
@@ -10,7 +9,7 @@ use crate::{
     kernel::{
         features::Features,
         load::{self, Hook},
-        plan::{self, Plan},
+        plan::{self, Plan, Wanted},
     },
     sanitize::escape,
     settings::Format,
@@ -28,6 +27,8 @@ struct Report {
     /// What would be done, in the order of decision.
     plan: Vec<String>,
     programs: Vec<ProgramFinding>,
+    /// What came to light when they were.
+    findings: Vec<String>,
     /// What stands in the way, with the remedy.
     obstacles: Vec<String>,
 }
@@ -54,16 +55,21 @@ struct ProgramFinding {
 }
 
 /// Prints the report. The programs are loaded and attached for a moment: that alone tells whether they can be.
-pub fn run(format: Format, owner: Option<OwnerHook>) -> anyhow::Result<ExitCode> {
+pub fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
     let features = Features::probe();
-    let plan = plan::plan(&features, owner);
+    let plan = plan::plan(&features, wanted);
     let mut obstacles = Vec::new();
     let mut programs = Vec::new();
     let mut steps = Vec::new();
+    let mut found = Vec::new();
     match plan {
         Ok(plan) => {
             match load::load(&plan) {
-                Ok(loaded) => programs = loaded.hooks.iter().map(program_finding).collect(),
+                Ok(loaded) => {
+                    programs = loaded.hooks.iter().map(program_finding).collect();
+                    found = loaded.refused.iter().map(|why| format!("refused: {why}")).collect();
+                    found.extend(loaded.findings);
+                }
                 Err(error) => obstacles.push(format!("{error:#}")),
             }
             let Plan { reasons, .. } = plan;
@@ -78,6 +84,7 @@ pub fn run(format: Format, owner: Option<OwnerHook>) -> anyhow::Result<ExitCode>
         lockdown: features.lockdown,
         plan: steps,
         programs,
+        findings: found,
         obstacles,
     };
     let mut out = io::stdout().lock();
@@ -157,6 +164,9 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
                 writeln!(out, "      {}", escape(error))?;
             }
         }
+    }
+    for finding in &report.findings {
+        writeln!(out, "  {}", escape(finding))?;
     }
     for obstacle in &report.obstacles {
         writeln!(out, "\nIn the way: {}", escape(obstacle))?;

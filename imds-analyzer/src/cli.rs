@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 use crate::{
     config::StdoutFormat,
     secrets::ArgsMode,
-    settings::{ColorChoice, FailCondition, Format, OwnerChoice},
+    settings::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice},
 };
 
 mod generate;
@@ -171,6 +171,16 @@ pub struct WatchArgs {
     )]
     pub owner: OwnerChoice,
 
+    /// Which eBPF object is loaded: modern reads packets, legacy reads what is sent from memory, on old kernels too
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "OBJECT",
+        help_heading = "How it works"
+    )]
+    pub object: ObjectChoice,
+
     /// How much of command lines to show; tokens are masked always, redacted masks passwords and keys too
     #[arg(
         long,
@@ -299,6 +309,10 @@ pub struct CheckArgs {
     /// What is to say who sent a call, as for watch
     #[arg(long, value_enum, default_value_t, value_name = "HOOK")]
     pub owner: OwnerChoice,
+
+    /// Which eBPF object is to be loaded, as for watch
+    #[arg(long, value_enum, default_value_t, value_name = "OBJECT")]
+    pub object: ObjectChoice,
 }
 
 #[derive(Args, Clone, Debug)]

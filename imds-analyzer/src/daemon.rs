@@ -33,6 +33,7 @@ use self::{
 use crate::{
     cli::{DaemonArgs, ExitCode},
     config::Config,
+    kernel::plan::Wanted,
     run::{self, say},
     session::{Budget, Flow, Options, Session},
     settings::{FailOn, Filter},
@@ -86,7 +87,10 @@ impl<'a> Daemon<'a> {
         let group = sandbox::join_log_group();
         let fanout = Fanout::new(run::host_name(), group);
         let session = Session::start(Options {
-            owner: config.owner.into(),
+            wanted: Wanted {
+                object: None,
+                owner: config.owner.into(),
+            },
             args: config.args,
             name_service: config.name_service,
             filter: Filter::default(),

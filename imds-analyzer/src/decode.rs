@@ -1,6 +1,6 @@
 //! Bytes from the kernel to records.
 
-use imds_analyzer_ebpf::abi::{Header, Owner, RecordKind, Request};
+use imds_analyzer_ebpf::abi::{Header, Owner, RecordKind, Request, send::Send};
 use zerocopy::FromBytes;
 
 /// One record, with its variable part.
@@ -12,6 +12,8 @@ pub enum Record<'a> {
     Request(Request, &'a [u8]),
     /// A head that is not finished yet.
     Pending(Request, &'a [u8]),
+    /// A piece of a send, as its sender's memory has it: not masked yet.
+    Send(Box<Send>, &'a [u8]),
 }
 
 /// Why bytes are no record. The kernel side and this program are built from one source, so it is a defect.
@@ -56,6 +58,13 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
                 RecordKind::Pending => Record::Pending(request, capture),
                 _ => Record::Request(request, capture),
             })
+        }
+        RecordKind::Send => {
+            let (send, rest) = Send::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+            Ok(Record::Send(
+                Box::new(send),
+                rest.get(..data_len).ok_or(DecodeError::Data)?,
+            ))
         }
     }
 }

@@ -60,13 +60,17 @@ impl Event {
 /// How the bytes were seen, `imds.tap`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tap {
+    /// Off the packets.
     Wire,
+    /// From the sender's memory.
+    Send,
 }
 
 impl Tap {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Wire => "wire",
+            Self::Send => "send",
         }
     }
 }

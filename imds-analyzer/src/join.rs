@@ -218,7 +218,11 @@ impl Join {
             verdict,
             reason,
             path_class,
-            tap: Tap::Wire,
+            tap: if request.flags & request_flags::SEND_TAP != 0 {
+                Tap::Send
+            } else {
+                Tap::Wire
+            },
             owner,
             net_ns: if Some(request.net_ns) == host_net_ns {
                 NetNs::Host

@@ -2,9 +2,12 @@
 //! ([`plan`]), the object in the kernel ([`load`]), and the records that come out ([`stream`]).
 
 pub mod btf;
+pub mod calibrate;
 pub mod cgroup;
+pub mod constants;
 pub mod features;
 pub mod load;
 pub mod offsets;
 pub mod plan;
 pub mod stream;
+pub mod tracefs;

@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use crate::{
     cli::{ExitCode, LabArgs, Tokens},
+    kernel::plan::Wanted,
     lab::{self, Lab, Server, StepOutcome, Tour},
     run::{self, Signals, say},
     secrets::ArgsMode,
@@ -24,7 +25,7 @@ pub(crate) async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
     };
     let _server = Server::start(&lab.server, lab::Options { tokens })?;
     let mut session = Session::start(Options {
-        owner: None,
+        wanted: Wanted::default(),
         args: ArgsMode::default(),
         name_service: false,
         filter: Filter::default(),

@@ -16,6 +16,7 @@ pub mod process;
 pub mod run;
 pub mod sanitize;
 pub mod secrets;
+pub mod send;
 pub mod session;
 pub mod settings;
 pub mod sink;

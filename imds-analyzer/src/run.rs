@@ -23,9 +23,11 @@ use crate::{
     check,
     cli::{self, Cli, Command, ConfigCommand, ExitCode, LabArgs, WatchArgs},
     config::{self, Config},
-    daemon, lab_command,
+    daemon,
+    kernel::plan::{Object, Wanted},
+    lab_command,
     session::{Budget, Finished, Flow, Options, Session, StartError},
-    settings::{self, ColorChoice, Format, OwnerChoice, WatchSettings},
+    settings::{self, ColorChoice, Format, ObjectChoice, OwnerChoice, WatchSettings},
     sink::{self, Output, Sink, Style, json::JsonSink, loss, text::TextSink},
 };
 
@@ -43,7 +45,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Lab(args) => lab(&args),
         Command::Daemon(args) => daemon::run(&args),
         Command::Config(command) => config_command(command),
-        Command::Check(args) => check::run(args.format, args.owner.into()),
+        Command::Check(args) => check::run(args.format, wanted(args.object, args.owner)),
         Command::Schema => sink::schema::write(&mut io::stdout())
             .map(|()| ExitCode::Ok)
             .map_err(Into::into),
@@ -115,6 +117,17 @@ pub fn stdout_sink(format: Format, color: ColorChoice, verbose: bool) -> Box<dyn
 
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn wanted(object: ObjectChoice, owner: OwnerChoice) -> Wanted {
+    Wanted {
+        object: match object {
+            ObjectChoice::Auto => None,
+            ObjectChoice::Modern => Some(Object::Modern),
+            ObjectChoice::Legacy => Some(Object::Legacy),
+        },
+        owner: owner.into(),
+    }
 }
 
 impl From<OwnerChoice> for Option<OwnerHook> {
@@ -191,7 +204,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         filter = filter.below(std::process::id());
     }
     let mut session = Session::start(Options {
-        owner: settings.owner.into(),
+        wanted: wanted(settings.object, settings.owner),
         args: settings.args,
         name_service: settings.name_service,
         filter,

@@ -7,21 +7,22 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use imds_analyzer_ebpf::abi::{OwnerHook, Settings, program};
+use imds_analyzer_ebpf::abi::{RecordKind, Request, program};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     decode::{self, DecodeError, Record},
-    event::Event,
+    event::{Event, Tap},
     join::Join,
     kernel::{
         features::Features,
         load::{self, Hook, Loaded},
-        plan::{self, Impossible, Plan},
-        stream::Stream,
+        plan::{self, Impossible, Plan, TapPlan, Wanted},
+        stream::{Stream, Taken},
     },
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
+    send::SendTap,
     settings::{FailOn, Filter},
     sink::{self, Notice, Sink, summary::Summary},
 };
@@ -35,7 +36,7 @@ const PROCESSES: usize = 2048;
 
 /// What a session is to do with what it sees.
 pub struct Options<S> {
-    pub owner: Option<OwnerHook>,
+    pub wanted: Wanted,
     pub args: ArgsMode,
     /// Ask the name service for users that `/etc/passwd` does not have.
     pub name_service: bool,
@@ -57,11 +58,16 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Puts it into what the programs are loaded with, in us.
-    fn set(self, settings: &mut Settings) {
+    /// Puts it into what the programs are loaded with, in us. The send tap has none: what it hands over is not yet a
+    /// request of anybody's.
+    fn set(self, plan: &mut Plan) {
         const SECOND: u32 = 1_000_000;
-        settings.budget_cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
-        settings.budget_depth = settings.budget_cost.saturating_mul(self.burst);
+        for tap in &mut plan.taps {
+            if let TapPlan::Wire { offsets, .. } = tap {
+                offsets.budget_cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
+                offsets.budget_depth = offsets.budget_cost.saturating_mul(self.burst);
+            }
+        }
     }
 }
 
@@ -95,10 +101,13 @@ pub struct Session<S> {
     more: bool,
     loaded: Loaded,
     join: Join,
+    send: SendTap,
     outlet: Outlet<S>,
     /// As of the last loss notice.
     reported_loss: Vec<(&'static str, u64)>,
     decode_errors: Vec<(DecodeError, u64)>,
+    /// Records that found no room in a perf buffer.
+    lost: u64,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>,
 }
 
@@ -150,10 +159,10 @@ impl<S: Sink> Session<S> {
     /// Probes, plans, loads and attaches. Must be called inside a tokio runtime.
     pub fn start(options: Options<S>) -> Result<Self, StartError> {
         let features = Features::probe();
-        let mut plan = plan::plan(&features, options.owner)?;
-        options.budget.set(&mut plan.offsets);
+        let mut plan = plan::plan(&features, options.wanted)?;
+        options.budget.set(&mut plan);
         let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
-        let stream = Stream::new(loaded.take_records().map_err(StartError::Refused)?)?;
+        let stream = Stream::new(loaded.take_buffers().map_err(StartError::Refused)?)?;
         let resolver = Resolver::new(ResolverSettings {
             args: options.args,
             name_service: options.name_service,
@@ -187,15 +196,21 @@ impl<S: Sink> Session<S> {
             },
         )?;
         outlet.sink.flush()?;
-        let logger = logger(&mut loaded);
+        let logger = match loaded.tap {
+            Tap::Wire => logger(&mut loaded),
+            // Its object has no diagnostics: they need a ring buffer.
+            Tap::Send => None,
+        };
         Ok(Self {
             stream,
             more: false,
             loaded,
             join,
+            send: SendTap::new(),
             outlet,
             reported_loss: Vec::new(),
             decode_errors: Vec::new(),
+            lost: 0,
             logger,
         })
     }
@@ -203,6 +218,7 @@ impl<S: Sink> Session<S> {
     /// One line on what is in place, for the ready notice.
     pub fn describe(&self) -> String {
         let owner = self.loaded.owner.as_str();
+        let tap = self.loaded.tap.as_str();
         let missing: Vec<_> = self
             .loaded
             .hooks
@@ -211,9 +227,9 @@ impl<S: Sink> Session<S> {
             .map(|hook| hook.program)
             .collect();
         if missing.is_empty() {
-            format!("wire tap attached, owner from {owner}")
+            format!("{tap} tap attached, owner from {owner}")
         } else {
-            format!("wire tap attached, owner from {owner}, without {}", missing.join(", "))
+            format!("{tap} tap attached, owner from {owner}, without {}", missing.join(", "))
         }
     }
 
@@ -258,29 +274,45 @@ impl<S: Sink> Session<S> {
 
     /// Handles one batch of what is there.
     fn batch(&mut self) -> io::Result<Flow> {
+        let tap = self.loaded.tap;
         let Self {
             stream,
             join,
+            send,
             outlet,
             decode_errors,
+            lost,
             ..
         } = self;
         let mut outcome = Ok(Flow::On);
-        let count = stream.drain(BATCH, |bytes| {
-            let event = match decode::decode(bytes) {
-                Ok(Record::Owner(owner, names, argv)) => {
-                    join.resolver().observe(&owner, names, argv);
-                    None
-                }
-                Ok(Record::Request(request, capture)) => join.request(&request, capture),
-                Ok(Record::Pending(request, capture)) => join.unfinished(&request, capture),
-                Err(error) => {
-                    count_error(decode_errors, error);
-                    None
-                }
-            };
+        let mut write = |event: Option<Event>| {
             if let (Some(event), Ok(Flow::On)) = (event, &outcome) {
                 outcome = outlet.event(&event);
+            }
+        };
+        send.set_clock();
+        let count = stream.drain(BATCH, |taken| match taken {
+            Taken::Record(bytes) => match decode::decode(bytes) {
+                Ok(Record::Owner(mut owner, names, argv)) => {
+                    if tap == Tap::Send {
+                        send.announced(&mut owner);
+                    }
+                    join.resolver().observe(&owner, names, argv);
+                }
+                Ok(Record::Request(request, capture)) => write(join.request(&request, capture)),
+                Ok(Record::Pending(request, capture)) => write(join.unfinished(&request, capture)),
+                Ok(Record::Send(mut piece, data)) => {
+                    send.take(&mut piece, data, &mut |kind, request: &_, capture: &_| {
+                        write(judged(join, kind, request, capture));
+                    });
+                }
+                Err(error) => count_error(decode_errors, error),
+            },
+            Taken::Lost(count, time) => {
+                *lost += count;
+                send.lost(time, &mut |kind, request: &_, capture: &_| {
+                    write(judged(join, kind, request, capture));
+                });
             }
         });
         while let (Ok(Flow::On), Some(event)) = (&outcome, join.expired()) {
@@ -378,12 +410,29 @@ impl<S: Sink> Session<S> {
             .into_iter()
             .map(|(kind, count)| (kind.as_str(), count))
             .collect();
-        loss.push(("recursion_misses", self.loaded.recursion_misses()));
+        let send = self.send.counters();
+        loss.extend([
+            ("recursion_misses", self.loaded.recursion_misses()),
+            ("kprobe_misses", self.loaded.kprobe_misses()),
+            ("perf_records", self.lost),
+            ("send_gaps", send.gaps),
+            ("sends_changed", send.changed),
+            ("sends_unreadable", send.unreadable),
+            ("connections_given_up", send.evicted),
+        ]);
         loss.extend(self.decode_errors.iter().map(|(kind, count)| (kind.as_str(), *count)));
         loss.extend(counters);
         loss.extend(self.outlet.sink.loss());
         loss.retain(|&(_, count)| count > 0);
         loss
+    }
+}
+
+/// What the send tap says of a head, as if it came from the kernel.
+fn judged(join: &mut Join, kind: RecordKind, request: &Request, capture: &[u8]) -> Option<Event> {
+    match kind {
+        RecordKind::Pending => join.unfinished(request, capture),
+        _ => join.request(request, capture),
     }
 }
 

@@ -65,6 +65,18 @@ pub enum OwnerChoice {
     Kprobe,
 }
 
+/// `--object`: which eBPF object is to be loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ObjectChoice {
+    /// The modern one, or the legacy one where that cannot be had.
+    #[default]
+    Auto,
+    /// For kernels with a ring buffer and BTF: reads what leaves.
+    Modern,
+    /// For any kernel since 4.14: reads what is sent from the sender's memory.
+    Legacy,
+}
+
 /// What `watch` is to do.
 #[derive(Clone, Debug)]
 pub struct WatchSettings {
@@ -79,6 +91,7 @@ pub struct WatchSettings {
     pub count: Option<NonZeroU64>,
     pub fail_on: FailOn,
     pub owner: OwnerChoice,
+    pub object: ObjectChoice,
     pub args: ArgsMode,
     pub name_service: bool,
     pub command: Option<Command>,
@@ -123,6 +136,7 @@ impl TryFrom<WatchArgs> for WatchSettings {
             count: args.count,
             fail_on: FailOn(args.fail_on),
             owner: args.owner,
+            object: args.object,
             args: args.args,
             name_service: args.name_service,
             command: command.next().map(|program| Command {

@@ -16,6 +16,14 @@ pub fn sees_senders() -> bool {
     owner() != "connect"
 }
 
+/// How bytes are seen where a test asks for no object: guests start the analyzer with `OBJECT`.
+pub fn tap() -> &'static str {
+    match env::var("OBJECT").as_deref() {
+        Ok("legacy") => "send",
+        _ => "wire",
+    }
+}
+
 /// The owner of a connection that is older than the analyzer.
 pub fn owner_of_older() -> String {
     match owner().as_str() {

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::tap;
+
 /// A record in short: verdict (with its reason), method, target and path class, `-` for what is absent.
 /// `v1 GET /latest/user-data user-data`, `unknown/closed - - not-imds`.
 pub fn brief(record: &Value) -> String {
@@ -31,7 +33,7 @@ pub fn verdicts(records: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-/// The records of the connection from `port`, in order. All of them were seen on the wire.
+/// The records of the connection from `port`, in order. All of them were seen by the tap in use.
 pub fn of_port(records: &[Value], port: u16) -> Vec<Value> {
     let records: Vec<_> = records
         .iter()
@@ -39,7 +41,7 @@ pub fn of_port(records: &[Value], port: u16) -> Vec<Value> {
         .cloned()
         .collect();
     for record in &records {
-        assert_eq!(record["imds"]["tap"], "wire", "{record:#}");
+        assert_eq!(record["imds"]["tap"], tap(), "{record:#}");
     }
     records
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{PYTHON, Stage};
+use imds_analyzer_tests::{PYTHON, Stage, tap};
 use serde_json::{Value, json};
 
 /// All fields of an object and of those in it, dotted; elements of arrays are left out.
@@ -112,7 +112,7 @@ fn every_field_of_one_call() {
         },
         "agent": { "type": "imds-analyzer", "version": env!("CARGO_PKG_VERSION") },
         "imds": {
-            "schema": 1, "caller": record["imds"]["caller"], "version": "v1", "verdict": "v1", "path_class": "plain", "endpoint": "ipv4", "tap": "wire",
+            "schema": 1, "caller": record["imds"]["caller"], "version": "v1", "verdict": "v1", "path_class": "plain", "endpoint": "ipv4", "tap": tap(),
             "owner": record["imds"]["owner"], "netns": "other", "local": false, "forwarded": false,
         },
         "process": {

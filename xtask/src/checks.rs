@@ -9,7 +9,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    cargo, docs, is_root, object, setup,
+    cargo, docs, is_root,
+    object::{self, For},
+    setup,
     step::{self, Outcome, Row, Tests},
     toolchain::{Core, Host, Toolchain},
     vm::{
@@ -42,10 +44,10 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
         kernel_lints(workspace)?,
         step::run("unit, property and lab tests", tests(full), shown)?,
     ];
-    let (release, object) = release_build()?;
+    let (release, objects) = release_build()?;
     rows.push(release);
     rows.push(step::run("end-to-end tests", end_to_end(full), shown)?);
-    rows.push(object_checks(workspace, object.as_deref())?);
+    rows.push(object_checks(workspace, &objects)?);
     rows.push(documents());
     if full {
         let mut doc = cargo_with(&[
@@ -132,9 +134,15 @@ fn end_to_end(full: bool) -> Command {
     command
 }
 
-/// Builds the release binary; also says where the object in it is.
-fn release_build() -> Result<(Row, Option<PathBuf>)> {
-    let mut object = None;
+/// The eBPF objects: the variable with the path, and which kernels must take it.
+const OBJECTS: [(&str, For); 2] = [
+    ("IMDS_MODERN_OBJECT", For::AnyKernel),
+    ("IMDS_LEGACY_OBJECT", For::OldKernels),
+];
+
+/// Builds the release binary; also says where the objects in it are.
+fn release_build() -> Result<(Row, Vec<(PathBuf, For)>)> {
+    let mut objects = Vec::new();
     let command = cargo_with(&[
         "build",
         "--release",
@@ -143,41 +151,41 @@ fn release_build() -> Result<(Row, Option<PathBuf>)> {
         "imds-analyzer",
         "--message-format=json-render-diagnostics",
     ]);
-    let row = step::run("release build with the eBPF object", command, |line| {
-        if let Some(path) = object_in_message(line) {
-            object = Some(path);
+    let row = step::run("release build with the eBPF objects", command, |line| {
+        for (variable, kernels) in OBJECTS {
+            objects.extend(object_in_message(line, variable).map(|path| (path, kernels)));
         }
         line.starts_with('{')
     })?;
-    Ok((row, object))
+    Ok((row, objects))
 }
 
 /// The path in cargo's message that the build script of imds-analyzer was run.
-fn object_in_message(line: &str) -> Option<PathBuf> {
-    let (_, rest) = line.split_once(r#"["IMDS_MODERN_OBJECT",""#)?;
+fn object_in_message(line: &str, variable: &str) -> Option<PathBuf> {
+    let (_, rest) = line.split_once(&format!(r#"["{variable}",""#))?;
     let (path, _) = rest.split_once('"')?;
     Some(PathBuf::from(path))
 }
 
-fn object_checks(workspace: &Path, object: Option<&Path>) -> Result<Row> {
+fn object_checks(workspace: &Path, objects: &[(PathBuf, For)]) -> Result<Row> {
     const NAME: &str = "object checks";
-    let Some(path) = object else {
+    if objects.is_empty() {
         return Ok(Row::skipped(NAME, "there is no object"));
-    };
+    }
     println!("\n== {NAME}");
     let started = Instant::now();
     let cargo_home = Host::current().cargo_home;
     let machine_paths: Vec<&Path> = std::iter::once(workspace).chain(cargo_home.as_deref()).collect();
-    let outcome = match object::check(path, &machine_paths) {
-        Ok(summary) => {
-            print!("{summary}");
-            Outcome::Passed
+    let mut outcome = Outcome::Passed;
+    for (path, kernels) in objects {
+        match object::check(path, *kernels, &machine_paths) {
+            Ok(summary) => print!("{}: {summary}", path.file_name().unwrap_or_default().display()),
+            Err(error) => {
+                println!("{}: {error:#}", path.display());
+                outcome = Outcome::Failed;
+            }
         }
-        Err(error) => {
-            println!("{}: {error:#}", path.display());
-            Outcome::Failed
-        }
-    };
+    }
     Ok(Row {
         name: NAME,
         outcome,
@@ -284,7 +292,13 @@ mod unit {
     #[test]
     fn object_path_is_read_from_cargos_message() {
         let message = r#"{"reason":"build-script-executed","cfgs":[],"env":[["IMDS_MODERN_OBJECT","/t/out/modern"]]}"#;
-        assert_eq!(object_in_message(message), Some(PathBuf::from("/t/out/modern")));
-        assert_eq!(object_in_message(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(
+            object_in_message(message, "IMDS_MODERN_OBJECT"),
+            Some(PathBuf::from("/t/out/modern"))
+        );
+        assert_eq!(
+            object_in_message(r#"{"reason":"build-finished","success":true}"#, "IMDS_MODERN_OBJECT"),
+            None
+        );
     }
 }

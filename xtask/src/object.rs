@@ -4,6 +4,10 @@ use std::{fmt, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+mod floor;
+
+pub(crate) use self::floor::Floor;
+
 /// `e_machine` of eBPF.
 const EM_BPF: u16 = 247;
 const SHT_NOBITS: u32 = 8;
@@ -17,16 +21,20 @@ const INSTRUCTION: u64 = 8;
 const LICENSE: &[u8] = b"Dual MIT/GPL\0";
 
 /// What the object holds.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Summary {
     pub(crate) programs: Vec<Program>,
     bytes: usize,
+    /// Checked for the object for old kernels.
+    floor: Option<Floor>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Program {
     pub(crate) name: String,
     section: String,
+    /// Bytes before it in its section.
+    start: u64,
     instructions: u64,
 }
 
@@ -38,20 +46,32 @@ impl fmt::Display for Summary {
                 name,
                 section,
                 instructions,
+                ..
             } = program;
             writeln!(f, "  {name:<24} {section:<28} {instructions:>6} instructions")?;
+        }
+        if let Some(floor) = &self.floor {
+            write!(f, "{floor}")?;
         }
         Ok(())
     }
 }
 
-/// Reads the object at `path` and checks it; `machine_paths` are directories whose names must not be inside.
-pub(crate) fn check(path: &Path, machine_paths: &[&Path]) -> Result<Summary> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    check_bytes(&bytes, machine_paths)
+/// Which rules an object must keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum For {
+    AnyKernel,
+    /// Linux 4.14 and later.
+    OldKernels,
 }
 
-fn check_bytes(bytes: &[u8], machine_paths: &[&Path]) -> Result<Summary> {
+/// Reads the object at `path` and checks it; `machine_paths` are directories whose names must not be inside.
+pub(crate) fn check(path: &Path, kernels: For, machine_paths: &[&Path]) -> Result<Summary> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    check_bytes(&bytes, kernels, machine_paths)
+}
+
+fn check_bytes(bytes: &[u8], kernels: For, machine_paths: &[&Path]) -> Result<Summary> {
     let elf = Elf::parse(bytes)?;
     let license = elf.section("license").context("it has no license section")?;
     ensure!(
@@ -70,9 +90,14 @@ fn check_bytes(bytes: &[u8], machine_paths: &[&Path]) -> Result<Summary> {
     }
     let programs = elf.programs()?;
     ensure!(!programs.is_empty(), "it has no programs");
+    let floor = match kernels {
+        For::AnyKernel => None,
+        For::OldKernels => Some(floor::check(bytes, &elf, &programs)?),
+    };
     Ok(Summary {
         programs,
         bytes: bytes.len(),
+        floor,
     })
 }
 
@@ -86,6 +111,8 @@ struct Section<'a> {
     kind: u32,
     flags: u64,
     link: u32,
+    /// The section that relocations are for.
+    info: u32,
     data: &'a [u8],
 }
 
@@ -124,6 +151,7 @@ impl<'a> Elf<'a> {
                     kind: u32::from_ne_bytes(array(header, 4)?),
                     flags: u64::from_ne_bytes(array(header, 8)?),
                     link: u32::from_ne_bytes(array(header, 40)?),
+                    info: u32::from_ne_bytes(array(header, 44)?),
                     data: data(header)?,
                 })
             })
@@ -133,6 +161,37 @@ impl<'a> Elf<'a> {
 
     fn section(&self, name: &str) -> Option<&Section<'a>> {
         self.sections.iter().find(|section| section.name == name)
+    }
+
+    /// Where in the section `name` something is filled in at load, and from which section.
+    fn relocations(&self, name: &str) -> Result<impl Iterator<Item = Result<(u64, &'a str)>>> {
+        const REL: u32 = 9;
+        const ENTRY: usize = 16;
+        const SYMBOL: usize = 24;
+        let table = self.sections.iter().find(|section| {
+            let target = self.sections.get(section.info as usize);
+            section.kind == REL && target.is_some_and(|target| target.name == name)
+        });
+        let symbols = match table {
+            Some(table) => {
+                self.sections
+                    .get(table.link as usize)
+                    .context("relocations without symbols")?
+                    .data
+            }
+            None => &[],
+        };
+        let entries = table.map_or(&[][..], |table| table.data).chunks_exact(ENTRY);
+        Ok(entries.map(move |entry| {
+            let symbol = u64::from_ne_bytes(array(entry, 8)?) >> 32;
+            let symbol = usize::try_from(symbol)? * SYMBOL;
+            let section = u16::from_ne_bytes(array(symbols, symbol + 6)?);
+            let section = self
+                .sections
+                .get(usize::from(section))
+                .context("a symbol of no section")?;
+            Ok((u64::from_ne_bytes(array(entry, 0)?), section.name))
+        }))
     }
 
     /// Global functions outside `.text`, which holds what they call.
@@ -160,6 +219,7 @@ impl<'a> Elf<'a> {
             programs.push(Program {
                 name: text(names, u32::from_ne_bytes(array(symbol, 0)?))?.to_owned(),
                 section: section.name.to_owned(),
+                start: u64::from_ne_bytes(array(symbol, 8)?),
                 instructions: u64::from_ne_bytes(array(symbol, 16)?) / INSTRUCTION,
             });
         }
@@ -195,7 +255,7 @@ mod tests {
             (&own[..], "not for BPF"),
             (&own[..16], "cut short"),
         ] {
-            let error = check_bytes(bytes, &[]).expect_err("no object");
+            let error = check_bytes(bytes, For::OldKernels, &[]).expect_err("no object");
             assert!(error.to_string().contains(expected), "{error}");
         }
     }

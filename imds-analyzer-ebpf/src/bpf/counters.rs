@@ -1,10 +1,11 @@
 //! What is lost is counted, one slot a kind.
 
-use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+use aya_ebpf::{macros::map, maps::PerCpuArray};
 use imds_analyzer_ebpf::abi::Loss;
 
-#[btf_map]
-static LOSS: PerCpuArray<u64, { Loss::ALL.len() }> = PerCpuArray::new();
+// Both objects have it, and kernels before 4.18 refuse a map that is described by BTF.
+#[map]
+static LOSS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as u32, 0);
 
 /// Adds `amount` to the counter of `loss`.
 #[inline(always)]

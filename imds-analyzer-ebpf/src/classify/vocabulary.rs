@@ -130,10 +130,12 @@ pub enum Reason {
     Changed = 9,
     /// The head was unfinished when the tool stopped watching it.
     Unfinished = 10,
+    /// The bytes are not in the sender's memory: sendfile, splice (send tap).
+    Unreadable = 11,
 }
 
 impl Reason {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NotHttp,
         Self::Malformed,
         Self::TooLong,
@@ -144,6 +146,7 @@ impl Reason {
         Self::Timeout,
         Self::Changed,
         Self::Unfinished,
+        Self::Unreadable,
     ];
 
     #[inline(always)]
@@ -159,6 +162,7 @@ impl Reason {
             8 => Self::Timeout,
             9 => Self::Changed,
             10 => Self::Unfinished,
+            11 => Self::Unreadable,
             _ => return None,
         })
     }
@@ -175,6 +179,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Changed => "changed",
             Self::Unfinished => "unfinished",
+            Self::Unreadable => "unreadable",
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum BtfError {
     NoField(String, String),
     #[error("the kernel's BTF has no enumerator {0}")]
     NoEnumerator(String),
+    #[error("the kernel's enum {0} has no value {1}")]
+    NoValue(String, String),
 }
 
 /// Type information, indexed.
@@ -31,12 +33,15 @@ pub struct Btf {
     strings: (usize, usize),
     /// Structs and unions by name.
     structs: HashMap<Vec<u8>, u32>,
+    /// Enums by name.
+    enums: HashMap<Vec<u8>, u32>,
     /// Names of typedefs that stand for tracepoints (`btf_trace_*`).
     tracepoints: Vec<Vec<u8>>,
 }
 
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
 const KIND_TYPEDEF: u32 = 8;
 const TYPE_LEN: usize = 12;
 const MEMBER_LEN: usize = 12;
@@ -80,6 +85,7 @@ impl Btf {
             types: vec![0],
             strings,
             structs: HashMap::new(),
+            enums: HashMap::new(),
             tracepoints: Vec::new(),
         };
         btf.index(types_start, types_end)?;
@@ -100,6 +106,9 @@ impl Btf {
             if matches!(kind, KIND_STRUCT | KIND_UNION) && name != 0 {
                 let name = self.string(name).to_vec();
                 self.structs.entry(name).or_insert(id);
+            } else if kind == KIND_ENUM && name != 0 {
+                let name = self.string(name).to_vec();
+                self.enums.entry(name).or_insert(id);
             } else if kind == KIND_TYPEDEF && self.string(name).starts_with(b"btf_trace_") {
                 let name = self.string(name).to_vec();
                 self.tracepoints.push(name);
@@ -112,7 +121,7 @@ impl Btf {
                 // STRUCT, UNION, DATASEC, ENUM64
                 KIND_STRUCT | KIND_UNION | 15 | 19 => entries * 12,
                 // ENUM, FUNC_PROTO
-                6 | 13 => entries * 8,
+                KIND_ENUM | 13 => entries * 8,
                 // PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT, TYPE_TAG
                 2 | 7..=12 | 16 | 18 => 0,
                 _ => return Err(BtfError::Format("a type of a kind this version does not know")),
@@ -179,6 +188,20 @@ impl Btf {
             .ok_or_else(|| BtfError::NoField(name.to_owned(), field.to_owned()))
     }
 
+    /// A value of an enum of 32 bits.
+    pub fn enum_value(&self, name: &str, value: &str) -> Result<u32, BtfError> {
+        const VALUE_LEN: usize = 8;
+        let missing = || BtfError::NoValue(name.to_owned(), value.to_owned());
+        let id = *self.enums.get(name.as_bytes()).ok_or_else(missing)?;
+        let at = *self.types.get(id as usize).ok_or_else(missing)? as usize;
+        let entries = word(&self.data, at + 4).unwrap_or(0) as usize & 0xffff;
+        (0..entries)
+            .map(|entry| at + TYPE_LEN + entry * VALUE_LEN)
+            .find(|&entry| word(&self.data, entry).is_some_and(|offset| self.string(offset) == value.as_bytes()))
+            .and_then(|entry| word(&self.data, entry + 4))
+            .ok_or_else(missing)
+    }
+
     fn find(&self, name: &str) -> Result<u32, BtfError> {
         self.structs
             .get(name.as_bytes())
@@ -230,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    /// `struct outer { int a; struct { int b; }; }` and a tracepoint, by hand.
+    /// `struct outer { int a; struct { int b; }; }`, a tracepoint and `enum a { b = 7 }`, by hand.
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0outer\0a\0b\0btf_trace_tcp_x\0";
         let mut types = Vec::new();
@@ -243,6 +266,7 @@ mod tests {
         put(&[0, 4 << 24 | 1, 4, 13, 1, 0]);
         put(&[5, 4 << 24 | 2, 8, 11, 1, 0, 0, 2, 32]);
         put(&[15, 8 << 24, 1]);
+        put(&[11, 6 << 24 | 1, 4, 13, 7]);
         let mut data = Vec::new();
         data.extend_from_slice(&0xeb9f_u16.to_ne_bytes());
         data.extend_from_slice(&[1, 0]);
@@ -262,6 +286,11 @@ mod tests {
         assert_eq!(btf.size_of("outer").unwrap(), 8);
         assert!(btf.has_tracepoint("tcp_x"));
         assert!(!btf.has_tracepoint("tcp_y"));
+        assert_eq!(btf.enum_value("a", "b").unwrap(), 7);
+        assert_eq!(
+            btf.enum_value("a", "c").unwrap_err().to_string(),
+            "the kernel's enum a has no value c"
+        );
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path};
 
-use imds_analyzer_ebpf::abi::{Settings, program};
+use imds_analyzer_ebpf::abi::{Settings, program, send::SendSettings};
 
-use super::{btf::Btf, cgroup, offsets};
+use super::{btf::Btf, cgroup, constants, offsets, tracefs::Tracefs};
 
 /// Why a feature is not known that only a privileged process can probe.
 pub const NOT_LOOKED_AT: &str = "not looked at";
@@ -20,10 +20,11 @@ pub enum Feature {
     Fentry,
     TpBtf,
     Kprobe,
+    KprobeEvents,
 }
 
 impl Feature {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Privileges,
         Self::KernelReads,
         Self::Cgroup2,
@@ -32,6 +33,7 @@ impl Feature {
         Self::Fentry,
         Self::TpBtf,
         Self::Kprobe,
+        Self::KprobeEvents,
     ];
 
     /// Name in `check`.
@@ -45,6 +47,7 @@ impl Feature {
             Self::Fentry => "fentry tcp_sendmsg_locked",
             Self::TpBtf => "tp_btf tcp_sendmsg_locked",
             Self::Kprobe => "kprobe tcp_sendmsg_locked",
+            Self::KprobeEvents => "kprobe events",
         }
     }
 
@@ -57,7 +60,8 @@ impl Feature {
             Self::RingBuffer => "5.8",
             Self::Fentry => "5.5 on x86_64, 6.4 on arm64",
             Self::TpBtf => "6.15",
-            Self::Kprobe => "4.14",
+            Self::Kprobe => "4.17",
+            Self::KprobeEvents => "4.14",
         }
     }
 
@@ -75,6 +79,9 @@ impl Feature {
             Self::RingBuffer => "use a kernel from 5.8 on",
             Self::Fentry | Self::TpBtf | Self::Kprobe => {
                 "nothing to do: one of the three names the sender; without any, a request's owner is who connected"
+            }
+            Self::KprobeEvents => {
+                "the send tap, which stands in where the wire tap cannot be had, is made of them: use a kernel built with CONFIG_KPROBE_EVENTS=y and CONFIG_BPF_EVENTS=y"
             }
         }
     }
@@ -95,6 +102,8 @@ pub struct Features {
     pub probes: Vec<Probe>,
     /// Of struct fields, where there is BTF.
     pub offsets: Option<Settings>,
+    /// The same for the send tap.
+    pub send_offsets: Option<SendSettings>,
     /// The mode in brackets of `/sys/kernel/security/lockdown`.
     pub lockdown: Option<String>,
 }
@@ -106,6 +115,11 @@ impl Features {
         let offsets = match &btf {
             Ok(btf) => offsets::from_btf(btf).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
+        };
+        let send_offsets = match (&btf, &offsets) {
+            // Without what the programs read of it, the send tap learns where things are.
+            (Ok(btf), Ok(common)) => constants::from_btf(btf, *common).ok(),
+            _ => None,
         };
         let in_btf = |found: fn(&Btf, &str) -> bool, what: &str| match &btf {
             Ok(btf) if found(btf, program::SENDER) => Ok("in this kernel's BTF".to_owned()),
@@ -132,6 +146,12 @@ impl Features {
             in_btf(Btf::has_function, "function"),
             in_btf(Btf::has_tracepoint, "tracepoint"),
             kprobes(),
+            match &privileges {
+                Ok(_) => Tracefs::open()
+                    .map(|tracefs| tracefs.describe().to_owned())
+                    .map_err(|error| format!("tracefs has none: {error}")),
+                Err(_) => Err(NOT_LOOKED_AT.to_owned()),
+            },
         ];
         Self {
             kernel: format!(
@@ -145,6 +165,7 @@ impl Features {
                 .map(|(feature, result)| Probe { feature, result })
                 .collect(),
             offsets: offsets.ok(),
+            send_offsets,
             lockdown,
         }
     }

@@ -1,36 +1,49 @@
-//! Executes a [`Plan`]: the object into the kernel, its programs onto their hooks.
+//! Executes a [`Plan`]: an object into the kernel, its programs onto their hooks.
+
+mod send;
+mod wire;
 
 use std::{
     fs,
     os::fd::{AsFd, AsRawFd},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::{MapData, PerCpuArray, RingBuf},
-    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
+    Ebpf,
+    maps::{MapData, PerCpuArray, ProgramArray},
+    programs::Program,
 };
-use imds_analyzer_ebpf::abi::{Loss, OwnerHook, map, program};
-use zerocopy::IntoBytes;
+use imds_analyzer_ebpf::abi::{Loss, OwnerHook};
 
+pub use self::wire::is_sender;
 use super::{
     cgroup,
-    plan::{self, Plan},
+    plan::{Plan, TapPlan},
+    stream::Buffers,
+    tracefs::Tracefs,
 };
-
-/// Aligned as an ELF file wants to be read.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_MODERN_OBJECT"));
+use crate::event::Tap;
 
 /// Programs in the kernel; they are detached when this is dropped, or when the process dies.
 pub struct Loaded {
+    _kprobes: Vec<send::Attached>,
+    tracefs: Option<Tracefs>,
     ebpf: Ebpf,
+    /// The places in it are emptied when nobody holds it any more.
+    _stages: Option<ProgramArray<MapData>>,
     loss: PerCpuArray<MapData, u64>,
+    buffers: Option<Buffers>,
+    pub tap: Tap,
+    /// What was tried before, and why it was refused.
+    pub refused: Vec<String>,
+    /// What was found out on the way, in words.
+    pub findings: Vec<String>,
     pub hooks: Vec<Hook>,
     /// The sender hook in use, `Connect` if there is none.
     pub owner: OwnerHook,
-    _cgroup: cgroup::Root,
+    _cgroup: Option<cgroup::Root>,
 }
 
 /// A program and what became of it.
@@ -45,158 +58,41 @@ pub struct Hook {
     pub load: Duration,
 }
 
-/// Loads and attaches. The wire tap must succeed, everything else is used as far as it does.
-pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
-    let cgroup = cgroup::Root::open().context("cgroup2 cannot be opened")?;
-    let mut ebpf = EbpfLoader::new()
-        // The object has no CO-RE relocations: the kernel's BTF is not needed to load it.
-        .btf(None)
-        .override_global(map::SETTINGS, plan.offsets.as_bytes(), true)
-        .load(OBJECT)
-        .map_err(|error| anyhow!("the kernel refused the eBPF object: {}", chain(&error)))?;
-    let mut loader = Loader {
-        ebpf: &mut ebpf,
-        cgroup: &cgroup,
-        btf: None,
-    };
-    // Owners first, so that nobody is seen sending whose connecting could have been seen.
-    let mut hooks: Vec<_> = [program::CONNECT4, program::CONNECT6, program::RELEASE]
-        .into_iter()
-        .map(|name| loader.attach(name))
-        .collect();
-    let mut owner = None;
-    for hook in &plan.owners {
-        let Some(name) = sender_program(*hook) else {
-            owner = Some(*hook);
-            break;
-        };
-        let attached = loader.attach(name);
-        let works = attached.error.is_none();
-        hooks.push(attached);
-        if works {
-            owner = Some(*hook);
-            break;
-        }
-    }
-    let tap = loader.attach(program::EGRESS);
-    if let Some(error) = &tap.error {
-        return Err(anyhow!("the wire tap cannot be attached: {error}"));
-    }
-    hooks.push(tap);
-    drop(loader);
-    let Some(owner) = owner else {
-        let why = hooks
-            .iter()
-            .rev()
-            .find_map(|hook| hook.error.as_deref())
-            .unwrap_or("unknown");
-        return Err(anyhow!("the owner hook that was asked for cannot be had: {why}"));
-    };
-    let loss = PerCpuArray::try_from(ebpf.take_map(map::LOSS).context("the object has no loss counters")?)?;
-    release_memory();
-    Ok(Loaded {
-        ebpf,
-        loss,
-        hooks,
-        owner,
-        _cgroup: cgroup,
-    })
-}
-
-/// The program of a sender hook; `None` for who connected, which has programs anyway.
-fn sender_program(hook: OwnerHook) -> Option<&'static str> {
-    match hook {
-        OwnerHook::Fentry => Some(program::FENTRY),
-        OwnerHook::TpBtf => Some(program::TP_BTF),
-        OwnerHook::Kprobe => Some(program::KPROBE),
-        OwnerHook::Connect | OwnerHook::SockDiag | OwnerHook::Egress => None,
-    }
-}
-
-/// Whether a program is one of the sender hooks, of which one is enough.
-pub fn is_sender(name: &str) -> bool {
-    plan::SENDERS
-        .iter()
-        .any(|(hook, _)| sender_program(*hook) == Some(name))
-}
-
-struct Loader<'a> {
-    ebpf: &'a mut Ebpf,
-    cgroup: &'a cgroup::Root,
-    /// 15 ms and 20 MB while it lives, and needed for the id of a function or tracepoint alone: read when it is.
-    btf: Option<Btf>,
-}
-
-impl Loader<'_> {
-    fn attach(&mut self, name: &'static str) -> Hook {
-        let mut hook = Hook {
-            program: name,
+impl Hook {
+    fn new(program: &'static str) -> Self {
+        Self {
+            program,
             error: None,
             verified_instructions: None,
             load: Duration::ZERO,
+        }
+    }
+
+    /// What the kernel says of a program that it has.
+    fn set_info(&mut self, program: &Program) {
+        self.verified_instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
+    }
+}
+
+/// Loads and attaches the first tap of the plan that the kernel takes. The tap must succeed, everything else is used as
+/// far as it does.
+pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
+    let mut refused = Vec::new();
+    for tap in &plan.taps {
+        let loaded = match tap {
+            TapPlan::Wire { offsets, owners } => wire::load(offsets, owners),
+            TapPlan::Send { offsets } => send::load(offsets.as_ref()),
         };
-        let Some(program) = self.ebpf.program_mut(name) else {
-            hook.error = Some("the object has no such program".to_owned());
-            return hook;
-        };
-        let started = Instant::now();
-        let loaded = load_program(program, &mut self.btf);
-        hook.load = started.elapsed();
-        hook.verified_instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
-        hook.error = match loaded.map(|()| attach_program(program, self.cgroup)) {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(refused_at_hook(program, chain(&error))),
-            Err(error) => Some(chain(&error)),
-        };
-        hook
+        match loaded {
+            Ok(mut loaded) => {
+                loaded.refused = refused;
+                release_memory();
+                return Ok(loaded);
+            }
+            Err(error) => refused.push(format!("{error:#}")),
+        }
     }
-}
-
-fn load_program(program: &mut Program, btf: &mut Option<Btf>) -> Result<(), ProgramError> {
-    match program {
-        Program::CgroupSkb(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::CgroupSock(program) => program.load(),
-        Program::BtfTracePoint(program) => program.load(program::SENDER, kernel_btf(btf)?),
-        Program::FEntry(program) => program.load(program::SENDER, kernel_btf(btf)?),
-        Program::KProbe(program) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-fn kernel_btf(btf: &mut Option<Btf>) -> Result<&Btf, ProgramError> {
-    Ok(match btf {
-        Some(btf) => btf,
-        None => btf.insert(Btf::from_sys_fs()?),
-    })
-}
-
-fn attach_program(program: &mut Program, cgroup: &cgroup::Root) -> Result<(), ProgramError> {
-    // A link (5.7) stands beside other programs in any mode; `AllowMultiple` is refused for links.
-    let mode = CgroupAttachMode::Single;
-    match program {
-        Program::CgroupSkb(program) => program.attach(cgroup, CgroupSkbAttachType::Egress, mode).map(drop),
-        Program::CgroupSockAddr(program) => program.attach(cgroup, mode).map(drop),
-        Program::CgroupSock(program) => program.attach(cgroup, mode).map(drop),
-        Program::BtfTracePoint(program) => program.attach().map(drop),
-        Program::FEntry(program) => program.attach().map(drop),
-        Program::KProbe(program) => program.attach(program::SENDER, 0).map(drop),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-/// Why a loaded program could not be attached. Programs of others stand in the way at a cgroup alone.
-fn refused_at_hook(program: &Program, error: String) -> String {
-    let at_cgroup = matches!(
-        program,
-        Program::CgroupSkb(_) | Program::CgroupSockAddr(_) | Program::CgroupSock(_)
-    );
-    // __cgroup_bpf_attach, kernel/bpf/cgroup.c: EPERM beside a program that was attached without BPF_F_ALLOW_MULTI.
-    if at_cgroup && error.contains("os error 1)") {
-        format!("{error}: a program is attached there that tolerates no other, `bpftool cgroup tree` names it")
-    } else {
-        error
-    }
+    Err(anyhow!("{}", refused.join("; ")))
 }
 
 /// An error with its causes, on one line. A verifier's log is for a developer: its first and last lines.
@@ -234,11 +130,9 @@ fn release_memory() {
 }
 
 impl Loaded {
-    /// The ring buffer that records come from; there is one.
-    pub fn take_records(&mut self) -> anyhow::Result<RingBuf<MapData>> {
-        Ok(RingBuf::try_from(
-            self.ebpf.take_map(map::RECORDS).context("the ring buffer is taken")?,
-        )?)
+    /// The buffers that records come from.
+    pub fn take_buffers(&mut self) -> anyhow::Result<Buffers> {
+        self.buffers.take().ok_or_else(|| anyhow!("the buffers are taken"))
     }
 
     /// What the kernel side lost since load, by kind.
@@ -269,6 +163,15 @@ impl Loaded {
                     .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
             })
             .sum()
+    }
+
+    /// Runs of the send tap's kprobes that the kernel left out. Returns that were not waited for show as gaps.
+    pub fn kprobe_misses(&self) -> u64 {
+        let misses = self.tracefs.as_ref().map_or(Ok(0), Tracefs::misses);
+        misses.unwrap_or_else(|error| {
+            tracing::debug!("kprobe_profile: {error}");
+            0
+        })
     }
 
     /// The object, for what reads its logs.

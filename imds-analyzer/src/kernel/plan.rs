@@ -1,18 +1,47 @@
 //! From what a host has to what will be done: a pure function, printed by `check`.
 
-use imds_analyzer_ebpf::abi::{OwnerHook, Settings};
+use imds_analyzer_ebpf::abi::{OwnerHook, Settings, send::SendSettings};
 
 use super::features::{Feature, Features, NOT_LOOKED_AT};
 
 /// What to load, and why it is this.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Written into the programs before load.
-    pub offsets: Settings,
-    /// The sender hooks to try, the best first; `Connect` stands for none.
-    pub owners: Vec<OwnerHook>,
+    /// The best first; the next one is for a kernel that refuses what it seems to have.
+    pub taps: Vec<TapPlan>,
     /// In words, in the order of decision.
     pub reasons: Vec<String>,
+}
+
+/// How the bytes of requests are to be seen.
+#[derive(Clone, Debug)]
+pub enum TapPlan {
+    /// The modern object: off the packets.
+    Wire {
+        /// Written into the programs before load.
+        offsets: Settings,
+        /// The sender hooks to try, the best first; `Connect` stands for none.
+        owners: Vec<OwnerHook>,
+    },
+    /// The legacy object: from the senders' memory.
+    Send {
+        /// `None` where they have to be learnt.
+        offsets: Option<SendSettings>,
+    },
+}
+
+/// Which of the two eBPF objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Object {
+    Modern,
+    Legacy,
+}
+
+/// What is asked for: `None` is the best there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub object: Option<Object>,
+    pub owner: Option<OwnerHook>,
 }
 
 /// This host cannot run the tool.
@@ -37,32 +66,86 @@ pub(super) const SENDERS: [(OwnerHook, Feature); 3] = [
     (OwnerHook::Kprobe, Feature::Kprobe),
 ];
 
-/// Decides. `owner` forces a hook, `None` takes the best there is.
-pub fn plan(features: &Features, owner: Option<OwnerHook>) -> Result<Plan, Impossible> {
+/// Decides: the wire tap, and the send tap where that cannot be had.
+pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
+    let mut plan = Plan {
+        taps: Vec::new(),
+        reasons: Vec::new(),
+    };
+    let mut obstacles = Vec::new();
+    if wanted.object != Some(Object::Legacy) {
+        match wire(features, wanted.owner, &mut plan.reasons) {
+            Ok(tap) => plan.taps.push(tap),
+            Err(missing) => obstacles = missing,
+        }
+    }
+    // It has one hook, which is always the sender's.
+    if wanted.object != Some(Object::Modern) && matches!(wanted.owner, None | Some(OwnerHook::Kprobe)) {
+        match send(features) {
+            Ok(tap) => {
+                if plan.taps.is_empty() {
+                    plan.reasons.extend(
+                        obstacles
+                            .iter()
+                            .map(|Obstacle { feature, why }| format!("not the wire tap: {}: {why}", feature.name())),
+                    );
+                    explain_send(&tap, "", &mut plan.reasons);
+                } else {
+                    explain_send(&tap, ", if the wire tap is refused", &mut plan.reasons);
+                }
+                plan.taps.push(tap);
+            }
+            Err(missing) => {
+                let new = |obstacle: &Obstacle| {
+                    obstacles
+                        .iter()
+                        .all(|known: &Obstacle| known.feature != obstacle.feature)
+                };
+                let missing: Vec<_> = missing.into_iter().filter(new).collect();
+                obstacles.extend(missing);
+            }
+        }
+    } else if wanted.object == Some(Object::Legacy) {
+        obstacles.push(Obstacle {
+            feature: Feature::KprobeEvents,
+            why: "the legacy object has no other owner hook".to_owned(),
+        });
+    }
+    if plan.taps.is_empty() {
+        return Err(Impossible { obstacles });
+    }
+    Ok(plan)
+}
+
+/// What of `needed` is missing. What could not be looked at is not in the way; what kept from looking is.
+fn missing(features: &Features, needed: impl IntoIterator<Item = Feature>) -> Vec<Obstacle> {
+    needed
+        .into_iter()
+        .filter_map(|feature| {
+            let why = features.get(feature).err()?.to_owned();
+            (why != NOT_LOOKED_AT).then_some(Obstacle { feature, why })
+        })
+        .collect()
+}
+
+/// The wire tap. `owner` forces a hook, `None` takes the best there is.
+fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>) -> Result<TapPlan, Vec<Obstacle>> {
     let forced = SENDERS
         .iter()
         .find(|(hook, _)| Some(*hook) == owner)
         .map(|(_, feature)| *feature);
-    let obstacles: Vec<Obstacle> = [
+    let needed = [
         Feature::Privileges,
         Feature::KernelReads,
         Feature::Cgroup2,
         Feature::Btf,
         Feature::RingBuffer,
-    ]
-    .into_iter()
-    .chain(forced)
-    .filter_map(|feature| {
-        let why = features.get(feature).err()?.to_owned();
-        // What could not be looked at is not in the way; what kept from looking is.
-        (why != NOT_LOOKED_AT).then_some(Obstacle { feature, why })
-    })
-    .collect();
+    ];
+    let obstacles = missing(features, needed.into_iter().chain(forced));
     let (Some(offsets), true) = (features.offsets, obstacles.is_empty()) else {
-        return Err(Impossible { obstacles });
+        return Err(obstacles);
     };
-
-    let mut reasons = vec!["wire tap: cgroup_skb egress at the root of cgroup2".to_owned()];
+    reasons.push("wire tap: cgroup_skb egress at the root of cgroup2".to_owned());
     let owners = match owner {
         Some(owner) => {
             reasons.push(format!("owner: {}, as asked for", owner.as_str()));
@@ -85,11 +168,34 @@ pub fn plan(features: &Features, owner: Option<OwnerHook>) -> Result<Plan, Impos
             owners
         }
     };
-    Ok(Plan {
-        offsets,
-        owners,
-        reasons,
+    Ok(TapPlan::Wire { offsets, owners })
+}
+
+/// The send tap.
+fn send(features: &Features) -> Result<TapPlan, Vec<Obstacle>> {
+    let obstacles = missing(features, [Feature::Privileges, Feature::KprobeEvents]);
+    if !obstacles.is_empty() {
+        return Err(obstacles);
+    }
+    Ok(TapPlan::Send {
+        offsets: features.send_offsets,
     })
+}
+
+fn explain_send(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
+    reasons.push(format!(
+        "send tap: kprobes on {}, which read the sender's memory{condition}",
+        imds_analyzer_ebpf::abi::program::SENDER
+    ));
+    reasons.push(
+        match tap {
+            TapPlan::Send { offsets: None } => {
+                "offsets of the send tap: those that old kernels have in common, checked and completed on a connection of its own"
+            }
+            _ => "offsets of the send tap: this kernel's BTF, checked on a connection of its own",
+        }
+        .to_owned(),
+    );
 }
 
 #[cfg(test)]
@@ -115,45 +221,91 @@ mod tests {
             kernel: "6.18".to_owned(),
             probes,
             offsets,
+            send_offsets: offsets.map(|common| SendSettings {
+                common,
+                ..SendSettings::default()
+            }),
             lockdown: None,
         }
     }
 
+    /// The taps that follow, or what is missing.
+    fn decide(missing: &[Feature], wanted: Wanted) -> Result<Vec<String>, Vec<Feature>> {
+        let name = |tap: &TapPlan| match tap {
+            TapPlan::Wire { owners, .. } => {
+                let owners: Vec<_> = owners.iter().map(|owner| owner.as_str()).collect();
+                format!("wire {}", owners.join(" "))
+            }
+            TapPlan::Send { offsets: Some(_) } => "send".to_owned(),
+            TapPlan::Send { offsets: None } => "send calibrated".to_owned(),
+        };
+        plan(&host(missing), wanted)
+            .map(|plan| plan.taps.iter().map(name).collect())
+            .map_err(|error| error.obstacles.iter().map(|obstacle| obstacle.feature).collect())
+    }
+
     #[test]
     fn what_follows_from_what_a_host_has() {
-        use Feature::{Btf, Cgroup2, KernelReads, Privileges, RingBuffer};
-        use OwnerHook::{Connect, Fentry, Kprobe, TpBtf};
-        for (missing, owner, expected) in [
-            (&[][..], None, Ok(vec![Fentry, TpBtf, Kprobe, Connect])),
-            (&[], Some(Connect), Ok(vec![Connect])),
-            (&[], Some(TpBtf), Ok(vec![TpBtf])),
-            (&[Feature::TpBtf], None, Ok(vec![Fentry, Kprobe, Connect])),
+        use Feature::{Btf, Cgroup2, Fentry, Kprobe, KprobeEvents, Privileges, RingBuffer, TpBtf};
+        type Case<'a> = (&'a [Feature], Option<OwnerHook>, Result<&'a [&'a str], &'a [Feature]>);
+        let cases: [Case<'_>; 16] = [
+            (&[], None, Ok(&["wire fentry tp_btf kprobe connect", "send"])),
+            (&[], Some(OwnerHook::Connect), Ok(&["wire connect"])),
+            (&[], Some(OwnerHook::TpBtf), Ok(&["wire tp_btf"])),
+            (&[], Some(OwnerHook::Kprobe), Ok(&["wire kprobe", "send"])),
+            (&[TpBtf], None, Ok(&["wire fentry kprobe connect", "send"])),
+            (&[KprobeEvents], None, Ok(&["wire fentry tp_btf kprobe connect"])),
+            (&[Fentry, TpBtf, Kprobe, KprobeEvents], None, Ok(&["wire connect"])),
+            (&[TpBtf], Some(OwnerHook::TpBtf), Err(&[TpBtf])),
             (
-                &[Feature::Fentry, Feature::TpBtf, Feature::Kprobe],
-                None,
-                Ok(vec![Connect]),
+                &[Kprobe, KprobeEvents],
+                Some(OwnerHook::Kprobe),
+                Err(&[Kprobe, KprobeEvents]),
             ),
-            (&[Feature::TpBtf], Some(TpBtf), Err(vec![Feature::TpBtf])),
-            (&[Feature::Kprobe], Some(Kprobe), Err(vec![Feature::Kprobe])),
-            (&[Privileges], None, Err(vec![Privileges])),
-            (&[Btf, Cgroup2], None, Err(vec![Cgroup2, Btf])),
-            (&[RingBuffer], None, Err(vec![RingBuffer])),
-            (&[KernelReads], None, Err(vec![KernelReads])),
-        ] {
-            let decided = plan(&host(missing), owner).map(|plan| plan.owners).map_err(|error| {
-                error
-                    .obstacles
-                    .iter()
-                    .map(|obstacle| obstacle.feature)
-                    .collect::<Vec<_>>()
-            });
+            (&[Privileges], None, Err(&[Privileges])),
+            (&[Cgroup2], None, Ok(&["send"])),
+            (&[RingBuffer], None, Ok(&["send"])),
+            (&[Btf], None, Ok(&["send calibrated"])),
+            (&[Btf, Cgroup2], Some(OwnerHook::Connect), Err(&[Cgroup2, Btf])),
+            (
+                &[Btf, RingBuffer, KprobeEvents],
+                None,
+                Err(&[Btf, RingBuffer, KprobeEvents]),
+            ),
+            (&[Btf, Fentry, TpBtf], Some(OwnerHook::Kprobe), Ok(&["send calibrated"])),
+        ];
+        for (missing, owner, expected) in cases {
+            let wanted = Wanted { object: None, owner };
+            let decided = decide(missing, wanted);
+            let expected = expected
+                .map(|taps| taps.iter().map(|&tap| tap.to_owned()).collect())
+                .map_err(<[Feature]>::to_vec);
             assert_eq!(decided, expected, "{missing:?} {owner:?}");
         }
     }
 
     #[test]
+    fn an_object_that_is_asked_for_is_the_only_one() {
+        let wanted = |object, owner| Wanted {
+            object: Some(object),
+            owner,
+        };
+        assert_eq!(
+            decide(&[Feature::KprobeEvents], wanted(Object::Legacy, None)),
+            Err(vec![Feature::KprobeEvents])
+        );
+        assert_eq!(
+            decide(&[Feature::Btf], wanted(Object::Modern, None)),
+            Err(vec![Feature::Btf])
+        );
+        assert_eq!(decide(&[], wanted(Object::Legacy, None)), Ok(vec!["send".to_owned()]));
+        let connect = wanted(Object::Legacy, Some(OwnerHook::Connect));
+        assert_eq!(decide(&[], connect), Err(vec![Feature::KprobeEvents]));
+    }
+
+    #[test]
     fn an_obstacle_names_its_remedy() {
-        let error = plan(&host(&[Feature::Privileges]), None).unwrap_err();
+        let error = plan(&host(&[Feature::Privileges]), Wanted::default()).unwrap_err();
         assert!(error.to_string().contains("sudo"), "{error}");
     }
 }

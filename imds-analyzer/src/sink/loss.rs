@@ -84,6 +84,8 @@ fn words(loss: Loss, one: bool) -> &'static str {
         (Loss::BudgetOther, false) => "other requests counted only (over their users' budgets)",
         (Loss::BudgetNotice, true) => "process reported with less detail (over the user's budget)",
         (Loss::BudgetNotice, false) => "processes reported with less detail (over their users' budgets)",
+        (Loss::SendState, true) => "send not followed (no memory or buffer for it)",
+        (Loss::SendState, false) => "sends not followed (no memory or buffer for them)",
     }
 }
 

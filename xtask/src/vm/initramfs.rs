@@ -46,13 +46,21 @@ const ETC: [(&str, &str); 3] = [
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 ];
 
-/// Runs the analyzer with `--owner $OWNER` where it has the choice and no test has made it.
+/// Runs the analyzer with `--owner $OWNER` and `--object $OBJECT`, if that is set, where it has the choice and no test has
+/// made it; with `NO_BTF` the kernel's type information is hidden from it.
 pub(crate) const WITH_OWNER: &str = "/usr/bin/imds-analyzer-owner";
 const WITH_OWNER_SCRIPT: &str = r#"#!/bin/sh
+case "$1 $*" in
+    *--object*|*"--owner connect"*) ;;
+    "watch "*|"check "*) command=$1; shift; set -- "$command" ${OBJECT:+--object "$OBJECT"} "$@" ;;
+esac
 case "$1 $*" in
     "watch "*--owner*) ;;
     "watch "*) shift; set -- watch --owner "$OWNER" "$@" ;;
 esac
+[ -z "$NO_BTF" ] || exec unshare --mount sh -c '
+    mount --bind /dev/null /sys/kernel/btf/vmlinux
+    exec /usr/bin/imds-analyzer "$@"' sh "$@"
 exec /usr/bin/imds-analyzer "$@"
 "#;
 

@@ -116,7 +116,7 @@ struct Imds<'a> {
     #[schemars(extend("enum" = ["ipv4", "ipv6"]))]
     endpoint: &'static str,
     /// How the bytes were seen.
-    #[schemars(extend("enum" = [event::Tap::Wire.as_str()]))]
+    #[schemars(extend("enum" = [event::Tap::Wire.as_str(), event::Tap::Send.as_str()]))]
     tap: &'static str,
     /// Where `process` comes from.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,126 @@
+//! The programs of the send tap, in the order data flows. A program that finds an IMDS socket goes on in the next one by
+//! tail call: that is how old kernels do without loops.
+
+mod calibrate;
+mod caller;
+mod counters;
+mod peer;
+#[allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "the other object needs more of it"
+)]
+mod read;
+mod sendcopy;
+mod sendstate;
+mod settings_map;
+mod transport_perf;
+
+use aya_ebpf::{
+    macros::{kprobe, kretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use imds_analyzer_ebpf::abi::send::Phase;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+// A send is watched where the socket is locked: one socket's sends come one after the other.
+
+/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+#[kprobe]
+#[inline(always)]
+fn imds_send(ctx: ProbeContext) -> u32 {
+    let (sock, message) = (argument(&ctx, 0), argument(&ctx, 1));
+    sendstate::begin(&ctx, sock, message, argument(&ctx, 2));
+    0
+}
+
+/// Until 6.4, for what has no msghdr: sendfile(2) and splice(2).
+///
+/// match-proto: ssize_t do_tcp_sendpages(struct sock *sk, struct page *page, int offset, size_t size, int flags)
+#[kprobe]
+#[inline(always)]
+fn imds_pages(ctx: ProbeContext) -> u32 {
+    let sock = argument(&ctx, 0);
+    sendstate::begin_pages(&ctx, sock);
+    0
+}
+
+/// The end of either.
+#[kretprobe]
+#[inline(always)]
+fn imds_sent(ctx: RetProbeContext) -> u32 {
+    let result: u64 = ctx.ret();
+    sendstate::end(&ctx, result as i32);
+    0
+}
+
+/// match-proto: int tcp_v4_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
+#[kprobe]
+#[inline(always)]
+fn imds_connect(ctx: ProbeContext) -> u32 {
+    let (sock, address) = (argument(&ctx, 0), argument(&ctx, 1));
+    sendstate::connect(&ctx, sock, address);
+    0
+}
+
+/// match-proto: void tcp_shutdown(struct sock *sk, int how)
+#[kprobe]
+#[inline(always)]
+fn imds_shutdown(ctx: ProbeContext) -> u32 {
+    /// `SEND_SHUTDOWN` of include/net/sock.h.
+    const SEND_SHUTDOWN: u64 = 2;
+    let (sock, how) = (argument(&ctx, 0), argument(&ctx, 1));
+    if how & SEND_SHUTDOWN != 0 {
+        sendstate::end_of_stream(&ctx, sock, Phase::Shutdown);
+    }
+    0
+}
+
+/// match-proto: void tcp_close(struct sock *sk, long timeout)
+#[kprobe]
+#[inline(always)]
+fn imds_close(ctx: ProbeContext) -> u32 {
+    let sock = argument(&ctx, 0);
+    sendstate::end_of_stream(&ctx, sock, Phase::Close);
+    0
+}
+
+/// Tail-called: announces the process, then copies what it sends.
+#[kprobe]
+#[inline(always)]
+fn imds_owner(ctx: ProbeContext) -> u32 {
+    caller::announce(&ctx);
+    0
+}
+
+/// Tail-called, and by itself: the next piece of a send.
+#[kprobe]
+#[inline(always)]
+fn imds_copy(ctx: ProbeContext) -> u32 {
+    sendcopy::next(&ctx);
+    0
+}
+
+/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+#[kprobe]
+#[inline(always)]
+fn imds_calibrate(ctx: ProbeContext) -> u32 {
+    let (sock, message) = (argument(&ctx, 0), argument(&ctx, 1));
+    calibrate::dump(sock, message);
+    0
+}
+
+#[inline(always)]
+fn argument(ctx: &ProbeContext, n: usize) -> u64 {
+    ctx.arg(n).unwrap_or(0)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // VERIFIER: unreachable, and rejected at load if it ever were not.
+    loop {}
+}

@@ -1,0 +1,171 @@
+//! Learns where this kernel keeps what the send tap reads, on kernels without BTF: from a connection of this process to
+//! itself, of which everything is known.
+//!
+//! Sockets and messages are where Linux 4.14 to 5.10 have them, or the send tap is not used at all. Where the fields of
+//! tasks are depends on the kernel's configuration: they are looked for by their values, and what is not found without
+//! doubt is done without.
+
+mod connection;
+mod message;
+mod task;
+mod verify;
+
+use std::{io, thread, time::Duration};
+
+use anyhow::{Context, anyhow};
+use aya::maps::{Array, MapData};
+use imds_analyzer_ebpf::abi::send::{SLOT, SendSettings, slot};
+
+pub use self::verify::{drain, verify};
+use self::{
+    connection::{Connection, Place},
+    task::{Task, TaskFacts},
+};
+
+/// What was learnt, and what could not be, in words.
+#[derive(Clone, Debug)]
+pub struct Learnt {
+    pub settings: SendSettings,
+    pub findings: Vec<String>,
+}
+
+/// Writes settings and sends, and looks at what the kernel side dumps of it.
+pub struct Calibrator<W> {
+    write: W,
+    dumps: Array<MapData, [u8; SLOT]>,
+}
+
+/// A part of the kernel's memory.
+#[derive(Clone, Copy)]
+struct Dump<'a>(&'a [u8]);
+
+impl Dump<'_> {
+    fn u8(self, at: u32) -> Option<u8> {
+        self.0.get(at as usize).copied()
+    }
+
+    fn u16(self, at: u32) -> Option<u16> {
+        self.array(at).map(u16::from_ne_bytes)
+    }
+
+    fn u32(self, at: u32) -> Option<u32> {
+        self.array(at).map(u32::from_ne_bytes)
+    }
+
+    fn u64(self, at: u32) -> Option<u64> {
+        self.array(at).map(u64::from_ne_bytes)
+    }
+
+    fn array<const N: usize>(self, at: u32) -> Option<[u8; N]> {
+        self.0.get(at as usize..)?.first_chunk().copied()
+    }
+
+    /// Places of `size` bytes, each where it may be by its alignment.
+    fn places(self, size: u32) -> impl Iterator<Item = u32> {
+        let len = self.0.len() as u32;
+        (0..len.saturating_sub(size - 1)).step_by(size as usize)
+    }
+
+    /// The only place that fits.
+    fn only(self, size: u32, fits: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut places = self.places(size).filter(|&at| fits(at));
+        let place = places.next()?;
+        places.next().is_none().then_some(place)
+    }
+}
+
+impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
+    pub fn new(write: W, dumps: Array<MapData, [u8; SLOT]>) -> Self {
+        Self { write, dumps }
+    }
+
+    /// Completes `known`, in a thread whose name and numbers are like no other's.
+    pub fn run(&mut self, known: SendSettings) -> anyhow::Result<Learnt> {
+        let name = format!("imds-{:08x}", std::process::id() ^ 0x5a5a_5a5a);
+        thread::scope(|scope| {
+            let learning = thread::Builder::new()
+                .name(name.clone())
+                .spawn_scoped(scope, || self.learn(known, &name))?;
+            learning
+                .join()
+                .map_err(|_panicked| anyhow!("the learning thread ended early"))?
+        })
+    }
+
+    fn learn(&mut self, mut settings: SendSettings, name: &str) -> anyhow::Result<Learnt> {
+        // Time stamps of its start and of its run should not be the same tick.
+        thread::sleep(Duration::from_millis(30));
+        let facts = TaskFacts::of_this_thread(name).context("/proc/thread-self")?;
+        let place = Place::new().context("a place for a connection to this process itself")?;
+        let net_ns = place.inode().context("the network namespace")?;
+        let connection = place.connect().context("a connection to this process itself")?;
+        settings.calibrate = facts.tid;
+
+        // A place that was never written is zeroes: then nothing that is looked for is there.
+        (self.write)(&settings)?;
+        let sent = connection.send_parts()?;
+        let (sock, message) = (self.slot(slot::SOCK)?, self.slot(slot::MSGHDR)?);
+        let iovec = self.slot(slot::IOVEC)?;
+        message::check_sock(Dump(&sock), &settings, &connection)?;
+        message::learn(Dump(&message), Dump(&iovec), &mut settings, &sent)?;
+        let sent = connection.send_one()?;
+        message::learn_buffer(Dump(&self.slot(slot::MSGHDR)?), &mut settings, &sent)?;
+
+        let mut findings = Vec::new();
+        let net = self.slot(slot::NET)?;
+        match Dump(&net).only(4, |at| at > 0 && Dump(&net).u32(at) == u32::try_from(net_ns).ok()) {
+            Some(offset) => settings.common.net_inum = offset,
+            None => findings.push("network namespaces cannot be told apart".to_owned()),
+        }
+        match self.learn_task(&mut settings, &facts, &connection) {
+            Ok(()) => {}
+            Err(missing) => findings.push(format!("ancestors and arguments come from /proc alone: {missing:#}")),
+        }
+        settings.calibrate = 0;
+        settings.dump = [0; slot::DUMP_LEN as usize];
+        Ok(Learnt { settings, findings })
+    }
+
+    fn learn_task(
+        &mut self,
+        settings: &mut SendSettings,
+        facts: &TaskFacts,
+        connection: &Connection,
+    ) -> anyhow::Result<()> {
+        let mut dump = Vec::new();
+        for index in 0..slot::TASK_LEN {
+            dump.extend_from_slice(&self.slot(slot::TASK + index)?);
+        }
+        let task = Task::find(Dump(&dump), facts)?;
+        // The leader and the parent, from their own numbers on, and what may be the credentials.
+        settings.dump = [
+            task.leader + u64::from(task.pid),
+            task.parent + u64::from(task.pid),
+            task.cred,
+            0,
+        ];
+        (self.write)(settings)?;
+        connection.send_one()?;
+        task.check(facts, Dump(&self.slot(slot::DUMP)?), Dump(&self.slot(slot::DUMP + 1)?))?;
+        let cred = task::find_ids(Dump(&self.slot(slot::DUMP + 2)?), facts);
+        // Memory maps: of the pointers that stand there twice, the one to where the arguments' place is.
+        let mut arguments = None;
+        for candidates in task.doubles.chunks(slot::DUMP_LEN as usize) {
+            settings.dump = std::array::from_fn(|index| candidates.get(index).map_or(0, |(_, pointer)| *pointer));
+            (self.write)(settings)?;
+            connection.send_one()?;
+            for (index, (offset, _)) in candidates.iter().enumerate() {
+                let dump = self.slot(slot::DUMP + index as u32)?;
+                if let Some(at) = task::find_arguments(Dump(&dump), facts) {
+                    arguments = Some((*offset, at));
+                }
+            }
+        }
+        task.write_into(&mut settings.common, cred, arguments);
+        Ok(())
+    }
+
+    fn slot(&self, index: u32) -> io::Result<[u8; SLOT]> {
+        self.dumps.get(&index, 0).map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,121 @@
+//! A connection of this process to itself.
+
+use std::{
+    fs::{self, File},
+    io::{self, IoSlice, Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::MetadataExt as _,
+    },
+};
+
+use crate::lab::NetNs;
+
+/// Where connections are made: in a network namespace of its own, in which nobody's firewall is and the loopback device
+/// is up; in the host's where there are none.
+pub(super) struct Place {
+    namespace: Option<NetNs>,
+    listener: TcpListener,
+}
+
+impl Place {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let namespace = NetNs::new()
+            .inspect_err(|error| tracing::debug!("no network namespace for calibration: {error:#}"))
+            .ok();
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let listener = match &namespace {
+            Some(namespace) => namespace.run(listen)??,
+            None => listen()?,
+        };
+        Ok(Self { namespace, listener })
+    }
+
+    /// Inode number of the network namespace.
+    pub(super) fn inode(&self) -> io::Result<u64> {
+        match &self.namespace {
+            Some(namespace) => Ok(File::from(namespace.as_fd().try_clone_to_owned()?).metadata()?.ino()),
+            None => Ok(fs::metadata("/proc/thread-self/ns/net")?.ino()),
+        }
+    }
+
+    /// Where connections go to.
+    pub(super) fn port(&self) -> io::Result<u16> {
+        Ok(self.listener.local_addr()?.port())
+    }
+
+    pub(super) fn connect(&self) -> anyhow::Result<Connection> {
+        let address = self.listener.local_addr()?;
+        let connect = || TcpStream::connect(address);
+        let client = match &self.namespace {
+            Some(namespace) => namespace.run(connect)??,
+            None => connect()?,
+        };
+        let (server, _) = self.listener.accept()?;
+        Ok(Connection {
+            source_port: client.local_addr()?.port(),
+            destination_port: address.port(),
+            client,
+            server,
+        })
+    }
+}
+
+/// Both of its ends.
+pub(super) struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+    /// Ports of the client's end and of the other, in host order.
+    pub(super) source_port: u16,
+    pub(super) destination_port: u16,
+}
+
+/// A send whose segments are known: address and length of each.
+pub(super) struct Sent {
+    pub(super) segments: Vec<(u64, u64)>,
+}
+
+impl Sent {
+    pub(super) fn len(&self) -> u64 {
+        self.segments.iter().map(|(_, len)| len).sum()
+    }
+}
+
+/// What is sent in several parts.
+pub(super) const PARTS: [&[u8]; 4] = [b"", b"imds-", b"", b"analyzer"];
+/// Flags that change nothing here, and are found again.
+pub(super) const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+
+impl Connection {
+    /// Sends [`PARTS`] at once.
+    pub(super) fn send_parts(&self) -> io::Result<Sent> {
+        let parts = PARTS.map(IoSlice::new);
+        let len = (&self.client).write_vectored(&parts)?;
+        let sent = Sent {
+            segments: PARTS.map(|part| (part.as_ptr() as u64, part.len() as u64)).to_vec(),
+        };
+        self.receive(len, &sent)?;
+        Ok(sent)
+    }
+
+    /// Sends one part, with [`FLAGS`].
+    pub(super) fn send_one(&self) -> io::Result<Sent> {
+        let [.., part] = PARTS;
+        // SAFETY: the buffer is as long as it is said to be.
+        let len = unsafe { libc::send(self.client.as_raw_fd(), part.as_ptr().cast(), part.len(), FLAGS) };
+        let len = usize::try_from(len).map_err(|_negative| io::Error::last_os_error())?;
+        let sent = Sent {
+            segments: vec![(part.as_ptr() as u64, part.len() as u64)],
+        };
+        self.receive(len, &sent)?;
+        Ok(sent)
+    }
+
+    fn receive(&self, len: usize, sent: &Sent) -> io::Result<()> {
+        if len as u64 != sent.len() {
+            return Err(io::Error::other("a few bytes were not sent at once"));
+        }
+        (&self.server).read_exact(&mut vec![0; len])
+    }
+}

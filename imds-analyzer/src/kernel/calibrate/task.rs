@@ -1,0 +1,193 @@
+//! Tasks: fields are found by their values. The order of those that are looked for together is the same in every kernel
+//! since 4.14.
+
+use std::{fs, io};
+
+use anyhow::{Context, Result, ensure};
+use imds_analyzer_ebpf::abi::{COMM_LEN, Settings};
+
+use super::Dump;
+
+/// What is known of the thread that learns.
+#[derive(Clone, Debug)]
+pub(super) struct TaskFacts {
+    pub(super) tid: u32,
+    tgid: u32,
+    parent: u32,
+    comm: [u8; COMM_LEN],
+    /// Start of the thread, in clock ticks since boot, and a tick in ns.
+    start: u64,
+    tick: u64,
+    arguments: (u64, u64),
+    ids: [u32; 8],
+}
+
+impl TaskFacts {
+    pub(super) fn of_this_thread(name: &str) -> io::Result<Self> {
+        let stat = fs::read_to_string("/proc/thread-self/stat")?;
+        let status = fs::read_to_string("/proc/thread-self/status")?;
+        Self::parse(&stat, &status, name).ok_or_else(|| io::Error::other("not understood"))
+    }
+
+    /// proc_pid_stat(5); the name in it is `name`.
+    fn parse(stat: &str, status: &str, name: &str) -> Option<Self> {
+        let (tid, rest) = stat.split_once(" (")?;
+        let fields: Vec<&str> = rest.rsplit_once(") ")?.1.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let line = |key: &str| -> Option<Vec<u32>> {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            line.split_whitespace().map(|id| id.parse().ok()).collect()
+        };
+        let (uids, gids) = (line("Uid:")?, line("Gid:")?);
+        // real, effective, saved, fs there; real, saved, effective, fs in the kernel, users and groups in turn.
+        let pair = |index: usize| Some([*uids.get(index)?, *gids.get(index)?]);
+        let [[a, b], [c, d], [e, f], [g, h]] = [pair(0)?, pair(2)?, pair(1)?, pair(3)?];
+        let mut comm = [0; COMM_LEN];
+        comm.iter_mut()
+            .take(COMM_LEN - 1)
+            .zip(name.bytes())
+            .for_each(|(to, from)| *to = from);
+        Some(Self {
+            tid: tid.parse().ok()?,
+            tgid: *line("Tgid:")?.first()?,
+            parent: u32::try_from(field(4)?).ok()?,
+            comm,
+            start: field(22)?,
+            tick: 1_000_000_000 / procfs::ticks_per_second().max(1),
+            arguments: (field(48)?, field(49)?),
+            ids: [a, b, c, d, e, f, g, h],
+        })
+    }
+}
+
+/// Where the fields of a task are, and what is in those that lead on.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    pub(super) pid: u32,
+    comm: u32,
+    real_parent: u32,
+    group_leader: u32,
+    start: u32,
+    cred_at: u32,
+    pub(super) leader: u64,
+    pub(super) parent: u64,
+    pub(super) cred: u64,
+    /// Kernel pointers that stand there twice, and where.
+    pub(super) doubles: Vec<(u32, u64)>,
+}
+
+impl Task {
+    /// Finds them, or says which is not to be found.
+    pub(super) fn find(dump: Dump<'_>, facts: &TaskFacts) -> Result<Self> {
+        let pid = dump
+            .only(4, |at| {
+                dump.u32(at) == Some(facts.tid) && dump.u32(at + 4) == Some(facts.tgid)
+            })
+            .context("no place for the number of a thread")?;
+        let comm = dump
+            .only(8, |at| dump.array(at) == Some(facts.comm))
+            .context("no place for the name of a thread")?;
+        // Behind the numbers, and a stack canary where the kernel is built with one: real_parent, parent, the lists
+        // of children and siblings, group_leader.
+        let real_parent = [8, 16]
+            .map(|behind| (pid + behind).next_multiple_of(8))
+            .into_iter()
+            .find(|&at| dump.u64(at).is_some_and(is_pointer) && dump.u64(at) == dump.u64(at + 8))
+            .context("no place for the parent")?;
+        let group_leader = real_parent + 48;
+        let pointer = |at| dump.u64(at).filter(|&pointer| is_pointer(pointer));
+        let doubles: Vec<_> = dump
+            .places(8)
+            .filter(|&at| dump.u64(at) == dump.u64(at + 8))
+            .filter_map(|at| Some((at, pointer(at)?)))
+            .collect();
+        // real_cred and cred are the last but the name, or but one more.
+        let cred_at = [8, 16].map(|before| comm.wrapping_sub(before)).into_iter().find(|&at| {
+            let before = at.wrapping_sub(8);
+            doubles.iter().any(|(double, _)| *double == before)
+        });
+        let cred_at = cred_at.context("no place for the credentials")?;
+        Ok(Self {
+            pid,
+            comm,
+            real_parent,
+            group_leader,
+            start: find_start(dump, facts).context("no place for the start time")?,
+            cred_at,
+            leader: pointer(group_leader).context("no place for the group leader")?,
+            parent: pointer(real_parent).context("no place for the parent")?,
+            cred: pointer(cred_at).context("no place for the credentials")?,
+            doubles,
+        })
+    }
+
+    /// Holds what leader and parent have in the place of their numbers against what they are.
+    pub(super) fn check(&self, facts: &TaskFacts, leader: Dump<'_>, parent: Dump<'_>) -> Result<()> {
+        ensure!(
+            leader.u32(0) == Some(facts.tgid) && leader.u32(4) == Some(facts.tgid),
+            "the group leader is not where it is looked for"
+        );
+        ensure!(
+            facts.parent == 0 || parent.u32(4) == Some(facts.parent),
+            "the parent is not where it is looked for"
+        );
+        Ok(())
+    }
+
+    /// `ids` in the credentials; memory map in the task and arguments' place in that.
+    pub(super) fn write_into(&self, settings: &mut Settings, ids: Option<u32>, arguments: Option<(u32, u32)>) {
+        settings.task_pid = self.pid;
+        settings.task_tgid = self.pid + 4;
+        settings.task_comm = self.comm;
+        settings.task_real_parent = self.real_parent;
+        settings.task_group_leader = self.group_leader;
+        settings.task_start_boottime = self.start;
+        if let Some(ids) = ids {
+            settings.task_cred = self.cred_at;
+            settings.cred_uid = ids;
+            settings.cred_gid = ids + 4;
+        }
+        if let Some((mm, at)) = arguments {
+            settings.task_mm = mm;
+            settings.mm_arg_start = at;
+            settings.mm_arg_end = at + 8;
+        }
+    }
+}
+
+/// The later of the two start times, which stand side by side: the one since boot counts time asleep.
+fn find_start(dump: Dump<'_>, facts: &TaskFacts) -> Option<u32> {
+    let fits = |at: u32| dump.u64(at).is_some_and(|time| time / facts.tick == facts.start);
+    let places: Vec<u32> = dump.places(8).filter(|&at| fits(at)).collect();
+    match places.as_slice() {
+        [only] => Some(*only),
+        [first, second] if first + 8 == *second => Some(*second),
+        _ => None,
+    }
+}
+
+/// Where the numbers of users and groups are in credentials.
+pub(super) fn find_ids(cred: Dump<'_>, facts: &TaskFacts) -> Option<u32> {
+    // Behind the count of users: 4 bytes of it, since 6.7 8.
+    const PLACES: [u32; 2] = [4, 8];
+    let used = cred.u32(0).is_some_and(|count| count > 0 && count < 1 << 24);
+    let fits = |at: &u32| (0..8).all(|index| cred.u32(at + index * 4) == facts.ids.get(index as usize).copied());
+    PLACES.into_iter().find(fits).filter(|_| used)
+}
+
+/// Where the place of the arguments is in a memory map, if this is one.
+pub(super) fn find_arguments(mm: Dump<'_>, facts: &TaskFacts) -> Option<u32> {
+    let (start, end) = facts.arguments;
+    if start == 0 {
+        return None;
+    }
+    mm.only(8, |at| mm.u64(at) == Some(start) && mm.u64(at + 8) == Some(end))
+}
+
+/// An address of the kernel's own: the upper half.
+fn is_pointer(value: u64) -> bool {
+    value >> 48 == 0xffff && value != u64::MAX
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! The last word before anything is reported: a connection of this process to itself is watched as one to IMDS would be,
+//! and what comes out is held against what was sent.
+
+use std::{fs, io, net::Ipv4Addr};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{MapData, perf::PerfEventArrayBuffer};
+use imds_analyzer_ebpf::abi::send::{Phase, SendSettings};
+
+use super::{
+    super::stream::{self, Taken},
+    Learnt,
+    connection::{PARTS, Place},
+};
+use crate::decode::{self, Record};
+
+/// What came out.
+#[derive(Default)]
+struct Seen {
+    /// Phase, number, result and bytes of each piece, and who sent it from which port.
+    pieces: Vec<Piece>,
+    /// Ancestors of the process that was announced, and its arguments.
+    announced: Option<(Vec<u32>, Vec<u8>)>,
+}
+
+struct Piece {
+    phase: u8,
+    number: u32,
+    result: i32,
+    data: Vec<u8>,
+    tgid: u32,
+    ports: (u16, [u8; 16]),
+}
+
+/// Sends, compares, and returns the settings that hold: what tasks are read for is given up if it is wrong, all else must
+/// be right.
+pub fn verify(
+    mut settings: SendSettings,
+    mut write: impl FnMut(&SendSettings) -> Result<()>,
+    buffers: &mut [PerfEventArrayBuffer<MapData>],
+) -> Result<Learnt> {
+    let place = Place::new().context("a place for a connection to this process itself")?;
+    let watched = SendSettings {
+        target_v4: u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()),
+        target_port: place.port()?.to_be().into(),
+        ..settings
+    };
+    drain(buffers);
+    write(&watched)?;
+    let connection = place.connect()?;
+    connection.send_parts()?;
+    connection.send_one()?;
+    let source_port = connection.source_port;
+    drop(connection);
+    let seen = Seen::read(buffers)?;
+
+    let process = std::process::id();
+    let [.., last] = PARTS;
+    let whole = PARTS.concat();
+    let expected: [(Phase, u32, &[u8]); 6] = [
+        (Phase::Connect, 0, b""),
+        (Phase::Begin, 1, &whole),
+        (Phase::End, 1, &whole),
+        (Phase::Begin, 2, last),
+        (Phase::End, 2, last),
+        (Phase::Close, 2, b""),
+    ];
+    for (phase, number, data) in expected {
+        let pieces: Vec<&Piece> = seen
+            .pieces
+            .iter()
+            .filter(|piece| piece.phase == phase as u8 && piece.number == number)
+            .collect();
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.data.clone()).collect();
+        ensure!(
+            !pieces.is_empty() && bytes == data,
+            "{phase:?} of send {number} is {} bytes in {} records",
+            bytes.len(),
+            pieces.len()
+        );
+        ensure!(
+            pieces.iter().all(|piece| piece.tgid == process),
+            "the sender is not who sent"
+        );
+        if phase == Phase::End {
+            let mut localhost = [0; 16];
+            localhost[..4].copy_from_slice(&Ipv4Addr::LOCALHOST.octets());
+            let whole = |piece: &&&Piece| piece.result == data.len() as i32;
+            ensure!(
+                pieces.iter().filter(whole).count() == pieces.len(),
+                "the result of a send is not how much was sent"
+            );
+            ensure!(
+                pieces.iter().all(|piece| piece.ports == (source_port, localhost)),
+                "the ends of a connection are not what they are"
+            );
+        }
+    }
+
+    let mut findings = Vec::new();
+    if let Err(wrong) = check_process(&seen, &settings) {
+        findings.push(format!("ancestors and arguments come from /proc alone: {wrong:#}"));
+        forget_tasks(&mut settings);
+    }
+    Ok(Learnt { settings, findings })
+}
+
+/// Throws away what is in the buffers.
+pub fn drain(buffers: &mut [PerfEventArrayBuffer<MapData>]) {
+    for buffer in buffers {
+        stream::read(buffer, |_taken| {});
+    }
+}
+
+impl Seen {
+    fn read(buffers: &mut [PerfEventArrayBuffer<MapData>]) -> Result<Self> {
+        let mut seen = Self::default();
+        let mut wrong = None;
+        for buffer in buffers {
+            stream::read(buffer, |taken| match taken {
+                Taken::Record(bytes) => match decode::decode(bytes) {
+                    Ok(Record::Send(send, data)) => seen.pieces.push(Piece {
+                        phase: send.phase,
+                        number: send.number,
+                        result: send.result,
+                        data: data.to_vec(),
+                        tgid: send.task.tgid,
+                        ports: (u16::from_be(send.source_port), send.source),
+                    }),
+                    Ok(Record::Owner(owner, _names, argv)) => {
+                        let ancestors = owner.ancestors.iter().take(owner.ancestors_len as usize);
+                        seen.announced = Some((ancestors.map(|ancestor| ancestor.tgid).collect(), argv.to_vec()));
+                    }
+                    Ok(_) => wrong = Some("a record of another tap".to_owned()),
+                    Err(error) => wrong = Some(error.to_string()),
+                },
+                Taken::Lost(count, _) => wrong = Some(format!("{count} records found no room")),
+            });
+        }
+        match wrong {
+            Some(wrong) => bail!("{wrong}"),
+            None => Ok(seen),
+        }
+    }
+}
+
+/// Whether ancestors and arguments are those of /proc.
+fn check_process(seen: &Seen, settings: &SendSettings) -> Result<()> {
+    let (ancestors, arguments) = seen.announced.as_ref().context("this process was not announced")?;
+    if settings.common.task_real_parent != 0 {
+        ensure!(
+            *ancestors == ancestors_in_proc()?,
+            "the ancestors of this process are not those of /proc"
+        );
+    }
+    if settings.common.task_mm != 0 {
+        let known = fs::read("/proc/self/cmdline").context("/proc/self/cmdline")?;
+        ensure!(
+            known.starts_with(arguments) && !arguments.is_empty(),
+            "the arguments of this process are not those of /proc"
+        );
+    }
+    Ok(())
+}
+
+/// From the parent to the first process, as far as the kernel side goes.
+fn ancestors_in_proc() -> io::Result<Vec<u32>> {
+    use imds_analyzer_ebpf::abi::ANCESTORS_MAX;
+    let mut ancestors = Vec::new();
+    let mut pid = std::process::id();
+    while ancestors.len() < ANCESTORS_MAX {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let parent = status
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+        match parent.ok_or_else(|| io::Error::other("no PPid line"))? {
+            0 => break,
+            parent => pid = parent,
+        }
+        ancestors.push(pid);
+    }
+    Ok(ancestors)
+}
+
+fn forget_tasks(settings: &mut SendSettings) {
+    let common = &mut settings.common;
+    for offset in [
+        &mut common.task_real_parent,
+        &mut common.task_group_leader,
+        &mut common.task_start_boottime,
+        &mut common.task_comm,
+        &mut common.task_mm,
+        &mut common.task_cred,
+    ] {
+        *offset = 0;
+    }
+}

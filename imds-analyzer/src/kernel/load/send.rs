@@ -1,0 +1,246 @@
+//! The send tap: the legacy object. Nothing is reported before what it reads has been checked on a connection of its own.
+
+use std::{os::fd::OwnedFd, time::Instant};
+
+use anyhow::{Context, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuArray, PerfEventArray, ProgramArray, perf::PerfEventArrayBuffer},
+    programs::{KProbe, Program},
+    util::online_cpus,
+};
+use imds_analyzer_ebpf::abi::{
+    self, OwnerHook,
+    send::{SLOT, SendSettings, map, program, stage},
+};
+use zerocopy::IntoBytes;
+
+use super::{
+    super::{
+        calibrate::{self, Calibrator, verify},
+        constants,
+        stream::Buffers,
+        tracefs::{self, Event, Side, Tracefs},
+    },
+    Hook, Loaded, chain,
+};
+use crate::event::Tap;
+
+/// Aligned as an ELF file wants to be read.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_LEGACY_OBJECT"));
+
+/// Memory of all perf buffers together, and pages of one of them: at least what a hundred sends fill, and no more than
+/// helps.
+const BUFFERS: usize = 8 * 1024 * 1024;
+const PAGES: std::ops::RangeInclusive<usize> = 16..=128;
+
+/// Programs and the functions they are attached to, ends before begins. What is not essential is left out where the kernel
+/// does not have it.
+const HOOKS: [(&str, &str, Side, bool); 10] = [
+    (program::CLOSE, "tcp_close", Side::Entry, true),
+    (program::CLOSE, "tcp_disconnect", Side::Entry, true),
+    (program::SHUTDOWN, "tcp_shutdown", Side::Entry, false),
+    (program::SENT, abi::program::SENDER, Side::Return, true),
+    (program::SEND, abi::program::SENDER, Side::Entry, true),
+    // Until 6.4.
+    (program::SENT, "do_tcp_sendpages", Side::Return, false),
+    (program::PAGES, "do_tcp_sendpages", Side::Entry, false),
+    (program::CONNECT, "tcp_v4_connect", Side::Entry, true),
+    // Where there is IPv6.
+    (program::CONNECT, "tcp_v6_connect", Side::Entry, false),
+    (program::CALIBRATE, abi::program::SENDER, Side::Entry, true),
+];
+
+/// A program at a kprobe; let go of before the kprobe is removed.
+pub(super) struct Attached {
+    program: &'static str,
+    _perf: OwnedFd,
+    _event: Event,
+}
+
+type Settings = Array<MapData, [u8; size_of::<SendSettings>()]>;
+
+/// Loads, learns, checks and attaches.
+pub(super) fn load(offsets: Option<&SendSettings>) -> anyhow::Result<Loaded> {
+    keep_memory_private()?;
+    let tracefs = Tracefs::open().context("tracefs cannot be opened")?;
+    let mut findings = Vec::new();
+    match tracefs.sweep().context("kprobe_events cannot be read")? {
+        0 => {}
+        count => findings.push(format!("{count} kprobes of a predecessor that was killed were removed")),
+    }
+    let mut ebpf = EbpfLoader::new()
+        .btf(None)
+        .load(OBJECT)
+        .map_err(|error| anyhow!("the kernel refused the eBPF object for old kernels: {}", chain(&error)))?;
+    let mut buffers = open_buffers(&mut ebpf)?;
+    let mut settings: Settings = take(&mut ebpf, map::SETTINGS)?;
+    let (mut hooks, stages) = load_programs(&mut ebpf)?;
+
+    let mut kprobes = Vec::new();
+    for (name, function, side, essential) in HOOKS {
+        match attach(&ebpf, &tracefs, name, function, side) {
+            Ok(attached) => kprobes.push(attached),
+            Err(error) if essential => bail!("{name} cannot be attached to {function}: {error:#}"),
+            Err(error) => note_missing(&mut hooks, name, function, &error),
+        }
+    }
+    let learnt = match offsets {
+        Some(offsets) => *offsets,
+        None => {
+            let dumps: Array<MapData, [u8; SLOT]> = take(&mut ebpf, map::CALIBRATION)?;
+            let mut calibrator = Calibrator::new(|asked: &SendSettings| write(&mut settings, asked), dumps);
+            let learnt = calibrator
+                .run(constants::common_to_old_kernels())
+                .context("where this kernel keeps what the send tap reads cannot be told")?;
+            findings.extend(learnt.findings);
+            learnt.settings
+        }
+    };
+    kprobes.retain(|attached| attached.program != program::CALIBRATE);
+    let verified = verify(learnt, |asked| write(&mut settings, asked), &mut buffers)
+        .context("what the send tap reads is not what was sent")?;
+    findings.extend(verified.findings);
+    write(&mut settings, &verified.settings)?;
+    calibrate::drain(&mut buffers);
+
+    let loss: PerCpuArray<MapData, u64> = take(&mut ebpf, abi::map::LOSS)?;
+    Ok(Loaded {
+        _kprobes: kprobes,
+        tracefs: Some(tracefs),
+        ebpf,
+        _stages: Some(stages),
+        loss,
+        buffers: Some(Buffers::Perf(buffers)),
+        tap: Tap::Send,
+        refused: Vec::new(),
+        findings,
+        hooks,
+        owner: OwnerHook::Kprobe,
+        _cgroup: None,
+    })
+}
+
+/// There will be tokens in this process's memory for moments, and in its buffers: no core dump has them.
+fn keep_memory_private() -> anyhow::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("PR_SET_DUMPABLE")
+}
+
+fn take<T: TryFrom<aya::maps::Map>>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<T>
+where
+    T::Error: std::error::Error + Send + Sync + 'static,
+{
+    let map = ebpf
+        .take_map(name)
+        .with_context(|| format!("the object has no map {name}"))?;
+    Ok(T::try_from(map)?)
+}
+
+/// One for each CPU.
+fn open_buffers(ebpf: &mut Ebpf) -> anyhow::Result<Vec<PerfEventArrayBuffer<MapData>>> {
+    let mut records: PerfEventArray<MapData> = take(ebpf, map::RECORDS)?;
+    let cpus = online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
+    let pages = pages(cpus.len(), rustix::param::page_size());
+    cpus.into_iter()
+        .map(|cpu| {
+            records
+                .open(cpu, Some(pages))
+                .map_err(|error| anyhow!("the perf buffer of CPU {cpu}: {}", chain(&error)))
+        })
+        .collect()
+}
+
+/// Pages of one buffer of `cpus`, a power of two.
+fn pages(cpus: usize, page_size: usize) -> usize {
+    let share = BUFFERS / page_size.max(1) / cpus.max(1);
+    let power = usize::BITS - 1 - share.max(1).leading_zeros();
+    (1 << power).clamp(*PAGES.start(), *PAGES.end())
+}
+
+/// Loads every program, and puts those that are gone on in into their places.
+fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<(Vec<Hook>, ProgramArray<MapData>)> {
+    let mut hooks: Vec<Hook> = Vec::new();
+    let staged = [(program::OWNER, stage::OWNER), (program::COPY, stage::COPY)];
+    let names = staged
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(HOOKS.iter().map(|(name, ..)| *name));
+    for name in names {
+        if hooks.iter().any(|hook| hook.program == name) {
+            continue;
+        }
+        let mut hook = Hook::new(name);
+        let started = Instant::now();
+        kprobe(ebpf, name)?
+            .load()
+            .map_err(|error| anyhow!("the kernel refused {name}: {}", chain(&error)))?;
+        hook.load = started.elapsed();
+        if let Some(program) = ebpf.program(name) {
+            hook.set_info(program);
+        }
+        hooks.push(hook);
+    }
+    let mut stages: ProgramArray<MapData> = take(ebpf, map::STAGES)?;
+    for (name, stage) in staged {
+        let fd = kprobe(ebpf, name)?.fd()?.try_clone()?;
+        stages.set(stage, &fd, 0)?;
+    }
+    Ok((hooks, stages))
+}
+
+fn kprobe<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut KProbe> {
+    match ebpf.program_mut(name) {
+        Some(Program::KProbe(program)) => Ok(program),
+        _ => bail!("the object has no program {name}"),
+    }
+}
+
+fn attach(ebpf: &Ebpf, tracefs: &Tracefs, name: &'static str, function: &str, side: Side) -> anyhow::Result<Attached> {
+    let Some(Program::KProbe(program)) = ebpf.program(name) else {
+        bail!("the object has no such program");
+    };
+    let event = tracefs.add(function, side, name)?;
+    let perf = tracefs::attach(std::os::fd::AsFd::as_fd(program.fd()?), &event)?;
+    Ok(Attached {
+        program: name,
+        _perf: perf,
+        _event: event,
+    })
+}
+
+/// A program is missing only if it is attached nowhere.
+fn note_missing(hooks: &mut [Hook], name: &str, function: &str, error: &anyhow::Error) {
+    tracing::debug!("{name} is not attached to {function}: {error:#}");
+    if name == program::PAGES || name == program::SHUTDOWN {
+        for hook in hooks.iter_mut().filter(|hook| hook.program == name) {
+            hook.error = Some(format!("{function}: {error:#}"));
+        }
+    }
+}
+
+fn write(settings: &mut Settings, value: &SendSettings) -> anyhow::Result<()> {
+    let mut bytes = [0; size_of::<SendSettings>()];
+    bytes.copy_from_slice(value.as_bytes());
+    Ok(settings.set(0, bytes, 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_share_what_there_is() {
+        for (cpus, page_size, expected) in [
+            (1, 4096, 128),
+            (2, 4096, 128),
+            (16, 4096, 128),
+            (96, 4096, 16),
+            (4, 65536, 32),
+            (512, 4096, 16),
+            (0, 0, 128),
+        ] {
+            assert_eq!(pages(cpus, page_size), expected, "{cpus} CPUs, pages of {page_size}");
+        }
+    }
+}

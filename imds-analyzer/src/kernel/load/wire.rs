@@ -1,0 +1,177 @@
+//! The wire tap: the modern object.
+
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{PerCpuArray, RingBuf},
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
+};
+use imds_analyzer_ebpf::abi::{OwnerHook, Settings, map, program};
+use zerocopy::IntoBytes;
+
+use super::{
+    super::{cgroup, plan, stream::Buffers},
+    Hook, Loaded, chain,
+};
+use crate::event::Tap;
+
+/// Aligned as an ELF file wants to be read.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_MODERN_OBJECT"));
+
+/// Loads and attaches. The tap must succeed, everything else is used as far as it does.
+pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<Loaded> {
+    let cgroup = cgroup::Root::open().context("cgroup2 cannot be opened")?;
+    let mut ebpf = EbpfLoader::new()
+        // The object has no CO-RE relocations: the kernel's BTF is not needed to load it.
+        .btf(None)
+        .override_global(map::SETTINGS, offsets.as_bytes(), true)
+        .load(OBJECT)
+        .map_err(|error| anyhow!("the kernel refused the eBPF object: {}", chain(&error)))?;
+    let mut loader = Loader {
+        ebpf: &mut ebpf,
+        cgroup: &cgroup,
+        btf: None,
+    };
+    // Owners first, so that nobody is seen sending whose connecting could have been seen.
+    let mut hooks: Vec<_> = [program::CONNECT4, program::CONNECT6, program::RELEASE]
+        .into_iter()
+        .map(|name| loader.attach(name))
+        .collect();
+    let mut owner = None;
+    for hook in owners {
+        let Some(name) = sender_program(*hook) else {
+            owner = Some(*hook);
+            break;
+        };
+        let attached = loader.attach(name);
+        let works = attached.error.is_none();
+        hooks.push(attached);
+        if works {
+            owner = Some(*hook);
+            break;
+        }
+    }
+    let tap = loader.attach(program::EGRESS);
+    if let Some(error) = &tap.error {
+        return Err(anyhow!("the wire tap cannot be attached: {error}"));
+    }
+    hooks.push(tap);
+    drop(loader);
+    let Some(owner) = owner else {
+        let why = hooks
+            .iter()
+            .rev()
+            .find_map(|hook| hook.error.as_deref())
+            .unwrap_or("unknown");
+        return Err(anyhow!("the owner hook that was asked for cannot be had: {why}"));
+    };
+    let loss = PerCpuArray::try_from(ebpf.take_map(map::LOSS).context("the object has no loss counters")?)?;
+    let records = RingBuf::try_from(ebpf.take_map(map::RECORDS).context("the object has no ring buffer")?)?;
+    Ok(Loaded {
+        _kprobes: Vec::new(),
+        tracefs: None,
+        ebpf,
+        _stages: None,
+        loss,
+        buffers: Some(Buffers::Ring(records)),
+        tap: Tap::Wire,
+        refused: Vec::new(),
+        findings: Vec::new(),
+        hooks,
+        owner,
+        _cgroup: Some(cgroup),
+    })
+}
+
+/// The program of a sender hook; `None` for who connected, which has programs anyway.
+fn sender_program(hook: OwnerHook) -> Option<&'static str> {
+    match hook {
+        OwnerHook::Fentry => Some(program::FENTRY),
+        OwnerHook::TpBtf => Some(program::TP_BTF),
+        OwnerHook::Kprobe => Some(program::KPROBE),
+        OwnerHook::Connect | OwnerHook::SockDiag | OwnerHook::Egress => None,
+    }
+}
+
+/// Whether a program is one of the sender hooks, of which one is enough.
+pub fn is_sender(name: &str) -> bool {
+    plan::SENDERS
+        .iter()
+        .any(|(hook, _)| sender_program(*hook) == Some(name))
+}
+
+struct Loader<'a> {
+    ebpf: &'a mut Ebpf,
+    cgroup: &'a cgroup::Root,
+    /// 15 ms and 20 MB while it lives, and needed for the id of a function or tracepoint alone: read when it is.
+    btf: Option<Btf>,
+}
+
+impl Loader<'_> {
+    fn attach(&mut self, name: &'static str) -> Hook {
+        let mut hook = Hook::new(name);
+        let Some(program) = self.ebpf.program_mut(name) else {
+            hook.error = Some("the object has no such program".to_owned());
+            return hook;
+        };
+        let started = Instant::now();
+        let loaded = load_program(program, &mut self.btf);
+        hook.load = started.elapsed();
+        hook.set_info(program);
+        hook.error = match loaded.map(|()| attach_program(program, self.cgroup)) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(refused_at_hook(program, chain(&error))),
+            Err(error) => Some(chain(&error)),
+        };
+        hook
+    }
+}
+
+fn load_program(program: &mut Program, btf: &mut Option<Btf>) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::BtfTracePoint(program) => program.load(program::SENDER, kernel_btf(btf)?),
+        Program::FEntry(program) => program.load(program::SENDER, kernel_btf(btf)?),
+        Program::KProbe(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn kernel_btf(btf: &mut Option<Btf>) -> Result<&Btf, ProgramError> {
+    Ok(match btf {
+        Some(btf) => btf,
+        None => btf.insert(Btf::from_sys_fs()?),
+    })
+}
+
+fn attach_program(program: &mut Program, cgroup: &cgroup::Root) -> Result<(), ProgramError> {
+    // A link (5.7) stands beside other programs in any mode; `AllowMultiple` is refused for links.
+    let mode = CgroupAttachMode::Single;
+    match program {
+        Program::CgroupSkb(program) => program.attach(cgroup, CgroupSkbAttachType::Egress, mode).map(drop),
+        Program::CgroupSockAddr(program) => program.attach(cgroup, mode).map(drop),
+        Program::CgroupSock(program) => program.attach(cgroup, mode).map(drop),
+        Program::BtfTracePoint(program) => program.attach().map(drop),
+        Program::FEntry(program) => program.attach().map(drop),
+        Program::KProbe(program) => program.attach(program::SENDER, 0).map(drop),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Why a loaded program could not be attached. Programs of others stand in the way at a cgroup alone.
+fn refused_at_hook(program: &Program, error: String) -> String {
+    let at_cgroup = matches!(
+        program,
+        Program::CgroupSkb(_) | Program::CgroupSockAddr(_) | Program::CgroupSock(_)
+    );
+    // __cgroup_bpf_attach, kernel/bpf/cgroup.c: EPERM beside a program that was attached without BPF_F_ALLOW_MULTI.
+    if at_cgroup && error.contains("os error 1)") {
+        format!("{error}: a program is attached there that tolerates no other, `bpftool cgroup tree` names it")
+    } else {
+        error
+    }
+}

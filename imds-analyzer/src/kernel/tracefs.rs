@@ -1,0 +1,251 @@
+//! The kernel's files for making kprobes, which the send tap makes itself: only there can the number of returns that are
+//! waited for at once be chosen, and before 4.17 there is no other way.
+//!
+//! An entry outlives who made it: ours are removed at the end, and those of predecessors that were killed at the start.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    path::PathBuf,
+    thread,
+};
+
+use rustix::{
+    fs::{Mode, OFlags, open, openat},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+
+/// Entries of all instances of this tool are in one group.
+const GROUP: &str = "imds_analyzer";
+const EVENTS: &str = "kprobe_events";
+/// Where the kernel makes room for it (4.1).
+const MOUNT_POINT: &str = "/sys/kernel/tracing";
+/// Returns of the function that are waited for at once, the most that can be: every blocked sender of the host is one.
+const MAX_ACTIVE: u32 = 4096;
+
+/// The directory, open.
+#[derive(Debug)]
+pub struct Tracefs {
+    root: OwnedFd,
+    place: String,
+}
+
+/// A kprobe in the kernel; removed when this is dropped, and in use as long as a program is attached to it.
+#[derive(Debug)]
+pub struct Event {
+    events: File,
+    name: String,
+    /// By which perf knows it.
+    pub id: u64,
+}
+
+/// The end of a function or its begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Entry,
+    Return,
+}
+
+impl Tracefs {
+    /// Finds the mount in mountinfo, or mounts one that nobody else sees.
+    pub fn open() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let (root, place) = match find(&mounts) {
+            Some(path) => (directory(&path)?, path.display().to_string()),
+            None => (
+                private()?,
+                "a private mount (the host has tracefs mounted nowhere)".to_owned(),
+            ),
+        };
+        let tracefs = Self { root, place };
+        tracefs.file(EVENTS, OFlags::RDONLY)?;
+        Ok(tracefs)
+    }
+
+    /// Where it is, for people.
+    pub fn describe(&self) -> &str {
+        &self.place
+    }
+
+    fn file(&self, path: &str, flags: OFlags) -> io::Result<File> {
+        Ok(openat(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty())?.into())
+    }
+
+    fn read(&self, path: &str) -> io::Result<String> {
+        let mut text = String::new();
+        self.file(path, OFlags::RDONLY)?.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Never truncated: that would remove the entries of everyone.
+    fn events(&self) -> io::Result<File> {
+        self.file(EVENTS, OFlags::WRONLY | OFlags::APPEND)
+    }
+
+    /// Removes what predecessors left behind; returns how many entries.
+    pub fn sweep(&self) -> io::Result<usize> {
+        let mut removed = 0;
+        for name in abandoned(&self.read(EVENTS)?, |pid| {
+            PathBuf::from(format!("/proc/{pid}")).exists()
+        }) {
+            // One that is in use is not removed (EBUSY): its owner is in another pid namespace.
+            removed += usize::from(self.events()?.write_all(format!("-:{GROUP}/{name}").as_bytes()).is_ok());
+        }
+        Ok(removed)
+    }
+
+    /// Makes a kprobe on `function`, for the program `label`.
+    pub fn add(&self, function: &str, side: Side, label: &str) -> io::Result<Event> {
+        let name = format!("p{}_{label}_{function}", std::process::id());
+        let kind = match side {
+            Side::Entry => "p".to_owned(),
+            Side::Return => format!("r{MAX_ACTIVE}"),
+        };
+        let mut events = self.events()?;
+        events.write_all(format!("{kind}:{GROUP}/{name} {function}").as_bytes())?;
+        let mut event = Event { events, name, id: 0 };
+        let id = self.read(&format!("events/{GROUP}/{}/id", event.name))?;
+        event.id = id.trim().parse().map_err(io::Error::other)?;
+        Ok(event)
+    }
+
+    /// Runs of our kprobes that the kernel left out (`kprobe_profile`: event, hits, misses).
+    pub fn misses(&self) -> io::Result<u64> {
+        Ok(misses(&self.read("kprobe_profile")?, std::process::id()))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if let Err(error) = self.events.write_all(format!("-:{GROUP}/{}", self.name).as_bytes()) {
+            tracing::debug!("{EVENTS}: {} stays behind: {error}", self.name);
+        }
+    }
+}
+
+/// Mount point of tracefs, or of debugfs's part of it (proc_pid_mountinfo(5)).
+fn find(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        // With octal escapes in it, it is not where a system has it.
+        (filesystem.split(' ').next() == Some("tracefs") && !point.contains('\\')).then(|| PathBuf::from(point))
+    })
+}
+
+/// Mounts tracefs in a mount namespace that ends with the thread; the mount lives on in the descriptor.
+fn private() -> io::Result<OwnedFd> {
+    let mounting = thread::spawn(|| -> io::Result<OwnedFd> {
+        // SAFETY: a thread's own file system attributes; no descriptors are unshared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        mount("tracefs", MOUNT_POINT, "tracefs", MountFlags::empty(), None)?;
+        directory(MOUNT_POINT.as_ref())
+    });
+    mounting
+        .join()
+        .map_err(|_panicked| io::Error::other("the mounting thread ended early"))?
+}
+
+fn directory(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(open(path, flags, Mode::empty())?)
+}
+
+/// Entries of our group by processes that are no more.
+fn abandoned(events: &str, is_alive: impl Fn(u32) -> bool) -> Vec<String> {
+    events
+        .lines()
+        .filter_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let name = rest.strip_prefix(GROUP)?.strip_prefix('/')?.split(' ').next()?;
+            let pid = name.strip_prefix('p')?.split('_').next()?.parse().ok()?;
+            (!is_alive(pid)).then(|| name.to_owned())
+        })
+        .collect()
+}
+
+fn misses(profile: &str, pid: u32) -> u64 {
+    let prefix = format!("p{pid}_");
+    profile
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            fields.next()?.starts_with(&prefix).then_some(())?;
+            fields.nth(1)?.parse::<u64>().ok()
+        })
+        .sum()
+}
+
+/// Lets a program run at an event, on every CPU, as long as the descriptor is open.
+pub fn attach(program: std::os::fd::BorrowedFd<'_>, event: &Event) -> io::Result<OwnedFd> {
+    /// `perf_event_attr` as its first version had it (`PERF_ATTR_SIZE_VER0`): type and size, config, sample_period, and
+    /// more that stays 0.
+    const WORDS: usize = 8;
+    const PERF_TYPE_TRACEPOINT: u32 = 2;
+    const PERF_FLAG_FD_CLOEXEC: u64 = 8;
+    const PERF_EVENT_IOC_ENABLE: libc::Ioctl = 0x2400;
+    const PERF_EVENT_IOC_SET_BPF: libc::Ioctl = 0x4004_2408;
+    let first = [PERF_TYPE_TRACEPOINT, (WORDS * 8) as u32];
+    let mut attributes = [0_u64; WORDS];
+    attributes[0] = u64::from_ne_bytes(zerocopy::transmute!(first));
+    attributes[1] = event.id;
+    attributes[2] = 1;
+    let (any_process, first_cpu, no_group) = (-1, 0, -1);
+    // SAFETY: the attributes are as long as they say.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            attributes.as_ptr(),
+            any_process,
+            first_cpu,
+            no_group,
+            PERF_FLAG_FD_CLOEXEC,
+        )
+    };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let perf = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+    // SAFETY: both descriptors are open.
+    let set = unsafe { libc::ioctl(fd, PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()) };
+    // SAFETY: as above.
+    if set < 0 || unsafe { libc::ioctl(perf.as_fd().as_raw_fd(), PERF_EVENT_IOC_ENABLE, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(perf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_mount() {
+        let mounts = "24 1 0:22 / /sys rw - sysfs sysfs rw\n35 24 0:11 / /sys/kernel/tracing rw - tracefs tracefs rw";
+        assert_eq!(find(mounts), Some("/sys/kernel/tracing".into()));
+        assert_eq!(find("24 1 0:22 / /sys rw - sysfs sysfs rw"), None);
+    }
+
+    #[test]
+    fn only_our_own_dead_are_swept() {
+        let events = "p:imds_analyzer/p7_imds_send_tcp_sendmsg_locked tcp_sendmsg_locked\n\
+                      r4096:imds_analyzer/p8_imds_sent_tcp_sendmsg_locked tcp_sendmsg_locked\n\
+                      p:kprobes/p7_other do_exit\n\
+                      p:imds_analyzer2/p7_other do_exit\n\
+                      p:imds_analyzer/odd do_exit\n";
+        assert_eq!(abandoned(events, |pid| pid != 7), ["p7_imds_send_tcp_sendmsg_locked"]);
+        assert_eq!(abandoned(events, |_| false).len(), 2);
+    }
+
+    #[test]
+    fn misses_of_our_own_are_added_up() {
+        let profile =
+            "  p7_imds_send_f      12     3\n  p7_imds_sent_f      12     4\n  p77_x   1    50\n  other  1  60\n";
+        assert_eq!(misses(profile, 7), 7);
+    }
+}

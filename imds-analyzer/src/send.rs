@@ -1,0 +1,166 @@
+//! The send tap's user side: pieces of sends become judged heads, by the same [`Classifier`] that the wire tap runs in the
+//! kernel.
+//!
+//! Bytes read from a sender's memory are provisional. Each send is read when it begins and again when it has ended; what
+//! is the same both times is what was sent, what differs is [`Reason::Changed`], and only as many bytes count as the
+//! socket took. They are here and nowhere else: what leaves is the classifier's masked capture, and the bytes are wiped
+//! as soon as they have been compared.
+
+mod read;
+mod stream;
+
+use std::num::NonZeroUsize;
+
+use imds_analyzer_ebpf::{
+    abi::{self, RecordKind, Request, send::Phase},
+    classify::Reason,
+};
+use lru::LruCache;
+use rustix::time::{ClockId, clock_gettime};
+
+use self::stream::Stream;
+
+/// Sockets followed at once; beyond that the one that was quiet longest is given up.
+const STREAMS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// All sockets that send to IMDS.
+pub struct SendTap {
+    streams: LruCache<u64, Stream>,
+    /// Connections seen.
+    connections: u64,
+    /// ns that `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`: the time spent asleep.
+    asleep: u64,
+    counters: Counters,
+}
+
+/// What was lost on this side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Places in streams where sends, or parts of them, were lost on the way here.
+    pub gaps: u64,
+    /// Sends whose bytes changed while they were sent.
+    pub changed: u64,
+    /// Sends whose bytes could not be read.
+    pub unreadable: u64,
+    /// Connections given up for others.
+    pub evicted: u64,
+}
+
+/// What comes out: a record of a request, as the kernel side of the wire tap would have sent it, and its capture.
+pub trait Report: FnMut(RecordKind, &Request, &[u8]) {}
+impl<F: FnMut(RecordKind, &Request, &[u8])> Report for F {}
+
+impl Default for SendTap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SendTap {
+    pub fn new() -> Self {
+        Self {
+            streams: LruCache::new(STREAMS_MAX),
+            connections: 0,
+            asleep: asleep(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Looks at the clocks: the machine may have slept. To be called now and then.
+    pub fn set_clock(&mut self) {
+        self.asleep = asleep();
+    }
+
+    /// An announcement with the kernel's facts completed from /proc, and in the clock of the rest of the program.
+    pub fn announced(&self, owner: &mut abi::Owner) {
+        owner.header.time += self.asleep;
+        read::complete(&mut owner.task);
+        read::complete_users(owner);
+    }
+
+    /// Takes one record of the legacy object.
+    pub fn take(&mut self, send: &mut abi::send::Send, data: &[u8], report: &mut impl Report) {
+        send.header.time += self.asleep;
+        let Some(phase) = Phase::from_raw(send.phase) else {
+            self.counters.gaps += 1;
+            return;
+        };
+        match phase {
+            Phase::Connect => {
+                self.close(send, report);
+                self.open(send, false);
+            }
+            Phase::Begin => {
+                read::complete(&mut send.task);
+                // With MSG_FASTOPEN the first send connects: there is no peer yet.
+                let connects = send.number == 1 && send.destination == [0; 16];
+                if connects {
+                    self.close(send, report);
+                }
+                if !self.streams.contains(&send.sock) {
+                    self.open(send, !connects);
+                }
+                if let Some(stream) = self.streams.get_mut(&send.sock) {
+                    stream.begin(send, data, &mut self.counters, report);
+                }
+            }
+            Phase::End => {
+                if !self.streams.contains(&send.sock) {
+                    read::complete(&mut send.task);
+                    self.open(send, true);
+                }
+                if let Some(stream) = self.streams.get_mut(&send.sock) {
+                    stream.end(send, data, &mut self.counters, report);
+                }
+            }
+            Phase::Shutdown => {
+                if let Some(stream) = self.streams.get_mut(&send.sock) {
+                    stream.close(send.header.time, report);
+                }
+            }
+            Phase::Close => self.close(send, report),
+        }
+    }
+
+    /// A new connection on a socket that has none here.
+    fn open(&mut self, send: &abi::send::Send, old: bool) {
+        self.connections += 1;
+        let stream = Stream::new(send, self.connections, old);
+        if let Some((sock, _)) = self.streams.push(send.sock, stream)
+            && sock != send.sock
+        {
+            self.counters.evicted += 1;
+        }
+    }
+
+    fn close(&mut self, send: &abi::send::Send, report: &mut impl Report) {
+        if let Some(mut stream) = self.streams.pop(&send.sock) {
+            stream.close(send.header.time, report);
+        }
+    }
+
+    /// Records were lost that no later one may tell of: every stream may have a gap.
+    pub fn lost(&mut self, time: u64, report: &mut impl Report) {
+        let time = time + self.asleep;
+        for (_, stream) in &mut self.streams {
+            stream.unseen(u32::MAX, Reason::Gap, time, report);
+        }
+    }
+}
+
+fn asleep() -> u64 {
+    let now = |clock| {
+        let now = clock_gettime(clock);
+        now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+    };
+    // In this order it is never less than what it was.
+    let monotonic = now(ClockId::Monotonic);
+    now(ClockId::Boottime).saturating_sub(monotonic)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,330 @@
+//! What one connection sends.
+
+use std::{collections::VecDeque, mem};
+
+use imds_analyzer_ebpf::{
+    abi::{
+        Header, RecordKind, Request, Task, request_flags,
+        send::{PIECE_MAX, Send},
+    },
+    classify::{Classifier, Method, PathClass, Reason, Step, Verdict},
+    target,
+};
+use zerocopy::FromZeros as _;
+use zeroize::Zeroizing;
+
+use super::{Counters, Report};
+
+/// Marks a number of ours in the place of a socket's cookie.
+const CONNECTION: u64 = 1 << 63;
+/// Changes of sender remembered: a head may come from several.
+const SENDERS_MAX: usize = 8;
+
+/// The state of one connection.
+pub(super) struct Stream {
+    sock: u64,
+    connection: u64,
+    classifier: Box<Classifier>,
+    /// Stream bytes before the next one.
+    position: u32,
+    /// The send that ended last.
+    number: u32,
+    begun: Option<Begun>,
+    /// Who sent from which position on.
+    senders: VecDeque<(u32, Task)>,
+    ends: Ends,
+    flags: u16,
+    /// The head of which an unfinished-notice was given, and whether with its request line.
+    noted: Option<(u32, bool)>,
+    /// Bytes that could not be read were reported, and the next ones are their continuation.
+    continues: bool,
+}
+
+/// A send under way.
+struct Begun {
+    number: u32,
+    task: Task,
+    /// What was read at its begin, piece by piece with the place of each.
+    pieces: Vec<(u32, Zeroizing<Vec<u8>>)>,
+    /// Bytes of it that have been dealt with.
+    taken: u32,
+    /// It changed while it was sent.
+    changed: bool,
+}
+
+/// The connection's two ends.
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    net_ns: u32,
+    family: u8,
+    source: [u8; 16],
+    destination: [u8; 16],
+    source_port: u16,
+}
+
+impl Stream {
+    /// `old`: its beginning was not seen.
+    pub(super) fn new(send: &Send, connection: u64, old: bool) -> Self {
+        let mut classifier = Box::new(Classifier::new());
+        if old {
+            classifier.join_midstream(Reason::Midstream);
+        }
+        Self {
+            sock: send.sock,
+            connection: connection | CONNECTION,
+            classifier,
+            position: 0,
+            number: if old { send.number.wrapping_sub(1) } else { 0 },
+            begun: None,
+            senders: VecDeque::new(),
+            ends: Ends::default(),
+            flags: request_flags::SEND_TAP | if old { request_flags::OLD_SOCKET } else { 0 },
+            noted: None,
+            continues: false,
+        }
+    }
+
+    /// A piece of a send that begins.
+    pub(super) fn begin(&mut self, send: &Send, data: &[u8], counters: &mut Counters, report: &mut impl Report) {
+        self.expect(send, counters, report);
+        let task = send.task;
+        let begun = self.begun.get_or_insert_with(|| Begun::new(send.number, task));
+        if !data.is_empty() {
+            begun.pieces.push((send.offset, Zeroizing::new(data.to_vec())));
+        }
+    }
+
+    /// A piece of a send that has ended.
+    pub(super) fn end(&mut self, send: &Send, data: &[u8], counters: &mut Counters, report: &mut impl Report) {
+        self.expect(send, counters, report);
+        let mut begun = self.begun.take().unwrap_or_else(|| Begun::new(send.number, send.task));
+        let time = send.header.time;
+        if begun.taken == 0 && send.result > 0 {
+            self.sent_by(&begun.task);
+        }
+        if send.offset > begun.taken {
+            counters.gaps += 1;
+            self.unseen(send.offset - begun.taken, Reason::Gap, time, report);
+        }
+        if begun.has_other_than(send.offset, data) {
+            counters.changed += u64::from(!mem::replace(&mut begun.changed, true));
+            self.unseen(data.len() as u32, Reason::Changed, time, report);
+        } else {
+            self.push(data, time, report);
+        }
+        if send.missing > 0 {
+            // Behind the first piece it is what one send may be copied of that is over.
+            let reason = if send.offset == 0 && data.is_empty() {
+                counters.unreadable += 1;
+                Reason::Unreadable
+            } else {
+                counters.gaps += 1;
+                Reason::Gap
+            };
+            self.unseen(send.missing, reason, time, report);
+        }
+        begun.taken = send.offset + data.len() as u32 + send.missing;
+        if i64::from(begun.taken) < i64::from(send.result) {
+            self.begun = Some(begun);
+            return;
+        }
+        self.number = send.number;
+        self.note_unfinished(time, report);
+    }
+
+    /// Notices what was lost before this record.
+    fn expect(&mut self, send: &Send, counters: &mut Counters, report: &mut impl Report) {
+        // A socket that was reset has no port any more.
+        if send.source_port != 0 {
+            self.ends = Ends::of(send);
+        }
+        if self.begun.as_ref().is_some_and(|begun| begun.number == send.number) {
+            return;
+        }
+        let lost = self.begun.take().is_some() || send.number != self.number.wrapping_add(1);
+        if lost {
+            counters.gaps += 1;
+            self.number = send.number.wrapping_sub(1);
+            self.unseen(u32::MAX, Reason::Gap, send.header.time, report);
+        }
+    }
+
+    fn sent_by(&mut self, task: &Task) {
+        if self.senders.back().is_some_and(|(_, last)| last == task) {
+            return;
+        }
+        if self.senders.len() == SENDERS_MAX {
+            self.senders.pop_front();
+        }
+        self.senders.push_back((self.position, *task));
+    }
+
+    fn push(&mut self, data: &[u8], time: u64, report: &mut impl Report) {
+        if !data.is_empty() {
+            self.continues = false;
+        }
+        let mut rest = data;
+        while let Some((&byte, behind)) = rest.split_first() {
+            let skipped = self.classifier.skip(rest.len() as u32);
+            if skipped > 0 {
+                self.position = self.position.wrapping_add(skipped);
+                rest = rest.get(skipped as usize..).unwrap_or_default();
+                continue;
+            }
+            self.position = self.position.wrapping_add(1);
+            rest = behind;
+            if self.classifier.push(byte) == Step::Head {
+                self.report(RecordKind::Request, None, time, report);
+            }
+        }
+    }
+
+    /// `missing` bytes of the stream cannot be judged. What may be in them is reported, once.
+    pub(super) fn unseen(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) {
+        let skipped = self.classifier.skip(missing);
+        self.position = self.position.wrapping_add(skipped);
+        let left = missing - skipped;
+        if left == 0 {
+            return;
+        }
+        let cut = self.classifier.gap(left) == Step::Head;
+        if cut {
+            self.report(RecordKind::Request, Some(reason), time, report);
+        } else if !self.continues && missing != u32::MAX {
+            self.report_unseen(reason, time, report);
+        }
+        // A file of many pages is many sends.
+        self.continues = left as usize >= PIECE_MAX;
+        self.position = self.position.wrapping_add(left);
+    }
+
+    /// Nothing more comes.
+    pub(super) fn close(&mut self, time: u64, report: &mut impl Report) {
+        if self.classifier.close() == Step::Head {
+            self.report(RecordKind::Request, None, time, report);
+        }
+    }
+
+    /// Once at first, once with its request line, as the wire tap does.
+    fn note_unfinished(&mut self, time: u64, report: &mut impl Report) {
+        if !self.classifier.is_unfinished() {
+            return;
+        }
+        let begin = self.position.wrapping_sub(self.classifier.head().len);
+        let line = self.classifier.has_request_line();
+        if self
+            .noted
+            .is_some_and(|(noted, with_line)| noted == begin && with_line >= line)
+        {
+            return;
+        }
+        self.noted = Some((begin, line));
+        self.report(RecordKind::Pending, None, time, report);
+    }
+
+    /// Reports the head that the classifier has read last; for another reason than its own if there is one.
+    fn report(&mut self, kind: RecordKind, reason: Option<Reason>, time: u64, report: &mut impl Report) {
+        let head = self.classifier.head();
+        let begin = self.position.wrapping_sub(head.len);
+        let mut request = self.request(kind, begin, time);
+        request.head_len = head.len;
+        request.verdict = head.verdict as u8;
+        request.reason = reason.or(head.reason).map_or(0, |reason| reason as u8);
+        request.method = head.method as u8;
+        request.path_class = head.path_class as u8;
+        request.facts = head.facts;
+        let (capture, len) = self.classifier.capture();
+        request.header.data_len = len as u16;
+        report(kind, &request, capture.get(..len).unwrap_or_default());
+        self.forget_senders(begin);
+    }
+
+    /// Reports what nobody could read as one request.
+    fn report_unseen(&mut self, reason: Reason, time: u64, report: &mut impl Report) {
+        let mut request = self.request(RecordKind::Request, self.position, time);
+        request.verdict = Verdict::Unknown as u8;
+        request.reason = reason as u8;
+        request.method = Method::Other as u8;
+        request.path_class = PathClass::NotImds as u8;
+        report(RecordKind::Request, &request, &[]);
+    }
+
+    fn request(&self, kind: RecordKind, begin: u32, time: u64) -> Request {
+        let ends = &self.ends;
+        let mut request = Request::new_zeroed();
+        request.header = Header {
+            time,
+            kind: kind as u16,
+            data_len: 0,
+            reserved: 0,
+        };
+        request.sock = self.sock;
+        request.cookie = self.connection;
+        request.seq = begin;
+        request.task = self.sender(begin);
+        // A host reaches its own addresses from themselves, unless the sender chose another.
+        let local = ends.source == ends.destination;
+        request.flags = self.flags | if local { request_flags::LOCAL } else { 0 };
+        request.net_ns = ends.net_ns;
+        request.family = ends.family;
+        request.source = ends.source;
+        request.source_port = ends.source_port;
+        request.destination = ends.destination;
+        request.destination_port = target::PORT;
+        // What the packet says is not seen.
+        request.packet_destination = ends.destination;
+        request.packet_port = target::PORT;
+        request
+    }
+
+    /// The sender of the byte at `position`.
+    fn sender(&self, position: u32) -> Task {
+        let is_before = |from: u32| position.wrapping_sub(from) <= i32::MAX as u32;
+        let sender = self.senders.iter().rev().find(|(from, _)| is_before(*from));
+        sender
+            .or(self.senders.front())
+            .map_or_else(Task::default, |(_, task)| *task)
+    }
+
+    /// Those who sent before `position` alone.
+    fn forget_senders(&mut self, position: u32) {
+        let is_before = |from: u32| position.wrapping_sub(from) <= i32::MAX as u32;
+        while self.senders.get(1).is_some_and(|(from, _)| is_before(*from)) {
+            self.senders.pop_front();
+        }
+    }
+}
+
+impl Begun {
+    fn new(number: u32, task: Task) -> Self {
+        Self {
+            number,
+            task,
+            pieces: Vec::new(),
+            taken: 0,
+            changed: false,
+        }
+    }
+
+    /// Whether something else was there at the begin, in what was read then.
+    fn has_other_than(&self, offset: u32, data: &[u8]) -> bool {
+        let (start, end) = (offset as usize, offset as usize + data.len());
+        self.pieces.iter().any(|(at, piece)| {
+            let at = *at as usize;
+            let (from, to) = (start.max(at), end.min(at + piece.len()));
+            from < to && data.get(from - start..to - start) != piece.get(from - at..to - at)
+        })
+    }
+}
+
+impl Ends {
+    fn of(send: &Send) -> Self {
+        Self {
+            net_ns: send.net_ns,
+            family: send.family,
+            source: send.source,
+            destination: send.destination,
+            source_port: u16::from_be(send.source_port),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed assertion is the point of a test"
+)]
+
+use imds_analyzer_ebpf::{
+    abi::{
+        RecordKind, Request, Task, request_flags,
+        send::{Phase, Send},
+    },
+    classify::{Reason, Verdict},
+};
+use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
+use zerocopy::FromZeros as _;
+
+use super::{Counters, SendTap};
+
+const SOCK: u64 = 0xffff_8880_0000_1000;
+const V1: &[u8] = b"GET /latest/user-data HTTP/1.1\r\nHost: imds\r\n\r\n";
+const V2: &[u8] = b"GET / HTTP/1.1\r\nX-aws-ec2-metadata-token: secret\r\n\r\n";
+
+/// A tap, and the verdicts that came out of it.
+struct Script {
+    tap: SendTap,
+    number: u32,
+    records: Vec<(RecordKind, Request, Vec<u8>)>,
+}
+
+impl Script {
+    fn new() -> Self {
+        Self {
+            tap: SendTap::new(),
+            number: 0,
+            records: Vec::new(),
+        }
+    }
+
+    fn connected() -> Self {
+        let mut script = Self::new();
+        script.take(Phase::Connect, |_| {}, b"");
+        script
+    }
+
+    fn take(&mut self, phase: Phase, change: impl FnOnce(&mut Send), data: &[u8]) {
+        let mut send = Send::new_zeroed();
+        send.sock = SOCK;
+        send.phase = phase as u8;
+        send.number = self.number;
+        send.destination = [169, 254, 169, 254, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        send.family = 4;
+        send.source_port = 40_000_u16.to_be();
+        // A process that was there before any that /proc could have now.
+        send.task = Task {
+            tgid: 7,
+            start: 1,
+            ..Task::default()
+        };
+        change(&mut send);
+        let records = &mut self.records;
+        self.tap
+            .take(&mut send, data, &mut |kind, request: &Request, capture: &[u8]| {
+                records.push((kind, *request, capture.to_vec()));
+            });
+    }
+
+    fn begin(&mut self, data: &[u8]) {
+        self.number += 1;
+        self.take(Phase::Begin, |_| {}, data);
+    }
+
+    fn end(&mut self, data: &[u8], result: i32) {
+        self.take(Phase::End, |send| send.result = result, data);
+    }
+
+    /// A send of which nothing is odd.
+    fn send(&mut self, data: &[u8]) {
+        self.begin(data);
+        self.end(data, data.len() as i32);
+    }
+
+    fn close(&mut self) {
+        self.take(Phase::Close, |_| {}, b"");
+    }
+
+    fn requests(&self) -> Vec<&Request> {
+        let requests = self.records.iter().filter(|(kind, ..)| *kind == RecordKind::Request);
+        requests.map(|(_, request, _)| request).collect()
+    }
+
+    /// Verdict and reason of each request.
+    fn verdicts(&self) -> Vec<(Verdict, Option<Reason>)> {
+        self.requests()
+            .iter()
+            .map(|request| (request.verdict().unwrap(), request.reason()))
+            .collect()
+    }
+
+    fn counters(&self) -> Counters {
+        self.tap.counters()
+    }
+}
+
+fn unknown(reason: Reason) -> (Verdict, Option<Reason>) {
+    (Verdict::Unknown, Some(reason))
+}
+
+const JUDGED_V1: (Verdict, Option<Reason>) = (Verdict::V1, None);
+const JUDGED_V2: (Verdict, Option<Reason>) = (Verdict::V2, None);
+
+#[test]
+fn a_request_is_judged_and_its_token_stays_here() {
+    let mut script = Script::connected();
+    script.send(V2);
+    script.send(V1);
+    assert_eq!(script.verdicts(), [JUDGED_V2, JUDGED_V1]);
+    let (_, request, capture) = &script.records[0];
+    assert_eq!(request.flags, request_flags::SEND_TAP);
+    assert_eq!(
+        (request.task.tgid, request.seq, request.head_len),
+        (7, 0, V2.len() as u32)
+    );
+    assert!(!String::from_utf8_lossy(capture).contains("secret"));
+    assert_eq!(script.counters(), Counters::default());
+}
+
+#[test]
+fn only_bytes_that_the_socket_took_count() {
+    let mut script = Script::connected();
+    script.begin(V1);
+    script.end(&V1[..10], 10);
+    script.begin(&V1[10..]);
+    script.end(b"", -11);
+    assert_eq!(script.verdicts(), []);
+    script.send(&V1[10..]);
+    assert_eq!(script.verdicts(), [JUDGED_V1]);
+}
+
+#[test]
+fn what_changed_or_cannot_be_read_is_unknown() {
+    let mut script = Script::connected();
+    script.begin(V2);
+    script.end(V1.get(..V2.len()).unwrap_or(V1), V1.len() as i32);
+    script.begin(b"");
+    script.take(
+        Phase::End,
+        |send| {
+            send.result = 60;
+            send.missing = 60;
+        },
+        b"",
+    );
+    assert_eq!(
+        script.verdicts(),
+        [unknown(Reason::Changed), unknown(Reason::Unreadable)]
+    );
+    script.send(V1);
+    assert_eq!(script.verdicts().last(), Some(&JUDGED_V1));
+    assert_eq!((script.counters().changed, script.counters().unreadable), (1, 1));
+}
+
+#[test]
+fn a_body_that_cannot_be_read_hides_nothing() {
+    let mut script = Script::connected();
+    script.send(b"POST / HTTP/1.1\r\nContent-Length: 60\r\n\r\n");
+    script.begin(b"");
+    script.take(
+        Phase::End,
+        |send| {
+            send.result = 60;
+            send.missing = 60;
+        },
+        b"",
+    );
+    script.send(V1);
+    assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_V1]);
+}
+
+#[test]
+fn pieces_are_put_together_and_their_ends_are_missed() {
+    let mut script = Script::connected();
+    script.begin(&V1[..20]);
+    script.take(Phase::Begin, |send| send.offset = 20, &V1[20..]);
+    script.end(&V1[..20], V1.len() as i32);
+    assert_eq!(script.verdicts(), []);
+    script.take(
+        Phase::End,
+        |send| {
+            send.offset = 20;
+            send.result = V1.len() as i32;
+        },
+        &V1[20..],
+    );
+    assert_eq!(script.verdicts(), [JUDGED_V1]);
+    // More than one send may be copied of.
+    script.begin(&V2[..20]);
+    script.end(&V2[..20], V2.len() as i32);
+    script.take(
+        Phase::End,
+        |send| {
+            send.offset = 20;
+            send.missing = V2.len() as u32 - 20;
+            send.result = V2.len() as i32;
+        },
+        b"",
+    );
+    assert_eq!(script.verdicts(), [JUDGED_V1, unknown(Reason::Gap)]);
+}
+
+#[test]
+fn lost_records_are_gaps_and_never_a_verdict() {
+    // The begin, the end, both, and what would have been a token.
+    for lost in 0..3 {
+        let mut script = Script::connected();
+        script.send(&V2[..20]);
+        script.number += 1;
+        if lost != 0 {
+            script.take(Phase::Begin, |_| {}, &V2[20..40]);
+        }
+        if lost == 0 {
+            script.end(&V2[20..40], 20);
+            script.send(&V2[40..]);
+            assert_eq!(script.verdicts(), [JUDGED_V2], "a begin is there to compare with");
+            continue;
+        }
+        if lost == 2 {
+            script.number += 1;
+        }
+        script.send(b"\r\n\r\n");
+        script.send(V1);
+        assert_eq!(script.verdicts(), [unknown(Reason::Gap), JUDGED_V1], "{lost}");
+        assert!(script.counters().gaps > 0);
+    }
+}
+
+#[test]
+fn the_end_of_a_connection_ends_a_head() {
+    let mut script = Script::connected();
+    script.send(&V1[..30]);
+    script.take(Phase::Shutdown, |_| {}, b"");
+    script.close();
+    assert_eq!(script.verdicts(), [unknown(Reason::Closed)]);
+    // The same address, another connection.
+    script.number = 0;
+    script.take(Phase::Connect, |_| {}, b"");
+    script.send(V1);
+    assert_eq!(script.verdicts(), [unknown(Reason::Closed), JUDGED_V1]);
+    let requests = script.requests();
+    assert_ne!(requests[0].cookie, requests[1].cookie);
+}
+
+#[test]
+fn a_reset_takes_the_port_from_the_socket_and_not_from_the_record() {
+    let mut script = Script::connected();
+    script.send(&V1[..30]);
+    script.number += 1;
+    let reset = |send: &mut Send| {
+        send.source_port = 0;
+        send.result = -104;
+    };
+    script.take(Phase::Begin, reset, b"a");
+    script.take(Phase::End, reset, b"");
+    script.take(Phase::Close, reset, b"");
+    assert_eq!(script.verdicts(), [unknown(Reason::Closed)]);
+    assert_eq!(script.requests()[0].source_port, 40_000);
+}
+
+#[test]
+fn a_connection_that_is_older_is_joined_in_its_middle() {
+    let mut script = Script::new();
+    script.number = 8;
+    script.send(b"x-token: 1\r\n\r\n");
+    script.send(V1);
+    assert_eq!(script.verdicts(), [unknown(Reason::Midstream), JUDGED_V1]);
+    assert_ne!(script.requests()[1].flags & request_flags::OLD_SOCKET, 0);
+}
+
+#[test]
+fn fast_open_connects_in_its_first_send() {
+    let mut script = Script::new();
+    script.number = 1;
+    script.take(Phase::Begin, |send| send.destination = [0; 16], V1);
+    script.end(V1, V1.len() as i32);
+    assert_eq!(script.verdicts(), [JUDGED_V1]);
+    assert_eq!(script.requests()[0].flags & request_flags::OLD_SOCKET, 0);
+}
+
+#[test]
+fn the_sender_of_the_first_byte_owns_a_head() {
+    let mut script = Script::connected();
+    for (tgid, data) in [(1, &V1[..10]), (2, &V1[10..]), (3, V1)] {
+        script.number += 1;
+        let by = |send: &mut Send| {
+            send.task.tgid = tgid;
+            send.result = data.len() as i32;
+        };
+        script.take(Phase::Begin, by, data);
+        script.take(Phase::End, by, data);
+    }
+    let owners: Vec<_> = script.requests().iter().map(|request| request.task.tgid).collect();
+    assert_eq!(owners, [1, 3]);
+}
+
+#[test]
+fn an_unfinished_head_is_noted_once_at_first_and_once_with_its_line() {
+    let mut script = Script::connected();
+    for piece in [&V1[..5], &V1[5..8], &V1[8..36], &V1[36..40]] {
+        script.send(piece);
+    }
+    assert_eq!(script.records.len(), 2);
+    assert!(script.records.iter().all(|(kind, ..)| *kind == RecordKind::Pending));
+}
+
+fn phase() -> impl Strategy<Value = Phase> {
+    prop_oneof![
+        Just(Phase::Connect),
+        Just(Phase::Begin),
+        Just(Phase::End),
+        Just(Phase::Shutdown),
+        Just(Phase::Close)
+    ]
+}
+
+proptest! {
+    /// Whatever is lost, doubled or out of order: no panic, and nothing that was not sent is called v1 with a token in it.
+    #[test]
+    fn any_records_in_any_order(records in proptest::collection::vec(
+        (phase(), 0..6_u32, 0..80_u32, any::<u32>(), any::<i32>(), 0..V2.len()), 0..60)) {
+        let mut script = Script::new();
+        for (phase, number, offset, missing, result, len) in records {
+            script.number = number;
+            script.take(phase, |send| {
+                send.offset = offset;
+                send.missing = missing;
+                send.result = result;
+            }, &V2[..len]);
+        }
+        for (_, _, capture) in &script.records {
+            assert!(!String::from_utf8_lossy(capture).contains("secret"));
+        }
+    }
+
+    /// However a stream is cut into sends and these into pieces, the verdicts are the same.
+    #[test]
+    fn any_cut_is_the_same(cuts in proptest::collection::vec(1..40_usize, 1..40)) {
+        let stream = [V1, V2, b"PUT /x HTTP/1.1\r\nContent-Length: 5\r\n\r\nGET /", V1].concat();
+        let mut script = Script::connected();
+        let mut rest = stream.as_slice();
+        for cut in cuts.iter().cycle() {
+            let (piece, behind) = rest.split_at((*cut).min(rest.len()));
+            script.send(piece);
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_V2, JUDGED_V1, JUDGED_V1]);
+    }
+}

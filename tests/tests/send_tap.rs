@@ -1,0 +1,346 @@
+//! The send tap, with the object for old kernels: what is in the sender's memory, what is not, and what it leaves behind.
+//! Where the kernel has no kprobes it says so.
+
+use std::{
+    fs,
+    io::{self, IoSlice, Read as _, Write as _},
+    net::TcpStream,
+    os::fd::AsRawFd as _,
+    process::{self, Command},
+    ptr,
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+    thread,
+    time::Duration,
+};
+
+use imds_analyzer::lab::Lab;
+use imds_analyzer_tests::{
+    Analyzer, IMDS_V4, Scene, binary, brief, connect, get, get_with_token, imds_analyzer, port, read_response, serve,
+    set_option,
+};
+use serde_json::Value;
+
+const EVENTS: &str = "/sys/kernel/tracing/kprobe_events";
+const PATH: &str = "/latest/user-data";
+const V1: &str = "v1 GET /latest/user-data user-data";
+
+/// Whether this kernel can do it. Where it cannot, that is what it says.
+fn can_run() -> bool {
+    let check = imds_analyzer(&["check", "--object", "legacy"]);
+    let symbols = fs::read_to_string("/proc/kallsyms").expect("kallsyms");
+    if symbols.lines().any(|line| line.ends_with(" register_kprobe")) {
+        assert_eq!(check.code, Some(0), "{check:#?}");
+        return true;
+    }
+    assert_eq!(check.code, Some(4), "{check:#?}");
+    assert!(check.stdout.contains("In the way: kprobe events"), "{check:#?}");
+    false
+}
+
+fn scene() -> Scene {
+    Scene::new(&["--object", "legacy", "--pid", &process::id().to_string()], Lab::local)
+}
+
+/// The records of one connection in short, once there are `count`, and that there are no more.
+fn seen(scene: Scene, port: u16, count: usize) -> Vec<String> {
+    let of_port = |records: &[Value]| -> Vec<String> {
+        let own = records.iter().filter(|record| record["source"]["port"] == port);
+        own.inspect(|record| assert_eq!(record["imds"]["tap"], "send", "{record:#}"))
+            .inspect(|record| assert_eq!(record["process"]["pid"], process::id(), "{record:#}"))
+            .map(brief)
+            .collect()
+    };
+    let Scene {
+        mut analyzer,
+        lab: _lab,
+        server: _server,
+    } = scene;
+    analyzer.wait_or_go_on(|records| of_port(records).len() >= count);
+    of_port(&analyzer.stop().requests())
+}
+
+#[test]
+fn segments_of_any_number_and_none() {
+    if !can_run() {
+        return;
+    }
+    let scene = scene();
+    let mut stream = scene.connect();
+    let head = get(PATH);
+    let (first, rest) = head.split_at(7);
+    let empty = IoSlice::new(b"");
+    let sent = stream.write_vectored(&[
+        empty,
+        IoSlice::new(first.as_bytes()),
+        empty,
+        empty,
+        IoSlice::new(rest.as_bytes()),
+        empty,
+    ]);
+    assert_eq!(sent.expect("writev"), head.len());
+    read_response(&mut stream);
+    // More than are looked at: known to be a gap, and never half a verdict.
+    let bytes: Vec<IoSlice<'_>> = head.as_bytes().chunks(1).map(IoSlice::new).collect();
+    assert_eq!(stream.write_vectored(&bytes).expect("writev"), head.len());
+    read_response(&mut stream);
+    // The first empty line behind a gap is where certainty begins again.
+    send_whole(&mut stream, &head);
+    send_whole(&mut stream, &head);
+    let records = seen(scene, port(&stream), 4);
+    let [before, cut, doubtful, after] = records.as_slice() else {
+        panic!("four were expected: {records:#?}")
+    };
+    assert_eq!((before.as_str(), after.as_str()), (V1, V1));
+    assert!(cut.starts_with("unknown/gap "), "{cut}");
+    assert!(doubtful.starts_with("unknown/gap "), "{doubtful}");
+}
+
+#[test]
+fn a_large_body_and_what_follows_it() {
+    if !can_run() {
+        return;
+    }
+    let scene = scene();
+    let mut stream = scene.connect();
+    // Within what one send may be copied of, over many pieces.
+    let body = "GET / HTTP/1.1\r\n".repeat(6000);
+    let head = format!("PUT {PATH} HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream
+        .write_all(format!("{head}{body}{}", get(PATH)).as_bytes())
+        .expect("write");
+    let records = seen(scene, port(&stream), 2);
+    assert_eq!(records, ["v1 PUT /latest/user-data user-data", V1]);
+}
+
+#[test]
+fn pages_that_nobody_has_touched() {
+    if !can_run() {
+        return;
+    }
+    let scene = scene();
+    let mut stream = scene.connect();
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(get(PATH).as_bytes()).expect("write");
+    // SAFETY: a new mapping of an open file.
+    let page = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            4096,
+            libc::PROT_READ,
+            libc::MAP_PRIVATE,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    assert_ne!(page, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+    // SAFETY: the mapping has as many bytes of the file.
+    let sent = unsafe { libc::send(stream.as_raw_fd(), page, get(PATH).len(), 0) };
+    assert_eq!(sent, get(PATH).len() as isize);
+    read_response(&mut stream);
+    // SAFETY: nobody uses it any more.
+    unsafe { libc::munmap(page, 4096) };
+    assert_eq!(seen(scene, port(&stream), 1), [V1]);
+}
+
+#[test]
+fn only_what_the_socket_took_counts() {
+    if !can_run() {
+        return;
+    }
+    let analyzer = Analyzer::watch(&["--object", "legacy", "--pid", &process::id().to_string()]);
+    let lab = Lab::local().expect("lab");
+    // A peer that reads when it is told to.
+    let listener = lab
+        .server
+        .run(|| std::net::TcpListener::bind(IMDS_V4))
+        .expect("namespace")
+        .expect("bind");
+    set_option(&listener, libc::SOL_SOCKET, libc::SO_RCVBUF, 4096);
+    let mut stream = connect(&lab.client, IMDS_V4);
+    let (mut peer, _) = listener.accept().expect("accept");
+    set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, 4608);
+    stream.set_nonblocking(true).expect("O_NONBLOCK");
+    let requests = get(PATH).repeat(300);
+    let mut left = requests.as_bytes();
+    let mut refused = 0;
+    while !left.is_empty() {
+        match stream.write(left) {
+            Ok(taken) => left = &left[taken..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                refused += 1;
+                let mut buffer = [0; 16384];
+                assert_ne!(peer.read(&mut buffer).expect("read"), 0);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 0, "the socket took all at once");
+    let scene_port = port(&stream);
+    drop(stream);
+    let ended = {
+        let mut analyzer = analyzer;
+        analyzer.wait_or_go_on(|records| records.len() >= 300);
+        analyzer.stop()
+    };
+    let records: Vec<_> = ended
+        .requests()
+        .iter()
+        .filter(|record| record["source"]["port"] == scene_port)
+        .map(brief)
+        .collect();
+    assert_eq!(records.len(), 300, "{:?}", ended.lost());
+    assert!(records.iter().all(|record| record == V1));
+}
+
+/// A thread changes the bytes while the send waits for room: which of them were sent nobody can say.
+#[test]
+fn bytes_that_change_while_they_are_sent() {
+    if !can_run() {
+        return;
+    }
+    let analyzer = Analyzer::watch(&["--object", "legacy", "--pid", &process::id().to_string()]);
+    let lab = Lab::local().expect("lab");
+    let listener = lab
+        .server
+        .run(|| std::net::TcpListener::bind(IMDS_V4))
+        .expect("namespace")
+        .expect("bind");
+    set_option(&listener, libc::SOL_SOCKET, libc::SO_RCVBUF, 4096);
+    let stream = connect(&lab.client, IMDS_V4);
+    let (mut peer, _) = listener.accept().expect("accept");
+    set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, 4608);
+    let own_port = port(&stream);
+
+    // The last part of a send that is longer than fits.
+    let filler = format!(
+        "PUT {PATH} HTTP/1.1\r\nContent-Length: 100000\r\n\r\n{}",
+        " ".repeat(100_000)
+    );
+    let head = get_with_token(PATH, "x").into_bytes();
+    let bytes: Vec<AtomicU8> = filler.bytes().chain(head.iter().copied()).map(AtomicU8::new).collect();
+    let begun = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            begun.store(true, Ordering::Release);
+            // SAFETY: the bytes outlive the call; AtomicU8 is as u8.
+            let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+            assert_eq!(sent, bytes.len() as isize);
+        });
+        while !begun.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        // Until the send sleeps.
+        thread::sleep(Duration::from_millis(300));
+        let name = bytes.len() - head.len() + get(PATH).len() - 2;
+        bytes[name].store(b'y', Ordering::Relaxed);
+        let mut rest = bytes.len();
+        let mut buffer = [0; 16384];
+        while rest > 0 {
+            rest -= peer.read(&mut buffer).expect("read");
+        }
+    });
+    drop(stream);
+    let mut analyzer = analyzer;
+    analyzer.wait_or_go_on(|records| records.len() >= 2);
+    let ended = analyzer.stop();
+    let records: Vec<_> = ended
+        .requests()
+        .iter()
+        .filter(|record| record["source"]["port"] == own_port)
+        .map(brief)
+        .collect();
+    assert_eq!(records.len(), 2, "{records:#?}");
+    assert!(records[1].starts_with("unknown/changed "), "{records:#?}");
+}
+
+/// Pages are in no memory of the sender: one record says that something was sent.
+#[test]
+fn a_file_that_is_sent_is_unreadable() {
+    if !can_run() {
+        return;
+    }
+    let scene = scene();
+    let mut stream = scene.connect();
+    let mut file = tempfile::tempfile().expect("a file");
+    let head = get(PATH);
+    file.write_all(head.as_bytes()).expect("write");
+    let mut offset = 0;
+    // SAFETY: both descriptors are open, and the offset outlives the call.
+    let sent = unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), &raw mut offset, head.len()) };
+    assert_eq!(sent, head.len() as isize);
+    read_response(&mut stream);
+    send_whole(&mut stream, &head);
+    let records = seen(scene, port(&stream), 2);
+    assert_eq!(records, ["unknown/unreadable - - not-imds", V1]);
+}
+
+fn send_whole(stream: &mut TcpStream, head: &str) {
+    stream.write_all(head.as_bytes()).expect("write");
+    read_response(stream);
+}
+
+/// Kprobes outlive a process that is killed; the next one removes them.
+#[test]
+fn a_killed_predecessor_leaves_nothing_behind_for_long() {
+    if !can_run() || !fs::exists(EVENTS).unwrap_or(false) {
+        return;
+    }
+    let own = |pid: u32| {
+        let events = fs::read_to_string(EVENTS).expect("kprobe_events");
+        events.matches(&format!("imds_analyzer/p{pid}_")).count()
+    };
+    let mut command = Command::new(binary());
+    command.args(["watch", "--object", "legacy", "--format", "json"]);
+    let first = Analyzer::start(command);
+    let killed = first.pid();
+    assert_ne!(own(killed), 0);
+    let ended = first.stop_by(libc::SIGKILL);
+    assert_eq!(ended.code, None);
+    assert_ne!(own(killed), 0, "the kernel has removed them: the sweep is not needed");
+    let second = scene();
+    assert_eq!(own(killed), 0);
+    let pid = second.analyzer.pid();
+    let mut stream = second.connect();
+    send_whole(&mut stream, &get(PATH));
+    assert_eq!(seen(second, port(&stream), 1), [V1]);
+    assert_eq!(own(pid), 0);
+}
+
+/// Without type information it learns where things are, and sees the same.
+#[test]
+fn without_btf() {
+    if !can_run() {
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c"])
+        .arg(
+            "if [ -e /sys/kernel/btf/vmlinux ]; then mount --bind /dev/null /sys/kernel/btf/vmlinux; fi; exec \"$0\" watch --object legacy --format json --pid \"$1\"",
+        )
+        .arg(binary())
+        .arg(process::id().to_string());
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let numbers: Vec<u32> = release
+        .split(['.', '-'])
+        .map_while(|number| number.parse().ok())
+        .collect();
+    if numbers[..2] > [5, 13][..] {
+        // The iterator of a message is another one since: the tool does not guess.
+        let output = command.output().expect("unshare");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{stderr}");
+        assert!(
+            stderr.contains("where this kernel keeps what the send tap reads cannot be told"),
+            "{stderr}"
+        );
+        return;
+    }
+    let analyzer = Analyzer::start(command);
+    let lab = Lab::local().expect("lab");
+    let server = serve(&lab);
+    let scene = Scene { analyzer, lab, server };
+    let mut stream = scene.connect();
+    send_whole(&mut stream, &get(PATH));
+    assert_eq!(seen(scene, port(&stream), 1), [V1]);
+}
