@@ -173,7 +173,7 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
 
 /// The send tap.
 fn send(features: &Features) -> Result<TapPlan, Vec<Obstacle>> {
-    let obstacles = missing(features, [Feature::Privileges, Feature::KprobeEvents]);
+    let obstacles = missing(features, [Feature::Privileges, Feature::KernelReads, Feature::KprobeEvents]);
     if !obstacles.is_empty() {
         return Err(obstacles);
     }
@@ -246,9 +246,9 @@ mod tests {
 
     #[test]
     fn what_follows_from_what_a_host_has() {
-        use Feature::{Btf, Cgroup2, Fentry, Kprobe, KprobeEvents, Privileges, RingBuffer, TpBtf};
+        use Feature::{Btf, Cgroup2, Fentry, KernelReads, Kprobe, KprobeEvents, Privileges, RingBuffer, TpBtf};
         type Case<'a> = (&'a [Feature], Option<OwnerHook>, Result<&'a [&'a str], &'a [Feature]>);
-        let cases: [Case<'_>; 16] = [
+        let cases: [Case<'_>; 17] = [
             (&[], None, Ok(&["wire fentry tp_btf kprobe connect", "send"])),
             (&[], Some(OwnerHook::Connect), Ok(&["wire connect"])),
             (&[], Some(OwnerHook::TpBtf), Ok(&["wire tp_btf"])),
@@ -263,6 +263,7 @@ mod tests {
                 Err(&[Kprobe, KprobeEvents]),
             ),
             (&[Privileges], None, Err(&[Privileges])),
+            (&[KernelReads], None, Err(&[KernelReads])),
             (&[Cgroup2], None, Ok(&["send"])),
             (&[RingBuffer], None, Ok(&["send"])),
             (&[Btf], None, Ok(&["send calibrated"])),
