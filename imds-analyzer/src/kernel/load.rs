@@ -30,6 +30,8 @@ use crate::event::Tap;
 pub struct Loaded {
     _kprobes: Vec<send::Attached>,
     tracefs: Option<Tracefs>,
+    /// Misses of kprobes before anything was watched.
+    misses_before: u64,
     ebpf: Ebpf,
     /// The places in it are emptied when nobody holds it any more.
     _stages: Option<ProgramArray<MapData>>,
@@ -165,13 +167,17 @@ impl Loaded {
             .sum()
     }
 
-    /// Runs of the send tap's kprobes that the kernel left out. Returns that were not waited for show as gaps.
+    /// Runs of the send tap's kprobes that the kernel left out. Returns that were not waited for show as gaps. Kernels
+    /// before 5.14 or so count reads of a page that was not there as well (`kprobe_fault_handler`).
     pub fn kprobe_misses(&self) -> u64 {
         let misses = self.tracefs.as_ref().map_or(Ok(0), Tracefs::misses);
-        misses.unwrap_or_else(|error| {
-            tracing::debug!("kprobe_profile: {error}");
-            0
-        })
+        match misses {
+            Ok(misses) => misses.saturating_sub(self.misses_before),
+            Err(error) => {
+                tracing::debug!("kprobe_profile: {error}");
+                0
+            }
+        }
     }
 
     /// The object, for what reads its logs.

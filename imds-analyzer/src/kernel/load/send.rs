@@ -107,6 +107,7 @@ pub(super) fn load(offsets: Option<&SendSettings>) -> anyhow::Result<Loaded> {
     let loss: PerCpuArray<MapData, u64> = take(&mut ebpf, abi::map::LOSS)?;
     Ok(Loaded {
         _kprobes: kprobes,
+        misses_before: tracefs.misses().context("kprobe_profile")?,
         tracefs: Some(tracefs),
         ebpf,
         _stages: Some(stages),

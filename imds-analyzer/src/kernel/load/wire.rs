@@ -72,6 +72,7 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
     Ok(Loaded {
         _kprobes: Vec::new(),
         tracefs: None,
+        misses_before: 0,
         ebpf,
         _stages: None,
         loss,
