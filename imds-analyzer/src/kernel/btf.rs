@@ -18,8 +18,6 @@ pub enum BtfError {
     NoStruct(String),
     #[error("the kernel's struct {0} has no field {1}")]
     NoField(String, String),
-    #[error("the kernel's BTF has no enumerator {0}")]
-    NoEnumerator(String),
     #[error("the kernel's enum {0} has no value {1}")]
     NoValue(String, String),
 }
@@ -45,7 +43,6 @@ const KIND_ENUM: u32 = 6;
 const KIND_TYPEDEF: u32 = 8;
 const TYPE_LEN: usize = 12;
 const MEMBER_LEN: usize = 12;
-const ENUMERATOR_LEN: usize = 8;
 
 impl Btf {
     /// Reads the running kernel's.
@@ -154,22 +151,6 @@ impl Btf {
             info >> 24 & 0x1f == KIND_FUNC
                 && word(&self.data, at).is_some_and(|offset| self.string(offset) == name.as_bytes())
         })
-    }
-
-    /// Value of an enumerator, of whichever enum.
-    pub fn enumerator(&self, name: &str) -> Result<u32, BtfError> {
-        const KIND_ENUM: u32 = 6;
-        let of_type = |at: usize| {
-            let info = word(&self.data, at + 4).filter(|info| info >> 24 & 0x1f == KIND_ENUM)?;
-            (0..info as usize & 0xffff)
-                .map(|i| at + TYPE_LEN + i * ENUMERATOR_LEN)
-                .find(|&entry| word(&self.data, entry).is_some_and(|offset| self.string(offset) == name.as_bytes()))
-                .and_then(|entry| word(&self.data, entry + 4))
-        };
-        let mut types = self.types.iter().skip(1);
-        types
-            .find_map(|&at| of_type(at as usize))
-            .ok_or_else(|| BtfError::NoEnumerator(name.to_owned()))
     }
 
     /// Size of a struct in bytes.
@@ -319,7 +300,7 @@ mod tests {
         let btf = Btf::from_kernel().unwrap();
         assert_eq!(btf.field("sock_common", "skc_dport").unwrap(), 12);
         assert!(btf.has_tracepoint("sched_process_exec"));
-        assert_eq!(btf.enumerator("BPF_PROG_TYPE_KPROBE").unwrap(), 2);
-        btf.enumerator("no_such_enumerator").unwrap_err();
+        assert_eq!(btf.enum_value("bpf_prog_type", "BPF_PROG_TYPE_KPROBE").unwrap(), 2);
+        btf.enum_value("bpf_prog_type", "no_such_enumerator").unwrap_err();
     }
 }

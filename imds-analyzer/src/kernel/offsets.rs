@@ -108,7 +108,7 @@ fn v1_hierarchy(btf: &Btf) -> Result<u32, BtfError> {
     if !is_v1 {
         return Ok(0);
     }
-    Ok(btf.field("css_set", "subsys")? + POINTER * btf.enumerator("pids_cgrp_id")?)
+    Ok(btf.field("css_set", "subsys")? + POINTER * btf.enum_value("cgroup_subsys_id", "pids_cgrp_id")?)
 }
 
 #[cfg(test)]

@@ -173,7 +173,10 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
 
 /// The send tap.
 fn send(features: &Features) -> Result<TapPlan, Vec<Obstacle>> {
-    let obstacles = missing(features, [Feature::Privileges, Feature::KernelReads, Feature::KprobeEvents]);
+    let obstacles = missing(
+        features,
+        [Feature::Privileges, Feature::KernelReads, Feature::KprobeEvents],
+    );
     if !obstacles.is_empty() {
         return Err(obstacles);
     }
