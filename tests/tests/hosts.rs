@@ -27,7 +27,7 @@ fn refused(btf: &[u8], why: &str) {
     let check = with_btf(btf, &["check"]);
     assert!(check.stdout.contains(why), "{why}: {check:#?}");
     assert!(!check.stderr.contains("panicked"), "{check:#?}");
-    let watch = with_btf(btf, &["watch", "--duration", "100ms"]);
+    let watch = with_btf(btf, &["watch", "--owner", "auto", "--duration", "100ms"]);
     assert_eq!(watch.code, check.code, "{check:#?} {watch:#?}");
     if watch.code != Some(0) {
         assert_eq!(watch.code, Some(4), "{watch:#?}");

@@ -61,15 +61,20 @@ const OF_HOOKS: [&str; 8] = [
 ];
 /// Those in which the kernel has one: they run once in each guest. All others are about what is typed and written, and
 /// run in the first guest.
-const OF_KERNELS: [&str; 7] = [
+const OF_KERNELS: [&str; 8] = [
     "attribution",
     "commands",
     "endings",
     "hosts",
     "lab",
     "resources",
+    "send_tap",
     "views",
 ];
+/// Those that run with the send tap, too, and what in them is not for it: what passes no hook, and pages that no sender's
+/// memory holds (that these are said to be unknown is a test of `send_tap`).
+const OF_SEND_TAP: [&str; 4] = ["framing", "owners", "syscalls", "verdicts"];
+const NOT_OF_SEND_TAP: [&str; 3] = ["multipath_tcp", "sendfile", "splice"];
 /// Those for which an initramfs is too little of a system: a container runtime cannot leave it, and neither journald nor
 /// Prometheus is in it.
 const OF_SYSTEMS: [&str; 3] = ["containers", "metrics", "sinks"];
@@ -271,7 +276,8 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
         .iter()
         .map(|lacked| format!(" --skip {}", lacked.test))
         .collect();
-    for name in OF_HOOKS.iter().chain(&OF_KERNELS).chain(&OF_SYSTEMS).chain([&LOAD]) {
+    let named = OF_HOOKS.iter().chain(&OF_KERNELS).chain(&OF_SYSTEMS);
+    for name in named.chain(&OF_SEND_TAP).chain([&LOAD]) {
         ensure!(
             built.tests.iter().any(|(built, _)| built == name),
             "there is no end-to-end test {name}"
@@ -297,6 +303,12 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
                 commands.push((format!("{name}/{owner}"), TESTS, command));
             }
         }
+    }
+    for name in OF_SEND_TAP {
+        let environment = format!("IMDS_ANALYZER={} OBJECT=legacy OWNER=kprobe", initramfs::WITH_OWNER);
+        let skip: String = NOT_OF_SEND_TAP.iter().map(|test| format!(" --skip {test}")).collect();
+        let command = format!("{environment} exec /tests/{name} --test-threads=1{skip}");
+        commands.push((format!("{name}/send"), TESTS, command));
     }
     commands.push((REFUSALS.to_owned(), SHORT, format!("exec /tests/{REFUSALS}")));
     Ok(commands)

@@ -6,6 +6,13 @@ use std::{fs, io, os::fd::AsRawFd as _, path::Path};
 use imds_analyzer_tests::{Output, imds_analyzer};
 
 fn main() {
+    // Until 5.11 programs count against it.
+    let all = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: a limit of the right type.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) }, 0);
     foreign_program();
     lockdown();
 }
