@@ -34,19 +34,24 @@ impl<W: Write> Archive<W> {
     }
 
     pub(crate) fn file(&mut self, path: &Path, content: &[u8], executable: bool) -> io::Result<()> {
-        self.entry(path, FILE | if executable { 0o755 } else { 0o644 }, content)
+        self.file_of(path, content, executable, 0)
+    }
+
+    /// A file with its time of modification, in seconds since 1970.
+    pub(crate) fn file_of(&mut self, path: &Path, content: &[u8], executable: bool, mtime: u32) -> io::Result<()> {
+        self.entry(path, FILE | if executable { 0o755 } else { 0o644 }, content, mtime)
     }
 
     pub(crate) fn symlink(&mut self, path: &Path, target: &str) -> io::Result<()> {
-        self.entry(path, SYMLINK, target.as_bytes())
+        self.entry(path, SYMLINK, target.as_bytes(), 0)
     }
 
     pub(crate) fn directory(&mut self, path: &Path) -> io::Result<()> {
-        self.entry(path, DIRECTORY, &[])
+        self.entry(path, DIRECTORY, &[], 0)
     }
 
     /// The first entry of a name counts, later ones are left out.
-    fn entry(&mut self, path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    fn entry(&mut self, path: &Path, mode: u32, content: &[u8], mtime: u32) -> io::Result<()> {
         if self.has(path) {
             return Ok(());
         }
@@ -56,16 +61,16 @@ impl<W: Write> Archive<W> {
             self.directory(parent)?;
         }
         let name = name(path);
-        self.record(&name, mode, content)?;
+        self.record(&name, mode, content, mtime)?;
         self.written.insert(name);
         Ok(())
     }
 
-    fn record(&mut self, name: &str, mode: u32, content: &[u8]) -> io::Result<()> {
+    fn record(&mut self, name: &str, mode: u32, content: &[u8], mtime: u32) -> io::Result<()> {
         let length = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
         let (size, name_size) = (length(content.len())?, length(name.len() + 1)?);
         // inode, mode, uid, gid, links, mtime, size, device (two), special device (two), length of the name, check
-        let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
+        let fields = [self.inode, mode, 0, 0, 1, mtime, size, 0, 0, 0, 0, name_size, 0];
         self.inode += 1;
         let mut header = String::from("070701");
         for field in fields {
@@ -85,7 +90,7 @@ impl<W: Write> Archive<W> {
     }
 
     pub(crate) fn finish(mut self) -> io::Result<W> {
-        self.record("TRAILER!!!", 0, &[])?;
+        self.record("TRAILER!!!", 0, &[], 0)?;
         self.out.flush()?;
         Ok(self.out)
     }

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{BufWriter, Write as _},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -184,8 +184,11 @@ fn copy(archive: &mut Out, path: &Path) -> Result<()> {
     }
     if !archive.has(&real) {
         let content = fs::read(&real).with_context(|| format!("cannot read {}", real.display()))?;
-        let executable = real.metadata()?.permissions().mode() & 0o111 != 0;
-        archive.file(&real, &content, executable)?;
+        let metadata = real.metadata()?;
+        let executable = metadata.permissions().mode() & 0o111 != 0;
+        // By which Python tells whether what it has compiled is as old as the source.
+        let mtime = u32::try_from(metadata.mtime()).unwrap_or(0);
+        archive.file_of(&real, &content, executable, mtime)?;
     }
     Ok(())
 }
