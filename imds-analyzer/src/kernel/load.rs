@@ -94,7 +94,8 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
             Err(error) => refused.push(format!("{error:#}")),
         }
     }
-    Err(anyhow!("{}", refused.join("; ")))
+    let not_wire = plan.not_wire.iter().map(ToString::to_string);
+    Err(anyhow!("{}", not_wire.chain(refused).collect::<Vec<_>>().join("; ")))
 }
 
 /// An error with its causes, on one line. A verifier's log is for a developer: its first and last lines.

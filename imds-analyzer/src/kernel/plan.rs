@@ -9,6 +9,8 @@ use super::features::{Feature, Features, NOT_LOOKED_AT};
 pub struct Plan {
     /// The best first; the next one is for a kernel that refuses what it seems to have.
     pub taps: Vec<TapPlan>,
+    /// Why the wire tap is not among them; empty where it is, or was not asked for.
+    pub not_wire: Vec<Obstacle>,
     /// In words, in the order of decision.
     pub reasons: Vec<String>,
 }
@@ -70,6 +72,7 @@ pub(super) const SENDERS: [(OwnerHook, Feature); 3] = [
 pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     let mut plan = Plan {
         taps: Vec::new(),
+        not_wire: Vec::new(),
         reasons: Vec::new(),
     };
     let mut obstacles = Vec::new();
@@ -113,6 +116,9 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     }
     if plan.taps.is_empty() {
         return Err(Impossible { obstacles });
+    }
+    if !plan.taps.iter().any(|tap| matches!(tap, TapPlan::Wire { .. })) {
+        plan.not_wire = obstacles;
     }
     Ok(plan)
 }
