@@ -27,7 +27,7 @@ pub use self::{
         read_response, set_option, write_in_pieces,
     },
     journal::Journal,
-    owner::{owner, owner_of_older, sees_senders, sender_hook, tap},
+    owner::{at_load, owner, owner_of_older, sees_senders, sender_hook, tap},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
     scene::{Scene, output, run, serve},

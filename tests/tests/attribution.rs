@@ -15,12 +15,9 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{Analyzer, Scene, get, owner};
+use imds_analyzer_tests::{Analyzer, Scene, at_load, get, owner};
 use serde_json::Value;
 
-/// In a guest, which has `OWNER` in its environment, fewer: its emulated CPU takes ten times as long.
-const PROCESSES: usize = 2_000;
-const PROCESSES_IN_A_GUEST: usize = 100;
 /// Started at a time.
 const WIDTH: usize = 4;
 const CLIENT: &CStr = c"short-lived-client";
@@ -86,7 +83,7 @@ fn chain() -> Vec<u64> {
 }
 
 fn processes() -> usize {
-    env::var_os("OWNER").map_or(PROCESSES, |_| PROCESSES_IN_A_GUEST)
+    at_load(2_000, 100)
 }
 
 /// Starts `count` clients, one after the other in each of [`WIDTH`] threads. Returns their pids and paths.

@@ -15,7 +15,7 @@ use std::{
 
 use imds_analyzer::lab::{Answered, Lab};
 use imds_analyzer_tests::{
-    IMDS_V4, Scene, briefs, connect, get, get_with_token, of_port, port, put_token, read_response,
+    IMDS_V4, Scene, at_load, briefs, connect, get, get_with_token, of_port, port, put_token, read_response,
 };
 use serde_json::Value;
 
@@ -34,7 +34,7 @@ fn pieces(bytes: &[u8], seed: usize) -> impl Iterator<Item = &[u8]> {
 #[test]
 fn twenty_thousand_requests_on_eight_connections() {
     const THREADS: usize = 8;
-    const EACH: usize = 2_500;
+    let each = at_load(2_500, 500);
     let scene = Scene::of_this_process();
     let token = put_token(&mut scene.connect());
     let ports: Vec<u16> = thread::scope(|scope| {
@@ -43,7 +43,7 @@ fn twenty_thousand_requests_on_eight_connections() {
                 let mut stream = scene.connect();
                 let token = &token;
                 scope.spawn(move || {
-                    for i in 0..EACH {
+                    for i in 0..each {
                         let path = format!("/latest/meta-data/{i}");
                         let request = if i % 2 == 0 {
                             get(&path)
@@ -64,7 +64,7 @@ fn twenty_thousand_requests_on_eight_connections() {
             .map(|thread| thread.join().expect("a client"))
             .collect()
     });
-    let half = (THREADS * EACH / 2) as u64;
+    let half = (THREADS * each / 2) as u64;
     let answered = Answered {
         token_requests: 1,
         with_token: half,
@@ -83,13 +83,13 @@ fn twenty_thousand_requests_on_eight_connections() {
             .or_default()
             .push(imds_analyzer_tests::brief(record));
     }
-    let expected: Vec<_> = (0..EACH)
+    let expected: Vec<_> = (0..each)
         .map(|i| format!("{} GET /latest/meta-data/{i} plain", ["v1", "v2"][i % 2]))
         .collect();
     for port in ports {
         assert!(by_port[&port.into()] == expected, "port {port}");
     }
-    assert_eq!(records.len(), THREADS * EACH + 1);
+    assert_eq!(records.len(), THREADS * each + 1);
     assert!(!ended.everything().contains(&token));
 }
 

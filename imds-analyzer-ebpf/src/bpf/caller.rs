@@ -9,7 +9,7 @@ use aya_ebpf::{
     maps::PerCpuArray,
 };
 use imds_analyzer_ebpf::abi::{
-    ANCESTORS_MAX, ARGV_MAX, Ancestor, COMM_LEN, Header, Loss, OwnerHook, OwnerRecord, RecordKind, Task,
+    ANCESTORS_MAX, ARGV_MAX, Ancestor, COMM_LEN, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX, RecordKind, Task,
     send::{SendSettings, stage},
 };
 
@@ -135,8 +135,8 @@ fn fill(record: &mut OwnerRecord<ARGV_MAX>, sock: u64, settings: &SendSettings) 
     } else {
         argv_len as u32
     };
-    // Paths take loops; /proc has them.
-    owner.paths_room = 0;
+    // Their room stays empty: reading them takes loops, and /proc has them.
+    owner.paths_room = PATHS_MAX as u32;
     owner.paths.executable_end = 0;
     owner.paths.working_directory_end = 0;
     owner.paths.cgroup_end = 0;

@@ -38,6 +38,7 @@ const MOUNTS: [(&str, &str); 11] = [
 ];
 /// Kernel modules, each after those it needs.
 const MODULES: &str = "/etc/vm/modules";
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 const RUN: &str = "/etc/vm/run";
 /// As a shell has it for a command that was killed for lateness, see timeout(1).
 const LATE: i32 = 124;
@@ -64,6 +65,14 @@ fn main() {
         if let Err(error) = load_module(module) {
             println!("{module}: {error}");
         }
+    }
+    match Command::new("/bin/sh")
+        .args(["-c", "exec ip link set lo up"])
+        .env("PATH", PATH)
+        .status()
+    {
+        Ok(status) if status.success() => {}
+        other => println!("lo is down: {other:?}"),
     }
     match fs::read_to_string(RUN) {
         Ok(list) => list.lines().for_each(run_line),
@@ -102,7 +111,7 @@ fn run(command: &str, limit: Duration) -> io::Result<i32> {
         .current_dir("/tmp")
         .env_clear()
         .envs([
-            ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("PATH", PATH),
             ("HOME", "/root"),
             ("LANG", "C.UTF-8"),
             ("IMDS_ANALYZER", "/usr/bin/imds-analyzer"),
