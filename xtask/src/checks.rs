@@ -65,7 +65,11 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
         });
     }
     println!("\n== other kernels");
-    let guests = vm::check(crate::depth(full))?;
+    let guests = vm::check(crate::depth(full)).unwrap_or_else(|error| {
+        println!("no guest could be started: {error:#}");
+        // Which is a failure: there is nothing in the table.
+        Vec::new()
+    });
     Ok(report(&rows, &guests, started.elapsed()))
 }
 
