@@ -27,7 +27,7 @@ rm -rf "$SYSTEM" "$ROOT/rpm-serve" "$ROOT/rpm-base"
 mkdir -p "$SYSTEM"/{bin,usr/bin,run,dev,etc} "$ROOT/rpm-serve" "$ROOT/rpm-base"
 touch "$SYSTEM/dev/null"
 busybox=$(command -v busybox)
-for name in sh grep echo rm; do cp "$busybox" "$SYSTEM/bin/$name"; done
+for name in sh rmdir; do cp "$busybox" "$SYSTEM/bin/$name"; done
 cat >"$SYSTEM/bin/systemctl" <<'STUB'
 #!/bin/sh
 echo "$*" >>/systemctl-calls

@@ -100,6 +100,8 @@ impl Key {
         sign.arg("--addsign")
             .args(["--define", &format!("_gpg_name {}", self.id)])
             .args(["--define", "_gpg_digest_algo sha256"])
+            // Where Debian has it, rpm does not look.
+            .args(["--define", "__gpg /usr/bin/gpg"])
             .arg(package);
         if let Some(home) = &self.home {
             sign.env("GNUPGHOME", home)

@@ -108,9 +108,6 @@ pub(crate) fn deb(release: &Release, out: &Path) -> Result<PathBuf> {
 pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
     let files = list(release, Format::Rpm)?;
     let mut assets = String::new();
-    for folder in own_folders(&files) {
-        let _ = writeln!(assets, "  {{ dir = true, dest = \"/{folder}/\", mode = \"755\" }},");
-    }
     for file in &files {
         let more = match file.kind {
             Kind::Config => ", config = \"noreplace\"",
@@ -137,7 +134,7 @@ pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
          \"libc.so.6(GLIBC_{})(64bit)\" = \"*\"\n",
         script("post")?,
         script("preun")?,
-        script("postun")?,
+        script("postun")? + &without_folders(&files),
         crate::cross::GLIBC,
     );
     let arch = release.arch.rust();
@@ -150,17 +147,21 @@ pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Folders that are the package's alone, and go with it.
-fn own_folders(files: &[Installed]) -> Vec<String> {
+/// Shell that removes the folders that are the package's alone, when the last one goes. cargo-generate-rpm 0.21 cannot make
+/// them part of the package: it reads them as files.
+fn without_folders(files: &[Installed]) -> String {
     let mut folders: Vec<String> = files
         .iter()
         .flat_map(|file| Path::new(&file.place).ancestors().skip(1))
         .filter(|folder| folder.components().any(|part| part.as_os_str() == NAME))
-        .map(|folder| folder.display().to_string())
+        .map(|folder| format!("/{}", folder.display()))
         .collect();
     folders.sort();
     folders.dedup();
-    folders
+    // What is in a folder before the folder.
+    folders.reverse();
+    let folders = folders.join(" ");
+    format!("if [ \"$1\" -eq 0 ]; then\n    rmdir {folders} 2>/dev/null || :\nfi\nexit 0\n")
 }
 
 /// The same files, to be unpacked at the root.
