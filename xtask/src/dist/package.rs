@@ -23,6 +23,8 @@ use crate::{
 /// Nobody has an address of the project's own: whoever publishes packages puts theirs here.
 pub(crate) const MAINTAINER: &str = "The imds-analyzer authors <maintainers@imds-analyzer.invalid>";
 const SUMMARY: &str = "find processes that call EC2 instance metadata without a token";
+/// With a capital, as RPM has it.
+const RPM_SUMMARY: &str = "Find processes that call EC2 instance metadata without a token";
 const DESCRIPTION: &str = "Finds which process on an EC2 host, started by whom, still talks to the instance \
 metadata service (IMDS) without a session token (IMDSv1), so that tokens can be required without breaking \
 anything. eBPF programs judge what leaves the host's sockets; it changes no traffic and writes no token.\n\
@@ -123,7 +125,7 @@ pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
     let script = |name: &str| fs::read_to_string(Path::new("packaging/rpm").join(name));
     let metadata = format!(
         "[package.metadata.generate-rpm]\n\
-         summary = {SUMMARY:?}\n\
+         summary = {RPM_SUMMARY:?}\n\
          release = \"1\"\n\
          auto-req = \"no\"\n\
          post_install_script = {:?}\n\

@@ -83,6 +83,8 @@ pub(super) fn write(
     if !link.exists() {
         std::os::unix::fs::symlink("../package-tests.service", link)?;
     }
+    // Without it, systemd leaves the root read-only.
+    fs::write(tree.join("etc/fstab"), "/dev/vda / ext4 defaults 0 0\n")?;
     fs::write(tree.join("etc/hostname"), "guest\n")?;
     fs::write(tree.join("etc/hosts"), "127.0.0.1 localhost guest\n")?;
     if disk.exists() {
