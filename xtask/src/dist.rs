@@ -30,6 +30,8 @@ mod elf;
 pub(crate) mod files;
 pub(crate) mod package;
 mod sbom;
+#[cfg(test)]
+mod tests;
 
 pub(crate) const NAME: &str = "imds-analyzer";
 const ARCHES: [Arch; 2] = [Arch::X86_64, Arch::Arm64];
