@@ -4,6 +4,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -34,30 +35,26 @@ impl Key {
         Self { id, home: None }
     }
 
-    /// A key for tests, made when there is none yet.
+    /// A key for tests, made on the spot and gone with the value.
     pub(crate) fn of_tests() -> Result<Self> {
         // Not below `target`: the path of gpg's socket is limited to 108 bytes.
-        let home = std::env::temp_dir().join(format!("{NAME}-test-key"));
+        let home = std::env::temp_dir().join(format!("{NAME}-key-{}", std::process::id()));
+        fs::DirBuilder::new().mode(0o700).create(&home)?;
         let key = Self {
             id: format!("{NAME} test key"),
-            home: Some(home.clone()),
+            home: Some(home),
         };
-        if !home.exists() {
-            let mut mkdir = Command::new("mkdir");
-            mkdir.args(["--mode=700"]).arg(&home);
-            run(mkdir)?;
-            let mut make = key.gpg();
-            make.args([
-                "--passphrase",
-                "",
-                "--quick-generate-key",
-                &key.id,
-                "rsa3072",
-                "sign",
-                "1y",
-            ]);
-            run(make)?;
-        }
+        let mut make = key.gpg();
+        make.args([
+            "--passphrase",
+            "",
+            "--quick-generate-key",
+            &key.id,
+            "rsa3072",
+            "sign",
+            "1y",
+        ]);
+        run(make)?;
         Ok(key)
     }
 
@@ -108,6 +105,21 @@ impl Key {
                 .args(["--define", &format!("_gpg_path {}", home.display())]);
         }
         run(sign).map(drop)
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        let Some(home) = &self.home else { return };
+        // gpg leaves its agent running.
+        let mut agent = Command::new("gpgconf");
+        let stopped = run({
+            agent.args(["--kill", "gpg-agent"]).env("GNUPGHOME", home);
+            agent
+        });
+        if let Err(error) = stopped.and_then(|_| Ok(fs::remove_dir_all(home)?)) {
+            eprintln!("repo: {}: {error:#}", home.display());
+        }
     }
 }
 
