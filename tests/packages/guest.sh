@@ -83,6 +83,8 @@ serve() {
     python3 -m http.server --directory "$HERE/$1" --bind 127.0.0.1 8000 >/dev/null 2>&1 &
     echo $! >/run/server
     soon curl -s -o /dev/null http://127.0.0.1:8000/imds-analyzer.asc
+    # Two repositories of the same second are one to apt.
+    rm -rf /var/lib/apt/lists/*
     apt-get -qq update
 }
 
