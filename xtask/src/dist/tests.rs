@@ -31,7 +31,10 @@ fn unit_starts_before_what_calls_imds_and_delays_nobody() {
     assert_eq!(values("TimeoutStartSec"), ["3s"]);
     assert!(values("Before").contains(&"cloud-init-local.service"));
     // What these would order it after is ordered after cloud-init, or waits for file systems.
-    assert_eq!(values("After"), ["systemd-journald.socket", "systemd-remount-fs.service"]);
+    assert_eq!(
+        values("After"),
+        ["systemd-journald.socket", "systemd-remount-fs.service"]
+    );
     for key in ["PrivateTmp", "RequiresMountsFor", "Requires", "RequiredBy", "Wants"] {
         assert!(values(key).is_empty(), "{key}");
     }
