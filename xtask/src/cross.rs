@@ -2,7 +2,7 @@
 //! glibc's symbols. It comes from PyPI with its zig, and stays below `target`.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     setup,
+    toolchain::Host,
     vm::{
         self,
         arch::Arch,
@@ -31,8 +32,8 @@ const STD: &str = "libstd-rust-web-dev";
 pub(crate) struct Cross {
     arch: Arch,
     tools: PathBuf,
-    /// Where std for the architecture is.
-    std: PathBuf,
+    /// Where std for the architecture is, if it is not with the compiler.
+    std: Option<PathBuf>,
 }
 
 impl Cross {
@@ -43,15 +44,11 @@ impl Cross {
         if !tools.join("bin/cargo-zigbuild").is_file() {
             setup::quietly("fetching cargo-zigbuild and zig", pip(&tools))?;
         }
-        let version = packages::run({
-            let mut query = Command::new("dpkg-query");
-            query.args(["--show", "--showformat=${Version}", STD]);
-            query
-        })
-        .context("compiling for another architecture takes Debian's rustc")?;
-        let package = packages.named("std", &[format!("{STD}={version}")])?;
-        let std = package.join(format!("usr/lib/rustlib/{}-unknown-linux-gnu/lib", arch.rust()));
-        ensure!(std.is_dir(), "{STD} has no std for {}", arch.name());
+        let std = if arch.is_ours() {
+            None
+        } else {
+            Some(std(arch, packages)?)
+        };
         Ok(Self { arch, tools, std })
     }
 
@@ -65,10 +62,7 @@ impl Cross {
             .args(["--target", &format!("{triple}.{GLIBC}")])
             .env("CARGO_ZIGBUILD_ZIG_PATH", self.tools.join("ziglang/zig"))
             .env("RUSTC", RUSTC)
-            .env(
-                format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
-                format!("-L {}", self.std.display()),
-            )
+            .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), self.rustflags())
             .env("CARGO_TARGET_DIR", vm::target().join("cross"))
             // Guests have no room for it, and this machine's strip may not know the architecture.
             .env("CARGO_PROFILE_DEV_DEBUG", "false")
@@ -77,6 +71,31 @@ impl Cross {
             .env_remove("LD_LIBRARY_PATH");
         command
     }
+
+    /// Where std is, and nothing of this machine's directories in what is built.
+    fn rustflags(&self) -> String {
+        let workspace = env::current_dir().ok();
+        let cargo_home = Host::current().cargo_home;
+        let std = self.std.as_ref().map(|std| format!("-L {}", std.display()));
+        let remap = [(workspace, "imds-analyzer"), (cargo_home, "cargo")]
+            .into_iter()
+            .filter_map(|(path, name)| Some(format!("--remap-path-prefix={}=/usr/src/{name}", path?.display())));
+        std.into_iter().chain(remap).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Fetches std, of the same version as the compiler.
+fn std(arch: Arch, packages: &mut Packages) -> Result<PathBuf> {
+    let version = packages::run({
+        let mut query = Command::new("dpkg-query");
+        query.args(["--show", "--showformat=${Version}", STD]);
+        query
+    })
+    .context("compiling for another architecture takes Debian's rustc")?;
+    let package = packages.named("std", &[format!("{STD}={version}")])?;
+    let std = package.join(format!("usr/lib/rustlib/{}-unknown-linux-gnu/lib", arch.rust()));
+    ensure!(std.is_dir(), "{STD} has no std for {}", arch.name());
+    Ok(std)
 }
 
 fn pip(tools: &Path) -> Command {

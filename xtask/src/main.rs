@@ -12,9 +12,12 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod checks;
 mod cross;
+mod dist;
 mod docs;
+mod guest;
 mod lab;
 mod object;
+mod repo;
 mod setup;
 mod step;
 mod toolchain;
@@ -66,6 +69,25 @@ enum Task {
     },
     /// Write docs/kernels.md anew, from the tables in the code
     Docs,
+    /// Build what is released into target/dist: programs against an old glibc, packages, checksums
+    Dist {
+        /// x86_64 or arm64; without, both
+        architectures: Vec<String>,
+    },
+    /// Make a signed APT and a signed YUM repository of target/dist in target/repo, to be served as they are
+    Repo {
+        /// The key to sign with, as gpg finds it; without, one for tests
+        #[arg(long)]
+        key: Option<String>,
+        /// Where they will be served
+        #[arg(long, default_value = "http://127.0.0.1:8000")]
+        url: String,
+    },
+    /// Install, use, upgrade and remove the packages in systemd guests and in an RPM root
+    Packages {
+        /// bullseye, bookworm, trixie or rpm; without, all
+        systems: Vec<String>,
+    },
     /// Measure what the hooks cost sends that are not for IMDS (as root)
     Bench,
     /// Fuzz the request classifier (needs cargo-fuzz and a nightly)
@@ -123,6 +145,15 @@ fn run(task: Task) -> Result<ExitCode> {
             setup::toolchain()?;
             lab::build()?;
             docs::write().map(|()| ExitCode::SUCCESS)
+        }
+        Task::Dist { architectures } => {
+            setup::toolchain()?;
+            dist::run(&architectures).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Repo { key, url } => repo::run_task(key, &url).map(|()| ExitCode::SUCCESS),
+        Task::Packages { systems } => {
+            setup::toolchain()?;
+            guest::run(&systems)
         }
         Task::Bench => {
             setup::toolchain()?;

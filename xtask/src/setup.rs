@@ -46,6 +46,19 @@ const VM_TOOLS: [(&str, &str); 9] = [
     ("bash", "bash"),
 ];
 
+/// What repositories are made with, and what packages are tested with.
+const PACKAGING_TOOLS: [(&str, &str); 9] = [
+    ("apt-ftparchive", "apt-utils"),
+    ("gpg", "gnupg"),
+    ("rpmsign", "rpm"),
+    ("createrepo_c", "createrepo-c"),
+    ("dnf", "dnf"),
+    ("lintian", "lintian"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("mke2fs", "e2fsprogs"),
+    ("depmod", "kmod"),
+];
+
 /// The BPF target of the machine this is compiled for.
 pub(crate) fn target() -> &'static str {
     bpf_target(if cfg!(target_endian = "big") { "big" } else { "little" })
@@ -77,6 +90,11 @@ pub(crate) fn toolchain() -> Result<()> {
 /// Brings what the tests call.
 pub(crate) fn test_tools() -> Result<()> {
     programs(&TEST_TOOLS)
+}
+
+/// Brings what `cargo xtask repo` and `cargo xtask packages` call.
+pub(crate) fn packaging_tools() -> Result<()> {
+    programs(&PACKAGING_TOOLS)
 }
 
 /// Brings what `cargo xtask vm` calls.

@@ -28,8 +28,8 @@ use crate::vm::{
 
 pub(crate) mod arch;
 mod build;
-mod cpio;
-mod initramfs;
+pub(crate) mod cpio;
+pub(crate) mod initramfs;
 pub(crate) mod kernels;
 pub(crate) mod packages;
 mod qemu;

@@ -10,6 +10,15 @@ pub(crate) enum Arch {
 }
 
 impl Arch {
+    /// This machine's.
+    pub(crate) fn ours() -> Self {
+        if Self::Arm64.is_ours() {
+            Self::Arm64
+        } else {
+            Self::X86_64
+        }
+    }
+
     /// As the kernel's own sources and this project's documents have it.
     pub(crate) const fn name(self) -> &'static str {
         match self {

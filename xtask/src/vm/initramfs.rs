@@ -151,7 +151,7 @@ pub(crate) fn write_guest(path: &Path, base: &Path, kernel: &Unpacked, run: &str
     let file = File::options().append(true).open(path)?;
     let mut archive = Archive::new(BufWriter::new(file));
     let mut list = String::new();
-    for (name, content) in modules(&kernel.modules)? {
+    for (name, content) in modules(&kernel.modules, &MODULES)? {
         let path = format!("lib-vm/{name}.ko");
         archive.file(Path::new(&path), &content, false)?;
         list.push_str(&format!("/{path}\n"));
@@ -282,8 +282,8 @@ fn busybox(archive: &mut Out) -> Result<()> {
     Ok(())
 }
 
-/// The modules of [`MODULES`] and those they need, in the order in which they can be loaded.
-fn modules(root: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// The modules of these names and those they need, in the order in which they can be loaded.
+pub(crate) fn modules(root: &Path, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -297,7 +297,7 @@ fn modules(root: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         }
     }
     let mut loaded = Vec::new();
-    for name in MODULES {
+    for name in names {
         load(name, &files, &mut loaded)?;
     }
     Ok(loaded)

@@ -1,0 +1,168 @@
+//! `cargo xtask packages`: the packages, installed, used, upgraded and removed in real systemd guests: Debian of several
+//! releases on a virtual disk, started by its own systemd. It takes minutes, so `cargo xtask test` leaves it out.
+//!
+//! ```text
+//! disk      a file system made by mmdebstrap, with the repositories and tests/packages/guest.sh in it
+//! machine   QEMU, once for each time that the guest boots
+//! rpm       no guest: an RPM root made by dnf on this machine
+//! ```
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    dist::{self, Release, package},
+    repo::{self, Key},
+    setup,
+    vm::{
+        self,
+        arch::Arch,
+        kernels::{self, Kernel},
+        packages::Packages,
+    },
+};
+
+mod disk;
+mod machine;
+mod rpm;
+
+/// A release of Debian, and the kernel of the matrix that it is started with: its own, or the nearest.
+struct System {
+    suite: &'static str,
+    kernel: &'static str,
+}
+
+const SYSTEMS: [System; 3] = [
+    System {
+        suite: "bookworm",
+        kernel: "6.1",
+    },
+    System {
+        suite: "bullseye",
+        kernel: "5.10",
+    },
+    System {
+        suite: "trixie",
+        kernel: "6.12",
+    },
+];
+/// Where a guest finds its repositories, served by itself.
+const URL: &str = "http://127.0.0.1:8000";
+/// Of the version to which is upgraded.
+const NEXT: &str = "+next";
+
+/// The repositories, before and after the next version came out.
+struct Repositories {
+    now: PathBuf,
+    next: PathBuf,
+}
+
+/// Tests in the systems of these names, or in all; `rpm` is one.
+pub(crate) fn run(names: &[String]) -> Result<ExitCode> {
+    setup::packaging_tools()?;
+    setup::vm_tools()?;
+    package::tools()?;
+    let chosen = |name: &str| names.is_empty() || names.iter().any(|chosen| chosen == name);
+    let root = vm::target().join("guest");
+    fs::create_dir_all(&root)?;
+    let root = fs::canonicalize(root)?;
+    let repositories = repositories(&root)?;
+    let mut counts = Counts::default();
+    if chosen("rpm") {
+        println!("\n== rpm");
+        counts.add(&rpm::test(&root, &repositories)?);
+    }
+    for system in SYSTEMS.iter().filter(|system| chosen(system.suite)) {
+        println!("\n== {}, kernel {}", system.suite, system.kernel);
+        counts.add(&guest(&root, system, &repositories)?);
+    }
+    println!("\n{} passed, {} failed", counts.passed, counts.failed);
+    Ok(if counts.failed == 0 && counts.passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Lines of a test script: `ok <what>` and `FAILED <what>`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+impl Counts {
+    fn add(&mut self, text: &str) {
+        for line in text.lines() {
+            self.passed += u64::from(line.starts_with("ok "));
+            self.failed += u64::from(line.starts_with("FAILED "));
+        }
+    }
+}
+
+fn repositories(root: &Path) -> Result<Repositories> {
+    let releases = dist::releases(&[Arch::ours()])?;
+    let folder = root.join("packages");
+    fs::create_dir_all(&folder)?;
+    let mut now = Vec::new();
+    let mut next = Vec::new();
+    for release in &releases {
+        now.extend([package::deb(release, &folder)?, package::rpm(release, &folder)?]);
+        let later = Release {
+            version: format!("{}{NEXT}", release.version),
+            ..release.clone()
+        };
+        next.extend([package::deb(&later, &folder)?, package::rpm(&later, &folder)?]);
+    }
+    next.extend(now.iter().cloned());
+    let key = Key::of_tests()?;
+    let repositories = Repositories {
+        now: root.join("repo-now"),
+        next: root.join("repo-next"),
+    };
+    repo::write(&repositories.now, &now, &key, URL)?;
+    repo::write(&repositories.next, &next, &key, URL)?;
+    Ok(repositories)
+}
+
+/// Boots a guest until it switches itself off; what its tests said.
+fn guest(root: &Path, system: &System, repositories: &Repositories) -> Result<String> {
+    let arch = Arch::ours();
+    let kernel: &Kernel = kernels::ALL
+        .iter()
+        .find(|kernel| kernel.name == system.kernel)
+        .context("a kernel that is not in the matrix")?;
+    let vm = fs::canonicalize(vm::target())?.join("vm");
+    fs::create_dir_all(vm.join(arch.name()))?;
+    let kernel = Packages::new(&vm, arch, false)?.kernel(kernel)?;
+    let disk = root.join(format!("{}.ext4", system.suite));
+    disk::write(root, system.suite, &kernel, repositories, &disk)?;
+    let initramfs = root.join(format!("{}.cpio", system.suite));
+    disk::write_initramfs(&initramfs, &kernel)?;
+    let mut said = String::new();
+    for boot in 1..=BOOTS {
+        let log = root.join(format!("{}-{boot}.log", system.suite));
+        let text = machine::boot(arch, &kernel.image, &initramfs, &disk, &log)?;
+        let tests: Vec<&str> = text.lines().filter_map(machine::test_line).collect();
+        tests.iter().for_each(|line| println!("{line}"));
+        said.extend(tests.iter().flat_map(|line| [line, "\n"]));
+        let end = format!("end of boot {boot}");
+        if !tests.iter().any(|line| *line == end) {
+            println!("FAILED boot {boot}: it did not come to its end, see {}", log.display());
+            said.push_str("FAILED \n");
+            break;
+        }
+    }
+    fs::remove_file(disk)?;
+    fs::remove_file(initramfs)?;
+    ensure!(!said.is_empty(), "the guest said nothing");
+    Ok(said)
+}
+
+/// First installed, then enabled, then with a service that never gets ready.
+const BOOTS: u32 = 3;
