@@ -3,7 +3,8 @@
 use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
 
 use imds_analyzer_tests::{
-    PYTHON, Service, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path, run_to_end, sample, send, until,
+    PYTHON, Service, at_load, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path, run_to_end, sample, send,
+    until,
 };
 
 fn status(pid: u32, key: &str) -> String {
@@ -224,7 +225,7 @@ fn killed_in_the_middle_of_a_burst() {
                 send(&lab, "/latest/meta-data/killed", 50);
             }
         });
-        for round in 0..50u64 {
+        for round in 0..at_load(50, 5) as u64 {
             let size = || fs::metadata(service.log()).map_or(0, |data| data.len());
             let begin = size();
             until("a burst is on its way", || size() > begin + 2000 * (1 + round % 7));

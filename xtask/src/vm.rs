@@ -59,7 +59,7 @@ const AT_A_TIME: usize = 2;
 const OF_HOOKS: [&str; 5] = ["callers", "owners", "records", "syscalls", "verdicts"];
 /// Those in which the kernel has one: they run once in each guest. All others are about what is typed and written, and
 /// run in the first guest.
-const OF_KERNELS: [&str; 11] = [
+const OF_KERNELS: [&str; 10] = [
     "attribution",
     "commands",
     "endings",
@@ -68,13 +68,14 @@ const OF_KERNELS: [&str; 11] = [
     "lab",
     "resources",
     "routed",
-    "send_tap",
     "streams",
     "views",
 ];
 /// Those that run with the send tap, too, and what in them is not for it: what passes no hook, and pages that no sender's
 /// memory holds (that these are said to be unknown is a test of `send_tap`).
-const OF_SEND_TAP: [&str; 4] = ["framing", "owners", "syscalls", "verdicts"];
+const OF_SEND_TAP: [&str; 5] = ["framing", "owners", "send_tap", "syscalls", "verdicts"];
+/// Those that run with nothing else.
+const ONLY_OF_SEND_TAP: &str = "send_tap";
 const NOT_OF_SEND_TAP: [&str; 3] = ["multipath_tcp", "sendfile", "splice"];
 /// Those for which an initramfs is too little of a system: a container runtime cannot leave it, and neither journald nor
 /// Prometheus is in it.
@@ -287,7 +288,7 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
     for (name, _) in built
         .tests
         .iter()
-        .filter(|(name, _)| !OF_SYSTEMS.contains(&name.as_str()))
+        .filter(|(name, _)| name != ONLY_OF_SEND_TAP && !OF_SYSTEMS.contains(&name.as_str()))
     {
         for (i, owner) in kernel.owners.iter().enumerate() {
             let name = name.as_str();
