@@ -277,9 +277,11 @@ impl Ended {
     }
 
     /// What the summary says was lost on a request's way from the wire to the output. What could not be looked up in
-    /// /proc, where processes come and go, is no such loss.
+    /// /proc, where processes come and go, is no such loss; nor is a sender that was not noted because its hook was preempted
+    /// on that CPU, which slow CPUs see: who connected is the owner then. The wire tap knows no such misses.
     pub fn lost(&self) -> Vec<String> {
-        const LOOK_UPS: [&str; 3] = [
+        const LOOK_UPS: [&str; 4] = [
+            "recursion_misses",
             "socket_search_failures",
             "process_read_failures",
             "processes_unannounced",
