@@ -142,23 +142,28 @@ fn pages_that_nobody_has_touched() {
     assert_eq!(seen(scene, port(&stream), 1), [V1]);
 }
 
-#[test]
-fn only_what_the_socket_took_counts() {
-    if !can_run() {
-        return;
-    }
+/// A connection with little room on the way, whose peer reads when it is told to.
+fn slow_peer() -> (Analyzer, Lab, TcpStream, TcpStream) {
     let analyzer = Analyzer::watch(&["--object", "legacy", "--pid", &process::id().to_string()]);
     let lab = Lab::local().expect("lab");
-    // A peer that reads when it is told to.
     let listener = lab
         .server
         .run(|| std::net::TcpListener::bind(IMDS_V4))
         .expect("namespace")
         .expect("bind");
     set_option(&listener, libc::SOL_SOCKET, libc::SO_RCVBUF, 4096);
-    let mut stream = connect(&lab.client, IMDS_V4);
-    let (mut peer, _) = listener.accept().expect("accept");
+    let stream = connect(&lab.client, IMDS_V4);
+    let (peer, _) = listener.accept().expect("accept");
     set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, 4608);
+    (analyzer, lab, stream, peer)
+}
+
+#[test]
+fn only_what_the_socket_took_counts() {
+    if !can_run() {
+        return;
+    }
+    let (analyzer, _lab, mut stream, mut peer) = slow_peer();
     stream.set_nonblocking(true).expect("O_NONBLOCK");
     let requests = get(PATH).repeat(300);
     let mut left = requests.as_bytes();
@@ -198,17 +203,7 @@ fn bytes_that_change_while_they_are_sent() {
     if !can_run() {
         return;
     }
-    let analyzer = Analyzer::watch(&["--object", "legacy", "--pid", &process::id().to_string()]);
-    let lab = Lab::local().expect("lab");
-    let listener = lab
-        .server
-        .run(|| std::net::TcpListener::bind(IMDS_V4))
-        .expect("namespace")
-        .expect("bind");
-    set_option(&listener, libc::SOL_SOCKET, libc::SO_RCVBUF, 4096);
-    let stream = connect(&lab.client, IMDS_V4);
-    let (mut peer, _) = listener.accept().expect("accept");
-    set_option(&stream, libc::SOL_SOCKET, libc::SO_SNDBUF, 4608);
+    let (analyzer, _lab, stream, mut peer) = slow_peer();
     let own_port = port(&stream);
 
     // The last part of a send that is longer than fits.

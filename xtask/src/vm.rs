@@ -32,7 +32,7 @@ pub(crate) mod cpio;
 pub(crate) mod initramfs;
 pub(crate) mod kernels;
 pub(crate) mod packages;
-mod qemu;
+pub(crate) mod qemu;
 pub(crate) mod result;
 
 /// Names of the commands that every guest runs beside tests.

@@ -55,18 +55,12 @@ impl Pattern {
             user: wanted_user,
             path,
         } = &self.0;
-        let container_of = |process: &Process| {
-            process
-                .container
-                .clone()
-                .map(|it| (Some(it.id), it.name))
-                .unwrap_or_default()
-        };
-        let (id, name) = process.map(container_of).unwrap_or_default();
+        let place = process.and_then(|process| process.container.as_ref());
         let unit_of = |of: fn(&Process) -> &Option<String>| process.and_then(|process| of(process).as_deref());
         (fits(unit, unit_of(|process| &process.unit)) || fits(unit, unit_of(|process| &process.user_unit)))
             && fits(executable, process.and_then(|process| process.executable.as_deref()))
-            && (fits(container, id.as_deref()) || fits(container, name.as_deref()))
+            && (fits(container, place.map(|it| it.id.as_str()))
+                || fits(container, place.and_then(|it| it.name.as_deref())))
             && wanted_user.as_deref().is_none_or(user)
             && fits(path, event.http.path.as_deref())
     }

@@ -47,43 +47,75 @@ pub(crate) struct Ended {
     pub(crate) output: Vec<String>,
 }
 
-/// Runs a guest until it switches itself off, or is late. It has no network device: no packet leaves it.
+/// Runs a guest of the matrix until it switches itself off, or is late.
 pub(crate) fn run(arch: Arch, image: &Path, initramfs: &Path, log: &Path, limit: Duration) -> Result<Console> {
-    let console = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let (mut command, serial) = arch.qemu();
-    command
-        .args(["-smp", "2", "-m", "1536"])
-        .args([
-            "-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio",
-        ])
-        .args(["-no-reboot", "-append", &format!("console={serial} quiet panic=-1")])
-        .arg("-kernel")
-        .arg(image)
-        .arg("-initrd")
-        .arg(initramfs)
-        .stdin(Stdio::null())
-        .stderr(console.try_clone()?)
-        .stdout(console);
-    // SAFETY: prctl is async-signal-safe, and touches nothing of this process.
-    unsafe {
-        // No guest outlives this program, however it ends. The signal comes when the thread ends that starts the guest,
-        // which is the one that waits for it.
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
-    let mut guest = Guest(
+    let machine = Machine {
+        arch,
+        image,
+        initramfs,
+        memory: "1536",
+        disk: None,
+        append: "",
+    };
+    Ok(parse(&machine.run(log, limit + MARGIN)?))
+}
+
+/// A guest's machine.
+pub(crate) struct Machine<'a> {
+    pub(crate) arch: Arch,
+    pub(crate) image: &'a Path,
+    pub(crate) initramfs: &'a Path,
+    /// MiB.
+    pub(crate) memory: &'static str,
+    pub(crate) disk: Option<&'a Path>,
+    /// For the kernel's command line.
+    pub(crate) append: &'a str,
+}
+
+impl Machine<'_> {
+    /// Runs until it switches itself off, starts again, or is late; what its console said, which is in `log` too. It has
+    /// no network device: no packet leaves it.
+    pub(crate) fn run(&self, log: &Path, limit: Duration) -> Result<String> {
+        let console = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let (mut command, serial) = self.arch.qemu();
         command
-            .spawn()
-            .with_context(|| format!("cannot run {}", command.get_program().display()))?,
-    );
-    let deadline = Instant::now() + limit + MARGIN;
-    while guest.0.try_wait()?.is_none() && Instant::now() < deadline {
-        sleep(Duration::from_millis(50));
+            .args(["-smp", "2", "-m", self.memory])
+            .args([
+                "-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio",
+            ])
+            .args(["-no-reboot", "-append"])
+            .arg(format!("console={serial} quiet panic=-1 {}", self.append))
+            .arg("-kernel")
+            .arg(self.image)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .stdin(Stdio::null())
+            .stderr(console.try_clone()?)
+            .stdout(console);
+        if let Some(disk) = self.disk {
+            command.args([
+                "-drive",
+                &format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()),
+            ]);
+        }
+        // SAFETY: prctl is async-signal-safe, and touches nothing of this process.
+        unsafe {
+            // No guest outlives this program, however it ends. The signal comes when the thread ends that starts the
+            // guest, which is the one that waits for it.
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        let spawned = command.spawn();
+        let mut guest = Guest(spawned.with_context(|| format!("cannot run {}", command.get_program().display()))?);
+        let deadline = Instant::now() + limit;
+        while guest.0.try_wait()?.is_none() && Instant::now() < deadline {
+            sleep(Duration::from_millis(50));
+        }
+        drop(guest);
+        Ok(String::from_utf8_lossy(&fs::read(log)?).into_owned())
     }
-    drop(guest);
-    Ok(parse(&String::from_utf8_lossy(&fs::read(log)?)))
 }
 
 /// Ends with the value.
