@@ -59,6 +59,13 @@ imds() {
     soon ip netns exec imds curl -s -o /dev/null "$PAGE?ready"
 }
 
+# Emulated, all is some thirty times slower than the unit's time limit is made for.
+limit_of_tests() {
+    mkdir -p /etc/systemd/system/$UNIT.d
+    printf '[Service]\nTimeoutStartSec=90s\n' >/etc/systemd/system/$UNIT.d/test.conf
+    systemctl daemon-reload
+}
+
 # record TEXT: waits for a record of a request whose path has TEXT, and shows what it says of the caller.
 record() {
     soon contains "$LOG" "$1" || return
@@ -107,10 +114,7 @@ install_and_use() {
 
     sed -i 's/^enabled = false/enabled = true/; s/^# listen/listen/' /etc/imds-analyzer/config.toml
     check "config check" imds-analyzer config check
-    # Emulated, all is some thirty times slower than the unit's time limit is made for.
-    mkdir -p /etc/systemd/system/$UNIT.d
-    printf '[Service]\nTimeoutStartSec=90s\n' >/etc/systemd/system/$UNIT.d/test.conf
-    systemctl daemon-reload
+    limit_of_tests
     check "start" systemctl start $UNIT
     check "active" is ActiveState active
     imds
@@ -248,6 +252,7 @@ after_boot() {
     check "... and the service goes on" test "$before" = "$(systemctl show -p MainPID --value $UNIT)"
     cp /run/config.good /etc/imds-analyzer/config.toml
     check "read-only /etc" sh -c "mount --bind -o ro /etc /etc && mount -o remount,bind,ro /etc && systemctl restart $UNIT && systemctl --quiet is-active $UNIT; r=\$?; umount /etc; exit \$r"
+    systemctl stop $UNIT
     check "too old or closed a host is explained" sh -c "setpriv --bounding-set=-all --inh-caps=-all imds-analyzer daemon; test \$? = 4"
 
     # A service that never gets ready.
@@ -260,8 +265,7 @@ after_bad_boot() {
     check "the boot script ran" systemctl --quiet is-active cloud-init-local.service
     say "  cloud-init-local started $(($(time_of cloud-init-local.service InactiveExitTimestampMonotonic))) ms after the kernel; $(systemctl show -p Result --value $UNIT)"
     check "the service timed out" sh -c "journalctl -b -u $UNIT | grep -q 'timed out\|timeout'"
-    rm -r /etc/systemd/system/$UNIT.d
-    systemctl daemon-reload
+    limit_of_tests
     systemctl stop $UNIT
     check "starts once it is right again" systemctl start $UNIT
 
@@ -275,6 +279,7 @@ after_bad_boot() {
     check "... is set right" apt -f install
     check "install again" apt install imds-analyzer
     check "not enabled again" is UnitFileState disabled
+    rm -r /etc/systemd/system/$UNIT.d
     check "purge" apt purge imds-analyzer
     find / -xdev -iname '*imds*analyzer*' -not -path '/srv/*' -not -path '/proc/*' -not -path '/sys/*' \
         -not -path '/etc/apt/*' -not -path '/usr/share/keyrings/*' -not -path '/var/lib/apt/*' -not -path '/var/cache/apt/*' >/run/left

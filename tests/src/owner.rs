@@ -17,9 +17,10 @@ pub fn sees_senders() -> bool {
 }
 
 /// A number of requests or processes, and fewer in a guest, which has `OWNER` in its environment: its emulated CPU takes
-/// several times as long.
+/// several times as long. With `FULL_LOAD` it is the whole number there, too.
 pub fn at_load(number: usize, in_a_guest: usize) -> usize {
-    env::var_os("OWNER").map_or(number, |_| in_a_guest)
+    let whole = env::var_os("OWNER").is_none() || env::var_os("FULL_LOAD").is_some();
+    if whole { number } else { in_a_guest }
 }
 
 /// How bytes are seen where a test asks for no object: guests start the analyzer with `OBJECT`.

@@ -137,6 +137,8 @@ fn io_uring() {
 fn delayed_by_nagle() {
     let scene = Scene::of_this_process();
     let nft = |rules: &str| run(&scene.lab.client, "nft", &[rules]);
+    // A tail loss probe would send what waits.
+    sysctl(&scene.lab.client, "tcp_early_retrans", "0");
     let mut stream = scene.connect();
     nft(
         "add table ip t; add chain ip t i { type filter hook input priority 0; }; \
@@ -152,6 +154,14 @@ fn delayed_by_nagle() {
     assert_eq!(records[0]["process"]["pid"], process::id());
     assert_eq!(records[0]["imds"]["owner"], owner());
     assert_eq!(briefs(&records), ["v2-empty-token GET /latest/user-data user-data"]);
+}
+
+/// Sets `net.ipv4.<name>` in `namespace`.
+fn sysctl(namespace: &NetNs, name: &str, value: &str) {
+    namespace
+        .run(|| fs::write(format!("/proc/sys/net/ipv4/{name}"), value))
+        .expect("namespace")
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
 /// Bytes written that have not left yet, see tcp(7).
@@ -235,10 +245,7 @@ fn fast_open() {
     let lab = Lab::local().expect("lab");
     // Client, server, without cookies, for every listener.
     const ALL: &str = "1543";
-    lab.client
-        .run(|| fs::write("/proc/sys/net/ipv4/tcp_fastopen", ALL))
-        .expect("namespace")
-        .expect("sysctl");
+    sysctl(&lab.client, "tcp_fastopen", ALL);
     let scene = Scene {
         server: serve(&lab),
         analyzer,

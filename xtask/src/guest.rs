@@ -13,7 +13,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
     dist::{self, Release, package},
@@ -33,24 +33,35 @@ mod rpm;
 
 /// A release of Debian, and the kernel of the matrix that it is started with: its own, or the nearest.
 struct System {
+    name: &'static str,
     suite: &'static str,
     kernel: &'static str,
 }
 
-const SYSTEMS: [System; 3] = [
+const SYSTEMS: [System; 4] = [
     System {
+        name: "bookworm",
         suite: "bookworm",
         kernel: "6.1",
     },
     System {
+        name: "bullseye",
         suite: "bullseye",
         kernel: "5.10",
     },
     System {
+        name: "trixie",
         suite: "trixie",
         kernel: "6.12",
     },
+    System {
+        name: "bookworm-arm64",
+        suite: "bookworm",
+        kernel: "6.1-arm64",
+    },
 ];
+/// The name of the RPM root among the systems.
+const RPM: &str = "rpm";
 /// Where a guest finds its repositories, served by itself.
 const URL: &str = "http://127.0.0.1:8000";
 /// Of the version to which is upgraded.
@@ -67,19 +78,39 @@ pub(crate) fn run(names: &[String]) -> Result<ExitCode> {
     setup::packaging_tools()?;
     setup::vm_tools()?;
     package::tools()?;
+    for name in names {
+        ensure!(
+            name == RPM || SYSTEMS.iter().any(|system| system.name == name),
+            "there is no system {name}; there are {RPM}, {}",
+            SYSTEMS.map(|system| system.name).join(", ")
+        );
+    }
     let chosen = |name: &str| names.is_empty() || names.iter().any(|chosen| chosen == name);
     let root = vm::target().join("guest");
     fs::create_dir_all(&root)?;
     let root = fs::canonicalize(root)?;
-    let repositories = repositories(&root)?;
     let mut counts = Counts::default();
-    if chosen("rpm") {
-        println!("\n== rpm");
-        counts.add(&rpm::test(&root, &repositories)?);
-    }
-    for system in SYSTEMS.iter().filter(|system| chosen(system.suite)) {
-        println!("\n== {}, kernel {}", system.suite, system.kernel);
-        counts.add(&guest(&root, system, &repositories)?);
+    for arch in [Arch::X86_64, Arch::Arm64] {
+        let mut systems = Vec::new();
+        for system in SYSTEMS.iter().filter(|system| chosen(system.name)) {
+            let kernel = kernels::named(system.kernel)?;
+            if kernel.arch == arch {
+                systems.push((system, kernel));
+            }
+        }
+        let rpm = arch.is_ours() && chosen(RPM);
+        if systems.is_empty() && !rpm {
+            continue;
+        }
+        let repositories = repositories(&root.join(arch.name()), arch)?;
+        if rpm {
+            println!("\n== {RPM}");
+            counts.add(&rpm::test(&root, &repositories)?);
+        }
+        for (system, kernel) in systems {
+            println!("\n== {}, kernel {}", system.name, kernel.name);
+            counts.add(&guest(&root, system, kernel, &repositories)?);
+        }
     }
     println!("\n{} passed, {} failed", counts.passed, counts.failed);
     Ok(if counts.failed == 0 && counts.passed > 0 {
@@ -105,8 +136,8 @@ impl Counts {
     }
 }
 
-fn repositories(root: &Path) -> Result<Repositories> {
-    let releases = dist::releases(&[Arch::ours()])?;
+fn repositories(root: &Path, arch: Arch) -> Result<Repositories> {
+    let releases = dist::releases(&[arch])?;
     let folder = root.join("packages");
     fs::create_dir_all(&folder)?;
     let mut now = Vec::new();
@@ -131,22 +162,27 @@ fn repositories(root: &Path) -> Result<Repositories> {
 }
 
 /// Boots a guest until it switches itself off; what its tests said.
-fn guest(root: &Path, system: &System, repositories: &Repositories) -> Result<String> {
-    let arch = Arch::ours();
-    let kernel: &Kernel = kernels::ALL
-        .iter()
-        .find(|kernel| kernel.name == system.kernel)
-        .context("a kernel that is not in the matrix")?;
+fn guest(root: &Path, system: &System, kernel: &Kernel, repositories: &Repositories) -> Result<String> {
+    let arch = kernel.arch;
     let vm = fs::canonicalize(vm::target())?.join("vm");
     fs::create_dir_all(vm.join(arch.name()))?;
-    let kernel = Packages::new(&vm, arch, false)?.kernel(kernel)?;
-    let disk = root.join(format!("{}.ext4", system.suite));
-    disk::write(root, system.suite, &kernel, repositories, &disk)?;
-    let initramfs = root.join(format!("{}.cpio", system.suite));
-    disk::write_initramfs(&initramfs, &kernel)?;
+    let mut packages = Packages::new(&vm, arch, false)?;
+    let kernel = packages.kernel(kernel)?;
+    let busybox = packages.named("busybox", &["busybox-static".to_owned()])?;
+    let disk = root.join(format!("{}.ext4", system.name));
+    disk::write(
+        &root.join(system.name),
+        system.suite,
+        arch,
+        &kernel,
+        repositories,
+        &disk,
+    )?;
+    let initramfs = root.join(format!("{}.cpio", system.name));
+    disk::write_initramfs(&initramfs, &kernel, &busybox)?;
     let mut said = String::new();
     for boot in 1..=BOOTS {
-        let log = root.join(format!("{}-{boot}.log", system.suite));
+        let log = root.join(format!("{}-{boot}.log", system.name));
         let text = machine::boot(arch, &kernel.image, &initramfs, &disk, &log)?;
         let tests: Vec<&str> = text.lines().filter_map(machine::test_line).collect();
         tests.iter().for_each(|line| println!("{line}"));

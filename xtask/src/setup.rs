@@ -59,6 +59,13 @@ const PACKAGING_TOOLS: [(&str, &str); 9] = [
     ("depmod", "kmod"),
 ];
 
+/// What runs programs of another architecture.
+const EMULATION_TOOLS: [(&str, &str); 3] = [
+    ("qemu-aarch64-static", "qemu-user-static"),
+    ("update-binfmts", "binfmt-support"),
+    ("arch-test", "arch-test"),
+];
+
 /// The BPF target of the machine this is compiled for.
 pub(crate) fn target() -> &'static str {
     bpf_target(if cfg!(target_endian = "big") { "big" } else { "little" })
@@ -100,6 +107,14 @@ pub(crate) fn packaging_tools() -> Result<()> {
 /// Brings what `cargo xtask vm` calls.
 pub(crate) fn vm_tools() -> Result<()> {
     programs(&VM_TOOLS)
+}
+
+/// Lets this kernel run programs of other architectures, which a root of one has to while it is made.
+pub(crate) fn emulation() -> Result<()> {
+    programs(&EMULATION_TOOLS)?;
+    let mut enable = Command::new("update-binfmts");
+    enable.arg("--enable");
+    quietly("letting programs of other architectures run", enable)
 }
 
 fn programs(wanted: &[(&str, &'static str)]) -> Result<()> {

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::vm::{
     arch::Arch,
@@ -82,6 +82,8 @@ const NOT_OF_SEND_TAP: [&str; 3] = ["multipath_tcp", "sendfile", "splice"];
 const OF_SYSTEMS: [&str; 3] = ["containers", "metrics", "sinks"];
 /// The program of the load tests.
 const LOAD: &str = "load";
+/// The program that starts as many processes in a guest as on the host, with each hook once, if all is run.
+const WHOLE_LOAD: &str = "attribution";
 
 /// How much of the matrix is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,13 +119,7 @@ pub(crate) fn check(depth: Depth) -> Result<Vec<GuestResult>> {
 
 fn choose(names: &[String], depth: Depth) -> Result<Vec<&'static Kernel>> {
     for name in names {
-        if !kernels::ALL.iter().any(|kernel| kernel.name == name) {
-            let known: Vec<_> = kernels::ALL.iter().map(|kernel| kernel.name).collect();
-            bail!(
-                "there is no kernel {name} in the matrix; there are {}",
-                known.join(", ")
-            );
-        }
+        kernels::named(name)?;
     }
     Ok(kernels::ALL
         .iter()
@@ -300,7 +296,9 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
                 i == 0 && (OF_KERNELS.contains(&name) || kernel.name == kernels::ALL[0].name)
             };
             if runs {
-                let environment = format!("IMDS_ANALYZER={} OWNER={owner}", initramfs::WITH_OWNER);
+                let whole = depth == Depth::Full && name == WHOLE_LOAD && kernel.load == Some(*owner);
+                let load = if whole { " FULL_LOAD=1" } else { "" };
+                let environment = format!("IMDS_ANALYZER={} OWNER={owner}{load}", initramfs::WITH_OWNER);
                 let command = format!("{environment} exec /tests/{name} --test-threads=1{skip}");
                 commands.push((format!("{name}/{owner}"), TESTS, command));
             }

@@ -17,11 +17,11 @@ use super::{
 
 /// Bytes looked at by one call of [`imds_scan`].
 // VERIFIER: it follows every way through the classifier for each of them, about 4,000 instructions a byte.
-const CHUNK: usize = 16;
+const CHUNK: usize = 8;
 /// Calls of [`imds_scan`] by one of [`imds_span`], and of that for one packet: 64 KiB in chunks, and as much again for
 /// pipelined heads, each of which ends a call early.
 const STEPS: u32 = 64;
-const SPANS: u32 = 128;
+const SPANS: u32 = 256;
 /// In the result of [`imds_scan`]: a head is to be reported. The bits below are the bytes taken.
 const HEAD: u32 = 1 << 31;
 

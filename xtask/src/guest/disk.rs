@@ -10,10 +10,14 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::Repositories;
-use crate::vm::{
-    cpio::Archive,
-    initramfs,
-    packages::{Unpacked, run},
+use crate::{
+    setup,
+    vm::{
+        arch::Arch,
+        cpio::Archive,
+        initramfs,
+        packages::{Unpacked, run},
+    },
 };
 
 /// What a host has, and what the tests call.
@@ -44,28 +48,32 @@ StandardOutput=journal
 WantedBy=graphical.target
 ";
 
-/// Makes the disk of `suite` with everything in it.
+/// Makes the disk of `suite` with everything in it, of the folder `tree`, which is made if it is not there.
 pub(super) fn write(
-    root: &Path,
+    tree: &Path,
     suite: &str,
+    arch: Arch,
     kernel: &Unpacked,
     repositories: &Repositories,
     disk: &Path,
 ) -> Result<()> {
-    let tree = root.join(suite);
     if !tree.join("sbin/init").exists() {
-        eprintln!("packages: making a root of {suite}");
+        eprintln!("packages: making a root of {suite} for {}", arch.name());
+        if !arch.is_ours() {
+            setup::emulation()?;
+        }
         let mut make = Command::new("mmdebstrap");
         make.args(["--quiet", "--variant=minbase", &format!("--include={PACKAGES}")])
+            .arg(format!("--architectures={}", arch.debian()))
             .args(["--aptopt=Acquire::Languages \"none\"", suite])
-            .arg(&tree)
+            .arg(tree)
             .env_remove("LD_LIBRARY_PATH");
         run(make)?;
     }
     let modules = tree.join("lib/modules").join(&kernel.release);
     copy(&kernel.modules, &modules)?;
     let mut depmod = Command::new("depmod");
-    depmod.arg("--basedir").arg(&tree).arg(&kernel.release);
+    depmod.arg("--basedir").arg(tree).arg(&kernel.release);
     run(depmod)?;
     let test = tree.join("srv/test");
     if test.exists() {
@@ -91,25 +99,18 @@ pub(super) fn write(
         fs::remove_file(disk)?;
     }
     let mut make = Command::new("mke2fs");
-    make.args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(disk).arg(SIZE);
+    make.args(["-q", "-t", "ext4", "-d"]).arg(tree).arg(disk).arg(SIZE);
     run(make).map(drop)
 }
 
 /// Mounts the disk, and goes on there.
-pub(super) fn write_initramfs(path: &Path, kernel: &Unpacked) -> Result<()> {
-    let busybox = ["/usr/bin/busybox", "/bin/busybox"]
-        .map(Path::new)
-        .into_iter()
-        .find(|path| path.is_file());
+pub(super) fn write_initramfs(path: &Path, kernel: &Unpacked, busybox: &Path) -> Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
     for folder in ["dev", "root", "bin"] {
         archive.directory(Path::new(folder))?;
     }
-    archive.file(
-        Path::new("bin/busybox"),
-        &fs::read(busybox.context("busybox is not here")?)?,
-        true,
-    )?;
+    let busybox = fs::read(busybox.join("bin/busybox")).context("busybox is not in its package")?;
+    archive.file(Path::new("bin/busybox"), &busybox, true)?;
     archive.file(Path::new("init"), INIT.as_bytes(), true)?;
     let modules = initramfs::modules(&kernel.modules, &MODULES)?;
     ensure!(!modules.is_empty(), "the kernel has no modules for a disk");

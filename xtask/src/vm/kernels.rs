@@ -1,5 +1,7 @@
 //! The kernels of the matrix: which packages they are in, and what they lack.
 
+use anyhow::{Context as _, Result};
+
 use super::arch::Arch;
 
 /// One guest.
@@ -149,6 +151,17 @@ pub(crate) const MODULES: [&str; 10] = [
     "nft_counter",
     "nft_numgen",
 ];
+
+/// The one of this name.
+pub(crate) fn named(name: &str) -> Result<&'static Kernel> {
+    ALL.iter().find(|kernel| kernel.name == name).with_context(|| {
+        let known: Vec<_> = ALL.iter().map(|kernel| kernel.name).collect();
+        format!(
+            "there is no kernel {name} in the matrix; there are {}",
+            known.join(", ")
+        )
+    })
+}
 
 impl Pattern {
     /// The newest of `names`; unsigned, debug and backported variants have words where this has a version.

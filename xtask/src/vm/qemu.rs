@@ -84,7 +84,11 @@ impl Machine<'_> {
                 "-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio",
             ])
             .args(["-no-reboot", "-append"])
-            .arg(format!("console={serial} quiet panic=-1 {}", self.append))
+            // Without page table isolation a system call costs no TLB, which the emulation would have to fill again.
+            .arg(format!(
+                "console={serial} quiet panic=-1 mitigations=off kpti=off {}",
+                self.append
+            ))
             .arg("-kernel")
             .arg(self.image)
             .arg("-initrd")
