@@ -1,7 +1,7 @@
 //! Learns where this kernel keeps what the send tap reads, on kernels without BTF: from a connection of this process to
 //! itself, of which everything is known.
 //!
-//! Sockets and messages are where Linux 4.14 to 5.10 have them, or the send tap is not used at all. Where the fields of
+//! Sockets and messages are where one of the kernels from 4.14 to 7.2 has them, or the send tap is not used at all. Where the fields of
 //! tasks are depends on the kernel's configuration: they are looked for by their values, and what is not found without
 //! doubt is done without.
 
@@ -82,19 +82,19 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
     /// Completes `known`. What is not found without doubt may be with other numbers: it is tried a few times.
     pub fn run(&mut self, known: SendSettings) -> anyhow::Result<Learnt> {
         const TRIES: usize = 3;
-        let mut learnt = self.try_once(known)?;
-        for _ in 1..TRIES {
+        let mut learnt = self.try_once(known, 1)?;
+        for number in 2..=TRIES {
             if learnt.findings.is_empty() {
                 break;
             }
-            learnt = self.try_once(known)?;
+            learnt = self.try_once(known, number)?;
         }
         Ok(learnt)
     }
 
     /// In a thread whose name and numbers are like no other's.
-    fn try_once(&mut self, known: SendSettings) -> anyhow::Result<Learnt> {
-        let name = format!("imds-{:08x}", std::process::id() ^ 0x5a5a_5a5a);
+    fn try_once(&mut self, known: SendSettings, number: usize) -> anyhow::Result<Learnt> {
+        let name = format!("imds-{:08x}{number}", std::process::id() ^ 0x5a5a_5a5a);
         thread::scope(|scope| {
             let learning = thread::Builder::new()
                 .name(name.clone())
@@ -117,10 +117,11 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         // A place that was never written is zeroes: then nothing that is looked for is there.
         (self.write)(&settings)?;
         let sent = connection.send_parts()?;
-        let (sock, message) = (self.slot(slot::SOCK)?, self.slot(slot::MSGHDR)?);
-        let iovec = self.slot(slot::IOVEC)?;
-        message::check_sock(Dump(&sock), &settings, &connection)?;
-        message::learn(Dump(&message), Dump(&iovec), &mut settings, &sent)?;
+        message::check_sock(Dump(&self.slot(slot::SOCK)?), &settings, &connection)?;
+        message::learn(Dump(&self.slot(slot::MSGHDR)?), &mut settings, &sent)?;
+        (self.write)(&settings)?;
+        let sent = connection.send_parts()?;
+        message::check_segments(Dump(&self.slot(slot::IOVEC)?), &sent)?;
         let sent = connection.send_one()?;
         message::learn_buffer(Dump(&self.slot(slot::MSGHDR)?), &mut settings, &sent)?;
 
@@ -161,7 +162,7 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         connection.send_one()?;
         task.check(facts, Dump(&self.slot(slot::DUMP)?), Dump(&self.slot(slot::DUMP + 1)?))?;
         let cred = task::find_ids(Dump(&self.slot(slot::DUMP + 2)?), facts);
-        // Memory maps: of the pointers that stand there twice, the one to where the arguments' place is.
+        // Memory maps: of the pointers that stand there twice, the first to where the arguments' place is.
         let mut arguments = None;
         for candidates in task.doubles.chunks(slot::DUMP_LEN as usize) {
             settings.dump = std::array::from_fn(|index| candidates.get(index).map_or(0, |(_, pointer)| *pointer));
@@ -169,8 +170,8 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
             connection.send_one()?;
             for (index, (offset, _)) in candidates.iter().enumerate() {
                 let dump = self.slot(slot::DUMP + index as u32)?;
-                if let Some(at) = task::find_arguments(Dump(&dump), facts) {
-                    arguments = Some((*offset, at));
+                if arguments.is_none() {
+                    arguments = task::find_arguments(Dump(&dump), facts).map(|at| (*offset, at));
                 }
             }
         }

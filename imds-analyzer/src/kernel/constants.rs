@@ -1,5 +1,5 @@
-//! Where the send tap finds what it reads: from BTF, else the places that Linux 4.14 to 5.10 have in common, which
-//! [`super::calibrate`] then checks.
+//! Where the send tap finds what it reads: from BTF, else the places that Linux 4.14 to 7.2 have in common, which
+//! [`super::calibrate`] then checks and completes.
 
 use imds_analyzer_ebpf::{
     abi::{
@@ -11,8 +11,39 @@ use imds_analyzer_ebpf::{
 
 use super::btf::{Btf, BtfError};
 
-/// `WRITE` of the iterator's direction, where that is a part of its type (until 5.13).
-const DIRECTION: u32 = 1;
+/// How a kernel marks what an iterator goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// Until 5.13 (commit 8cd54c1c8480): bits of one field, beside the direction.
+    Bits,
+    /// Since: numbers in a byte of their own, with the direction in another.
+    Numbers,
+}
+
+impl Tags {
+    /// What of the field's first byte is the mark.
+    pub const fn mask(self) -> u32 {
+        /// `WRITE`.
+        const DIRECTION: u32 = 1;
+        match self {
+            Self::Bits => 0xff & !DIRECTION,
+            Self::Numbers => 0xff,
+        }
+    }
+
+    /// The mark of segments in the kernel's memory, by that of a process's (`enum iter_type`).
+    pub const fn kvec(self, iovec: u32) -> Option<u32> {
+        match (self, iovec) {
+            (Self::Bits, 0) => Some(2),
+            // Since 4.20 (commit 00e23707442a).
+            (Self::Bits, 4) => Some(8),
+            (Self::Numbers, 0) => Some(1),
+            // Since 6.7 (commit f1982740f5e7).
+            (Self::Numbers, 1) => Some(3),
+            _ => None,
+        }
+    }
+}
 
 /// Looks every field up; the error names the first that is missing.
 pub fn from_btf(btf: &Btf, common: Settings) -> Result<SendSettings, BtfError> {
@@ -20,10 +51,9 @@ pub fn from_btf(btf: &Btf, common: Settings) -> Result<SendSettings, BtfError> {
     let field = |name| btf.field("iov_iter", name).map(|offset| iterator + offset);
     // Renamed in 6.4 (commit de4f5fed3f23).
     let iter_segments = field("iov").or_else(|_| field("__iov"))?;
-    // Before 5.14 (commit 8cd54c1c8480) direction and kind were one field, and its kinds were bits.
-    let (iter_type, tag_mask) = match field("iter_type") {
-        Ok(offset) => (offset, 0xff),
-        Err(_) => (field("type")?, 0xff & !DIRECTION),
+    let (iter_type, tags) = match field("iter_type") {
+        Ok(offset) => (offset, Tags::Numbers),
+        Err(_) => (field("type")?, Tags::Bits),
     };
     let tag = |name| btf.enum_value("iter_type", name);
     Ok(SendSettings {
@@ -39,7 +69,7 @@ pub fn from_btf(btf: &Btf, common: Settings) -> Result<SendSettings, BtfError> {
         iter_segment_count: field("nr_segs")?,
         // One buffer instead of segments: since 6.0.
         iter_buffer: field("ubuf").unwrap_or(iter_segments),
-        tag_mask,
+        tag_mask: tags.mask(),
         tag_iovec: tag("ITER_IOVEC")?,
         tag_kvec: tag("ITER_KVEC")?,
         tag_buffer: tag("ITER_UBUF").unwrap_or(NO_TAG),
@@ -47,8 +77,8 @@ pub fn from_btf(btf: &Btf, common: Settings) -> Result<SendSettings, BtfError> {
     })
 }
 
-/// Without BTF. What depends on a kernel's configuration is 0, and learnt.
-pub fn common_to_old_kernels() -> SendSettings {
+/// Without BTF. What is not the same in all kernels is 0, and learnt.
+pub fn common_to_all_kernels() -> SendSettings {
     SendSettings {
         common: Settings {
             sock_daddr: 0,
@@ -64,24 +94,11 @@ pub fn common_to_old_kernels() -> SendSettings {
         msg_name: 0,
         iter_type: 16,
         iter_offset: 24,
-        iter_segments: 40,
         iter_segment_count: 48,
-        iter_buffer: 40,
-        msg_flags: 72,
-        tag_mask: 0xff & !DIRECTION,
         tag_iovec: NO_TAG,
         tag_kvec: NO_TAG,
         tag_buffer: NO_TAG,
         ..target()
-    }
-}
-
-/// The tags of segments in the kernel's memory, by those of a process's: 4.20 moved them (commit 00e23707442a).
-pub fn kvec_tag(iovec: u32) -> Option<u32> {
-    match iovec {
-        0 => Some(2),
-        4 => Some(8),
-        _ => None,
     }
 }
 
@@ -115,5 +132,15 @@ mod tests {
         );
         assert_ne!(settings.tag_iovec, settings.tag_kvec);
         assert_eq!(settings.target_port, 0x5000);
+    }
+    #[test]
+    fn this_kernel_s_marks_are_in_the_table() {
+        let btf = Btf::from_kernel().unwrap();
+        let settings = from_btf(&btf, offsets::from_btf(&btf).unwrap()).unwrap();
+        let tags = [Tags::Bits, Tags::Numbers]
+            .into_iter()
+            .find(|tags| tags.mask() == settings.tag_mask)
+            .unwrap();
+        assert_eq!(tags.kvec(settings.tag_iovec), Some(settings.tag_kvec));
     }
 }

@@ -199,7 +199,7 @@ fn explain_send(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
     reasons.push(
         match tap {
             TapPlan::Send { offsets: None } => {
-                "offsets of the send tap: those that old kernels have in common, checked and completed on a connection of its own"
+                "offsets of the send tap: those that kernels have in common, checked and completed on a connection of its own"
             }
             _ => "offsets of the send tap: this kernel's BTF, checked on a connection of its own",
         }

@@ -1,10 +1,10 @@
-//! Sockets and messages: where old kernels have them, or not at all.
+//! Sockets and messages: where kernels have them, or not at all.
 
 use anyhow::{Context as _, Result, ensure};
 use imds_analyzer_ebpf::abi::send::SendSettings;
 
 use super::{
-    super::constants,
+    super::constants::Tags,
     Dump,
     connection::{Connection, FLAGS, Sent},
 };
@@ -20,45 +20,64 @@ pub(super) fn check_sock(sock: Dump<'_>, settings: &SendSettings, connection: &C
             && sock.u16(common.sock_family) == Some(AF_INET)
             && sock.array(common.sock_daddr) == Some(LOCALHOST)
             && sock.array(settings.sock_rcv_saddr) == Some(LOCALHOST),
-        "struct sock is not as in Linux 4.14 to 5.10, or the kprobe was not run"
+        "struct sock is not as in Linux 4.14 to 7.2, or the kprobe was not run"
     );
     Ok(())
 }
 
-/// Checks a message of several segments, and learns how the kernel marks such.
-pub(super) fn learn(message: Dump<'_>, iovec: Dump<'_>, settings: &mut SendSettings, sent: &Sent) -> Result<()> {
-    /// `count` stands between the offset and the segments.
-    const COUNT: u32 = 32;
+/// Learns from a message of several segments where they are, and how the kernel marks such.
+pub(super) fn learn(message: Dump<'_>, settings: &mut SendSettings, sent: &Sent) -> Result<()> {
+    // The number of bytes stood before the segments until 6.3, and stands behind them since.
+    let segments = [(32, 40), (40, 32)]
+        .into_iter()
+        .find(|&(count, _)| message.u64(count) == Some(sent.len()))
+        .map(|(_, segments)| segments);
+    let (Some(segments), Some(0), Some(0)) = (
+        segments,
+        message.u64(settings.msg_name),
+        message.u64(settings.iter_offset),
+    ) else {
+        anyhow::bail!("struct msghdr is not as in Linux 4.14 to 7.2");
+    };
     ensure!(
-        message.u64(settings.msg_name) == Some(0)
-            && message.u64(settings.iter_offset) == Some(0)
-            && message.u64(COUNT) == Some(sent.len())
-            && message.u64(settings.iter_segment_count) == Some(sent.segments.len() as u64),
-        "struct msghdr is not as in Linux 4.14 to 5.10"
+        message.u64(settings.iter_segment_count) == Some(sent.segments.len() as u64),
+        "the number of segments is not where it is in Linux 4.14 to 7.2"
     );
+    settings.iter_segments = segments;
+    settings.iter_buffer = segments;
+    let kind = message
+        .u32(settings.iter_type)
+        .context("a message ends before its segments")?;
+    // The direction is a byte of its own, which is set in what is sent.
+    let tags = if kind >> 8 == 0 { Tags::Bits } else { Tags::Numbers };
+    settings.tag_mask = tags.mask();
+    settings.tag_iovec = kind & settings.tag_mask;
+    // Without it, what the kernel itself sends is not readable, and said to be so.
+    settings.tag_kvec = tags.kvec(settings.tag_iovec).unwrap_or(settings.tag_kvec);
+    Ok(())
+}
+
+/// Checks the segments that were found.
+pub(super) fn check_segments(iovec: Dump<'_>, sent: &Sent) -> Result<()> {
     for (index, (address, len)) in (0_u32..).zip(&sent.segments) {
         ensure!(
             iovec.u64(index * 16) == Some(*address) && iovec.u64(index * 16 + 8) == Some(*len),
             "the segments of a message are not where they are looked for"
         );
     }
-    let tag = message.u8(settings.iter_type).map_or(0, u32::from) & settings.tag_mask;
-    settings.tag_iovec = tag;
-    // Without it, what the kernel itself sends is not readable, and said to be so.
-    settings.tag_kvec = constants::kvec_tag(tag).unwrap_or(settings.tag_kvec);
     Ok(())
 }
 
-/// Checks a message of one segment, which newer kernels mark otherwise.
+/// Learns from a message of one segment, which newer kernels mark otherwise, and from its flags.
 pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut SendSettings, sent: &Sent) -> Result<()> {
-    // 5.8 put a field before them (commit 1f466e1f15cf).
-    let places = [settings.msg_flags, settings.msg_flags + 8];
+    // Until 5.7; behind one field more (commit 1f466e1f15cf); and since they stand before the length of the control data.
+    const PLACES: [u32; 3] = [72, 80, 68];
     let is_there = |at: &u32| {
         message
             .u32(*at)
             .is_some_and(|flags| flags & FLAGS as u32 == FLAGS as u32)
     };
-    settings.msg_flags = places
+    settings.msg_flags = PLACES
         .into_iter()
         .find(is_there)
         .context("the flags of a message are not where they are looked for")?;
@@ -67,7 +86,7 @@ pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut SendSettings, sent:
         let address = sent.segments.first().map(|(address, _)| *address);
         ensure!(
             message.u64(settings.iter_buffer) == address,
-            "a message of one segment is not as in Linux 4.14 to 5.10"
+            "a message of one segment is not as in Linux 4.14 to 7.2"
         );
         settings.tag_buffer = tag;
     }

@@ -1,7 +1,7 @@
 //! Tasks: fields are found by their values. The order of those that are looked for together is the same in every kernel
 //! since 4.14.
 
-use std::{fs, io};
+use std::{fs, io, ops::Range};
 
 use anyhow::{Context, Result, ensure};
 use imds_analyzer_ebpf::abi::{COMM_LEN, Settings};
@@ -84,8 +84,10 @@ impl Task {
                 dump.u32(at) == Some(facts.tid) && dump.u32(at + 4) == Some(facts.tgid)
             })
             .context("no place for the number of a thread")?;
+        // What follows the task may be another one, of this process too.
         let comm = dump
-            .only(8, |at| dump.array(at) == Some(facts.comm))
+            .places(8)
+            .find(|&at| at > pid && dump.array(at) == Some(facts.comm))
             .context("no place for the name of a thread")?;
         // Behind the numbers, and a stack canary where the kernel is built with one: real_parent, parent, the lists
         // of children and siblings, group_leader.
@@ -112,7 +114,7 @@ impl Task {
             comm,
             real_parent,
             group_leader,
-            start: find_start(dump, facts).context("no place for the start time")?,
+            start: find_start(dump, facts, pid..comm).context("no place for the start time")?,
             cred_at,
             leader: pointer(group_leader).context("no place for the group leader")?,
             parent: pointer(real_parent).context("no place for the parent")?,
@@ -155,10 +157,10 @@ impl Task {
     }
 }
 
-/// The later of the two start times, which stand side by side: the one since boot counts time asleep.
-fn find_start(dump: Dump<'_>, facts: &TaskFacts) -> Option<u32> {
+/// The later of the two start times, which stand side by side `within` the task: the one since boot counts time asleep.
+fn find_start(dump: Dump<'_>, facts: &TaskFacts, within: Range<u32>) -> Option<u32> {
     let fits = |at: u32| dump.u64(at).is_some_and(|time| time / facts.tick == facts.start);
-    let places: Vec<u32> = dump.places(8).filter(|&at| fits(at)).collect();
+    let places: Vec<u32> = dump.places(8).filter(|at| within.contains(at) && fits(*at)).collect();
     match places.as_slice() {
         [only] => Some(*only),
         [first, second] if first + 8 == *second => Some(*second),

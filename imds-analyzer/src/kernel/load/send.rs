@@ -91,7 +91,7 @@ pub(super) fn load(offsets: Option<&SendSettings>) -> anyhow::Result<Loaded> {
             let dumps: Array<MapData, [u8; SLOT]> = take(&mut ebpf, map::CALIBRATION)?;
             let mut calibrator = Calibrator::new(|asked: &SendSettings| write(&mut settings, asked), dumps);
             let learnt = calibrator
-                .run(constants::common_to_old_kernels())
+                .run(constants::common_to_all_kernels())
                 .context("where this kernel keeps what the send tap reads cannot be told")?;
             findings.extend(learnt.findings);
             learnt.settings

@@ -80,8 +80,18 @@ fn what_is_doubtful_is_not_found() {
     assert_eq!(missing(&|dump| dump[2736] = b'x'), "no place for the name of a thread");
     assert_eq!(missing(&|dump| dump[2256] ^= 1), "no place for the parent");
     // Another field with the same time.
-    let time: &dyn Fn(&mut Vec<u8>) = &|dump| dump.copy_within(2408..2416, 800);
+    let time: &dyn Fn(&mut Vec<u8>) = &|dump| dump.copy_within(2408..2416, 2504);
     assert_eq!(missing(time), "no place for the start time");
+}
+
+/// Another thread of this process may be next to it.
+#[test]
+fn what_is_behind_the_task_changes_nothing() {
+    let mut dump = task(true, true);
+    dump.copy_within(2320..2752, 7000);
+    dump.copy_within(1000..1016, 6000);
+    let found = Task::find(Dump(&dump), &facts()).unwrap();
+    assert_eq!((found.pid, found.comm, found.start), (2236, 2736, 2408));
 }
 
 #[test]
