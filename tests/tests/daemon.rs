@@ -4,7 +4,7 @@ use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::D
 
 use imds_analyzer_tests::{
     PYTHON, Service, at_load, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path, run_to_end, sample, send,
-    until,
+    tap, until,
 };
 
 fn status(pid: u32, key: &str) -> String {
@@ -131,7 +131,7 @@ fn systemd_is_told() {
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "500000");
     });
     let ready = wait_for("READY=1");
-    assert!(ready.contains("STATUS=wire tap attached"), "{ready}");
+    assert!(ready.contains(&format!("STATUS={} tap attached", tap())), "{ready}");
     wait_for("WATCHDOG=1");
     service.signal(libc::SIGHUP);
     let reloading = wait_for("RELOADING=1");

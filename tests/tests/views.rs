@@ -2,18 +2,12 @@
 
 use std::{
     fs,
-    path::Path,
     process::{self, Command},
 };
 
 use imds_analyzer::lab::{Lab, Options, Server};
-use imds_analyzer_tests::{Analyzer, PYTHON, Stage, binary, wait};
+use imds_analyzer_tests::{Analyzer, PYTHON, Stage, binary, tap, wait};
 use serde_json::{Value, json};
-
-/// Whether the kernel side can read paths.
-fn has_btf() -> bool {
-    Path::new("/sys/kernel/btf/vmlinux").exists()
-}
 
 fn names(record: &Value) -> Vec<&str> {
     let ancestors = record["process"]["ancestors"].as_array().expect("ancestors");
@@ -79,7 +73,7 @@ fn an_analyzer_that_does_not_see_its_callers_in_proc() {
         process["ancestors"].as_array().and_then(|it| it.last()).expect("pid 1")["pid"],
         1
     );
-    if has_btf() {
+    if tap() == "wire" {
         assert_eq!(process["executable"], "/usr/bin/curl", "{record:#}");
         assert_eq!(
             process["working_directory"],
@@ -106,7 +100,7 @@ ctypes.CDLL(None).pthread_exit(None)
     assert_eq!(process["pid"], pid);
     assert_eq!(process["args"][0], PYTHON, "{record:#}");
     assert_eq!(process["parent"]["pid"], process::id());
-    if has_btf() {
+    if tap() == "wire" {
         assert_eq!(
             process["executable"],
             json!(fs::canonicalize(PYTHON).expect("Python")),

@@ -51,7 +51,9 @@ pub mod slot {
     /// [`super::SendSettings::dump`].
     pub const DUMP: u32 = 16;
     pub const DUMP_LEN: u32 = 4;
-    pub const LEN: u32 = DUMP + DUMP_LEN;
+    /// `bpf_get_current_pid_tgid`: the thread and its process as the first pid namespace has them.
+    pub const NUMBERS: u32 = DUMP + DUMP_LEN;
+    pub const LEN: u32 = NUMBERS + 1;
 }
 
 pub const SLOT: usize = 1024;
@@ -150,9 +152,9 @@ pub struct SendSettings {
     pub target_v4: u32,
     pub target_v6: [u32; 4],
     pub target_port: u32,
-    /// The thread whose sends are dumped for calibration, and what else of the kernel's memory to dump then.
-    pub calibrate: u32,
-    pub reserved: u32,
+    /// The first bytes of the name of the thread whose sends are dumped for calibration, and what else of the kernel's
+    /// memory to dump then.
+    pub calibrate: u64,
     pub dump: [u64; slot::DUMP_LEN as usize],
 }
 

@@ -1,6 +1,10 @@
 //! Shows user space the structs of one send of its own, so that it can learn where their fields are.
 
-use aya_ebpf::{helpers::generated::bpf_get_current_task, macros::map, maps::Array};
+use aya_ebpf::{
+    helpers::generated::{bpf_get_current_comm, bpf_get_current_task},
+    macros::map,
+    maps::Array,
+};
 use imds_analyzer_ebpf::abi::send::{SLOT, SendSettings, slot};
 
 use super::{read, sendstate, settings_map::settings};
@@ -15,8 +19,18 @@ const SHORT: usize = 128;
 #[inline(always)]
 pub(super) fn dump(sock: u64, message: u64) {
     let Some(settings) = settings() else { return };
-    if settings.calibrate == 0 || sendstate::thread() as u32 != settings.calibrate {
+    if settings.calibrate == 0 {
         return;
+    }
+    let mut name = [0_u64; 2];
+    // SAFETY: the helper writes as many bytes as it is told.
+    unsafe { bpf_get_current_comm(name.as_mut_ptr().cast(), size_of_val(&name) as u32) };
+    if name[0] != settings.calibrate {
+        return;
+    }
+    if let Some(to) = CALIBRATION.get_ptr_mut(slot::NUMBERS) {
+        // SAFETY: a map's value, for this one thread.
+        unsafe { *to.cast() = sendstate::thread() };
     }
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };

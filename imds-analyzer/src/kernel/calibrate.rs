@@ -94,7 +94,7 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
 
     /// In a thread whose name and numbers are like no other's.
     fn try_once(&mut self, known: SendSettings, number: usize) -> anyhow::Result<Learnt> {
-        let name = format!("imds-{:08x}{number}", std::process::id() ^ 0x5a5a_5a5a);
+        let name = format!("{:07x}{number}-imds", (std::process::id() ^ 0x5a5_a5a5) & 0xfff_ffff);
         thread::scope(|scope| {
             let learning = thread::Builder::new()
                 .name(name.clone())
@@ -108,16 +108,17 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
     fn learn(&mut self, mut settings: SendSettings, name: &str) -> anyhow::Result<Learnt> {
         // Time stamps of its start and of its run should not be the same tick.
         thread::sleep(Duration::from_millis(30));
-        let facts = TaskFacts::of_this_thread(name).context("/proc/thread-self")?;
+        let mut facts = TaskFacts::of_this_thread(name).context("/proc/thread-self")?;
         let place = Place::new().context("a place for a connection to this process itself")?;
         let net_ns = place.inode().context("the network namespace")?;
         let connection = place.connect().context("a connection to this process itself")?;
-        settings.calibrate = facts.tid;
+        settings.calibrate = name.bytes().take(8).rfold(0, |rest, byte| rest << 8 | u64::from(byte));
 
         // A place that was never written is zeroes: then nothing that is looked for is there.
         (self.write)(&settings)?;
         let sent = connection.send_parts()?;
         message::check_sock(Dump(&self.slot(slot::SOCK)?), &settings, &connection)?;
+        facts.set_numbers(Dump(&self.slot(slot::NUMBERS)?).u64(0).unwrap_or(0));
         message::learn(Dump(&self.slot(slot::MSGHDR)?), &mut settings, &sent)?;
         (self.write)(&settings)?;
         let sent = connection.send_parts()?;

@@ -11,7 +11,7 @@ use super::Dump;
 /// What is known of the thread that learns.
 #[derive(Clone, Debug)]
 pub(super) struct TaskFacts {
-    pub(super) tid: u32,
+    tid: u32,
     tgid: u32,
     parent: u32,
     comm: [u8; COMM_LEN],
@@ -27,6 +27,15 @@ impl TaskFacts {
         let stat = fs::read_to_string("/proc/thread-self/stat")?;
         let status = fs::read_to_string("/proc/thread-self/status")?;
         Self::parse(&stat, &status, name).ok_or_else(|| io::Error::other("not understood"))
+    }
+
+    /// The thread's and the process's own, which are not those of /proc in a pid namespace: nor is the parent's then.
+    pub(super) fn set_numbers(&mut self, pid_tgid: u64) {
+        let (tgid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
+        if self.tgid != tgid {
+            self.parent = 0;
+        }
+        (self.tid, self.tgid) = (tid, tgid);
     }
 
     /// proc_pid_stat(5); the name in it is `name`.

@@ -5,7 +5,10 @@ use std::{fs, io, net::Ipv4Addr};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{MapData, perf::PerfEventArrayBuffer};
-use imds_analyzer_ebpf::abi::send::{Phase, SendSettings};
+use imds_analyzer_ebpf::abi::{
+    ANCESTORS_MAX,
+    send::{Phase, SendSettings},
+};
 
 use super::{
     super::stream::{self, Taken},
@@ -54,7 +57,11 @@ pub fn verify(
     drop(connection);
     let seen = Seen::read(buffers)?;
 
-    let process = std::process::id();
+    // In a pid namespace /proc has other numbers.
+    let process = match in_first_pid_namespace() {
+        true => std::process::id(),
+        false => seen.pieces.first().map_or(0, |piece| piece.tgid),
+    };
     let [.., last] = PARTS;
     let whole = PARTS.concat();
     let expected: [(Phase, u32, &[u8]); 6] = [
@@ -79,7 +86,7 @@ pub fn verify(
             pieces.len()
         );
         ensure!(
-            pieces.iter().all(|piece| piece.tgid == process),
+            process != 0 && pieces.iter().all(|piece| piece.tgid == process),
             "the sender is not who sent"
         );
         if phase == Phase::End {
@@ -148,10 +155,13 @@ impl Seen {
 fn check_process(seen: &Seen, settings: &SendSettings) -> Result<()> {
     let (ancestors, arguments) = seen.announced.as_ref().context("this process was not announced")?;
     if settings.common.task_real_parent != 0 {
-        ensure!(
-            *ancestors == ancestors_in_proc()?,
-            "the ancestors of this process are not those of /proc"
-        );
+        let good = if in_first_pid_namespace() {
+            *ancestors == ancestors_in_proc()?
+        } else {
+            // That they lead to the first process is all there is to see.
+            ancestors.len() == ANCESTORS_MAX || ancestors.last() == Some(&1)
+        };
+        ensure!(good, "the ancestors of this process are not those of /proc");
     }
     if settings.common.task_mm != 0 {
         let known = fs::read("/proc/self/cmdline").context("/proc/self/cmdline")?;
@@ -163,9 +173,15 @@ fn check_process(seen: &Seen, settings: &SendSettings) -> Result<()> {
     Ok(())
 }
 
+/// Whether /proc has the numbers that the kernel side has.
+fn in_first_pid_namespace() -> bool {
+    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+    const FIRST: &str = "pid:[4026531836]";
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == FIRST)
+}
+
 /// From the parent to the first process, as far as the kernel side goes.
 fn ancestors_in_proc() -> io::Result<Vec<u32>> {
-    use imds_analyzer_ebpf::abi::ANCESTORS_MAX;
     let mut ancestors = Vec::new();
     let mut pid = std::process::id();
     while ancestors.len() < ANCESTORS_MAX {
