@@ -29,6 +29,12 @@ impl TaskFacts {
         Self::parse(&stat, &status, name).ok_or_else(|| io::Error::other("not understood"))
     }
 
+    /// Until 5.17 what was there before, a longer name, may be behind the end of this one.
+    fn is_named(&self, comm: &[u8; COMM_LEN]) -> bool {
+        let name = |comm: &[u8; COMM_LEN]| comm.split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
+        name(comm) == name(&self.comm)
+    }
+
     /// The thread's and the process's own, which are not those of /proc in a pid namespace: nor is the parent's then.
     pub(super) fn set_numbers(&mut self, pid_tgid: u64) {
         let (tgid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
@@ -96,7 +102,7 @@ impl Task {
         // What follows the task may be another one, of this process too.
         let comm = dump
             .places(8)
-            .find(|&at| at > pid && dump.array(at) == Some(facts.comm))
+            .find(|&at| at > pid && dump.array::<COMM_LEN>(at).is_some_and(|comm| facts.is_named(&comm)))
             .context("no place for the name of a thread")?;
         // Behind the numbers, and a stack canary where the kernel is built with one: real_parent, parent, the lists
         // of children and siblings, group_leader.

@@ -45,7 +45,8 @@ fn task(canary: bool, requested_key: bool) -> Vec<u8> {
     {
         put(at, &value);
     }
-    put(2736, b"imds-12345678\0\0\0");
+    // The end of a longer name before it.
+    put(2736, b"imds-12345678\0o\0");
     task
 }
 
