@@ -124,6 +124,10 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         let sent = connection.send_parts()?;
         message::check_segments(Dump(&self.slot(slot::IOVEC)?), &sent)?;
         let sent = connection.send_one()?;
+        let message = self.slot(slot::MSGHDR)?;
+        message::learn_flags(Dump(&message), &mut settings)?;
+        message::learn_buffer(Dump(&message), &mut settings, &sent)?;
+        let sent = connection.write_one()?;
         message::learn_buffer(Dump(&self.slot(slot::MSGHDR)?), &mut settings, &sent)?;
 
         let mut findings = Vec::new();

@@ -77,6 +77,12 @@ pub(super) struct Sent {
 }
 
 impl Sent {
+    fn one(part: &[u8]) -> Self {
+        Self {
+            segments: vec![(part.as_ptr() as u64, part.len() as u64)],
+        }
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.segments.iter().map(|(_, len)| len).sum()
     }
@@ -105,9 +111,17 @@ impl Connection {
         // SAFETY: the buffer is as long as it is said to be.
         let len = unsafe { libc::send(self.client.as_raw_fd(), part.as_ptr().cast(), part.len(), FLAGS) };
         let len = usize::try_from(len).map_err(|_negative| io::Error::last_os_error())?;
-        let sent = Sent {
-            segments: vec![(part.as_ptr() as u64, part.len() as u64)],
-        };
+        let sent = Sent::one(part);
+        self.receive(len, &sent)?;
+        Ok(sent)
+    }
+
+    /// Writes one part, which kernels may pass on in another way than a send.
+    pub(super) fn write_one(&self) -> io::Result<Sent> {
+        let [.., part] = PARTS;
+        // The standard library sends.
+        let len = rustix::io::write(&self.client, part)?;
+        let sent = Sent::one(part);
         self.receive(len, &sent)?;
         Ok(sent)
     }

@@ -68,8 +68,8 @@ pub(super) fn check_segments(iovec: Dump<'_>, sent: &Sent) -> Result<()> {
     Ok(())
 }
 
-/// Learns from a message of one segment, which newer kernels mark otherwise, and from its flags.
-pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut SendSettings, sent: &Sent) -> Result<()> {
+/// Learns from a message with [`FLAGS`] where they are.
+pub(super) fn learn_flags(message: Dump<'_>, settings: &mut SendSettings) -> Result<()> {
     // Until 5.7; behind one field more (commit 1f466e1f15cf); and since they stand before the length of the control data.
     const PLACES: [u32; 3] = [72, 80, 68];
     let is_there = |at: &u32| {
@@ -81,6 +81,11 @@ pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut SendSettings, sent:
         .into_iter()
         .find(is_there)
         .context("the flags of a message are not where they are looked for")?;
+    Ok(())
+}
+
+/// Learns from a message of one segment, which newer kernels mark otherwise: write(2) since 6.0, send(2) since 6.4.
+pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut SendSettings, sent: &Sent) -> Result<()> {
     let tag = message.u8(settings.iter_type).map_or(0, u32::from) & settings.tag_mask;
     if tag != settings.tag_iovec {
         let address = sent.segments.first().map(|(address, _)| *address);

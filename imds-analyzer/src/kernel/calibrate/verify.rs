@@ -53,6 +53,7 @@ pub fn verify(
     let connection = place.connect()?;
     connection.send_parts()?;
     connection.send_one()?;
+    connection.write_one()?;
     let source_port = connection.source_port;
     drop(connection);
     let seen = Seen::read(buffers)?;
@@ -64,13 +65,15 @@ pub fn verify(
     };
     let [.., last] = PARTS;
     let whole = PARTS.concat();
-    let expected: [(Phase, u32, &[u8]); 6] = [
+    let expected: [(Phase, u32, &[u8]); 8] = [
         (Phase::Connect, 0, b""),
         (Phase::Begin, 1, &whole),
         (Phase::End, 1, &whole),
         (Phase::Begin, 2, last),
         (Phase::End, 2, last),
-        (Phase::Close, 2, b""),
+        (Phase::Begin, 3, last),
+        (Phase::End, 3, last),
+        (Phase::Close, 3, b""),
     ];
     for (phase, number, data) in expected {
         let pieces: Vec<&Piece> = seen
