@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     fs,
     path::PathBuf,
@@ -151,7 +152,7 @@ fn choose(names: &[String], depth: Depth) -> Result<Vec<&'static Kernel>> {
 
 /// Runs the checks in every guest; what came of each.
 fn matrix(chosen: &[&'static Kernel], depth: Depth, update: bool) -> Result<Vec<GuestResult>> {
-    let mut queue = VecDeque::new();
+    let mut queue = Vec::new();
     for arch in [Arch::X86_64, Arch::Arm64] {
         let mut of_arch = chosen.iter().filter(|kernel| kernel.arch == arch).peekable();
         if of_arch.peek().is_none() {
@@ -160,10 +161,12 @@ fn matrix(chosen: &[&'static Kernel], depth: Depth, update: bool) -> Result<Vec<
         let mut guests = Guests::prepare(arch, update)?;
         for kernel in of_arch {
             let commands = commands(kernel, &guests.built, depth)?;
-            queue.push_back((*kernel, commands, guests.guest(kernel)));
+            queue.push((*kernel, commands, guests.guest(kernel)));
         }
     }
-    let queue = Mutex::new(queue);
+    // Those with most to do first: the others then end at about the same time.
+    queue.sort_by_key(|(_, commands, _)| Reverse(commands.len()));
+    let queue = Mutex::new(VecDeque::from(queue));
     let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
