@@ -40,7 +40,8 @@ impl Cross {
     /// Brings what is missing.
     pub(crate) fn prepare(arch: Arch, packages: &mut Packages) -> Result<Self> {
         let root = fs::canonicalize(vm::target())?;
-        let tools = root.join("tools");
+        // Of its own: pip leaves a folder alone in which something is already.
+        let tools = root.join("tools/zig");
         if !tools.join("bin/cargo-zigbuild").is_file() {
             setup::quietly("fetching cargo-zigbuild and zig", pip(&tools))?;
         }
