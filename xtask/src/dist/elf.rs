@@ -19,8 +19,8 @@ pub(super) fn split(built: &Path, program: &Path, debug: &Path) -> Result<()> {
         run(command)
     };
     call(&["--only-keep-debug", "--compress-debug-sections=zlib"], built, debug)?;
-    let link = format!("--add-gnu-debuglink={}", debug.display());
-    call(&["--strip-all", &link], built, program)?;
+    // No link to the debug information: it has a checksum, and zig's start files name the directory they were built in.
+    call(&["--strip-all"], built, program)?;
     Ok(())
 }
 
