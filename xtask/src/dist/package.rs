@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -116,7 +117,7 @@ pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
             Kind::Document => ", doc = true",
             Kind::Program | Kind::Data => "",
         };
-        let (source, place, mode) = (&file.source, &file.place, file.mode());
+        let (source, place, mode) = (staged(release, file)?, &file.place, file.mode());
         let _ = writeln!(
             assets,
             "  {{ source = {source:?}, dest = \"/{place}\", mode = {mode:?}{more} }},"
@@ -147,6 +148,17 @@ pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
         .arg(&path);
     pack(release, command, &metadata)?;
     Ok(path)
+}
+
+/// A copy that is as old as the release: cargo-generate-rpm takes the time from the file.
+fn staged(release: &Release, file: &Installed) -> Result<PathBuf> {
+    let folder = release.made.with_file_name(format!("{}.rpm", release.arch.name()));
+    let copy = folder.join(&file.place);
+    fs::create_dir_all(copy.parent().context("a folder")?)?;
+    fs::copy(&file.source, &copy)?;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(release.epoch.parse().context("SOURCE_DATE_EPOCH")?);
+    fs::File::options().write(true).open(&copy)?.set_modified(time)?;
+    Ok(copy)
 }
 
 /// Shell that removes the folders that are the package's alone, when the last one goes. cargo-generate-rpm 0.21 cannot make
