@@ -320,16 +320,13 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
             if runs {
                 let whole = depth == Depth::Full && name == WHOLE_LOAD && kernel.load == Some(*owner);
                 let load = if whole { " FULL_LOAD=1" } else { "" };
-                let environment = format!("IMDS_ANALYZER={} OWNER={owner}{load}", initramfs::WITH_OWNER);
-                let command = format!("{environment} exec /tests/{name} --test-threads=1{skip}");
-                commands.push((format!("{name}/{owner}"), TESTS, command));
+                commands.push(test(name, owner, &format!("OWNER={owner}{load}"), &skip));
             }
         }
     }
-    let skip: String = NOT_OF_SEND_TAP
+    let skip = NOT_OF_SEND_TAP
         .iter()
-        .map(|test| format!("{skip} --skip {test}"))
-        .collect();
+        .fold(skip, |skip, test| format!("{skip} --skip {test}"));
     for (name, _) in &built.tests {
         let named = OF_SEND_TAP.contains(&name.as_str());
         let hidden = if named || depth == Depth::Full && !OF_SYSTEMS.contains(&name.as_str()) {
@@ -339,16 +336,18 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
         };
         let shown = (named && depth == Depth::Full).then_some(("send", ""));
         for (kind, hide) in hidden.into_iter().chain(shown) {
-            let environment = format!(
-                "IMDS_ANALYZER={} OBJECT=legacy OWNER=kprobe{hide}",
-                initramfs::WITH_OWNER
-            );
-            let command = format!("{environment} exec /tests/{name} --test-threads=1{skip}");
-            commands.push((format!("{name}/{kind}"), TESTS, command));
+            commands.push(test(name, kind, &format!("OBJECT=legacy OWNER=kprobe{hide}"), &skip));
         }
     }
     commands.push((REFUSALS.to_owned(), SHORT, format!("exec /tests/{REFUSALS}")));
     Ok(commands)
+}
+
+/// One program of tests.
+fn test(name: &str, kind: &str, environment: &str, skip: &str) -> GuestCommand {
+    let analyzer = initramfs::WITH_OWNER;
+    let command = format!("IMDS_ANALYZER={analyzer} {environment} exec /tests/{name} --test-threads=1{skip}");
+    (format!("{name}/{kind}"), TESTS, command)
 }
 
 /// Where cargo builds.

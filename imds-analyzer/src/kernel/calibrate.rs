@@ -1,9 +1,9 @@
 //! Learns where this kernel keeps what the send tap reads, on kernels without BTF: from a connection of this process to
 //! itself, of which everything is known.
 //!
-//! Sockets and messages are where one of the kernels from 4.14 to 7.2 has them, or the send tap is not used at all. Where the fields of
-//! tasks are depends on the kernel's configuration: they are looked for by their values, and what is not found without
-//! doubt is done without.
+//! Sockets and messages are where one of the kernels from 4.14 to 7.2 has them, or the send tap is not used at all. Where
+//! the fields of tasks are depends on the kernel's configuration: they are looked for by their values, and what is not
+//! found without doubt is done without.
 
 mod connection;
 mod message;

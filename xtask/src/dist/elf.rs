@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{toolchain::Host, vm::packages::run};
 
-/// Copies `built` to `program` without symbols, which go to `debug`; `program` names it (.gnu_debuglink).
+/// Copies `built` to `program` without symbols, which go to `debug`.
 pub(super) fn split(built: &Path, program: &Path, debug: &Path) -> Result<()> {
     let objcopy = objcopy()?;
     let call = |args: &[&str], from: &Path, to: &Path| {

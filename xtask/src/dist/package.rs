@@ -110,6 +110,7 @@ pub(crate) fn deb(release: &Release, out: &Path) -> Result<PathBuf> {
 
 pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
     let files = list(release, Format::Rpm)?;
+    let tree = tree(release)?;
     let mut assets = String::new();
     for file in &files {
         let more = match file.kind {
@@ -117,7 +118,7 @@ pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
             Kind::Document => ", doc = true",
             Kind::Program | Kind::Data => "",
         };
-        let (source, place, mode) = (staged(release, file)?, &file.place, file.mode());
+        let (source, place, mode) = (stage(release, file, &tree)?, &file.place, file.mode());
         let _ = writeln!(
             assets,
             "  {{ source = {source:?}, dest = \"/{place}\", mode = {mode:?}{more} }},"
@@ -147,18 +148,28 @@ pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
         .args(["--arch", arch, "--payload-compress", "gzip", "--output"])
         .arg(&path);
     pack(release, command, &metadata)?;
+    fs::remove_dir_all(tree)?;
     Ok(path)
 }
 
-/// A copy that is as old as the release: cargo-generate-rpm takes the time from the file.
-fn staged(release: &Release, file: &Installed) -> Result<PathBuf> {
-    let folder = release.made.with_file_name(format!("{}.rpm", release.arch.name()));
-    let copy = folder.join(&file.place);
+/// A copy below `tree`, with its mode and as old as the release: cargo-generate-rpm takes the time from the file.
+fn stage(release: &Release, file: &Installed, tree: &Path) -> Result<PathBuf> {
+    let copy = tree.join(&file.place);
     fs::create_dir_all(copy.parent().context("a folder")?)?;
     fs::copy(&file.source, &copy)?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(u32::from_str_radix(file.mode(), 8)?))?;
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(release.epoch.parse().context("SOURCE_DATE_EPOCH")?);
-    fs::File::options().write(true).open(&copy)?.set_modified(time)?;
+    fs::File::open(&copy)?.set_modified(time)?;
     Ok(copy)
+}
+
+/// Where files are staged, empty.
+fn tree(release: &Release) -> Result<PathBuf> {
+    let tree = release.made.with_file_name(format!("{}.tree", release.arch.name()));
+    if tree.exists() {
+        fs::remove_dir_all(&tree)?;
+    }
+    Ok(tree)
 }
 
 /// Shell that removes the folders that are the package's alone, when the last one goes. cargo-generate-rpm 0.21 cannot make
@@ -180,15 +191,9 @@ fn without_folders(files: &[Installed]) -> String {
 
 /// The same files, to be unpacked at the root.
 fn tar(release: &Release, out: &Path) -> Result<PathBuf> {
-    let tree = release.made.with_file_name(format!("{}.tree", release.arch.name()));
-    if tree.exists() {
-        fs::remove_dir_all(&tree)?;
-    }
+    let tree = tree(release)?;
     for file in list(release, Format::Rpm)? {
-        let to = tree.join(&file.place);
-        fs::create_dir_all(to.parent().context("a folder")?)?;
-        fs::copy(&file.source, &to)?;
-        fs::set_permissions(&to, fs::Permissions::from_mode(u32::from_str_radix(file.mode(), 8)?))?;
+        stage(release, &file, &tree)?;
     }
     let path = out.join(format!("{NAME}-{}-{}.tar.gz", release.version, release.arch.name()));
     let mut command = Command::new("tar");

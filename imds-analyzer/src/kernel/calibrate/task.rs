@@ -31,8 +31,8 @@ impl TaskFacts {
 
     /// Until 5.17 what was there before, a longer name, may be behind the end of this one.
     fn is_named(&self, comm: &[u8; COMM_LEN]) -> bool {
-        let name = |comm: &[u8; COMM_LEN]| comm.split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
-        name(comm) == name(&self.comm)
+        let is_end = |byte: &u8| *byte == 0;
+        comm.split(is_end).next() == self.comm.split(is_end).next()
     }
 
     /// The thread's and the process's own, which are not those of /proc in a pid namespace: nor is the parent's then.

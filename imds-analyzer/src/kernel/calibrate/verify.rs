@@ -59,9 +59,10 @@ pub fn verify(
     let seen = Seen::read(buffers)?;
 
     // In a pid namespace /proc has other numbers.
-    let process = match in_first_pid_namespace() {
-        true => std::process::id(),
-        false => seen.pieces.first().map_or(0, |piece| piece.tgid),
+    let process = if in_first_pid_namespace() {
+        std::process::id()
+    } else {
+        seen.pieces.first().map_or(0, |piece| piece.tgid)
     };
     let [.., last] = PARTS;
     let whole = PARTS.concat();
