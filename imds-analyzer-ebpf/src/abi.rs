@@ -59,6 +59,8 @@ pub enum RecordKind {
     Pending = 3,
     /// A [`send::Send`] and its bytes, from the send tap.
     Send = 4,
+    /// A [`send::Lineage`], from the send tap.
+    Lineage = 5,
 }
 
 impl RecordKind {
@@ -68,6 +70,7 @@ impl RecordKind {
             2 => Self::Request,
             3 => Self::Pending,
             4 => Self::Send,
+            5 => Self::Lineage,
             _ => return None,
         })
     }

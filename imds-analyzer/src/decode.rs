@@ -1,6 +1,9 @@
 //! Bytes from the kernel to records.
 
-use imds_analyzer_ebpf::abi::{Header, Owner, RecordKind, Request, send::Send};
+use imds_analyzer_ebpf::abi::{
+    Header, Owner, RecordKind, Request,
+    send::{Lineage, Send},
+};
 use zerocopy::FromBytes;
 
 /// One record, with its variable part.
@@ -14,6 +17,8 @@ pub enum Record<'a> {
     Pending(Request, &'a [u8]),
     /// A piece of a send, as its sender's memory has it: not masked yet.
     Send(Box<Send>, &'a [u8]),
+    /// A process starts another one, or executes a program.
+    Lineage(Lineage),
 }
 
 /// Why bytes are no record. The kernel side and this program are built from one source, so it is a defect.
@@ -58,6 +63,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
                 RecordKind::Pending => Record::Pending(request, capture),
                 _ => Record::Request(request, capture),
             })
+        }
+        RecordKind::Lineage => {
+            let (lineage, _) = Lineage::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+            Ok(Record::Lineage(lineage))
         }
         RecordKind::Send => {
             let (send, rest) = Send::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;

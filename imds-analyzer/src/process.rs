@@ -389,6 +389,13 @@ impl Key {
     }
 }
 
+/// Whether /proc has the numbers that the kernel side has.
+pub fn in_first_pid_namespace() -> bool {
+    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+    const FIRST: u32 = 0xeffffffc;
+    namespace_inode("/proc/self/ns/pid").is_ok_and(|inode| inode == FIRST)
+}
+
 /// Inode number of the namespace that a link under `/proc/<pid>/ns` leads to.
 fn namespace_inode(path: &str) -> io::Result<u32> {
     u32::try_from(std::fs::metadata(path)?.ino()).map_err(io::Error::other)

@@ -6,6 +6,7 @@
 //! socket took. They are here and nowhere else: what leaves is the classifier's masked capture, and the bytes are wiped
 //! as soon as they have been compared.
 
+mod lineage;
 mod read;
 mod stream;
 
@@ -18,6 +19,7 @@ use imds_analyzer_ebpf::{
 use lru::LruCache;
 use rustix::time::{ClockId, clock_gettime};
 
+pub use self::lineage::Lineage;
 use self::stream::Stream;
 
 /// Sockets followed at once; beyond that the one that was quiet longest is given up.
@@ -28,6 +30,8 @@ pub struct SendTap {
     streams: LruCache<u64, Stream>,
     /// Connections seen.
     connections: u64,
+    /// Where tasks cannot be read.
+    lineage: Option<Lineage>,
     /// ns that `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`: the time spent asleep.
     asleep: u64,
     counters: Counters,
@@ -50,17 +54,13 @@ pub struct Counters {
 pub trait Report: FnMut(RecordKind, &Request, &[u8]) {}
 impl<F: FnMut(RecordKind, &Request, &[u8])> Report for F {}
 
-impl Default for SendTap {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl SendTap {
-    pub fn new() -> Self {
+    /// `lineage` where tasks cannot be read.
+    pub fn new(lineage: Option<Lineage>) -> Self {
         Self {
             streams: LruCache::new(STREAMS_MAX),
             connections: 0,
+            lineage,
             asleep: asleep(),
             counters: Counters::default(),
         }
@@ -76,10 +76,28 @@ impl SendTap {
     }
 
     /// An announcement with the kernel's facts completed from /proc, and in the clock of the rest of the program.
-    pub fn announced(&self, owner: &mut abi::Owner) {
+    pub fn announced(&mut self, owner: &mut abi::Owner) {
         owner.header.time += self.asleep;
-        read::complete(&mut owner.task);
+        self.complete(&mut owner.task);
+        if let Some(lineage) = &mut self.lineage {
+            lineage.ancestors_into(owner);
+        }
         read::complete_users(owner);
+    }
+
+    /// Fills in what the kernel side could not read.
+    fn complete(&mut self, task: &mut abi::Task) {
+        if let Some(lineage) = &mut self.lineage {
+            lineage.identify(task);
+        }
+        read::complete(task);
+    }
+
+    /// A process starts another one, or executes a program.
+    pub fn descends(&mut self, record: &abi::send::Lineage) {
+        if let Some(lineage) = &mut self.lineage {
+            lineage.take(record, record.header.time + self.asleep);
+        }
     }
 
     /// Takes one record of the legacy object.
@@ -95,7 +113,7 @@ impl SendTap {
                 self.open(send, false);
             }
             Phase::Begin => {
-                read::complete(&mut send.task);
+                self.complete(&mut send.task);
                 // With MSG_FASTOPEN the first send connects: there is no peer yet.
                 let connects = send.number == 1 && send.destination == [0; 16];
                 if connects {
@@ -110,7 +128,7 @@ impl SendTap {
             }
             Phase::End => {
                 if !self.streams.contains(&send.sock) {
-                    read::complete(&mut send.task);
+                    self.complete(&mut send.task);
                     self.open(send, true);
                 }
                 if let Some(stream) = self.streams.get_mut(&send.sock) {
@@ -146,6 +164,9 @@ impl SendTap {
     /// Records were lost that no later one may tell of: every stream may have a gap.
     pub fn lost(&mut self, time: u64, report: &mut impl Report) {
         let time = time + self.asleep;
+        if let Some(lineage) = &mut self.lineage {
+            *lineage = Lineage::of_this_host();
+        }
         for (_, stream) in &mut self.streams {
             stream.unseen(u32::MAX, Reason::Gap, time, report);
         }

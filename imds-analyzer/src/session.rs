@@ -22,7 +22,7 @@ use crate::{
     },
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
-    send::SendTap,
+    send::{Lineage, SendTap},
     settings::{FailOn, Filter},
     sink::{self, Notice, Sink, summary::Summary},
 };
@@ -204,9 +204,9 @@ impl<S: Sink> Session<S> {
         Ok(Self {
             stream,
             more: false,
+            send: SendTap::new(loaded.follows_processes.then(Lineage::of_this_host)),
             loaded,
             join,
-            send: SendTap::new(),
             outlet,
             reported_loss: Vec::new(),
             decode_errors: Vec::new(),
@@ -306,6 +306,7 @@ impl<S: Sink> Session<S> {
                         write(judged(join, kind, request, capture));
                     });
                 }
+                Ok(Record::Lineage(record)) => send.descends(&record),
                 Err(error) => count_error(decode_errors, error),
             },
             Taken::Lost(count, time) => {

@@ -6,6 +6,7 @@ use std::{
     io::{self, IoSlice, Read as _, Write as _},
     net::TcpStream,
     os::fd::AsRawFd as _,
+    path::Path,
     process::{self, Command},
     ptr,
     sync::atomic::{AtomicBool, AtomicU8, Ordering},
@@ -15,8 +16,8 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, IMDS_V4, Scene, binary, brief, connect, get, get_with_token, imds_analyzer, port, read_response, serve,
-    set_option,
+    Analyzer, IMDS_V4, Scene, binary, brief, connect, get, get_with_token, imds_analyzer, port, read_response,
+    run_to_end, serve, set_option,
 };
 use serde_json::Value;
 
@@ -299,6 +300,65 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     send_whole(&mut stream, &get(PATH));
     assert_eq!(seen(second, port(&stream), 1), [V1]);
     assert_eq!(own(pid), 0);
+}
+
+/// Where tasks are not what they seem, who started whom comes from the kernel's own events: a parent that is gone before
+/// its child sends anything is in no /proc.
+#[test]
+fn tasks_that_cannot_be_read() {
+    let btf = Path::new("/sys/kernel/btf/vmlinux");
+    if !can_run() || !btf.exists() {
+        return;
+    }
+    // Two names of one length change places: the parent is where a number is.
+    let mut types = fs::read(btf).expect("BTF");
+    let [parent, number] = [b"\0real_parent\0", b"\0static_prio\0"].map(|name| {
+        let place = types.windows(name.len()).position(|bytes| bytes == name);
+        place.expect("a name")
+    });
+    types[parent + 1..][..11].copy_from_slice(b"static_prio");
+    types[number + 1..][..11].copy_from_slice(b"real_parent");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), types).expect("write");
+    let with_btf = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c"])
+            .arg(format!("mount --bind \"$0\" {} && exec \"$@\"", btf.display()))
+            .arg(file.path())
+            .arg(binary())
+            .args(args);
+        command
+    };
+    let check = run_to_end(&mut with_btf(&["check", "--object", "legacy"]));
+    assert!(check.stdout.contains("fork and exec events"), "{check:#?}");
+
+    let mut analyzer = Analyzer::start(with_btf(&["watch", "--object", "legacy", "--format", "json"]));
+    let lab = Lab::local().expect("lab");
+    let _server = serve(&lab);
+    let wait = "while read -r pid name state parent rest </proc/$$/stat && [ $parent = $0 ]; do :; done";
+    let script = format!("sh -c '{wait}; exec curl -s -o /dev/null $1' $$ $0 &");
+    let mut command = lab.client.command("sh");
+    let mut parent = command
+        .args(["-c", &script, &format!("http://{IMDS_V4}{PATH}")])
+        .spawn()
+        .expect("sh");
+    assert!(parent.wait().expect("our own child").success());
+    analyzer.wait_for_count(1);
+    let records = analyzer.stop().requests();
+    let [record] = records.as_slice() else {
+        panic!("one was expected: {records:#?}")
+    };
+    assert_eq!(brief(record), V1);
+    assert_eq!(record["process"]["name"], "curl", "{record:#}");
+    let chain: Vec<_> = record["process"]["ancestors"]
+        .as_array()
+        .expect("ancestors")
+        .iter()
+        .map(|ancestor| ancestor["pid"].as_u64().expect("a pid"))
+        .collect();
+    assert_eq!(chain[..2], [parent.id(), process::id()].map(u64::from), "{record:#}");
+    assert_eq!(chain.last(), Some(&1), "{record:#}");
 }
 
 /// Without type information it learns where things are, and sees the same.

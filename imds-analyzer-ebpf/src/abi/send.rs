@@ -5,7 +5,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Header, Settings, Task};
+use super::{COMM_LEN, Header, Settings, Task};
 
 /// Names of the programs in the legacy object, as user space loads them.
 pub mod program {
@@ -17,6 +17,9 @@ pub mod program {
     pub const CLOSE: &str = "imds_close";
     /// Attached while offsets are learnt.
     pub const CALIBRATE: &str = "imds_calibrate";
+    /// Attached where tasks cannot be read: to `sched_process_fork` and `sched_process_exec`.
+    pub const FORK: &str = "imds_fork";
+    pub const EXEC: &str = "imds_exec";
     /// Not attached: the others continue in them.
     pub const OWNER: &str = "imds_owner";
     pub const COPY: &str = "imds_copy";
@@ -115,6 +118,21 @@ pub struct Send {
     pub destination: [u8; 16],
 }
 
+/// A process starts another one, or executes a program.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Lineage {
+    pub header: Header,
+    /// The process.
+    pub tgid: u32,
+    /// The thread that it started, the first of a process or another of its own; 0 where it executes a program.
+    pub child: u32,
+    pub uid: u32,
+    pub reserved: u32,
+    /// Name of the thread that does it: the new one, where it executes a program.
+    pub comm: [u8; COMM_LEN],
+}
+
 /// A [`Send`] with room for its bytes.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -152,6 +170,9 @@ pub struct SendSettings {
     pub target_v4: u32,
     pub target_v6: [u32; 4],
     pub target_port: u32,
+    /// Where the record of the tracepoint sched_process_fork has `child_pid`.
+    pub fork_child: u32,
+    pub reserved: u32,
     /// The first bytes of the name of the thread whose sends are dumped for calibration, and what else of the kernel's
     /// memory to dump then.
     pub calibrate: u64,

@@ -4,6 +4,7 @@
 mod calibrate;
 mod caller;
 mod counters;
+mod lineage;
 mod peer;
 #[allow(
     dead_code,
@@ -18,8 +19,8 @@ mod settings_map;
 mod transport_perf;
 
 use aya_ebpf::{
-    macros::{kprobe, kretprobe},
-    programs::{ProbeContext, RetProbeContext},
+    macros::{kprobe, kretprobe, tracepoint},
+    programs::{ProbeContext, RetProbeContext, TracePointContext},
 };
 use imds_analyzer_ebpf::abi::send::Phase;
 
@@ -111,6 +112,22 @@ fn imds_copy(ctx: ProbeContext) -> u32 {
 fn imds_calibrate(ctx: ProbeContext) -> u32 {
     let (sock, message) = (argument(&ctx, 0), argument(&ctx, 1));
     calibrate::dump(sock, message);
+    0
+}
+
+/// match-proto: void trace_sched_process_fork(struct task_struct *parent, struct task_struct *child)
+#[tracepoint]
+#[inline(always)]
+fn imds_fork(ctx: TracePointContext) -> u32 {
+    lineage::forked(&ctx);
+    0
+}
+
+/// match-proto: void trace_sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
+#[tracepoint]
+#[inline(always)]
+fn imds_exec(ctx: TracePointContext) -> u32 {
+    lineage::executed(&ctx);
     0
 }
 

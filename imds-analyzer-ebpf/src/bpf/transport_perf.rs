@@ -19,7 +19,7 @@ static RECORDS: PerfEventByteArray = PerfEventByteArray::new(0);
 #[map]
 static STAGES: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
-/// Sends the first `len` bytes of `record`, which is a map's value.
+/// Sends the first `len` bytes of `record`.
 #[inline(always)]
 pub(super) fn output<T>(ctx: &impl EbpfContext, record: &T, len: u64) {
     const NO_SPACE: i64 = -28;

@@ -138,7 +138,7 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         }
         match self.learn_task(&mut settings, &facts, &connection) {
             Ok(()) => {}
-            Err(missing) => findings.push(format!("ancestors and arguments come from /proc alone: {missing:#}")),
+            Err(missing) => findings.push(format!("tasks cannot be read: {missing:#}")),
         }
         settings.calibrate = 0;
         settings.dump = [0; slot::DUMP_LEN as usize];

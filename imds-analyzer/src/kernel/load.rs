@@ -42,6 +42,8 @@ pub struct Loaded {
     pub refused: Vec<String>,
     /// What was found out on the way, in words.
     pub findings: Vec<String>,
+    /// Whether the records say who starts whom, because tasks cannot be read.
+    pub follows_processes: bool,
     pub hooks: Vec<Hook>,
     /// The sender hook in use, `Connect` if there is none.
     pub owner: OwnerHook,

@@ -41,6 +41,14 @@ pub struct Event {
     pub id: u64,
 }
 
+/// A tracepoint that the kernel has.
+#[derive(Clone, Debug)]
+pub struct Tracepoint {
+    pub id: u64,
+    /// How the kernel describes the record, a line for each field.
+    format: String,
+}
+
 /// The end of a function or its begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -106,14 +114,39 @@ impl Tracefs {
         let mut events = self.events()?;
         events.write_all(format!("{kind}:{GROUP}/{name} {function}").as_bytes())?;
         let mut event = Event { events, name, id: 0 };
-        let id = self.read(&format!("events/{GROUP}/{}/id", event.name))?;
-        event.id = id.trim().parse().map_err(io::Error::other)?;
+        event.id = self.id(&format!("{GROUP}/{}", event.name))?;
         Ok(event)
+    }
+
+    fn id(&self, event: &str) -> io::Result<u64> {
+        let id = self.read(&format!("events/{event}/id"))?;
+        id.trim().parse().map_err(io::Error::other)
+    }
+
+    /// The tracepoint `name`, with its group: `sched/sched_process_fork`.
+    pub fn tracepoint(&self, name: &str) -> io::Result<Tracepoint> {
+        Ok(Tracepoint {
+            id: self.id(name)?,
+            format: self.read(&format!("events/{name}/format"))?,
+        })
     }
 
     /// Runs of our kprobes that the kernel left out (`kprobe_profile`: event, hits, misses).
     pub fn misses(&self) -> io::Result<u64> {
         Ok(misses(&self.read("kprobe_profile")?, std::process::id()))
+    }
+}
+
+impl Tracepoint {
+    /// Where a field of four bytes is in the record.
+    pub fn offset(&self, field: &str) -> Option<u32> {
+        self.format.lines().find_map(|line| {
+            let mut parts = line.split(';').map(str::trim);
+            let declared = parts.next()?.strip_prefix("field:")?;
+            (declared.rsplit(' ').next() == Some(field)).then_some(())?;
+            let offset = parts.next()?.strip_prefix("offset:")?.parse().ok()?;
+            (parts.next() == Some("size:4")).then_some(offset)
+        })
     }
 }
 
@@ -179,8 +212,8 @@ fn misses(profile: &str, pid: u32) -> u64 {
         .sum()
 }
 
-/// Lets a program run at an event, on every CPU, as long as the descriptor is open.
-pub fn attach(program: std::os::fd::BorrowedFd<'_>, event: &Event) -> io::Result<OwnedFd> {
+/// Lets a program run at the event or tracepoint `id`, on every CPU, as long as the descriptor is open.
+pub fn attach(program: std::os::fd::BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
     /// `perf_event_attr` as its first version had it (`PERF_ATTR_SIZE_VER0`): type and size, config, sample_period, and
     /// more that stays 0.
     const WORDS: usize = 8;
@@ -191,7 +224,7 @@ pub fn attach(program: std::os::fd::BorrowedFd<'_>, event: &Event) -> io::Result
     let first = [PERF_TYPE_TRACEPOINT, (WORDS * 8) as u32];
     let mut attributes = [0_u64; WORDS];
     attributes[0] = u64::from_ne_bytes(zerocopy::transmute!(first));
-    attributes[1] = event.id;
+    attributes[1] = id;
     attributes[2] = 1;
     let (any_process, first_cpu, no_group) = (-1, 0, -1);
     // SAFETY: the attributes are as long as they say.
@@ -240,6 +273,23 @@ mod tests {
                       p:imds_analyzer/odd do_exit\n";
         assert_eq!(abandoned(events, |pid| pid != 7), ["p7_imds_send_tcp_sendmsg_locked"]);
         assert_eq!(abandoned(events, |_| false).len(), 2);
+    }
+
+    #[test]
+    fn a_field_of_a_tracepoint() {
+        let tracepoint = Tracepoint {
+            id: 1,
+            format: "name: sched_process_fork\nID: 312\nformat:\n\
+                \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\n\
+                \tfield:char parent_comm[16];\toffset:8;\tsize:16;\tsigned:1;\n\
+                \tfield:pid_t parent_pid;\toffset:24;\tsize:4;\tsigned:1;\n\
+                \tfield:pid_t child_pid;\toffset:44;\tsize:4;\tsigned:1;\n\n\
+                print fmt: \"comm=%s pid=%d child_pid=%d\", REC->parent_comm, REC->parent_pid, REC->child_pid\n"
+                .to_owned(),
+        };
+        assert_eq!(tracepoint.offset("child_pid"), Some(44));
+        assert_eq!(tracepoint.offset("pid"), None);
+        assert_eq!(tracepoint.offset("common_type"), None);
     }
 
     #[test]

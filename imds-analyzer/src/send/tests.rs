@@ -30,7 +30,7 @@ struct Script {
 impl Script {
     fn new() -> Self {
         Self {
-            tap: SendTap::new(),
+            tap: SendTap::new(None),
             number: 0,
             records: Vec::new(),
         }

@@ -15,7 +15,10 @@ use super::{
     Learnt,
     connection::{PARTS, Place},
 };
-use crate::decode::{self, Record};
+use crate::{
+    decode::{self, Record},
+    process::in_first_pid_namespace,
+};
 
 /// What came out.
 #[derive(Default)]
@@ -110,7 +113,7 @@ pub fn verify(
 
     let mut findings = Vec::new();
     if let Err(wrong) = check_process(&seen, &settings) {
-        findings.push(format!("ancestors and arguments come from /proc alone: {wrong:#}"));
+        findings.push(format!("what tasks are read for is given up: {wrong:#}"));
         forget_tasks(&mut settings);
     }
     Ok(Learnt { settings, findings })
@@ -175,13 +178,6 @@ fn check_process(seen: &Seen, settings: &SendSettings) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Whether /proc has the numbers that the kernel side has.
-fn in_first_pid_namespace() -> bool {
-    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
-    const FIRST: &str = "pid:[4026531836]";
-    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == FIRST)
 }
 
 /// From the parent to the first process, as far as the kernel side goes.

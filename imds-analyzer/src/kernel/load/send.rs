@@ -1,6 +1,9 @@
 //! The send tap: the legacy object. Nothing is reported before what it reads has been checked on a connection of its own.
 
-use std::{os::fd::OwnedFd, time::Instant};
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    time::Instant,
+};
 
 use anyhow::{Context, anyhow, bail};
 use aya::{
@@ -51,11 +54,15 @@ const HOOKS: [(&str, &str, Side, bool); 10] = [
     (program::CALIBRATE, abi::program::SENDER, Side::Entry, true),
 ];
 
-/// A program at a kprobe; let go of before the kprobe is removed.
+/// The tracepoints that say who starts whom.
+const FORK: &str = "sched/sched_process_fork";
+const EXEC: &str = "sched/sched_process_exec";
+
+/// A program at a tracepoint, or at a kprobe: let go of before that is removed.
 pub(super) struct Attached {
     program: &'static str,
     _perf: OwnedFd,
-    _event: Event,
+    _kprobe: Option<Event>,
 }
 
 type Settings = Array<MapData, [u8; size_of::<SendSettings>()]>;
@@ -98,9 +105,24 @@ pub(super) fn load(offsets: Option<&SendSettings>) -> anyhow::Result<Loaded> {
         }
     };
     kprobes.retain(|attached| attached.program != program::CALIBRATE);
-    let verified = verify(learnt, |asked| write(&mut settings, asked), &mut buffers)
+    let mut verified = verify(learnt, |asked| write(&mut settings, asked), &mut buffers)
         .context("what the send tap reads is not what was sent")?;
     findings.extend(verified.findings);
+    let follows_processes = if verified.settings.common.task_real_parent == 0 {
+        match follow_processes(&mut ebpf, &tracefs, &mut verified.settings, &mut hooks) {
+            Ok(attached) => {
+                findings.push("ancestors come from fork and exec events, arguments from /proc".to_owned());
+                kprobes.extend(attached);
+                true
+            }
+            Err(error) => {
+                findings.push(format!("ancestors and arguments come from /proc alone: {error:#}"));
+                false
+            }
+        }
+    } else {
+        false
+    };
     write(&mut settings, &verified.settings)?;
     calibrate::drain(&mut buffers);
 
@@ -116,6 +138,7 @@ pub(super) fn load(offsets: Option<&SendSettings>) -> anyhow::Result<Loaded> {
         tap: Tap::Send,
         refused: Vec::new(),
         findings,
+        follows_processes,
         hooks,
         owner: OwnerHook::Kprobe,
         _cgroup: None,
@@ -202,12 +225,50 @@ fn attach(ebpf: &Ebpf, tracefs: &Tracefs, name: &'static str, function: &str, si
         bail!("the object has no such program");
     };
     let event = tracefs.add(function, side, name)?;
-    let perf = tracefs::attach(std::os::fd::AsFd::as_fd(program.fd()?), &event)?;
+    let perf = tracefs::attach(program.fd()?.as_fd(), event.id)?;
     Ok(Attached {
         program: name,
         _perf: perf,
-        _event: event,
+        _kprobe: Some(event),
     })
+}
+
+/// Where tasks cannot be read: lets the kernel tell of every process that starts another or executes a program.
+fn follow_processes(
+    ebpf: &mut Ebpf,
+    tracefs: &Tracefs,
+    settings: &mut SendSettings,
+    hooks: &mut Vec<Hook>,
+) -> anyhow::Result<Vec<Attached>> {
+    let fork = tracefs.tracepoint(FORK).context(FORK)?;
+    let exec = tracefs.tracepoint(EXEC).context(EXEC)?;
+    settings.fork_child = fork
+        .offset("child_pid")
+        .with_context(|| format!("{FORK} has no child_pid"))?;
+    let mut attached = Vec::new();
+    for (name, tracepoint) in [(program::FORK, fork), (program::EXEC, exec)] {
+        let mut hook = Hook::new(name);
+        let started = Instant::now();
+        let Some(Program::TracePoint(program)) = ebpf.program_mut(name) else {
+            bail!("the object has no program {name}");
+        };
+        program
+            .load()
+            .map_err(|error| anyhow!("the kernel refused {name}: {}", chain(&error)))?;
+        hook.load = started.elapsed();
+        let perf = tracefs::attach(program.fd()?.as_fd(), tracepoint.id)
+            .with_context(|| format!("{name} cannot be attached"))?;
+        attached.push(Attached {
+            program: name,
+            _perf: perf,
+            _kprobe: None,
+        });
+        if let Some(program) = ebpf.program(name) {
+            hook.set_info(program);
+        }
+        hooks.push(hook);
+    }
+    Ok(attached)
 }
 
 /// A program is missing only if it is attached nowhere.

@@ -80,6 +80,7 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
         tap: Tap::Wire,
         refused: Vec::new(),
         findings: Vec::new(),
+        follows_processes: false,
         hooks,
         owner,
         _cgroup: Some(cgroup),
