@@ -13,7 +13,7 @@ mod stream;
 use std::num::NonZeroUsize;
 
 use imds_analyzer_ebpf::{
-    abi::{self, RecordKind, Request, send::Phase},
+    abi::{self, RecordKind, Request, Task, send::Phase},
     classify::Reason,
 };
 use lru::LruCache;
@@ -24,6 +24,8 @@ use self::stream::Stream;
 
 /// Sockets followed at once; beyond that the one that was quiet longest is given up.
 const STREAMS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// Threads of the kernel's own that are remembered.
+const KERNEL_THREADS_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// All sockets that send to IMDS.
 pub struct SendTap {
@@ -32,6 +34,8 @@ pub struct SendTap {
     connections: u64,
     /// Where tasks cannot be read.
     lineage: Option<Lineage>,
+    /// Pid and start of those that send for processes, as io_uring's workers did until 5.12 (commit 3bfe6106693b).
+    kernel_threads: LruCache<(u32, u64), ()>,
     /// ns that `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`: the time spent asleep.
     asleep: u64,
     counters: Counters,
@@ -61,6 +65,7 @@ impl SendTap {
             streams: LruCache::new(STREAMS_MAX),
             connections: 0,
             lineage,
+            kernel_threads: LruCache::new(KERNEL_THREADS_MAX),
             asleep: asleep(),
             counters: Counters::default(),
         }
@@ -83,6 +88,18 @@ impl SendTap {
             lineage.ancestors_into(owner);
         }
         read::complete_users(owner);
+        if read::is_kernel_thread(owner) {
+            self.kernel_threads.put((owner.task.tgid, owner.task.start), ());
+        }
+    }
+
+    /// Says who sends: not a thread of the kernel's, but who sent or connected before it.
+    fn identify(&mut self, send: &mut abi::send::Send) {
+        self.complete(&mut send.task);
+        if self.kernel_threads.contains(&(send.task.tgid, send.task.start)) {
+            let stream = self.streams.peek(&send.sock);
+            send.task = stream.map_or_else(Task::default, Stream::last_sender);
+        }
     }
 
     /// Fills in what the kernel side could not read.
@@ -110,10 +127,11 @@ impl SendTap {
         match phase {
             Phase::Connect => {
                 self.close(send, report);
+                self.complete(&mut send.task);
                 self.open(send, false);
             }
             Phase::Begin => {
-                self.complete(&mut send.task);
+                self.identify(send);
                 // With MSG_FASTOPEN the first send connects: there is no peer yet.
                 let connects = send.number == 1 && send.destination == [0; 16];
                 if connects {
@@ -127,8 +145,8 @@ impl SendTap {
                 }
             }
             Phase::End => {
+                self.identify(send);
                 if !self.streams.contains(&send.sock) {
-                    self.complete(&mut send.task);
                     self.open(send, true);
                 }
                 if let Some(stream) = self.streams.get_mut(&send.sock) {

@@ -50,11 +50,13 @@ fn kernels_text() -> Result<String> {
     }
     text.push_str(
         "\n## What is tested\n\n\
-         `cargo xtask test` boots these kernels of Debian in QEMU and runs the end-to-end tests in them: in each kernel with\n\
-         every owner hook it has where the hook has a part in the outcome, once where the kernel has, else in one of them.\n\
-         `cargo xtask test --full` runs all of them everywhere, and on the other architecture too. A hook that is absent must\n\
-         be refused, and a test is left out only where the kernel is shown to lack what it is about.\n\n\
-         | kernel | architecture | owner hooks | absent | left out |\n| --- | --- | --- | --- | --- |\n",
+         `cargo xtask test` boots those of these kernels in QEMU that have the wire tap and this machine's architecture, and\n\
+         runs the end-to-end tests in them: with every owner hook where the hook has a part in the outcome, once where the\n\
+         kernel has, else in one of them; and with the send tap, without BTF. `cargo xtask test --full` boots all of them, and\n\
+         runs all tests in each, with either tap. A hook that is absent must be refused, and a test is left out only where the\n\
+         kernel is shown to lack what it is about.\n\n\
+         | kernel | of | architecture | tap | owner hooks | absent | left out |\n\
+         | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for kernel in &kernels::ALL {
         let left_out: Vec<_> = kernel
@@ -64,11 +66,13 @@ fn kernels_text() -> Result<String> {
             .collect();
         writeln!(
             text,
-            "| {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} |",
             kernel.name.trim_end_matches("-arm64"),
+            kernel.distribution.name(),
             kernel.arch.name(),
+            kernel.tap.name(),
             kernel.owners.join(", "),
-            kernel.absent.join(", "),
+            [kernel.absent, kernel.without].concat().join(", "),
             left_out.join("; ")
         )?;
     }

@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::vm::{
     arch::Arch,
     build::Built,
-    kernels::Kernel,
+    kernels::{Kernel, Tap},
     packages::{Packages, Unpacked},
     result::GuestResult,
 };
@@ -102,15 +102,17 @@ const NOT_OF_SEND_TAP: [&str; 14] = [
 const OF_SYSTEMS: [&str; 3] = ["containers", "metrics", "sinks"];
 /// The program of the load tests.
 const LOAD: &str = "load";
+/// The feature of `check` that is hidden.
+const BTF: &str = "BTF";
 /// The program that starts as many processes in a guest as on the host, with each hook once, if all is run.
 const WHOLE_LOAD: &str = "attribution";
 
 /// How much of the matrix is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Depth {
-    /// Kernels of this machine's architecture; tests as often as they can have another outcome.
+    /// Kernels of this machine's architecture that have the wire tap; tests as often as they can have another outcome.
     Usual,
-    /// All kernels, and all tests but the load tests with every hook.
+    /// All kernels, and all tests in each of them, with the send tap too.
     Full,
 }
 
@@ -144,7 +146,8 @@ fn choose(names: &[String], depth: Depth) -> Result<Vec<&'static Kernel>> {
     Ok(kernels::ALL
         .iter()
         .filter(|kernel| match names {
-            [] => depth == Depth::Full || kernel.arch.is_ours(),
+            // The send tap is tried on those of the wire tap, too.
+            [] => depth == Depth::Full || kernel.arch.is_ours() && kernel.tap == Tap::Wire,
             _ => names.iter().any(|name| kernel.name == name),
         })
         .collect())
@@ -291,7 +294,7 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
     for lacked in kernel.lacks {
         commands.push((format!("{LACKED}{}", lacked.test), SHORT, lacked.proof.to_owned()));
     }
-    let skip: String = kernel
+    let lacked: String = kernel
         .lacks
         .iter()
         .map(|lacked| format!(" --skip {}", lacked.test))
@@ -303,44 +306,57 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
             "there is no end-to-end test {name}"
         );
     }
-    for (name, _) in built
+    let names: Vec<&str> = built
         .tests
         .iter()
-        .filter(|(name, _)| name != ONLY_OF_SEND_TAP && !OF_SYSTEMS.contains(&name.as_str()))
-    {
-        for (i, owner) in kernel.owners.iter().enumerate() {
-            let name = name.as_str();
-            let runs = if name == LOAD {
-                kernel.load == Some(*owner)
-            } else if depth == Depth::Full || OF_HOOKS.contains(&name) {
-                true
-            } else {
-                i == 0 && (OF_KERNELS.contains(&name) || kernel.name == kernels::ALL[0].name)
-            };
-            if runs {
-                let whole = depth == Depth::Full && name == WHOLE_LOAD && kernel.load == Some(*owner);
-                let load = if whole { " FULL_LOAD=1" } else { "" };
-                commands.push(test(name, owner, &format!("OWNER={owner}{load}"), &skip));
+        .map(|(name, _)| name.as_str())
+        .filter(|name| !OF_SYSTEMS.contains(name))
+        .collect();
+    if kernel.tap == Tap::Wire {
+        for name in names.iter().filter(|name| **name != ONLY_OF_SEND_TAP) {
+            for owner in kernel.owners {
+                commands.extend(with_wire_tap(kernel, depth, name, owner, &lacked));
             }
         }
     }
+    for name in names.iter().filter(|name| **name != LOAD) {
+        commands.extend(with_send_tap(kernel, depth, name, &lacked));
+    }
+    commands.push((REFUSALS.to_owned(), SHORT, format!("exec /tests/{REFUSALS}{lacked}")));
+    Ok(commands)
+}
+
+/// The program `name` with a sender hook, if it is to be run with that.
+fn with_wire_tap(kernel: &Kernel, depth: Depth, name: &str, owner: &str, skip: &str) -> Option<GuestCommand> {
+    let (is_first, has_load) = (kernel.owners.first() == Some(&owner), kernel.load == Some(owner));
+    let whole = depth == Depth::Full && name == WHOLE_LOAD && has_load;
+    let runs = match name {
+        LOAD => has_load,
+        _ if OF_HOOKS.contains(&name) => true,
+        _ if OF_KERNELS.contains(&name) || kernel.name == kernels::ALL[0].name => is_first || whole,
+        _ => is_first && depth == Depth::Full,
+    };
+    let load = if whole { " FULL_LOAD=1" } else { "" };
+    runs.then(|| test(name, owner, &format!("OWNER={owner}{load}"), skip))
+}
+
+/// The program `name` with the send tap: without BTF on every kernel, and with it where there is no other tap or
+/// everything is run.
+fn with_send_tap(kernel: &Kernel, depth: Depth, name: &str, lacked: &str) -> Vec<GuestCommand> {
     let skip = NOT_OF_SEND_TAP
         .iter()
-        .fold(skip, |skip, test| format!("{skip} --skip {test}"));
-    for (name, _) in &built.tests {
-        let named = OF_SEND_TAP.contains(&name.as_str());
-        let hidden = if named || depth == Depth::Full && !OF_SYSTEMS.contains(&name.as_str()) {
-            Some(("no-btf", " NO_BTF=1"))
-        } else {
-            None
-        };
-        let shown = (named && depth == Depth::Full).then_some(("send", ""));
-        for (kind, hide) in hidden.into_iter().chain(shown) {
-            commands.push(test(name, kind, &format!("OBJECT=legacy OWNER=kprobe{hide}"), &skip));
-        }
-    }
-    commands.push((REFUSALS.to_owned(), SHORT, format!("exec /tests/{REFUSALS}")));
-    Ok(commands)
+        .fold(lacked.to_owned(), |skip, test| format!("{skip} --skip {test}"));
+    let is_its_own = OF_SEND_TAP.contains(&name);
+    let has_btf = !kernel.without.contains(&BTF);
+    let shown = match kernel.tap {
+        Tap::Send => Some("kprobe"),
+        Tap::Wire => (is_its_own && depth == Depth::Full).then_some("send"),
+    };
+    let hidden = has_btf && (is_its_own || depth == Depth::Full && kernel.tap == Tap::Wire);
+    let environment = "OBJECT=legacy OWNER=kprobe";
+    let shown = shown.map(|kind| test(name, kind, environment, &skip));
+    let hidden = hidden.then(|| test(name, "no-btf", &format!("{environment} NO_BTF=1"), &skip));
+    shown.into_iter().chain(hidden).collect()
 }
 
 /// One program of tests.

@@ -40,6 +40,22 @@ fn program(pid: u32) -> u64 {
     hasher.finish()
 }
 
+/// Whether this is a thread of the kernel's own. It is a child of kthreadd, as few programs are (coredump handlers among
+/// them), and says so itself.
+pub(super) fn is_kernel_thread(owner: &Owner) -> bool {
+    /// Of kthreadd.
+    const PARENT: u32 = 2;
+    /// include/linux/sched.h.
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    if owner.ancestors_len > 1 || owner.ancestors_len == 1 && owner.ancestors[0].tgid != PARENT {
+        return false;
+    }
+    let process = procfs::process::Process::new(owner.task.tgid as i32);
+    process
+        .and_then(|process| process.stat())
+        .is_ok_and(|stat| stat.flags & PF_KTHREAD != 0)
+}
+
 /// Fills in the users of ancestors.
 pub(super) fn complete_users(owner: &mut Owner) {
     let len = owner.ancestors_len as usize;

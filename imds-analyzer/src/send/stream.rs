@@ -32,6 +32,8 @@ pub(super) struct Stream {
     begun: Option<Begun>,
     /// Who sent from which position on.
     senders: VecDeque<(u32, Task)>,
+    /// Who connected, if that was seen.
+    connector: Task,
     ends: Ends,
     flags: u16,
     /// The head of which an unfinished-notice was given, and whether with its request line.
@@ -77,6 +79,7 @@ impl Stream {
             number: if old { send.number.wrapping_sub(1) } else { 0 },
             begun: None,
             senders: VecDeque::new(),
+            connector: if old { Task::default() } else { send.task },
             ends: Ends::default(),
             flags: request_flags::SEND_TAP | if old { request_flags::OLD_SOCKET } else { 0 },
             noted: None,
@@ -275,6 +278,11 @@ impl Stream {
         request.packet_destination = ends.destination;
         request.packet_port = target::PORT;
         request
+    }
+
+    /// Who sent last, or who connected.
+    pub(super) fn last_sender(&self) -> Task {
+        self.senders.back().map_or(self.connector, |(_, task)| *task)
     }
 
     /// The sender of the byte at `position`.

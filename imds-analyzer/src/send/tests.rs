@@ -302,6 +302,24 @@ fn the_sender_of_the_first_byte_owns_a_head() {
 }
 
 #[test]
+fn the_kernel_s_own_threads_send_for_who_sent_or_connected_before() {
+    let mut script = Script::connected();
+    script.tap.kernel_threads.put((9, 1), ());
+    for tgid in [9, 8, 9] {
+        script.number += 1;
+        let by = |send: &mut Send| {
+            send.task.tgid = tgid;
+            send.result = V1.len() as i32;
+        };
+        script.take(Phase::Begin, by, V1);
+        script.take(Phase::End, by, V1);
+    }
+    let owners: Vec<_> = script.requests().iter().map(|request| request.task.tgid).collect();
+    // The process that connected is number 7.
+    assert_eq!(owners, [7, 8, 8]);
+}
+
+#[test]
 fn an_unfinished_head_is_noted_once_at_first_and_once_with_its_line() {
     let mut script = Script::connected();
     for piece in [&V1[..5], &V1[5..8], &V1[8..36], &V1[36..40]] {

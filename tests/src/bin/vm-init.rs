@@ -59,6 +59,9 @@ fn main() {
             println!("/dev/{name}: {error}");
         }
     }
+    if let Err(error) = seed() {
+        println!("/dev/random: {error}");
+    }
     // SAFETY: the length is the string's.
     unsafe { libc::sethostname(c"guest".as_ptr(), 5) };
     for module in fs::read_to_string(MODULES).unwrap_or_default().lines() {
@@ -154,6 +157,32 @@ fn mount(kind: &str, place: &str) -> io::Result<()> {
     // SAFETY: terminated strings that outlive the call, and no data.
     let result = unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, ptr::null()) };
     checked(result.into())
+}
+
+/// Before 5.6 a guest with so few devices waits for minutes until getrandom(2) answers. Nothing secret is made here.
+fn seed() -> io::Result<()> {
+    /// `_IOW('R', 0x03, int [2])`: `struct rand_pool_info` of include/uapi/linux/random.h.
+    const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+    const WORDS: usize = 16;
+    #[repr(C)]
+    struct Pool {
+        bits: i32,
+        bytes: i32,
+        words: [u32; WORDS],
+    }
+    let random = fs::File::options().write(true).open("/dev/random")?;
+    let pool = Pool {
+        bits: (WORDS * 32) as i32,
+        bytes: (WORDS * 4) as i32,
+        words: [0x5eed; WORDS],
+    };
+    for _ in 0..WORDS {
+        // SAFETY: the kernel reads as many bytes as it is told there are.
+        if unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const pool) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 fn load_module(path: &str) -> io::Result<()> {

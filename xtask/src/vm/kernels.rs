@@ -9,8 +9,13 @@ use super::arch::Arch;
 pub(crate) struct Kernel {
     pub(crate) name: &'static str,
     pub(crate) arch: Arch,
+    pub(crate) distribution: Distribution,
     /// The packages that make it up.
     pub(crate) packages: &'static [Pattern],
+    /// The tap that is used where none is asked for.
+    pub(crate) tap: Tap,
+    /// Features of `check` that are not to be found, beside the hooks in `absent`.
+    pub(crate) without: &'static [&'static str],
     /// Values of `--owner` that this kernel must offer.
     pub(crate) owners: &'static [&'static str],
     /// Values of `--owner` that it must refuse: their tests are left out, and the refusal is a test.
@@ -18,6 +23,20 @@ pub(crate) struct Kernel {
     /// The value of `--owner` whose load tests run here: one guest for each, they take minutes.
     pub(crate) load: Option<&'static str>,
     pub(crate) lacks: &'static [Absent],
+}
+
+/// Whose packages a kernel is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Distribution {
+    Debian,
+    Ubuntu,
+}
+
+/// How bytes are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tap {
+    Wire,
+    Send,
 }
 
 /// A feature that a kernel lacks.
@@ -54,12 +73,69 @@ const MAPS_BEYOND_MEMLOCK: Absent = Absent {
     proof: "setpriv --bounding-set=-sys_resource,-sys_admin imds-analyzer check >/dev/null; test $? = 4",
 };
 
+const NO_BTF_PROOF: &str = "! test -e /sys/kernel/btf/vmlinux";
+
+const NO_BTF: Absent = Absent {
+    test: "no_btf",
+    why: "there is no BTF that could be hidden",
+    proof: NO_BTF_PROOF,
+};
+
+const TRUNCATED_BTF: Absent = Absent {
+    test: "truncated_btf",
+    why: "there is no BTF that could be cut",
+    proof: NO_BTF_PROOF,
+};
+
+const WRONG_BTF: Absent = Absent {
+    test: "tasks_that_cannot_be_read",
+    why: "there is no BTF that could be wrong",
+    proof: NO_BTF_PROOF,
+};
+
+const PRIVATE_MOUNTS: Absent = Absent {
+    test: "no_cgroup2_in_sight",
+    why: "a mount that nobody else sees takes fsopen(2) (5.2)",
+    proof: "python3 -c 'import ctypes; exit(ctypes.CDLL(None).syscall(430, b\"cgroup2\", 0) >= 0)'",
+};
+
+const IO_URING: Absent = Absent {
+    test: "io_uring",
+    why: "there is no io_uring (5.1)",
+    proof: "python3 -c 'import ctypes; c = ctypes.CDLL(None, use_errno=True); c.syscall(425, 0, 0); \
+            exit(ctypes.get_errno() != 38)'",
+};
+
+/// The two came together: IORING_OP_SEND, and IORING_REGISTER_PROBE, by which a ring is asked for it.
+const IO_URING_SEND: Absent = Absent {
+    test: "io_uring",
+    why: "io_uring does not send (until 5.6)",
+    proof: "python3 -c 'import ctypes; c = ctypes.CDLL(None); b = ctypes.create_string_buffer; \
+            ring = c.syscall(425, 1, b(120)); exit(ring < 0 or c.syscall(427, ring, 8, b(4096), 256) == 0)'",
+};
+
+const ZERO_COPY: Absent = Absent {
+    test: "zero_copy",
+    why: "SO_ZEROCOPY is for sockets that are not connected yet (until 4.17)",
+    proof: "! python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 0)); \
+            socket.create_connection(s.getsockname()).setsockopt(1, 60, 1)' 2>/dev/null",
+};
+
+const LOCKDOWN: Absent = Absent {
+    test: "lockdown",
+    why: "the kernel cannot be locked down (5.4)",
+    proof: "! test -e /sys/kernel/security/lockdown",
+};
+
 /// tp_btf's tracepoint, `tcp_sendmsg_locked`, exists since 6.15.
-pub(crate) const ALL: [Kernel; 6] = [
+pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "5.10",
         arch: Arch::X86_64,
+        distribution: Distribution::Debian,
         packages: &[pattern("linux-image-5.10.0-", "-cloud-amd64")],
+        tap: Tap::Wire,
+        without: &[],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
         load: Some("kprobe"),
@@ -68,7 +144,10 @@ pub(crate) const ALL: [Kernel; 6] = [
     Kernel {
         name: "6.1",
         arch: Arch::X86_64,
+        distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.1.0-", "-cloud-amd64")],
+        tap: Tap::Wire,
+        without: &[],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
         load: Some("connect"),
@@ -77,7 +156,10 @@ pub(crate) const ALL: [Kernel; 6] = [
     Kernel {
         name: "6.12",
         arch: Arch::X86_64,
+        distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-amd64")],
+        tap: Tap::Wire,
+        without: &[],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
         load: Some("fentry"),
@@ -86,21 +168,82 @@ pub(crate) const ALL: [Kernel; 6] = [
     Kernel {
         name: "7",
         arch: Arch::X86_64,
+        distribution: Distribution::Debian,
         packages: &[
             pattern("linux-binary-7.", "-cloud-amd64"),
             pattern("linux-modules-7.", "-cloud-amd64"),
         ],
+        tap: Tap::Wire,
+        without: &[],
         owners: &["fentry", "tp_btf", "kprobe", "connect"],
         absent: &[],
         load: Some("tp_btf"),
         lacks: &[],
+    },
+    // What Ubuntu 18.04 was released with, and what it ended with.
+    Kernel {
+        name: "4.15-aws",
+        arch: Arch::X86_64,
+        distribution: Distribution::Ubuntu,
+        packages: &[
+            pattern("linux-image-4.15.0-", "-aws"),
+            pattern("linux-modules-4.15.0-", "-aws"),
+        ],
+        tap: Tap::Send,
+        without: &["BTF", "ring buffer", "kprobe tcp_sendmsg_locked"],
+        owners: &["kprobe"],
+        absent: &["fentry", "tp_btf", "connect"],
+        load: None,
+        lacks: &[
+            NO_BTF,
+            TRUNCATED_BTF,
+            WRONG_BTF,
+            PRIVATE_MOUNTS,
+            LOCKDOWN,
+            IO_URING,
+            ZERO_COPY,
+        ],
+    },
+    Kernel {
+        name: "5.4-aws",
+        arch: Arch::X86_64,
+        distribution: Distribution::Ubuntu,
+        packages: &[
+            pattern("linux-image-5.4.0-", "-aws"),
+            pattern("linux-modules-5.4.0-", "-aws"),
+        ],
+        tap: Tap::Send,
+        without: &["ring buffer"],
+        owners: &["kprobe"],
+        absent: &["fentry", "tp_btf", "connect"],
+        load: None,
+        lacks: &[IO_URING_SEND],
+    },
+    // It has all but BTF.
+    Kernel {
+        name: "5.8-aws",
+        arch: Arch::X86_64,
+        distribution: Distribution::Ubuntu,
+        packages: &[
+            pattern("linux-image-5.8.0-", "-aws"),
+            pattern("linux-modules-5.8.0-", "-aws"),
+        ],
+        tap: Tap::Send,
+        without: &["BTF"],
+        owners: &["kprobe"],
+        absent: &["fentry", "tp_btf", "connect"],
+        load: None,
+        lacks: &[NO_BTF, TRUNCATED_BTF, WRONG_BTF],
     },
     // fentry needs ftrace's direct calls, which arm64 has since 6.4: before, the kernel loads the program and refuses
     // to attach it.
     Kernel {
         name: "6.1-arm64",
         arch: Arch::Arm64,
+        distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.1.0-", "-cloud-arm64")],
+        tap: Tap::Wire,
+        without: &[],
         owners: &["kprobe", "connect"],
         absent: &["fentry", "tp_btf"],
         load: None,
@@ -109,7 +252,10 @@ pub(crate) const ALL: [Kernel; 6] = [
     Kernel {
         name: "6.12-arm64",
         arch: Arch::Arm64,
+        distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-arm64")],
+        tap: Tap::Wire,
+        without: &[],
         owners: &["fentry", "kprobe", "connect"],
         absent: &["tp_btf"],
         load: None,
@@ -120,6 +266,11 @@ pub(crate) const ALL: [Kernel; 6] = [
 /// Suites the packages come from; a mirror need not have all of them.
 pub(crate) const SUITES: [&str; 4] = ["bullseye", "bookworm", "bookworm-backports", "sid"];
 pub(crate) const SECURITY_SUITES: [&str; 2] = ["bullseye-security", "bookworm-security"];
+
+/// Ubuntu's archive, and the suites that are read of it; Debian has the keys.
+pub(crate) const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
+pub(crate) const UBUNTU_SUITES: [&str; 2] = ["bionic-updates", "focal-updates"];
+pub(crate) const UBUNTU_KEYS: &str = "ubuntu-keyring";
 
 /// The clients of guests of another architecture, and the suite they are from.
 pub(crate) const SYSTEM_SUITE: &str = "bookworm";
@@ -138,19 +289,40 @@ pub(crate) const SYSTEM: [&str; 12] = [
     "wget",
 ];
 
-/// Modules that tests use, where a kernel has them as modules.
-pub(crate) const MODULES: [&str; 10] = [
+/// Modules that tests use, where a kernel has them as modules, under the names of then and now.
+pub(crate) const MODULES: [&str; 12] = [
     "veth",
     "sch_netem",
     "tls",
     "inet_diag",
     "tcp_diag",
     "nf_tables",
+    "nf_tables_ipv4",
+    "nft_meta",
     "nft_chain_nat",
     "nft_nat",
     "nft_counter",
     "nft_numgen",
 ];
+
+impl Distribution {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Debian => "Debian",
+            Self::Ubuntu => "Ubuntu",
+        }
+    }
+}
+
+impl Tap {
+    /// As `imds.tap` has it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Wire => "wire",
+            Self::Send => "send",
+        }
+    }
+}
 
 /// The one of this name.
 pub(crate) fn named(name: &str) -> Result<&'static Kernel> {

@@ -1,5 +1,5 @@
-//! Packages of Debian, fetched and unpacked, never installed. apt works in a root of its own below `target`: this
-//! system's package lists stay as they are, while its mirror and keyring are used.
+//! Packages of Debian and Ubuntu, fetched and unpacked, never installed. apt works in a root of its own below `target`:
+//! this system's package lists stay as they are, while its mirror and keyring are used.
 
 use std::{
     fs,
@@ -12,11 +12,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
     arch::Arch,
-    kernels::{Kernel, Pattern, SECURITY_SUITES, SUITES},
+    kernels::{Distribution, Kernel, Pattern, SECURITY_SUITES, SUITES, UBUNTU, UBUNTU_KEYS, UBUNTU_SUITES},
 };
 
 /// debian-archive-keyring's.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const UBUNTU_KEYRING: &str = "usr/share/keyrings/ubuntu-archive-keyring.gpg";
 /// Names the packages that a folder holds; written last, so that a folder with it is complete.
 const COMPLETE: &str = "packages";
 /// Links into usr, as systems have them now.
@@ -39,6 +40,8 @@ pub(crate) struct Packages {
     /// One folder each.
     unpacked: PathBuf,
     apt: PathBuf,
+    /// Ubuntu's keyring, if these are its packages.
+    ubuntu: Option<PathBuf>,
     updated: bool,
 }
 
@@ -55,15 +58,30 @@ impl Packages {
             arch,
             unpacked,
             apt: folder.join("apt"),
+            ubuntu: None,
+            updated: false,
+        })
+    }
+
+    /// Ubuntu's.
+    fn of_ubuntu(&mut self) -> Result<Self> {
+        let keys = self.named(UBUNTU_KEYS, &[UBUNTU_KEYS.to_owned()])?;
+        Ok(Self {
+            arch: self.arch,
+            unpacked: self.unpacked.clone(),
+            apt: self.apt.with_file_name("apt-ubuntu"),
+            ubuntu: Some(keys.canonicalize()?.join(UBUNTU_KEYRING)),
             updated: false,
         })
     }
 
     /// The kernel from `target`, or from the mirror if it is not there yet.
     pub(crate) fn kernel(&mut self, kernel: &Kernel) -> Result<Unpacked> {
-        let folder = self.unpack(kernel.name, |packages| {
-            kernel.packages.iter().map(|pattern| packages.newest(pattern)).collect()
-        })?;
+        let newest = |packages: &Self| kernel.packages.iter().map(|pattern| packages.newest(pattern)).collect();
+        let folder = match kernel.distribution {
+            Distribution::Debian => self.unpack(kernel.name, newest)?,
+            Distribution::Ubuntu => self.of_ubuntu()?.unpack(kernel.name, newest)?,
+        };
         find(&folder).with_context(|| format!("{} holds no kernel", folder.display()))
     }
 
@@ -154,7 +172,11 @@ impl Packages {
             fs::create_dir_all(self.apt.join(folder))?;
         }
         fs::write(self.apt.join("status"), "")?;
-        fs::write(self.apt.join("kernels.sources"), sources(&mirrors()?))?;
+        let sources = match &self.ubuntu {
+            Some(keyring) => stanza(UBUNTU, &UBUNTU_SUITES, keyring),
+            None => sources(&mirrors()?),
+        };
+        fs::write(self.apt.join("kernels.sources"), sources)?;
         eprintln!("vm: reading the package lists");
         let mut update = self.apt("apt-get");
         update.args(["-qq", "update"]);
@@ -208,24 +230,26 @@ fn mirrors() -> Result<(String, Option<String>)> {
     Ok((releases, mirror("Debian-Security")))
 }
 
-/// deb822, see sources.list(5). Of a suite only the lists of packages are read.
 fn sources((releases, security): &(String, Option<String>)) -> String {
-    let stanza = |uri: &str, suites: &[&str]| {
-        let keyring = if Path::new(KEYRING).is_file() {
-            format!("Signed-By: {KEYRING}\n")
-        } else {
-            String::new()
-        };
-        format!(
-            "Types: deb\nURIs: {uri}\nSuites: {}\nComponents: main\nTargets: Packages\n{keyring}\n",
-            suites.join(" ")
-        )
-    };
-    let mut text = stanza(releases, &SUITES);
+    let keyring = Path::new(KEYRING);
+    let mut text = stanza(releases, &SUITES, keyring);
     if let Some(security) = security {
-        text.push_str(&stanza(security, &SECURITY_SUITES));
+        text.push_str(&stanza(security, &SECURITY_SUITES, keyring));
     }
     text
+}
+
+/// deb822, see sources.list(5). Of a suite only the lists of packages are read. Without the keyring, apt's own are used.
+fn stanza(uri: &str, suites: &[&str], keyring: &Path) -> String {
+    let keyring = if keyring.is_file() {
+        format!("Signed-By: {}\n", keyring.display())
+    } else {
+        String::new()
+    };
+    format!(
+        "Types: deb\nURIs: {uri}\nSuites: {}\nComponents: main\nTargets: Packages\n{keyring}\n",
+        suites.join(" ")
+    )
 }
 
 /// The kernel image is in `boot` or, of late, beside the modules.
