@@ -48,8 +48,8 @@ enum Task {
     },
     /// Run every check: format, lints, tests, end-to-end tests, the eBPF object, other kernels in QEMU
     Test {
-        /// Other architectures and ignored tests too, every test with every owner hook in every guest, 20 times as many
-        /// random cases, documentation, and a minute of fuzzing
+        /// Ignored tests, 20 times as many random cases, documentation and a minute of fuzzing too; the other
+        /// architecture and old kernels, and all tests in every guest
         #[arg(long)]
         full: bool,
     },
@@ -57,7 +57,7 @@ enum Task {
     Vm {
         /// Kernels by name, such as 6.1 or 6.12-arm64; without, those of this machine's architecture
         kernels: Vec<String>,
-        /// Other architectures too, and every test with every owner hook
+        /// All kernels, and all tests in each of them, with the send tap too
         #[arg(long)]
         full: bool,
         /// Look for newer kernel packages than those at hand
