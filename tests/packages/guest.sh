@@ -13,6 +13,10 @@ IMDS=http://169.254.169.254
 PAGE=$IMDS/latest/meta-data/instance-id
 UNIT=imds-analyzer.service
 ERRORS=/run/test-output
+# Runs its arguments with an empty bounding set; 24 is PR_CAPBSET_DROP. Not every system has setpriv(1).
+WITHOUT_RIGHTS='import ctypes, os, sys
+for i in range(64): ctypes.CDLL(None).prctl(24, i)
+os.execvp(sys.argv[1], sys.argv[1:])'
 
 say() { echo "@test $*"; }
 
@@ -38,6 +42,16 @@ soon() {
     return 1
 }
 
+# With what the service said, if it does not start.
+start() { systemctl start $UNIT || { journalctl -u $UNIT -o cat | tail -20; false; }; }
+
+# What systemd has to say of the unit; before 247, that it does not know all of it.
+complaints() {
+    local unknown='nothing is'
+    [ "$(systemctl --version | awk 'NR == 1 { print $2 }')" -ge 247 ] || unknown='Unknown lvalue'
+    systemd-analyze verify --man=no $UNIT 2>&1 | grep imds-analyzer | grep -v "$unknown"
+}
+
 not() { ! "$@"; }
 is() { [ "$(systemctl show -p "$1" --value "$UNIT")" = "$2" ]; }
 contains() { grep -q -- "$2" "$1"; }
@@ -55,7 +69,7 @@ imds() {
     ip route add 169.254.169.254 dev imds0
     mkdir -p /run/imds/latest/meta-data
     echo i-0123456789abcdef0 >/run/imds/latest/meta-data/instance-id
-    ip netns exec imds python3 -m http.server --directory /run/imds --bind 169.254.169.254 80 >/dev/null 2>&1 &
+    (cd /run/imds && exec ip netns exec imds python3 -m http.server --bind 169.254.169.254 80 >/dev/null 2>&1) &
     soon ip netns exec imds curl -s -o /dev/null "$PAGE?ready"
 }
 
@@ -87,7 +101,7 @@ says() { contains /run/record "$1"; }
 # NAME: the file below the root of the repository on loopback.
 serve() {
     [ ! -e /run/server ] || kill "$(cat /run/server)"
-    python3 -m http.server --directory "$HERE/$1" --bind 127.0.0.1 8000 >/dev/null 2>&1 &
+    (cd "$HERE/$1" && exec python3 -m http.server --bind 127.0.0.1 8000 >/dev/null 2>&1) &
     echo $! >/run/server
     soon curl -s -o /dev/null http://127.0.0.1:8000/imds-analyzer.asc
     # Two repositories of the same second are one to apt.
@@ -107,7 +121,7 @@ install_and_use() {
     check "apt-get install" apt install imds-analyzer
     check "inactive after install" is ActiveState inactive
     check "not enabled after install" is UnitFileState disabled
-    check "systemd-analyze verify" sh -c "! systemd-analyze verify --man=no $UNIT 2>&1 | grep imds-analyzer"
+    check "systemd-analyze verify" not complaints
     say "  $(systemd-analyze --version | head -1), exposure: $(systemd-analyze security $UNIT 2>&1 | tail -1 | tr -cd '[:alnum:][:space:].:-')"
     check "every file is there" not sh -c "dpkg --verify imds-analyzer | grep missing"
     say "  $(imds-analyzer check 2>&1 | head -12 | tr '\n' '|')"
@@ -115,7 +129,7 @@ install_and_use() {
     sed -i 's/^enabled = false/enabled = true/; s/^# listen/listen/' /etc/imds-analyzer/config.toml
     check "config check" imds-analyzer config check
     limit_of_tests
-    check "start" systemctl start $UNIT
+    check "start" start
     check "active" is ActiveState active
     imds
     check "v1 from the host" curl -s -f "$PAGE?host"
@@ -138,7 +152,7 @@ install_and_use() {
     loginctl enable-linger alice
     check "a user's manager runs" soon systemctl --quiet is-active user@1000.service
     soon test -S /run/user/1000/systemd/private
-    check "a user's unit calls" setpriv --reuid=alice --regid=alice --init-groups env XDG_RUNTIME_DIR=/run/user/1000 \
+    check "a user's unit calls" runuser -u alice -- env XDG_RUNTIME_DIR=/run/user/1000 \
         systemd-run --user --quiet --unit=alice-job curl -s "$PAGE?user"
     check "its record" record "instance-id?user"
     check "... names the user's unit" says '"user_unit":"alice-job.service"'
@@ -253,7 +267,7 @@ after_boot() {
     cp /run/config.good /etc/imds-analyzer/config.toml
     check "read-only /etc" sh -c "mount --bind -o ro /etc /etc && mount -o remount,bind,ro /etc && systemctl restart $UNIT && systemctl --quiet is-active $UNIT; r=\$?; umount /etc; exit \$r"
     systemctl stop $UNIT
-    check "too old or closed a host is explained" sh -c "setpriv --bounding-set=-all --inh-caps=-all imds-analyzer daemon; test \$? = 4"
+    check "too old or closed a host is explained" sh -c "python3 -c '$WITHOUT_RIGHTS' imds-analyzer daemon; test \$? = 4"
 
     # A service that never gets ready.
     printf '[Service]\nExecStart=\nExecStart=/bin/sleep 1000\n' >/etc/systemd/system/$UNIT.d/test.conf

@@ -1,5 +1,5 @@
 //! `cargo xtask packages`: the packages, installed, used, upgraded and removed in real systemd guests: Debian of several
-//! releases on a virtual disk, started by its own systemd. It takes minutes, so `cargo xtask test` leaves it out.
+//! releases and Ubuntu 18.04 on a virtual disk, started by their own systemd. It takes minutes, so `cargo xtask test` leaves it out.
 //!
 //! ```text
 //! disk      a file system made by mmdebstrap, with the repositories and tests/packages/guest.sh in it
@@ -31,14 +31,14 @@ mod disk;
 mod machine;
 mod rpm;
 
-/// A release of Debian, and the kernel of the matrix that it is started with: its own, or the nearest.
+/// A release of a distribution, and the kernel of the matrix that it is started with: its own, or the nearest.
 struct System {
     name: &'static str,
     suite: &'static str,
     kernel: &'static str,
 }
 
-const SYSTEMS: [System; 4] = [
+const SYSTEMS: [System; 5] = [
     System {
         name: "bookworm",
         suite: "bookworm",
@@ -53,6 +53,11 @@ const SYSTEMS: [System; 4] = [
         name: "trixie",
         suite: "trixie",
         kernel: "6.12",
+    },
+    System {
+        name: "bionic",
+        suite: "bionic",
+        kernel: "4.15-aws",
     },
     System {
         name: "bookworm-arm64",
@@ -163,21 +168,17 @@ fn repositories(root: &Path, arch: Arch) -> Result<Repositories> {
 
 /// Boots a guest until it switches itself off; what its tests said.
 fn guest(root: &Path, system: &System, kernel: &Kernel, repositories: &Repositories) -> Result<String> {
-    let arch = kernel.arch;
+    let (arch, distribution) = (kernel.arch, kernel.distribution);
     let vm = fs::canonicalize(vm::target())?.join("vm");
     fs::create_dir_all(vm.join(arch.name()))?;
     let mut packages = Packages::new(&vm, arch, false)?;
     let kernel = packages.kernel(kernel)?;
     let busybox = packages.named("busybox", &["busybox-static".to_owned()])?;
     let disk = root.join(format!("{}.ext4", system.name));
-    disk::write(
-        &root.join(system.name),
-        system.suite,
-        arch,
-        &kernel,
-        repositories,
-        &disk,
-    )?;
+    let tree = root.join(system.name);
+    let mirror = packages.mirror(distribution, system.suite)?;
+    disk::make_root(&tree, system.suite, arch, mirror.as_ref())?;
+    disk::write(&tree, &kernel, repositories, &disk)?;
     let initramfs = root.join(format!("{}.cpio", system.name));
     disk::write_initramfs(&initramfs, &kernel, &busybox)?;
     let mut said = String::new();

@@ -85,7 +85,7 @@ enum Task {
     },
     /// Install, use, upgrade and remove the packages in systemd guests and in an RPM root
     Packages {
-        /// bullseye, bookworm, trixie, bookworm-arm64 or rpm; without, all
+        /// bullseye, bookworm, trixie, bionic, bookworm-arm64 or rpm; without, all
         systems: Vec<String>,
     },
     /// Measure what the hooks cost sends that are not for IMDS (as root)

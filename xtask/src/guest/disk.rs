@@ -16,13 +16,13 @@ use crate::{
         arch::Arch,
         cpio::Archive,
         initramfs,
-        packages::{Unpacked, run},
+        packages::{Mirror, Unpacked, run},
     },
 };
 
 /// What a host has, and what the tests call.
 const PACKAGES: &str =
-    "systemd-sysv,udev,dbus,libpam-systemd,kmod,procps,iproute2,curl,python3,cron,runc,ca-certificates,gpgv";
+    "apt,systemd-sysv,udev,dbus,libpam-systemd,kmod,procps,iproute2,curl,python3,cron,runc,ca-certificates,gpgv";
 /// What it takes to mount the disk.
 const MODULES: [&str; 5] = ["crc32c_generic", "virtio_pci", "virtio_mmio", "virtio_blk", "ext4"];
 const SIZE: &str = "1500M";
@@ -48,28 +48,31 @@ StandardOutput=journal
 WantedBy=graphical.target
 ";
 
-/// Makes the disk of `suite` with everything in it, of the folder `tree`, which is made if it is not there.
-pub(super) fn write(
-    tree: &Path,
-    suite: &str,
-    arch: Arch,
-    kernel: &Unpacked,
-    repositories: &Repositories,
-    disk: &Path,
-) -> Result<()> {
-    if !tree.join("sbin/init").exists() {
-        eprintln!("packages: making a root of {suite} for {}", arch.name());
-        if !arch.is_ours() {
-            setup::emulation()?;
-        }
-        let mut make = Command::new("mmdebstrap");
-        make.args(["--quiet", "--variant=minbase", &format!("--include={PACKAGES}")])
-            .arg(format!("--architectures={}", arch.debian()))
-            .args(["--aptopt=Acquire::Languages \"none\"", suite])
-            .arg(tree)
-            .env_remove("LD_LIBRARY_PATH");
-        run(make)?;
+/// Makes the system of `suite` in the folder `tree`, if it is not there.
+pub(super) fn make_root(tree: &Path, suite: &str, arch: Arch, mirror: Option<&Mirror>) -> Result<()> {
+    if tree.join("sbin/init").exists() {
+        return Ok(());
     }
+    eprintln!("packages: making a root of {suite} for {}", arch.name());
+    if !arch.is_ours() {
+        setup::emulation()?;
+    }
+    let mut make = Command::new("mmdebstrap");
+    make.args(["--quiet", "--variant=minbase", &format!("--include={PACKAGES}")])
+        .arg(format!("--architectures={}", arch.debian()))
+        .arg("--aptopt=Acquire::Languages \"none\"");
+    if let Some(mirror) = mirror {
+        make.arg(format!("--keyring={}", mirror.keyring.display()));
+    }
+    make.arg(suite).arg(tree).env_remove("LD_LIBRARY_PATH");
+    if let Some(mirror) = mirror {
+        make.args(&mirror.sources);
+    }
+    run(make).map(drop)
+}
+
+/// Makes the disk of the system in `tree`, with everything in it.
+pub(super) fn write(tree: &Path, kernel: &Unpacked, repositories: &Repositories, disk: &Path) -> Result<()> {
     let modules = tree.join("lib/modules").join(&kernel.release);
     copy(&kernel.modules, &modules)?;
     let mut depmod = Command::new("depmod");
@@ -90,6 +93,11 @@ pub(super) fn write(
     let link = wants.join("package-tests.service");
     if !link.exists() {
         std::os::unix::fs::symlink("../package-tests.service", link)?;
+    }
+    // dpkg before 1.20 removes nothing without it, and mmdebstrap does not make it.
+    let available = tree.join("var/lib/dpkg/available");
+    if !available.exists() {
+        fs::write(available, "")?;
     }
     // Without it, systemd leaves the root read-only.
     fs::write(tree.join("etc/fstab"), "/dev/vda / ext4 defaults 0 0\n")?;

@@ -33,6 +33,14 @@ pub(crate) struct Unpacked {
     pub(crate) release: String,
 }
 
+/// An archive, for mmdebstrap.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    pub(crate) keyring: PathBuf,
+    /// Lines of sources.list(5).
+    pub(crate) sources: [String; 2],
+}
+
 /// The packages of one architecture: apt's state below `target/vm`, and what was unpacked.
 #[derive(Debug)]
 pub(crate) struct Packages {
@@ -61,6 +69,16 @@ impl Packages {
             ubuntu: None,
             updated: false,
         })
+    }
+
+    /// Where a whole system of `suite` comes from, if not from where mmdebstrap looks by itself.
+    pub(crate) fn mirror(&mut self, distribution: Distribution, suite: &str) -> Result<Option<Mirror>> {
+        let keyring = match distribution {
+            Distribution::Debian => return Ok(None),
+            Distribution::Ubuntu => self.of_ubuntu()?.ubuntu.context("Ubuntu's packages have a keyring")?,
+        };
+        let sources = ["", "-updates"].map(|pocket| format!("deb {UBUNTU} {suite}{pocket} main universe"));
+        Ok(Some(Mirror { keyring, sources }))
     }
 
     /// Ubuntu's.
