@@ -41,7 +41,7 @@ impl Service {
         service
     }
 
-    /// Writes the configuration; `{dir}` in it is the directory.
+    /// Puts the configuration in place, as a whole: it may be read at any moment. `{dir}` in it is the directory.
     pub fn configure(&self, config: &str) {
         let dir = self.dir.path().to_str().expect("UTF-8");
         let log = if config.contains("[log]") { "" } else { "[log]\n" };
@@ -49,7 +49,9 @@ impl Service {
         let config = format!("runtime_dir = \"{dir}/run\"\n{log}{config}")
             .replace("[log]\n", "[log]\npath = \"{dir}/log/events.jsonl\"\n")
             .replace("{dir}", dir);
-        fs::write(self.dir.path().join("config.toml"), config).expect("written");
+        let (new, place) = (self.dir.path().join("config.new"), self.dir.path().join("config.toml"));
+        fs::write(&new, config).expect("written");
+        fs::rename(new, place).expect("renamed");
     }
 
     fn command(&self) -> Command {
