@@ -20,10 +20,11 @@ use crate::{Analyzer, Ended, IMDS_V4, Turn, binary, connect, get, read_response,
 /// How long anything may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A daemon, what it writes, and its configuration.
+/// A daemon, what it writes, and its configuration; it is the test's turn while it has one, running or not.
 pub struct Service {
     analyzer: Option<Analyzer>,
     pub dir: TempDir,
+    _turn: Turn,
 }
 
 impl Service {
@@ -34,8 +35,11 @@ impl Service {
 
     /// As [`Self::start`], with changes to the command.
     pub fn start_with(config: &str, change: impl FnOnce(&mut Command)) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut service = Self { analyzer: None, dir };
+        let mut service = Self {
+            analyzer: None,
+            dir: tempfile::tempdir().expect("a directory"),
+            _turn: Turn::take(),
+        };
         service.configure(config);
         service.run(change);
         service
@@ -65,7 +69,7 @@ impl Service {
     pub fn run(&mut self, change: impl FnOnce(&mut Command)) {
         let mut command = self.command();
         change(&mut command);
-        self.analyzer = Some(Analyzer::start_in(Turn::take(), command));
+        self.analyzer = Some(Analyzer::start_another(command));
     }
 
     /// What it wrote to stdout so far.
@@ -103,10 +107,20 @@ impl Service {
         self.dir.path().join("log/events.jsonl")
     }
 
-    /// The text of all log files, the oldest first; that the newest may have been set aside meanwhile is looked at again.
+    /// The text of all log files, the oldest first.
     pub fn text(&self) -> String {
+        loop {
+            // One was set aside or compressed between listing and reading.
+            if let Some(text) = self.text_if_still() {
+                return text;
+            }
+        }
+    }
+
+    /// [`Self::text`] unless a file vanished meanwhile.
+    fn text_if_still(&self) -> Option<String> {
         let Ok(entries) = fs::read_dir(self.log().parent().expect("a directory")) else {
-            return String::new();
+            return Some(String::new());
         };
         let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
         // The file without a number is the newest; an unfinished one is no log.
@@ -117,14 +131,17 @@ impl Service {
         paths.sort_by_key(|path| (*path == self.log(), path.clone()));
         let mut text = String::new();
         for path in paths {
-            let mut file = fs::File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let mut file = match fs::File::open(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+                file => file.unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+            };
             let read = match path.extension().and_then(|extension| extension.to_str()) {
                 Some("gz") => GzDecoder::new(file).read_to_string(&mut text),
                 _ => file.read_to_string(&mut text),
             };
             read.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         }
-        text
+        Some(text)
     }
 
     /// All whole records of the log, each of which must fit the schema.
