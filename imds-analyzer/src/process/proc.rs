@@ -4,6 +4,7 @@
 use std::{
     io::{self, ErrorKind, Read as _},
     os::unix::ffi::OsStringExt as _,
+    path::PathBuf,
 };
 
 use imds_analyzer_ebpf::abi::COMM_LEN;
@@ -80,11 +81,11 @@ impl Proc {
 
     /// `None` for a kernel thread, which has none.
     pub(super) fn exe(&self) -> io::Result<Option<Vec<u8>>> {
-        path(self.process.exe())
+        path(|| self.process.exe())
     }
 
     pub(super) fn cwd(&self) -> io::Result<Option<Vec<u8>>> {
-        path(self.process.cwd())
+        path(|| self.process.cwd())
     }
 
     /// NUL-separated arguments, [`CMDLINE_MAX`] bytes of them at most.
@@ -167,8 +168,18 @@ fn read(process: &Process, file: &str, max: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn path(path: procfs::ProcResult<std::path::PathBuf>) -> io::Result<Option<Vec<u8>>> {
-    match path.map_err(io_error) {
+/// Follows a link under /proc. That of a process that exits at this moment is refused (EACCES) as if by rights:
+/// `proc_pid_readlink` and `proc_pid_get_link` in fs/proc/base.c, `proc_ns_get_link` in fs/proc/namespaces.c, 4.14 to 7.0.
+/// Asked for again it is not there.
+pub(super) fn link<T>(ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match ask() {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => ask(),
+        result => result,
+    }
+}
+
+fn path(ask: impl Fn() -> procfs::ProcResult<PathBuf>) -> io::Result<Option<Vec<u8>>> {
+    match link(|| ask().map_err(io_error)) {
         Ok(path) => Ok(Some(path.into_os_string().into_vec())),
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
@@ -177,7 +188,30 @@ fn path(path: procfs::ProcResult<std::path::PathBuf>) -> io::Result<Option<Vec<u
 
 #[cfg(test)]
 mod tests {
-    use super::Stat;
+    use std::{
+        cell::Cell,
+        io::{Error, ErrorKind},
+    };
+
+    use super::{Stat, is_gone, link};
+
+    #[test]
+    fn a_link_of_a_process_that_exits_is_gone_and_not_refused() {
+        let asked = Cell::new(0);
+        let answers = |answers: [ErrorKind; 2]| {
+            asked.set(0);
+            link(|| {
+                let kind = answers[asked.replace(asked.get() + 1)];
+                Err::<(), _>(Error::from(kind))
+            })
+            .expect_err("no answer")
+        };
+        assert!(is_gone(&answers([ErrorKind::PermissionDenied, ErrorKind::NotFound])));
+        // By rights, and not asked forever.
+        assert!(!is_gone(&answers([ErrorKind::PermissionDenied; 2])));
+        assert!(is_gone(&answers([ErrorKind::NotFound, ErrorKind::Other])));
+        assert_eq!(asked.get(), 1);
+    }
 
     #[test]
     fn a_name_cannot_forge_the_fields_behind_it() {

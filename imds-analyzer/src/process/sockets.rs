@@ -23,7 +23,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 
-use super::proc::is_gone;
+use super::proc::{is_gone, link};
 
 /// A socket that is connected to IMDS, or connecting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,12 +79,12 @@ fn namespaces(failures: &mut u64) -> anyhow::Result<HashMap<u32, File>> {
     for (_pid, process) in processes()? {
         // A process's threads may be in different ones, and container tools use that.
         for thread in entries(&process.join("task"), failures) {
-            let link = thread.path().join("ns/net");
-            let seen = note(fs::metadata(&link).and_then(inode), failures);
+            let namespace = thread.path().join("ns/net");
+            let seen = note(link(|| fs::metadata(&namespace)).and_then(inode), failures);
             if seen.is_none_or(|inode| namespaces.contains_key(&inode)) {
                 continue;
             }
-            let opened = File::open(&link).and_then(|file| Ok((inode(file.metadata()?)?, file)));
+            let opened = link(|| File::open(&namespace)).and_then(|file| Ok((inode(file.metadata()?)?, file)));
             namespaces.extend(note(opened, failures));
         }
     }
@@ -203,10 +203,10 @@ fn add_holders(found: &mut ExistingSockets) -> anyhow::Result<()> {
         .collect();
     for (pid, process) in processes()? {
         for file in entries(&process.join("fd"), &mut found.failures) {
-            let Some(link) = note(fs::read_link(file.path()), &mut found.failures) else {
+            let Some(to) = note(link(|| fs::read_link(file.path())), &mut found.failures) else {
                 continue;
             };
-            let socket = socket_inode(&link).and_then(|inode| found.sockets.get_mut(*inodes.get(&inode)?));
+            let socket = socket_inode(&to).and_then(|inode| found.sockets.get_mut(*inodes.get(&inode)?));
             // Two descriptors may lead to one socket.
             if let Some(socket) = socket.filter(|socket| !socket.holders.contains(&pid)) {
                 socket.holders.push(pid);
