@@ -6,11 +6,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use imds_analyzer_tests::{Analyzer, Stage, binary, imds_analyzer, run_to_end as run, wait};
+use imds_analyzer_tests::{Analyzer, Stage, at_load, binary, imds_analyzer, run_to_end as run, wait};
 
 #[test]
 fn ready_is_said_once_on_stderr_and_what_follows_is_caught() {
-    for round in 0..20 {
+    for round in 0..at_load(20, 5) {
         let scene = Stage::new(&[]);
         // The analyzer has just said that it is ready.
         let pid = scene.curl(&[]);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{PYTHON, Stage, tap};
+use imds_analyzer_tests::{PYTHON, Stage, at_load, tap};
 use serde_json::{Value, json};
 
 /// All fields of an object and of those in it, dotted; elements of arrays are left out.
@@ -248,8 +248,9 @@ fn a_shell_that_starts_curl() {
 #[test]
 fn many_short_lived_callers_are_not_mixed_up() {
     let scene = Stage::new(&[]);
+    let count = at_load(60, 20);
     let script = format!(
-        "i=0; while [ $i -lt 60 ]; do i=$((i+1)); sh -c \"curl -sm10 -A agent-$i {}/$i; true\" & done; wait",
+        "i=0; while [ $i -lt {count} ]; do i=$((i+1)); sh -c \"curl -sm10 -A agent-$i {}/$i; true\" & done; wait",
         scene.url()
     );
     scene.run("sh", &["-c", &script]);
@@ -272,6 +273,6 @@ fn many_short_lived_callers_are_not_mixed_up() {
         seen.push(own);
     }
     seen.sort_by_key(|own| own.parse::<u32>().ok());
-    let expected: Vec<_> = (1..=60).map(|own| own.to_string()).collect();
+    let expected: Vec<_> = (1..=count).map(|own| own.to_string()).collect();
     assert_eq!(seen, expected);
 }

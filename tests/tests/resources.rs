@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imds_analyzer_tests::{Analyzer, Stage, binary, imds_analyzer};
+use imds_analyzer_tests::{Analyzer, Stage, at_load, binary, imds_analyzer};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -46,7 +46,7 @@ fn memory_after_start() {
 
 #[test]
 fn time_to_ready() {
-    let mut times: Vec<_> = (0..10)
+    let mut times: Vec<_> = (0..at_load(11, 3))
         .map(|_| {
             let started = Instant::now();
             let analyzer = Analyzer::start(watch());
@@ -58,9 +58,11 @@ fn time_to_ready() {
     times.sort();
     println!(
         "exec to ready: median {:?}, from {:?} to {:?}",
-        times[5], times[0], times[9]
+        times[times.len() / 2],
+        times[0],
+        times[times.len() - 1]
     );
-    assert!(times[5] < Duration::from_secs(2), "{times:?}");
+    assert!(times[times.len() / 2] < Duration::from_secs(2), "{times:?}");
 }
 
 #[test]

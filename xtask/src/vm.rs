@@ -60,10 +60,9 @@ const AT_A_TIME: usize = 2;
 const OF_HOOKS: [&str; 5] = ["callers", "owners", "records", "syscalls", "verdicts"];
 /// Those in which the kernel has one: they run once in each guest. All others are about what is typed and written, and
 /// run in the first guest.
-const OF_KERNELS: [&str; 10] = [
+const OF_KERNELS: [&str; 9] = [
     "attribution",
     "commands",
-    "endings",
     "framing",
     "hosts",
     "lab",
