@@ -13,6 +13,7 @@ mod cases;
 mod client;
 mod journal;
 mod owner;
+mod process;
 mod program;
 mod records;
 mod scene;
@@ -28,6 +29,7 @@ pub use self::{
     },
     journal::Journal,
     owner::{at_load, owner, owner_of_older, sees_senders, sender_hook, tap},
+    process::{parent, process, resident, thread_statuses, wake_ups},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
     scene::{Scene, output, run, serve},

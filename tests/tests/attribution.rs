@@ -14,7 +14,7 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{Analyzer, Scene, at_load, get, owner, tap};
+use imds_analyzer_tests::{Analyzer, Scene, at_load, get, owner, parent, process, resident, tap};
 use serde_json::Value;
 
 /// Started at a time.
@@ -64,13 +64,6 @@ fn busy(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         std::hint::spin_loop();
     }
-}
-
-/// The parent's pid, from the field after the name in parentheses.
-fn parent(pid: u32) -> u32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a running process");
-    let rest = stat.rsplit_once(") ").expect("a name").1;
-    rest.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("a pid")
 }
 
 fn chain() -> Vec<u64> {
@@ -132,7 +125,7 @@ fn short_lived(hook: &str, load: usize) {
         started
     });
     let rate = count as f64 / begun.elapsed().as_secs_f64();
-    let memory = memory(scene.analyzer.pid());
+    let memory = resident(scene.analyzer.pid());
     let ended = scene.analyzer.stop();
 
     let mut by_path: BTreeMap<String, Value> = BTreeMap::new();
@@ -192,19 +185,9 @@ fn two_thousand_short_lived_processes_on_a_busy_machine() {
     short_lived(&owner(), 2 * thread::available_parallelism().map_or(1, usize::from));
 }
 
-/// VmRSS in KiB.
-fn memory(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.expect("a size")
-}
-
 /// Nanoseconds that a process's first thread, which does the work, was on a CPU.
 fn cpu_time(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("a process");
-    let time = text.split(' ').next().and_then(|time| time.parse().ok());
-    time.expect("a number")
+    process(pid).schedstat().expect("a process").sum_exec_runtime
 }
 
 #[test]

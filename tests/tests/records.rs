@@ -8,7 +8,7 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{PYTHON, Stage, at_load, tap};
+use imds_analyzer_tests::{PYTHON, Stage, at_load, parent, tap};
 use serde_json::{Value, json};
 
 /// All fields of an object and of those in it, dotted; elements of arrays are left out.
@@ -27,13 +27,6 @@ fn fields(value: &Value, prefix: &str) -> Vec<String> {
             fields(value, &name)
         })
         .collect()
-}
-
-/// Of `/proc/<pid>/stat`: the parent.
-fn parent(pid: u32) -> u32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let (_, rest) = stat.rsplit_once(") ").expect("a name");
-    rest.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("a pid")
 }
 
 /// As `ancestors` should have it: from `pid` to pid 1.

@@ -3,22 +3,13 @@
 use std::{
     fs,
     process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
-use imds_analyzer_tests::{Analyzer, Stage, at_load, binary, imds_analyzer};
+use imds_analyzer_tests::{Analyzer, Stage, at_load, binary, imds_analyzer, process, resident, wake_ups};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
-
-/// A line of `/proc/<pid>/status`, as a number.
-fn status(pid: u32, key: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.unwrap_or_else(|| panic!("{key} in {text}"))
-}
 
 fn watch() -> Command {
     let mut command = Command::new(binary());
@@ -30,17 +21,17 @@ fn watch() -> Command {
 fn memory_after_start() {
     let scene = Stage::new(&[]);
     let pid = scene.analyzer.pid();
-    let (now, peak) = (status(pid, "VmRSS"), status(pid, "VmHWM"));
-    println!(
-        "VmRSS after start: {now} KiB (anonymous {} KiB, peak {peak} KiB)",
-        status(pid, "RssAnon")
-    );
+    let status = process(pid).status().expect("a process");
+    let (now, peak) = (status.vmrss.expect("a size"), status.vmhwm.expect("a size"));
+    let anonymous = status.rssanon.expect("a size");
+    println!("VmRSS after start: {now} KiB (anonymous {anonymous} KiB, peak {peak} KiB)");
     assert!(now * 1024 <= 16 * MIB, "{now} KiB");
     for _ in 0..5 {
         scene.curl(&[]);
     }
-    println!("VmRSS after calls: {} KiB", status(pid, "VmRSS"));
-    assert!(status(pid, "VmRSS") * 1024 <= 16 * MIB);
+    let now = resident(pid);
+    println!("VmRSS after calls: {now} KiB");
+    assert!(now * 1024 <= 16 * MIB);
     assert_eq!(scene.records().len(), 5);
 }
 
@@ -91,17 +82,10 @@ fn asleep_when_there_is_nothing_to_do() {
     // Whoever calls IMDS on this machine meanwhile wakes it: another analyzer tells of that.
     let scene = Stage::new(&[]);
     let mut witness = Analyzer::start_another(watch());
-    let pid = scene.analyzer.pid();
-    let switches = || {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process").flatten();
-        let tids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
-        tids.map(|tid| status(tid, "voluntary_ctxt_switches")).sum::<u64>()
-    };
     for _ in 0..20 {
-        let (before, calls_before) = (switches(), witness.so_far().len());
-        // Not to be in time, but to let time pass.
-        thread::sleep(Duration::from_secs(3));
-        let (count, calls) = (switches() - before, witness.so_far().len() - calls_before);
+        let calls_before = witness.so_far().len();
+        let count = wake_ups(scene.analyzer.pid(), Duration::from_secs(3));
+        let calls = witness.so_far().len() - calls_before;
         println!("wake-ups in 3 s: {count}, with {calls} calls to IMDS");
         if count <= 2 {
             return;

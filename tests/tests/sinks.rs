@@ -11,8 +11,8 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Ended, Journal, PYTHON, Service, curl, free_port, lab_with_imds as lab, of_path, output, run_to_end, sample, send,
-    until,
+    Ended, Journal, PYTHON, Service, curl, free_port, lab_with_imds as lab, of_path, output, process, resident,
+    run_to_end, sample, send, until, wake_ups,
 };
 use serde_json::Value;
 
@@ -296,26 +296,8 @@ fn the_journal_has_fields() {
 
 /// Process times in ticks, user and system.
 fn cpu_ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let fields = stat.rsplit_once(") ").expect("a name").1.split(' ');
-    fields
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse::<u64>().expect("ticks"))
-        .sum()
-}
-
-fn status(pid: u32, key: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.unwrap_or_else(|| panic!("{key} in {text}"))
-}
-
-fn switches(pid: u32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process").flatten();
-    let tids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
-    tids.map(|tid| status(tid, "voluntary_ctxt_switches")).sum()
+    let stat = process(pid).stat().expect("a process");
+    stat.utime + stat.stime
 }
 
 /// A user of this test's own: others on this machine may call IMDS, too.
@@ -378,7 +360,7 @@ fn mixed(rounds: usize, calls: usize) {
 
     let mut sent = traffic(&lab, calls);
     thread::sleep(Duration::from_millis(1500));
-    let memory = status(pid, "VmRSS");
+    let memory = resident(pid);
     let (ticks, sent_before) = (cpu_ticks(pid), sent);
     let queue_is_empty = |service: &Service| {
         let failing = sample(&service.scrape(port), "imds_analyzer_sink_failing", &[]);
@@ -407,16 +389,14 @@ fn mixed(rounds: usize, calls: usize) {
     }
     let used = cpu_ticks(pid) - ticks;
     thread::sleep(Duration::from_millis(2500));
-    let idle = switches(pid);
-    thread::sleep(Duration::from_secs(3));
-    let idle = switches(pid) - idle;
+    let idle = wake_ups(pid, Duration::from_secs(3));
+    let memory_after = resident(pid);
     println!(
-        "VmRSS {memory} KiB at the beginning, {} KiB at the end; {idle} wake-ups in 3 idle seconds; {:.1} ms of CPU for \
-         1,000 requests",
-        status(pid, "VmRSS"),
+        "VmRSS {memory} KiB at the beginning, {memory_after} KiB at the end; {idle} wake-ups in 3 idle seconds; {:.1} ms \
+         of CPU for 1,000 requests",
         used as f64 * 10_000.0 / (sent - sent_before) as f64
     );
-    assert!(status(pid, "VmRSS") < 32 << 10);
+    assert!(memory_after < 32 << 10);
     let text = service.scrape(port);
     let uid = format!("uid=\"{}\"", own_user());
     let own = sample(&text, "imds_analyzer_caller_requests_total", &[&uid]);

@@ -140,6 +140,39 @@ fn compressed_files_say_the_same() {
 }
 
 #[test]
+fn a_configuration_that_is_read_again_spoils_no_compressed_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config::Log {
+        compress: true,
+        max_total: 1 << 30,
+        ..config(dir.path())
+    };
+    let directory = config.path.parent().expect("a directory");
+    fs::create_dir(directory).expect("made");
+    let text: String = (0..20_000).map(|number| format!("{number}\n")).collect();
+    for _ in 0..8 {
+        fs::write(&config.path, &text).expect("written");
+        Tidy::new(&config).set_aside(&config.path).expect("set aside");
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let entries = fs::read_dir(directory).expect("a directory");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        let (compressed, others): (Vec<_>, Vec<_>) =
+            paths.partition(|path| path.extension().is_some_and(|extension| extension == "gz"));
+        for path in compressed {
+            let mut read = String::new();
+            let result = GzDecoder::new(File::open(&path).expect("a file")).read_to_string(&mut read);
+            assert!(result.is_ok() && read == text, "{}: {result:?}", path.display());
+        }
+        if others.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not compressed: {others:?}");
+    }
+}
+
+#[test]
 fn a_torn_line_is_cut_off_and_counted() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = config(dir.path());

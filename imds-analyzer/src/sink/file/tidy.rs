@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -21,6 +21,10 @@ use crate::config;
 const COMPRESSED: &str = "gz";
 /// Of a file that is being compressed.
 const UNFINISHED: &str = "tmp";
+
+/// Held while files are compressed: a configuration that is read again comes with a [`Tidy`] of its own, and two threads
+/// at one file would spoil it.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Numbers files, compresses them and removes the oldest.
 pub(crate) struct Tidy {
@@ -136,6 +140,8 @@ impl Job {
     }
 
     fn compress_all(&self) -> io::Result<()> {
+        // Nothing panics while it is held.
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         for file in aside(&self.path)? {
             match file.extension {
                 Some(UNFINISHED) => remove(&file.path)?,

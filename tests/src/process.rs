@@ -1,0 +1,44 @@
+//! What a process may do and what it costs, by its `/proc`.
+
+use std::{collections::HashMap, thread, time::Duration};
+
+use procfs::process::{Process, Status};
+
+/// A process that is there.
+pub fn process(pid: u32) -> Process {
+    let found = Process::new(pid.try_into().expect("a pid"));
+    found.unwrap_or_else(|error| panic!("process {pid}: {error}"))
+}
+
+/// The parent's pid.
+pub fn parent(pid: u32) -> u32 {
+    let stat = process(pid).stat().expect("a process");
+    stat.ppid.try_into().expect("a pid")
+}
+
+/// VmRSS in KiB.
+pub fn resident(pid: u32) -> u64 {
+    process(pid).status().expect("a process").vmrss.expect("a size")
+}
+
+/// Of each thread by its tid. A thread may end at any time: one that does is left out.
+pub fn thread_statuses(pid: u32) -> HashMap<i32, Status> {
+    let threads = process(pid).tasks().expect("a process").flatten();
+    threads
+        .filter_map(|thread| Some((thread.tid, thread.status().ok()?)))
+        .collect()
+}
+
+/// How often the threads of a process were woken up in `time`. One that ended was woken up once.
+pub fn wake_ups(pid: u32, time: Duration) -> u64 {
+    let switches = |status: &Status| status.voluntary_ctxt_switches.expect("a count");
+    let mut before = thread_statuses(pid);
+    // Not to be in time, but to let time pass.
+    thread::sleep(time);
+    let after = thread_statuses(pid);
+    let woken: u64 = after
+        .iter()
+        .map(|(tid, status)| switches(status) - before.remove(tid).as_ref().map_or(0, switches))
+        .sum();
+    woken + before.len() as u64
+}
