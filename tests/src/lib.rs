@@ -19,6 +19,7 @@ mod records;
 mod scene;
 mod service;
 mod stage;
+mod stop;
 
 pub use self::{
     analyzer::{Analyzer, Ended, Turn, binary},
@@ -35,4 +36,5 @@ pub use self::{
     scene::{Scene, output, run, serve},
     service::{Service, curl, free_port, lab_with_imds, of_path, sample, send, until},
     stage::{PYTHON, Stage, schema},
+    stop::StopAtEnd,
 };

@@ -14,7 +14,7 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{Analyzer, Scene, at_load, get, owner, parent, process, resident, tap};
+use imds_analyzer_tests::{Analyzer, Scene, StopAtEnd, at_load, get, owner, parent, process, resident, tap};
 use serde_json::Value;
 
 /// Started at a time.
@@ -117,12 +117,11 @@ fn short_lived(hook: &str, load: usize) {
     let stop = AtomicBool::new(false);
     let begun = Instant::now();
     let started = thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         for _ in 0..load {
             scope.spawn(|| busy(&stop));
         }
-        let started = start(&scene.lab, count);
-        stop.store(true, Ordering::Relaxed);
-        started
+        start(&scene.lab, count)
     });
     let rate = count as f64 / begun.elapsed().as_secs_f64();
     let memory = resident(scene.analyzer.pid());

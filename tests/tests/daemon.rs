@@ -3,8 +3,8 @@
 use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
 
 use imds_analyzer_tests::{
-    PYTHON, Service, at_load, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path, run_to_end, sample, send,
-    tap, thread_statuses, until, wake_ups,
+    PYTHON, Service, StopAtEnd, at_load, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path, run_to_end,
+    sample, send, tap, thread_statuses, until, wake_ups,
 };
 
 #[test]
@@ -216,6 +216,7 @@ fn killed_in_the_middle_of_a_burst() {
     let mut service = Service::start(limits);
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 send(&lab, "/latest/meta-data/killed", 50);
@@ -228,7 +229,6 @@ fn killed_in_the_middle_of_a_burst() {
             service.kill();
             service.run(|_| {});
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     service.stop();
     // Every line is whole; `records` parses them all.
