@@ -1,4 +1,4 @@
-//! The send tap's user side: pieces of sends become judged heads, by the same [`Classifier`] that the wire tap runs in the
+//! The send tap's user side: pieces of sends become judged heads, by the same `Classifier` that the wire tap runs in the
 //! kernel.
 //!
 //! Bytes read from a sender's memory are provisional. Each send is read when it begins and again when it has ended; what

@@ -27,7 +27,7 @@ const ZIG: &str = "ziglang==0.17.1";
 const RUSTC: &str = "/usr/bin/rustc";
 const STD: &str = "libstd-rust-web-dev";
 
-/// A way to compile for [`Cross::target`].
+/// A way to compile for an architecture.
 #[derive(Debug)]
 pub(crate) struct Cross {
     arch: Arch,

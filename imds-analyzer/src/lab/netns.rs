@@ -69,7 +69,7 @@ impl NetNs {
     }
 
     /// What `nsenter --net=<path>` takes, as long as this process lives. A descriptor of a namespace appears in
-    /// /proc/<pid>/fd as a magic link: opening it opens the namespace itself, so that no name has to be made and
+    /// `/proc/<pid>/fd` as a magic link: opening it opens the namespace itself, so that no name has to be made and
     /// removed. Only root may follow it.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", process::id(), self.handle.as_raw_fd()))
