@@ -1,7 +1,7 @@
 //! From a byte stream to verdicts: one request head at a time, a byte at a time.
 //!
 //! A [`Classifier`] belongs to one connection and follows the stream the client sends, however it is cut. It is driven
-//! by two tables built at compile time ([`dfa`] for heads, [`path`] for request targets), allocates nothing and calls
+//! by two tables built at compile time (`dfa` for heads, `path` for request targets), allocates nothing and calls
 //! nothing, so that the very same code runs in the kernel, in host tests and under a fuzzer. Every value a `Classifier`
 //! can have is valid, all zeroes is a new connection.
 //!

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, thread, time::Duration};
 
-use procfs::process::{Process, Status};
+use procfs::{
+    ProcError, ProcResult,
+    process::{Process, Status, Task},
+};
 
 /// A process that is there.
 pub fn process(pid: u32) -> Process {
@@ -23,10 +26,16 @@ pub fn resident(pid: u32) -> u64 {
 
 /// Of each thread by its tid. A thread may end at any time: one that does is left out.
 pub fn thread_statuses(pid: u32) -> HashMap<i32, Status> {
-    let threads = process(pid).tasks().expect("a process").flatten();
-    threads
-        .filter_map(|thread| Some((thread.tid, thread.status().ok()?)))
-        .collect()
+    let threads = process(pid).tasks().expect("a process");
+    let status = |thread: ProcResult<Task>| thread.and_then(|thread| Ok((thread.tid, thread.status()?)));
+    let statuses: HashMap<_, _> = threads
+        .filter_map(|thread| match status(thread) {
+            Err(ProcError::NotFound(_)) => None,
+            status => Some(status.unwrap_or_else(|error| panic!("a thread of {pid}: {error}"))),
+        })
+        .collect();
+    assert!(!statuses.is_empty(), "process {pid} has no threads");
+    statuses
 }
 
 /// How often the threads of a process were woken up in `time`. One that ended was woken up once.

@@ -41,8 +41,7 @@ fn a_call_is_in_the_log_with_all_that_is_said_about_it() {
 
 #[test]
 fn reloading_misses_nothing() {
-    // No more than the queue of the log holds, even if nothing were written meanwhile.
-    const CALLS: usize = 600;
+    const CALLS: usize = 3000;
     let (lab, _server) = lab();
     let limits = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
     let mut service = Service::start(limits);

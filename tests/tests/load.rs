@@ -1,9 +1,11 @@
-//! Many requests on many connections: nothing is lost, doubled, misjudged or mixed.
+//! Many requests, and many processes: nothing is lost, doubled, misjudged or mixed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
+    process::{self, Command, Stdio},
     sync::{
         Barrier,
         atomic::{AtomicBool, Ordering},
@@ -13,8 +15,9 @@ use std::{
 
 use imds_analyzer::lab::{Answered, Lab};
 use imds_analyzer_tests::{
-    IMDS_V4, Scene, at_load, briefs, connect, get, get_with_token, of_port, port, put_token, read_response,
+    IMDS_V4, Scene, at_load, briefs, connect, get, get_with_token, of_port, parent, port, put_token, read_response,
 };
+use serde_json::Value;
 
 /// Cuts `bytes` at places that look random and are the same each time.
 fn pieces(bytes: &[u8], seed: usize) -> impl Iterator<Item = &[u8]> {
@@ -183,4 +186,100 @@ fn two_sockets_on_one_cpu_are_not_mixed() {
     }
     let everything = ended.everything();
     assert!(tokens.iter().all(|token| !everything.contains(&token[..20])));
+}
+
+/// Not a test: what [`short_lived`] runs as a process of its own, this very program.
+#[test]
+#[ignore = "a client, run by other tests"]
+fn client_process() {
+    let Ok(index) = env::var("IMDS_CLIENT") else { return };
+    // SAFETY: descriptor 0 is the namespace, by the parent's arrangement; only this thread moves.
+    assert_eq!(unsafe { libc::setns(0, libc::CLONE_NEWNET) }, 0);
+    let mut stream = TcpStream::connect(IMDS_V4).expect("connect");
+    stream
+        .write_all(get(&format!("/latest/{}/{index}", process::id())).as_bytes())
+        .expect("write");
+    let mut byte = [0];
+    stream.read_exact(&mut byte).expect("read");
+    // SAFETY: ends at once, without the test harness.
+    unsafe { libc::_exit(0) };
+}
+
+/// `count` processes, `width` at a time, that send one request each and are gone.
+fn short_lived(count: usize, width: usize) {
+    let scene = Scene::of_all();
+    let program = env::current_exe().expect("this program");
+    let started: Vec<(u32, usize)> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..width)
+            .map(|worker| {
+                let (lab, program) = (&scene.lab, &program);
+                scope.spawn(move || {
+                    let mut started = Vec::new();
+                    for index in (worker..count).step_by(width) {
+                        let namespace = fs::File::open(lab.client.path()).expect("namespace");
+                        let mut child = Command::new(program)
+                            .args(["--ignored", "--exact", "client_process", "--test-threads=1", "--skip"])
+                            .arg(format!("index-{index}"))
+                            .env("IMDS_CLIENT", index.to_string())
+                            .stdin(Stdio::from(namespace))
+                            .stdout(Stdio::null())
+                            .spawn()
+                            .expect("a client");
+                        let pid = child.id();
+                        assert!(child.wait().expect("our own child").success());
+                        started.push((pid, index));
+                    }
+                    started
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("a worker"))
+            .collect()
+    });
+    let ended = scene.analyzer.stop();
+    let mut chain = vec![process::id()];
+    while *chain.last().expect("not empty") != 1 {
+        chain.push(parent(chain[chain.len() - 1]));
+    }
+    let mut by_path: BTreeMap<String, Value> = BTreeMap::new();
+    for record in ended.requests() {
+        let path = record["url"]["path"].as_str().unwrap_or_default().to_owned();
+        assert!(by_path.insert(path, record).is_none(), "a request is doubled");
+    }
+    let (mut with_argv, mut with_chain, mut missing) = (0, 0, BTreeSet::new());
+    for (pid, index) in &started {
+        let Some(record) = by_path.get(&format!("/latest/{pid}/{index}")) else {
+            missing.insert(index);
+            continue;
+        };
+        assert_eq!(record["process"]["pid"], *pid, "{record:#}");
+        assert_eq!(record["imds"]["verdict"], "v1", "{record:#}");
+        let last = record["process"]["args"].as_array().and_then(|args| args.last());
+        with_argv += usize::from(last.is_some_and(|last| *last == format!("index-{index}")));
+        let ancestors = record["process"]["ancestors"].as_array().cloned().unwrap_or_default();
+        let ancestors: Vec<_> = ancestors
+            .iter()
+            .map(|ancestor| ancestor["pid"].as_u64().unwrap_or(0) as u32)
+            .collect();
+        with_chain += usize::from(ancestors == chain);
+    }
+    eprintln!(
+        "{count} processes: {} records, {with_argv} with argv, {with_chain} with the full chain",
+        count - missing.len()
+    );
+    assert!(missing.is_empty(), "no record of {missing:?}");
+    assert_eq!((with_argv, with_chain), (count, count));
+    assert_eq!(ended.lost(), [""; 0]);
+}
+
+#[test]
+fn two_hundred_processes_one_after_the_other() {
+    short_lived(200, 1);
+}
+
+#[test]
+fn five_hundred_processes_eight_at_a_time() {
+    short_lived(500, 8);
 }

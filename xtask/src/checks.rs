@@ -57,8 +57,7 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
             "--document-private-items",
             "--locked",
         ]);
-        // Who reads it has the private items, too.
-        doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
+        doc.env("RUSTDOCFLAGS", "-D warnings");
         rows.push(step::run("documentation", doc, shown)?);
         rows.push(match fuzz_command(FULL_FUZZ_SECONDS) {
             Ok(command) => step::run("fuzzing", command, shown)?,

@@ -49,7 +49,7 @@ const OTHER_USER: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     Write,
-    /// It is counted, and its caller's next [`Folded`] has it.
+    /// It is counted, and its caller's next `Folded` has it.
     Fold,
     /// It is on the ignore list.
     Ignore,
@@ -179,7 +179,7 @@ impl Noise {
         (Decision::Fold, first)
     }
 
-    /// When the next [`Folded`] is to be written.
+    /// When the next `Folded` is to be written.
     pub fn next_due(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse((due, _))| *due)
     }
