@@ -33,7 +33,7 @@ pub use self::{
     process::{parent, process, resident, thread_statuses, wake_ups},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
-    scene::{Scene, output, run, serve},
+    scene::{Scene, output, run, serve, sysctl},
     service::{Service, curl, free_port, lab_with_imds, of_path, sample, send, until},
     stage::{PYTHON, Stage, schema},
     stop::StopAtEnd,

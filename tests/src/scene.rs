@@ -1,6 +1,7 @@
 //! An analyzer, a lab, and the IMDS in it.
 
 use std::{
+    fs,
     net::TcpStream,
     process::{self, Command, Output, Stdio},
 };
@@ -57,6 +58,14 @@ pub fn serve(lab: &Lab) -> Server {
         tokens: Tokens::Optional,
     };
     Server::start(&lab.server, options).expect("IMDS")
+}
+
+/// Sets `net.ipv4.<name>` in `namespace`.
+pub fn sysctl(namespace: &NetNs, name: &str, value: &str) {
+    namespace
+        .run(|| fs::write(format!("/proc/sys/net/ipv4/{name}"), value))
+        .expect("namespace")
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
 /// Runs a program inside `namespace` to its end, which has to be good.

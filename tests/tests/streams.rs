@@ -5,7 +5,7 @@ use std::{io::Write, net::TcpStream, process, sync::mpsc::channel, thread};
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
     Analyzer, IMDS_V4, IMDS_V6, Scene, Turn, brief, briefs, connect, exchange, get, get_with_token, of_port,
-    owner_of_older, port, put_token, read_response, run, serve, verdicts,
+    owner_of_older, port, put_token, read_response, run, serve, sysctl, verdicts,
 };
 
 #[test]
@@ -91,9 +91,14 @@ fn a_write_of_64_kib_full_of_tiny_requests() {
 /// counted, and with `--verbose` the kernel side says so itself.
 #[test]
 fn what_is_left_out_of_a_packet_is_counted_and_said() {
-    let scene = Scene::new(&["--verbose", "--pid", &process::id().to_string()], Lab::local);
+    let roomy = || {
+        let lab = Lab::local()?;
+        sysctl(&lab.server, "tcp_rmem", "4096 4194304 6291456");
+        Ok(lab)
+    };
+    let scene = Scene::new(&["--verbose", "--pid", &process::id().to_string()], roomy);
     let mut stream = scene.connect();
-    // Packets have half of the largest window at most, and it grows with what is received.
+    // Packets have half of the largest window at most, and it grows with what is received, up to the buffer's size.
     let body = "x".repeat(400 * 1024);
     let head = format!("PUT /latest/x HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all((head + &body).as_bytes()).expect("write");

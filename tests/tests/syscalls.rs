@@ -1,7 +1,6 @@
 //! Every way in which a process can send: all are seen.
 
 use std::{
-    fs,
     io::{self, Seek as _, Write},
     mem,
     net::TcpStream,
@@ -11,7 +10,7 @@ use std::{
 
 use imds_analyzer::lab::{IPV4, Lab, NetNs};
 use imds_analyzer_tests::{
-    Analyzer, Scene, briefs, get, get_with_token, owner, port, put_token, read_response, run, serve, set_option,
+    Analyzer, Scene, briefs, get, get_with_token, owner, port, put_token, read_response, run, serve, set_option, sysctl,
 };
 use io_uring::{IoUring, opcode, squeue, types};
 
@@ -154,14 +153,6 @@ fn delayed_by_nagle() {
     assert_eq!(records[0]["process"]["pid"], process::id());
     assert_eq!(records[0]["imds"]["owner"], owner());
     assert_eq!(briefs(&records), ["v2-empty-token GET /latest/user-data user-data"]);
-}
-
-/// Sets `net.ipv4.<name>` in `namespace`.
-fn sysctl(namespace: &NetNs, name: &str, value: &str) {
-    namespace
-        .run(|| fs::write(format!("/proc/sys/net/ipv4/{name}"), value))
-        .expect("namespace")
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
 /// Bytes written that have not left yet, see tcp(7).
