@@ -9,6 +9,7 @@
 //! The analyzer sees the whole machine: tests choose the records of their own processes and ports.
 
 mod analyzer;
+mod bpf;
 mod cases;
 mod client;
 mod journal;
@@ -23,6 +24,7 @@ mod stop;
 
 pub use self::{
     analyzer::{Analyzer, Ended, Turn, binary},
+    bpf::programs_in_the_kernel,
     cases::{Case, case, check},
     client::{
         IMDS_V4, IMDS_V6, PUT_TOKEN, connect, exchange, get, get_with_token, port, put_token, read_answer,

@@ -3,8 +3,8 @@
 use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
 
 use imds_analyzer_tests::{
-    PYTHON, Service, StopAtEnd, at_load, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path, run_to_end,
-    sample, send, tap, thread_statuses, until, wake_ups,
+    PYTHON, Service, StopAtEnd, at_load, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path,
+    programs_in_the_kernel, run_to_end, sample, send, tap, thread_statuses, until, wake_ups,
 };
 
 #[test]
@@ -203,11 +203,7 @@ fn the_configuration_can_be_printed_and_checked() {
 /// kill -9 in the middle of a burst: no line is torn, and nothing is left in the kernel.
 #[test]
 fn killed_in_the_middle_of_a_burst() {
-    let programs = || {
-        let output = run_to_end(Command::new("bpftool").args(["prog", "list"]));
-        assert_eq!(output.code, Some(0), "{output:#?}");
-        output.stdout.matches("name imds_").count()
-    };
+    let programs = || programs_in_the_kernel("imds_").len();
     let (lab, _server) = lab();
     let before = programs();
     let rounds = at_load(50, 5);

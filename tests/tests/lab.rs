@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imds_analyzer_tests::{Analyzer, Output, binary, imds_analyzer, run_to_end as run};
+use imds_analyzer_tests::{Analyzer, Output, binary, imds_analyzer, programs_in_the_kernel, run_to_end as run};
 use serde_json::{Value, json};
 
 /// Whether the tour has all its clients.
@@ -199,6 +199,9 @@ fn is_held(namespace: u64) -> bool {
     })
 }
 
+/// What the names of our programs begin with.
+const OURS: &str = "imds_";
+
 /// Programs of this analyzer in the kernel: by the descriptors it holds, or where those do not tell (before 4.18) the
 /// ones that have come since `before`.
 fn programs_of(pid: u32, before: &BTreeSet<u64>) -> BTreeSet<u64> {
@@ -214,19 +217,9 @@ fn programs_of(pid: u32, before: &BTreeSet<u64>) -> BTreeSet<u64> {
         })
         .collect();
     if held.is_empty() {
-        return programs_in_the_kernel().difference(before).copied().collect();
+        return programs_in_the_kernel(OURS).difference(before).copied().collect();
     }
     held
-}
-
-fn programs_in_the_kernel() -> BTreeSet<u64> {
-    let output = run(Command::new("bpftool").args(["--json", "prog", "list"]));
-    let programs: Value = serde_json::from_str(&output.stdout).expect("JSON");
-    let programs = programs.as_array().expect("programs").iter();
-    programs
-        .filter(|it| it["name"].as_str().is_some_and(|name| name.starts_with("imds_")))
-        .filter_map(|it| it["id"].as_u64())
-        .collect()
 }
 
 #[test]
@@ -236,7 +229,7 @@ fn nothing_is_left_behind_even_when_killed() {
     for signal in [libc::SIGINT, libc::SIGKILL] {
         let mut command = Command::new(binary());
         command.args(["lab", "--keep", "--format", "json"]);
-        let before = programs_in_the_kernel();
+        let before = programs_in_the_kernel(OURS);
         let mut analyzer = Analyzer::start(command);
         // Mid-run: a client has called, and the tour is not over.
         analyzer.wait_for_count(1);
@@ -245,12 +238,12 @@ fn nothing_is_left_behind_even_when_killed() {
             !namespaces.is_empty() && programs.len() >= 4,
             "{namespaces:?} {programs:?}"
         );
-        assert!(programs.is_subset(&programs_in_the_kernel()));
+        assert!(programs.is_subset(&programs_in_the_kernel(OURS)));
         let ended = analyzer.stop_by(signal);
         assert_eq!(ended.code, (signal == libc::SIGINT).then_some(0));
         let deadline = Instant::now() + Duration::from_secs(20);
         // A client of the tour may outlive the analyzer for its own time limit.
-        while namespaces.iter().any(|it| is_held(*it)) || !programs.is_disjoint(&programs_in_the_kernel()) {
+        while namespaces.iter().any(|it| is_held(*it)) || !programs.is_disjoint(&programs_in_the_kernel(OURS)) {
             assert!(
                 Instant::now() < deadline,
                 "after signal {signal}: {namespaces:?} {programs:?}"
@@ -264,13 +257,13 @@ fn nothing_is_left_behind_even_when_killed() {
 #[test]
 fn check_leaves_nothing_behind() {
     // Others' analyzers come and go: look only for what was not there and stays.
-    let before = programs_in_the_kernel();
+    let before = programs_in_the_kernel(OURS);
     assert_eq!(imds_analyzer(&["check"]).code, Some(0));
-    let mut new: BTreeSet<_> = programs_in_the_kernel().difference(&before).copied().collect();
+    let mut new: BTreeSet<_> = programs_in_the_kernel(OURS).difference(&before).copied().collect();
     let deadline = Instant::now() + Duration::from_secs(20);
     while !new.is_empty() {
         assert!(Instant::now() < deadline, "{}", json!(new));
         thread::sleep(Duration::from_millis(20));
-        new.retain(|it| programs_in_the_kernel().contains(it));
+        new.retain(|it| programs_in_the_kernel(OURS).contains(it));
     }
 }
