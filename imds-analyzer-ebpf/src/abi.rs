@@ -61,6 +61,8 @@ pub enum RecordKind {
     Send = 4,
     /// A [`send::Lineage`], from the send tap.
     Lineage = 5,
+    /// A [`send::Packet`] and its bytes, from the IP header on: the wire tap of the legacy object.
+    Packet = 6,
 }
 
 impl RecordKind {
@@ -71,6 +73,7 @@ impl RecordKind {
             3 => Self::Pending,
             4 => Self::Send,
             5 => Self::Lineage,
+            6 => Self::Packet,
             _ => return None,
         })
     }

@@ -171,7 +171,8 @@ pub struct WatchArgs {
     )]
     pub owner: OwnerChoice,
 
-    /// Which eBPF object is loaded: modern reads packets, legacy reads what is sent from memory, on old kernels too
+    /// Which eBPF object is loaded: modern reads packets; legacy, for old kernels, reads what is sent from memory, or
+    /// packets as legacy-wire
     #[arg(
         long,
         value_enum,

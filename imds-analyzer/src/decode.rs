@@ -2,7 +2,7 @@
 
 use imds_analyzer_ebpf::abi::{
     Header, Owner, RecordKind, Request,
-    send::{Lineage, Send},
+    send::{Lineage, Packet, Send},
 };
 use zerocopy::FromBytes;
 
@@ -19,6 +19,8 @@ pub enum Record<'a> {
     Send(Box<Send>, &'a [u8]),
     /// A process starts another one, or executes a program.
     Lineage(Lineage),
+    /// A packet, from its IP header on: not masked yet.
+    Packet(Packet, &'a [u8]),
 }
 
 /// Why bytes are no record. The kernel side and this program are built from one source, so it is a defect.
@@ -67,6 +69,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         RecordKind::Lineage => {
             let (lineage, _) = Lineage::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
             Ok(Record::Lineage(lineage))
+        }
+        RecordKind::Packet => {
+            let (packet, rest) = Packet::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+            Ok(Record::Packet(packet, rest.get(..data_len).ok_or(DecodeError::Data)?))
         }
         RecordKind::Send => {
             let (send, rest) = Send::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;

@@ -125,6 +125,7 @@ fn wanted(object: ObjectChoice, owner: OwnerChoice) -> Wanted {
             ObjectChoice::Auto => None,
             ObjectChoice::Modern => Some(Object::Modern),
             ObjectChoice::Legacy => Some(Object::Legacy),
+            ObjectChoice::LegacyWire => Some(Object::LegacyWire),
         },
         owner: owner.into(),
     }

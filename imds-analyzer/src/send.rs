@@ -1,26 +1,31 @@
-//! The send tap's user side: pieces of sends become judged heads, by the same `Classifier` that the wire tap runs in the
-//! kernel.
+//! The legacy object's user side: pieces of sends, or packets, become judged heads, by the same `Classifier` that the
+//! wire tap runs in the kernel.
 //!
 //! Bytes read from a sender's memory are provisional. Each send is read when it begins and again when it has ended; what
 //! is the same both times is what was sent, what differs is [`Reason::Changed`], and only as many bytes count as the
 //! socket took. They are here and nowhere else: what leaves is the classifier's masked capture, and the bytes are wiped
-//! as soon as they have been compared.
+//! as soon as they have been compared. Where packets are seen, they say what was sent, and sends only by whom.
 
 mod lineage;
+mod packet;
 mod read;
 mod stream;
+mod wire;
 
 use std::num::NonZeroUsize;
 
 use imds_analyzer_ebpf::{
-    abi::{self, RecordKind, Request, Task, send::Phase},
+    abi::{
+        self, RecordKind, Request,
+        send::{Packet, Phase},
+    },
     classify::Reason,
 };
 use lru::LruCache;
 use rustix::time::{ClockId, clock_gettime};
 
 pub use self::lineage::Lineage;
-use self::stream::Stream;
+use self::{stream::Stream, wire::Wire};
 
 /// Sockets followed at once; beyond that the one that was quiet longest is given up.
 const STREAMS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -30,6 +35,8 @@ const KERNEL_THREADS_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// All sockets that send to IMDS.
 pub struct SendTap {
     streams: LruCache<u64, Stream>,
+    /// Where packets are seen.
+    wire: Option<Wire>,
     /// Connections seen.
     connections: u64,
     /// Where tasks cannot be read.
@@ -52,6 +59,14 @@ pub struct Counters {
     pub unreadable: u64,
     /// Connections given up for others.
     pub evicted: u64,
+    /// Changes of sender that were forgotten before what they sent had left.
+    pub senders: u64,
+    /// Packets that could not be read as TCP.
+    pub misshapen: u64,
+    /// Packets of which only the beginning came here.
+    pub packet_bound: u64,
+    /// Bytes of streams that never came here.
+    pub gap_bytes: u64,
 }
 
 /// What comes out: a record of a request, as the kernel side of the wire tap would have sent it, and its capture.
@@ -59,10 +74,11 @@ pub trait Report: FnMut(RecordKind, &Request, &[u8]) {}
 impl<F: FnMut(RecordKind, &Request, &[u8])> Report for F {}
 
 impl SendTap {
-    /// `lineage` where tasks cannot be read.
-    pub fn new(lineage: Option<Lineage>) -> Self {
+    /// `lineage` where tasks cannot be read; `packets` where they are seen.
+    pub fn new(lineage: Option<Lineage>, packets: bool) -> Self {
         Self {
             streams: LruCache::new(STREAMS_MAX),
+            wire: packets.then(Wire::new),
             connections: 0,
             lineage,
             kernel_threads: LruCache::new(KERNEL_THREADS_MAX),
@@ -97,8 +113,11 @@ impl SendTap {
     fn identify(&mut self, send: &mut abi::send::Send) {
         self.complete(&mut send.task);
         if self.kernel_threads.contains(&(send.task.tgid, send.task.start)) {
-            let stream = self.streams.peek(&send.sock);
-            send.task = stream.map_or_else(Task::default, Stream::last_sender);
+            let last = match &self.wire {
+                Some(wire) => wire.last_sender(send),
+                None => self.streams.peek(&send.sock).map(Stream::last_sender),
+            };
+            send.task = last.unwrap_or_default();
         }
     }
 
@@ -124,6 +143,13 @@ impl SendTap {
             self.counters.gaps += 1;
             return;
         };
+        if self.wire.is_some() {
+            self.identify(send);
+            if let Some(wire) = &mut self.wire {
+                wire.sent(send, phase, &mut self.counters, report);
+            }
+            return;
+        }
         match phase {
             Phase::Connect => {
                 self.close(send, report);
@@ -162,10 +188,18 @@ impl SendTap {
         }
     }
 
+    /// Takes one packet.
+    pub fn packet(&mut self, packet: &Packet, data: &[u8], report: &mut impl Report) {
+        if let Some(wire) = &mut self.wire {
+            let time = packet.header.time + self.asleep;
+            wire.take(packet, data, time, &mut self.counters, report);
+        }
+    }
+
     /// A new connection on a socket that has none here.
     fn open(&mut self, send: &abi::send::Send, old: bool) {
         self.connections += 1;
-        let stream = Stream::new(send, self.connections, old);
+        let stream = Stream::of_sends(send, self.connections, old);
         if let Some((sock, _)) = self.streams.push(send.sock, stream)
             && sock != send.sock
         {
@@ -184,6 +218,9 @@ impl SendTap {
         let time = time + self.asleep;
         if let Some(lineage) = &mut self.lineage {
             *lineage = Lineage::of_this_host();
+        }
+        if let Some(wire) = &mut self.wire {
+            wire.lost();
         }
         for (_, stream) in &mut self.streams {
             stream.unseen(u32::MAX, Reason::Gap, time, report);

@@ -7,17 +7,17 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use imds_analyzer_ebpf::abi::{RecordKind, Request, program};
+use imds_analyzer_ebpf::abi::{Loss, RecordKind, Request, program};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     decode::{self, DecodeError, Record},
-    event::{Event, Tap},
+    event::Event,
     join::Join,
     kernel::{
         features::Features,
         load::{self, Hook, Loaded},
-        plan::{self, Impossible, Plan, TapPlan, Wanted},
+        plan::{self, Impossible, Object, Plan, TapPlan, Wanted},
         stream::{Stream, Taken},
     },
     process::{Resolver, ResolverSettings},
@@ -196,15 +196,16 @@ impl<S: Sink> Session<S> {
             },
         )?;
         outlet.sink.flush()?;
-        let logger = match loaded.tap {
-            Tap::Wire => logger(&mut loaded),
-            // Its object has no diagnostics: they need a ring buffer.
-            Tap::Send => None,
+        let logger = match loaded.object {
+            Object::Modern => logger(&mut loaded),
+            // It has no diagnostics: they need a ring buffer.
+            Object::Legacy | Object::LegacyWire => None,
         };
+        let packets = loaded.object == Object::LegacyWire;
         Ok(Self {
             stream,
             more: false,
-            send: SendTap::new(loaded.follows_processes.then(Lineage::of_this_host)),
+            send: SendTap::new(loaded.follows_processes.then(Lineage::of_this_host), packets),
             loaded,
             join,
             outlet,
@@ -218,7 +219,7 @@ impl<S: Sink> Session<S> {
     /// One line on what is in place, for the ready notice.
     pub fn describe(&self) -> String {
         let owner = self.loaded.owner.as_str();
-        let tap = self.loaded.tap.as_str();
+        let tap = self.loaded.object.tap().as_str();
         let missing: Vec<_> = self
             .loaded
             .hooks
@@ -274,7 +275,7 @@ impl<S: Sink> Session<S> {
 
     /// Handles one batch of what is there.
     fn batch(&mut self) -> io::Result<Flow> {
-        let tap = self.loaded.tap;
+        let object = self.loaded.object;
         let Self {
             stream,
             join,
@@ -294,7 +295,7 @@ impl<S: Sink> Session<S> {
         let count = stream.drain(BATCH, |taken| match taken {
             Taken::Record(bytes) => match decode::decode(bytes) {
                 Ok(Record::Owner(mut owner, names, argv)) => {
-                    if tap == Tap::Send {
+                    if object != Object::Modern {
                         send.announced(&mut owner);
                     }
                     join.resolver().observe(&owner, names, argv);
@@ -307,6 +308,11 @@ impl<S: Sink> Session<S> {
                     });
                 }
                 Ok(Record::Lineage(record)) => send.descends(&record),
+                Ok(Record::Packet(packet, data)) => {
+                    send.packet(&packet, data, &mut |kind, request: &_, capture: &_| {
+                        write(judged(join, kind, request, capture));
+                    });
+                }
                 Err(error) => count_error(decode_errors, error),
             },
             Taken::Lost(count, time) => {
@@ -420,6 +426,10 @@ impl<S: Sink> Session<S> {
             ("sends_changed", send.changed),
             ("sends_unreadable", send.unreadable),
             ("connections_given_up", send.evicted),
+            (Loss::SenderQueue.as_str(), send.senders),
+            (Loss::PacketShape.as_str(), send.misshapen),
+            (Loss::PacketBound.as_str(), send.packet_bound),
+            (Loss::GapBytes.as_str(), send.gap_bytes),
         ]);
         loss.extend(self.decode_errors.iter().map(|(kind, count)| (kind.as_str(), *count)));
         loss.extend(counters);

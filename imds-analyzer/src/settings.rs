@@ -75,6 +75,8 @@ pub enum ObjectChoice {
     Modern,
     /// For any kernel since 4.14: reads what is sent from the sender's memory.
     Legacy,
+    /// For kernels since 5.4: the legacy one reads what leaves. Before 5.7 a part of it stays if this tool is killed.
+    LegacyWire,
 }
 
 /// What `watch` is to do.

@@ -73,15 +73,26 @@ const OF_KERNELS: [&str; 9] = [
 ];
 /// Those that run with the send tap, too, and without BTF.
 const OF_SEND_TAP: [&str; 5] = ["framing", "owners", "send_tap", "syscalls", "verdicts"];
-/// Those that run with nothing else.
-const ONLY_OF_SEND_TAP: &str = "send_tap";
-/// What in them, and in the others if all are run, is not for it.
-const NOT_OF_SEND_TAP: [&str; 14] = [
-    // What passes none of its hooks, and pages that are in no sender's memory: `send_tap` has what is said of those.
+/// Those that run with nothing but the legacy object.
+const ONLY_OF_LEGACY: [&str; 2] = ["send_tap", kernels::LEGACY_WIRE];
+/// What in them, and in the others if all are run, is not for it: pages that are in no sender's memory, and packets.
+/// `send_tap` has what is said of those.
+const NOT_OF_SEND_TAP: [&str; 3] = ["sendfile", "splice", "a_rewritten_destination_is_recorded"];
+/// Those that run with the legacy object's wire tap, where there is one: `kernels::PACKETS`.
+const OF_LEGACY_WIRE: [&str; 8] = [
+    "framing",
+    kernels::LEGACY_WIRE,
+    "owners",
+    "records",
+    "secrets",
+    "streams",
+    "syscalls",
+    "verdicts",
+];
+/// What in any program is not for the legacy object.
+const NOT_OF_LEGACY: [&str; 11] = [
+    // What passes none of its hooks.
     "multipath_tcp",
-    "sendfile",
-    "splice",
-    "a_rewritten_destination_is_recorded",
     // Who connected, and which packets there were, is not asked.
     "by_their_connects",
     "with_the_connecting_process_as_owner",
@@ -299,7 +310,7 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
         .map(|lacked| format!(" --skip {}", lacked.test))
         .collect();
     let named = OF_HOOKS.iter().chain(&OF_KERNELS).chain(&OF_SYSTEMS);
-    for name in named.chain(&OF_SEND_TAP).chain([&LOAD]) {
+    for name in named.chain(&OF_SEND_TAP).chain(&OF_LEGACY_WIRE).chain([&LOAD]) {
         ensure!(
             built.tests.iter().any(|(built, _)| built == name),
             "there is no end-to-end test {name}"
@@ -312,14 +323,19 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
         .filter(|name| !OF_SYSTEMS.contains(name))
         .collect();
     if kernel.tap == Tap::Wire {
-        for name in names.iter().filter(|name| **name != ONLY_OF_SEND_TAP) {
+        for name in names.iter().filter(|name| !ONLY_OF_LEGACY.contains(name)) {
             for owner in kernel.owners {
                 commands.extend(with_wire_tap(kernel, depth, name, owner, &lacked));
             }
         }
     }
-    for name in names.iter().filter(|name| **name != LOAD) {
+    let without_load = names.iter().filter(|name| **name != LOAD);
+    for name in without_load.filter(|name| **name != kernels::LEGACY_WIRE) {
         commands.extend(with_send_tap(kernel, depth, name, &lacked));
+    }
+    let has_packets = !kernel.lacks.iter().any(|lacked| lacked.test == kernels::LEGACY_WIRE);
+    for name in OF_LEGACY_WIRE.iter().filter(|_| has_packets) {
+        commands.extend(with_legacy_wire(kernel, depth, name, &lacked));
     }
     commands.push((REFUSALS.to_owned(), SHORT, format!("exec /tests/{REFUSALS}{lacked}")));
     Ok(commands)
@@ -342,9 +358,7 @@ fn with_wire_tap(kernel: &Kernel, depth: Depth, name: &str, owner: &str, skip: &
 /// The program `name` with the send tap: without BTF on every kernel, and with it where there is no other tap or
 /// everything is run.
 fn with_send_tap(kernel: &Kernel, depth: Depth, name: &str, lacked: &str) -> Vec<GuestCommand> {
-    let skip = NOT_OF_SEND_TAP
-        .iter()
-        .fold(lacked.to_owned(), |skip, test| format!("{skip} --skip {test}"));
+    let skip = skipping(lacked, NOT_OF_LEGACY.iter().chain(&NOT_OF_SEND_TAP));
     let is_its_own = OF_SEND_TAP.contains(&name);
     let has_btf = !kernel.without.contains(&BTF);
     let shown = match kernel.tap {
@@ -356,6 +370,22 @@ fn with_send_tap(kernel: &Kernel, depth: Depth, name: &str, lacked: &str) -> Vec
     let shown = shown.map(|kind| test(name, kind, environment, &skip));
     let hidden = hidden.then(|| test(name, "no-btf", &format!("{environment} NO_BTF=1"), &skip));
     shown.into_iter().chain(hidden).collect()
+}
+
+/// The program `name` with the legacy object's wire tap: all that is for it if everything is run, else what is for nothing
+/// else, in one guest. BTF is hidden where there is any.
+fn with_legacy_wire(kernel: &Kernel, depth: Depth, name: &str, lacked: &str) -> Option<GuestCommand> {
+    let in_first = name == kernels::LEGACY_WIRE && kernel.name == kernels::ALL[0].name;
+    let skip = skipping(lacked, &NOT_OF_LEGACY);
+    let hidden = if kernel.without.contains(&BTF) { "" } else { " NO_BTF=1" };
+    let environment = format!("OBJECT={} OWNER=kprobe{hidden}", kernels::LEGACY_WIRE_OBJECT);
+    (in_first || depth == Depth::Full).then(|| test(name, "packets", &environment, &skip))
+}
+
+fn skipping<'a>(skip: &str, tests: impl IntoIterator<Item = &'a &'a str>) -> String {
+    tests
+        .into_iter()
+        .fold(skip.to_owned(), |skip, test| format!("{skip} --skip {test}"))
 }
 
 /// One program of tests.

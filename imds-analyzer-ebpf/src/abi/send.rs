@@ -1,4 +1,4 @@
-//! What the send tap adds (the legacy object): the pieces of a send as they were read from the sender's memory.
+//! What the legacy object adds: the pieces of a send as they were read from the sender's memory, and packets.
 //!
 //! A send is read twice, when it begins and when it has ended, each time in pieces of [`PIECE_MAX`] bytes at most. Times
 //! are in nanoseconds of `CLOCK_MONOTONIC`: kernels before 5.8 give programs no other.
@@ -23,6 +23,8 @@ pub mod program {
     /// Not attached: the others continue in them.
     pub const OWNER: &str = "imds_owner";
     pub const COPY: &str = "imds_copy";
+    /// Attached where packets are asked for.
+    pub const PACKET: &str = "imds_packet";
 }
 
 /// Names of the maps in the legacy object; loss is counted as in the other one.
@@ -41,6 +43,9 @@ pub mod stage {
 
 /// Bytes of a send in one record at most.
 pub const PIECE_MAX: usize = 4096;
+/// Bytes of a packet in one record at most. The size of a perf record is a u16 (`perf_event_header`), and a packet hardly
+/// ever is larger than half of a window that was not scaled.
+pub const PACKET_MAX: u32 = 60 * 1024;
 
 /// Places in the map [`map::CALIBRATION`], [`SLOT`] bytes each.
 pub mod slot {
@@ -54,7 +59,7 @@ pub mod slot {
     /// [`super::SendSettings::dump`].
     pub const DUMP: u32 = 16;
     pub const DUMP_LEN: u32 = 4;
-    /// `bpf_get_current_pid_tgid`: the thread and its process as the first pid namespace has them.
+    /// `bpf_get_current_pid_tgid`: the thread and its process as the first pid namespace has them; and the sock's address.
     pub const NUMBERS: u32 = DUMP + DUMP_LEN;
     pub const LEN: u32 = NUMBERS + 1;
 }
@@ -97,6 +102,8 @@ pub struct Send {
     pub header: Header,
     /// Address of the kernel's `struct sock`, a key only.
     pub sock: u64,
+    /// The socket's cookie, 0 as long as it has none.
+    pub cookie: u64,
     /// The sender. What the kernel side could not read is 0.
     pub task: Task,
     /// Counts the sends of this socket from 1 on; what is left out was lost.
@@ -107,7 +114,10 @@ pub struct Send {
     pub missing: u32,
     /// Bytes the socket took, or an error; meaningful at the end.
     pub result: i32,
+    /// TCP sequence number of the byte that is written next.
+    pub seq: u32,
     pub net_ns: u32,
+    pub reserved: u32,
     /// A [`Phase`].
     pub phase: u8,
     /// 4 or 6, as in [`super::Request`].
@@ -116,6 +126,19 @@ pub struct Send {
     pub source_port: u16,
     pub source: [u8; 16],
     pub destination: [u8; 16],
+}
+
+/// A packet that leaves a socket whose peer is IMDS. Its first `data_len` bytes follow, from the IP header on.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Packet {
+    pub header: Header,
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// Bytes of the whole packet.
+    pub len: u32,
+    /// Index of the device it leaves through.
+    pub ifindex: u32,
 }
 
 /// A process starts another one, or executes a program.
@@ -183,7 +206,9 @@ pub struct SendSettings {
 pub const NO_TAG: u32 = u32::MAX;
 
 const _: () = {
-    assert!(size_of::<Send>() == 16 + 8 + 80 + 16 + 8 + 32);
+    assert!(size_of::<Send>() == 16 + 16 + 80 + 24 + 8 + 32);
+    assert!(size_of::<Packet>() == 16 + 16);
+    assert!(PACKET_MAX <= u16::MAX as u32);
     assert!(PIECE_MAX.is_power_of_two());
     assert!(size_of::<Settings>().is_multiple_of(8));
 };

@@ -30,7 +30,7 @@ pub(super) fn dump(sock: u64, message: u64) {
     }
     if let Some(to) = CALIBRATION.get_ptr_mut(slot::NUMBERS) {
         // SAFETY: a map's value, for this one thread.
-        unsafe { *to.cast() = sendstate::thread() };
+        unsafe { *to.cast() = [sendstate::thread(), sock] };
     }
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };

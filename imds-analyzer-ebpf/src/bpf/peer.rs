@@ -100,6 +100,24 @@ fn v4_into(to: &mut [u8; 16], address: u64) {
     to[3] = bytes[3];
 }
 
+/// The socket's cookie; 0 where it has none, or where that stands is not known.
+#[inline(always)]
+pub(super) fn cookie(sock: u64, settings: &SendSettings) -> u64 {
+    match settings.common.sock_cookie {
+        0 => 0,
+        offset => read::kernel(sock + offset as u64).unwrap_or(0),
+    }
+}
+
+/// Sequence number of the byte that is written next; 0 where it cannot be told.
+#[inline(always)]
+pub(super) fn next_seq(sock: u64, settings: &SendSettings) -> u32 {
+    match settings.common.tcp_sock_write_seq {
+        0 => 0,
+        offset => read::kernel(sock + offset as u64).unwrap_or(0),
+    }
+}
+
 /// Inode number of the network namespace; 0 where it cannot be told.
 #[inline(always)]
 pub(super) fn net_namespace(sock: u64, settings: &SendSettings) -> u32 {

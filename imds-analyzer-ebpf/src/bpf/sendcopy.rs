@@ -47,6 +47,8 @@ pub(super) fn next(ctx: &impl EbpfContext) {
     let record = unsafe { &mut *record };
     let send = &mut record.send;
     send.sock = call.sock;
+    send.cookie = peer::cookie(call.sock, settings);
+    send.seq = peer::next_seq(call.sock, settings);
     send.number = call.number;
     send.offset = call.offset;
     send.result = call.result;

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use imds_analyzer_ebpf::abi::Loss;
 
-use super::counters;
+use super::{counters, skb::Skb};
 
 #[map]
 static RECORDS: PerfEventByteArray = PerfEventByteArray::new(0);
@@ -31,6 +31,18 @@ pub(super) fn output<T>(ctx: &impl EbpfContext, record: &T, len: u64) {
     if result < 0 && result as i64 != NO_SPACE {
         counters::add(Loss::SendState, 1);
     }
+}
+
+/// Sends `record` and the first `len` bytes of the packet, which it has.
+#[inline(always)]
+pub(super) fn output_packet<T>(skb: Skb, record: &T, len: u32) {
+    /// Where the flags have the number of the packet's bytes, `BPF_F_CTXLEN_MASK` of include/uapi/linux/bpf.h.
+    const LEN: u32 = 32;
+    let map = ptr::from_ref(&RECORDS).cast_mut().cast::<c_void>();
+    let data = ptr::from_ref(record).cast_mut().cast::<c_void>();
+    let flags = BPF_F_CURRENT_CPU | (len as u64) << LEN;
+    // SAFETY: the record is as long as its type, which the verifier checks.
+    unsafe { bpf_perf_event_output(skb.0.cast(), map, flags, data, size_of::<T>() as u64) };
 }
 
 /// Goes on in another program; returns only if the kernel does not let it.

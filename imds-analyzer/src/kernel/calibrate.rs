@@ -130,6 +130,8 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         let sent = connection.write_one()?;
         message::learn_buffer(Dump(&self.slot(slot::MSGHDR)?), &mut settings, &sent)?;
 
+        settings.common.tcp_sock_write_seq = self.learn_next_seq(&mut settings, &connection)?.unwrap_or(0);
+
         let mut findings = Vec::new();
         let net = self.slot(slot::NET)?;
         match Dump(&net).only(4, |at| at > 0 && Dump(&net).u32(at) == u32::try_from(net_ns).ok()) {
@@ -143,6 +145,27 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         settings.calibrate = 0;
         settings.dump = [0; slot::DUMP_LEN as usize];
         Ok(Learnt { settings, findings })
+    }
+
+    /// Only packets are joined by it.
+    fn learn_next_seq(&mut self, settings: &mut SendSettings, connection: &Connection) -> anyhow::Result<Option<u32>> {
+        let sock = Dump(&self.slot(slot::NUMBERS)?).u64(8).unwrap_or(0);
+        settings.dump = std::array::from_fn(|index| sock + (index * SLOT) as u64);
+        (self.write)(settings)?;
+        let waiting = connection.leave_waiting()?;
+        let before = self.dumped()?;
+        connection.send_waiting(waiting)?;
+        let after = self.dumped()?;
+        Ok(message::find_next_seq(Dump(&before), Dump(&after), waiting))
+    }
+
+    /// All of what was asked for.
+    fn dumped(&self) -> io::Result<Vec<u8>> {
+        let mut dump = Vec::new();
+        for index in 0..slot::DUMP_LEN {
+            dump.extend_from_slice(&self.slot(slot::DUMP + index)?);
+        }
+        Ok(dump)
     }
 
     fn learn_task(

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -50,6 +50,32 @@ impl AsFd for Root {
             Self::Mounted(_, file) => file.as_fd(),
             Self::Private(mount) => mount.as_fd(),
         }
+    }
+}
+
+/// Detaches a program from the packets that leave a cgroup, where it is attached without a link.
+pub fn detach_egress(cgroup: &Root, program: BorrowedFd<'_>) -> io::Result<()> {
+    /// `BPF_PROG_DETACH` and `BPF_CGROUP_INET_EGRESS` of include/uapi/linux/bpf.h.
+    const PROG_DETACH: libc::c_int = 9;
+    const INET_EGRESS: u32 = 1;
+    /// The part of `union bpf_attr` that this command has.
+    #[repr(C)]
+    struct Attr {
+        target: libc::c_int,
+        program: libc::c_int,
+        attach_type: u32,
+        flags: u32,
+    }
+    let attr = Attr {
+        target: cgroup.as_fd().as_raw_fd(),
+        program: program.as_raw_fd(),
+        attach_type: INET_EGRESS,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads as many bytes as it is told, of a struct that lives on.
+    match unsafe { libc::syscall(libc::SYS_bpf, PROG_DETACH, &raw const attr, size_of::<Attr>()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -86,6 +86,7 @@ pub fn common_to_all_kernels() -> SendSettings {
             sock_family: 16,
             sock_net: 48,
             sock_v6_daddr: 56,
+            sock_cookie: 88,
             ..Settings::default()
         },
         sock_rcv_saddr: 4,

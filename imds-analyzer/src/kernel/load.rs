@@ -1,5 +1,6 @@
 //! Executes a [`Plan`]: an object into the kernel, its programs onto their hooks.
 
+mod packets;
 mod send;
 mod wire;
 
@@ -20,11 +21,10 @@ use imds_analyzer_ebpf::abi::{Loss, OwnerHook};
 pub use self::wire::is_sender;
 use super::{
     cgroup,
-    plan::{Plan, TapPlan},
+    plan::{Object, Plan, TapPlan},
     stream::Buffers,
     tracefs::Tracefs,
 };
-use crate::event::Tap;
 
 /// Programs in the kernel; they are detached when this is dropped, or when the process dies.
 pub struct Loaded {
@@ -37,7 +37,8 @@ pub struct Loaded {
     _stages: Option<ProgramArray<MapData>>,
     loss: PerCpuArray<MapData, u64>,
     buffers: Option<Buffers>,
-    pub tap: Tap,
+    /// What is in use.
+    pub object: Object,
     /// What was tried before, and why it was refused.
     pub refused: Vec<String>,
     /// What was found out on the way, in words.
@@ -85,7 +86,7 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
     for tap in &plan.taps {
         let loaded = match tap {
             TapPlan::Wire { offsets, owners } => wire::load(offsets, owners),
-            TapPlan::Send { offsets } => send::load(offsets.as_ref()),
+            TapPlan::Send { offsets, packets } => send::load(offsets.as_ref(), *packets),
         };
         match loaded {
             Ok(mut loaded) => {

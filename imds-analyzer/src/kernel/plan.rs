@@ -3,6 +3,7 @@
 use imds_analyzer_ebpf::abi::{OwnerHook, Settings, send::SendSettings};
 
 use super::features::{Feature, Features, NOT_LOOKED_AT};
+use crate::event::Tap;
 
 /// What to load, and why it is this.
 #[derive(Clone, Debug)]
@@ -29,14 +30,28 @@ pub enum TapPlan {
     Send {
         /// `None` where they have to be learnt.
         offsets: Option<SendSettings>,
+        /// Off the packets instead.
+        packets: bool,
     },
 }
 
-/// Which of the two eBPF objects.
+/// Which of the two eBPF objects, and how it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Object {
     Modern,
     Legacy,
+    /// With packets passed on to user space.
+    LegacyWire,
+}
+
+impl Object {
+    /// Where the bytes of requests come from.
+    pub const fn tap(self) -> Tap {
+        match self {
+            Self::Modern | Self::LegacyWire => Tap::Wire,
+            Self::Legacy => Tap::Send,
+        }
+    }
 }
 
 /// What is asked for: `None` is the best there is.
@@ -76,7 +91,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
         reasons: Vec::new(),
     };
     let mut obstacles = Vec::new();
-    if wanted.object != Some(Object::Legacy) {
+    if matches!(wanted.object, None | Some(Object::Modern)) {
         match wire(features, wanted.owner, &mut plan.reasons) {
             Ok(tap) => plan.taps.push(tap),
             Err(missing) => obstacles = missing,
@@ -84,7 +99,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     }
     // It has one hook, which is always the sender's.
     if wanted.object != Some(Object::Modern) && matches!(wanted.owner, None | Some(OwnerHook::Kprobe)) {
-        match send(features) {
+        match send(features, wanted.object == Some(Object::LegacyWire)) {
             Ok(tap) => {
                 if plan.taps.is_empty() {
                     plan.reasons.extend(
@@ -93,6 +108,9 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
                             .map(|Obstacle { feature, why }| format!("not the wire tap: {}: {why}", feature.name())),
                     );
                     explain_send(&tap, "", &mut plan.reasons);
+                    if wanted.object.is_none() && features.get(Feature::Cgroup2).is_ok() {
+                        plan.reasons.push(PACKETS_NOT_ASKED_FOR.to_owned());
+                    }
                 } else {
                     explain_send(&tap, ", if the wire tap is refused", &mut plan.reasons);
                 }
@@ -108,7 +126,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
                 obstacles.extend(missing);
             }
         }
-    } else if wanted.object == Some(Object::Legacy) {
+    } else if wanted.object != Some(Object::Modern) && wanted.object.is_some() {
         obstacles.push(Obstacle {
             feature: Feature::KprobeEvents,
             why: "the legacy object has no other owner hook".to_owned(),
@@ -177,28 +195,38 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
     Ok(TapPlan::Wire { offsets, owners })
 }
 
-/// The send tap.
-fn send(features: &Features) -> Result<TapPlan, Vec<Obstacle>> {
-    let obstacles = missing(
-        features,
-        [Feature::Privileges, Feature::KernelReads, Feature::KprobeEvents],
-    );
+/// The send tap, or the wire tap of its object.
+fn send(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> {
+    let needed = [Feature::Privileges, Feature::KernelReads, Feature::KprobeEvents];
+    let obstacles = missing(features, needed.into_iter().chain(packets.then_some(Feature::Cgroup2)));
     if !obstacles.is_empty() {
         return Err(obstacles);
     }
     Ok(TapPlan::Send {
         offsets: features.send_offsets,
+        packets,
     })
 }
 
+/// Said where the send tap is used.
+const PACKETS_NOT_ASKED_FOR: &str = "not the wire tap of the legacy object: it is to be asked for (watch --object legacy-wire), because \
+    before Linux 5.7 its program stays at the root of cgroup2 if the tool is killed, until it is started again";
+
 fn explain_send(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
-    reasons.push(format!(
-        "send tap: kprobes on {}, which read the sender's memory{condition}",
-        imds_analyzer_ebpf::abi::program::SENDER
-    ));
+    let sender = imds_analyzer_ebpf::abi::program::SENDER;
+    if let TapPlan::Send { packets: true, .. } = tap {
+        reasons.push(
+            "wire tap: cgroup_skb egress at the root of cgroup2, which passes packets on to this program".to_owned(),
+        );
+        reasons.push(format!("owner: kprobes on {sender}, the sender's own context"));
+    } else {
+        reasons.push(format!(
+            "send tap: kprobes on {sender}, which read the sender's memory{condition}"
+        ));
+    }
     reasons.push(
         match tap {
-            TapPlan::Send { offsets: None } => {
+            TapPlan::Send { offsets: None, .. } => {
                 "offsets of the send tap: those that kernels have in common, checked and completed on a connection of its own"
             }
             _ => "offsets of the send tap: this kernel's BTF, checked on a connection of its own",
@@ -245,8 +273,11 @@ mod tests {
                 let owners: Vec<_> = owners.iter().map(|owner| owner.as_str()).collect();
                 format!("wire {}", owners.join(" "))
             }
-            TapPlan::Send { offsets: Some(_) } => "send".to_owned(),
-            TapPlan::Send { offsets: None } => "send calibrated".to_owned(),
+            TapPlan::Send { offsets, packets } => {
+                let tap = if *packets { "legacy wire" } else { "send" };
+                let learnt = if offsets.is_none() { " calibrated" } else { "" };
+                format!("{tap}{learnt}")
+            }
         };
         plan(&host(missing), wanted)
             .map(|plan| plan.taps.iter().map(name).collect())
@@ -309,8 +340,32 @@ mod tests {
             Err(vec![Feature::Btf])
         );
         assert_eq!(decide(&[], wanted(Object::Legacy, None)), Ok(vec!["send".to_owned()]));
-        let connect = wanted(Object::Legacy, Some(OwnerHook::Connect));
-        assert_eq!(decide(&[], connect), Err(vec![Feature::KprobeEvents]));
+        for object in [Object::Legacy, Object::LegacyWire] {
+            let connect = wanted(object, Some(OwnerHook::Connect));
+            assert_eq!(decide(&[], connect), Err(vec![Feature::KprobeEvents]));
+        }
+        let packets = wanted(Object::LegacyWire, None);
+        assert_eq!(
+            decide(&[Feature::RingBuffer], packets),
+            Ok(vec!["legacy wire".to_owned()])
+        );
+        assert_eq!(
+            decide(&[Feature::Btf], packets),
+            Ok(vec!["legacy wire calibrated".to_owned()])
+        );
+        assert_eq!(decide(&[Feature::Cgroup2], packets), Err(vec![Feature::Cgroup2]));
+    }
+
+    #[test]
+    fn packets_are_passed_on_only_if_asked_for() {
+        let reasons = |missing: &[Feature], object| {
+            let wanted = Wanted { object, owner: None };
+            plan(&host(missing), wanted).unwrap().reasons.join("\n")
+        };
+        let hint = "legacy-wire";
+        assert!(reasons(&[Feature::RingBuffer], None).contains(hint));
+        assert!(!reasons(&[Feature::RingBuffer, Feature::Cgroup2], None).contains(hint));
+        assert!(!reasons(&[], None).contains(hint));
     }
 
     #[test]

@@ -15,17 +15,16 @@ use zeroize::Zeroizing;
 
 use super::{Counters, Report};
 
-/// Marks a number of ours in the place of a socket's cookie.
-const CONNECTION: u64 = 1 << 63;
-/// Changes of sender remembered: a head may come from several.
-const SENDERS_MAX: usize = 8;
+/// Changes of sender remembered: a head may come from several, and packets may wait.
+const SENDERS_MAX: usize = 64;
 
 /// The state of one connection.
 pub(super) struct Stream {
     sock: u64,
-    connection: u64,
+    /// The socket's, or a number in its place.
+    cookie: u64,
     classifier: Box<Classifier>,
-    /// Stream bytes before the next one.
+    /// Stream bytes before the next one; its sequence number where packets are seen.
     position: u32,
     /// The send that ended last.
     number: u32,
@@ -35,6 +34,8 @@ pub(super) struct Stream {
     /// Who connected, if that was seen.
     connector: Task,
     ends: Ends,
+    /// Where packets go, if that is seen.
+    packet_destination: Option<([u8; 16], u16)>,
     flags: u16,
     /// The head of which an unfinished-notice was given, and whether with its request line.
     noted: Option<(u32, bool)>,
@@ -56,35 +57,93 @@ struct Begun {
 
 /// The connection's two ends.
 #[derive(Clone, Copy, Default)]
-struct Ends {
-    net_ns: u32,
-    family: u8,
-    source: [u8; 16],
-    destination: [u8; 16],
-    source_port: u16,
+pub(super) struct Ends {
+    pub(super) net_ns: u32,
+    pub(super) family: u8,
+    pub(super) source: [u8; 16],
+    pub(super) destination: [u8; 16],
+    pub(super) source_port: u16,
 }
 
 impl Stream {
-    /// `old`: its beginning was not seen.
-    pub(super) fn new(send: &Send, connection: u64, old: bool) -> Self {
-        let mut classifier = Box::new(Classifier::new());
+    /// Of sends. `old`: its beginning was not seen.
+    pub(super) fn of_sends(send: &Send, connection: u64, old: bool) -> Self {
+        /// Marks a number of ours in the place of a socket's cookie.
+        const CONNECTION: u64 = 1 << 63;
+        let mut stream = Self::new(connection | CONNECTION);
+        stream.sock = send.sock;
+        stream.flags = request_flags::SEND_TAP;
         if old {
-            classifier.join_midstream(Reason::Midstream);
+            stream.join();
+            stream.number = send.number.wrapping_sub(1);
+        } else {
+            stream.connector = send.task;
         }
+        stream
+    }
+
+    /// Of packets, of which none has been seen.
+    pub(super) fn new(cookie: u64) -> Self {
         Self {
-            sock: send.sock,
-            connection: connection | CONNECTION,
-            classifier,
+            sock: 0,
+            cookie,
+            classifier: Box::new(Classifier::new()),
             position: 0,
-            number: if old { send.number.wrapping_sub(1) } else { 0 },
+            number: 0,
             begun: None,
             senders: VecDeque::new(),
-            connector: if old { Task::default() } else { send.task },
+            connector: Task::default(),
             ends: Ends::default(),
-            flags: request_flags::SEND_TAP | if old { request_flags::OLD_SOCKET } else { 0 },
+            packet_destination: None,
+            flags: 0,
             noted: None,
             continues: false,
         }
+    }
+
+    /// Another connection of the same socket.
+    pub(super) fn restart(&mut self) {
+        *self = Self::new(self.cookie);
+    }
+
+    /// Its beginning was not seen.
+    pub(super) fn join(&mut self) {
+        self.classifier.join_midstream(Reason::Midstream);
+        self.flags |= request_flags::OLD_SOCKET;
+    }
+
+    /// Its first packet is there, which has the byte `seq`.
+    pub(super) fn start(&mut self, seq: u32, local: bool, ends: Ends, destination: ([u8; 16], u16)) {
+        self.position = seq;
+        // A send that began before it knows better.
+        if self.sock == 0 {
+            self.ends = ends;
+        }
+        self.packet_destination = Some(destination);
+        self.flags |= if local { request_flags::LOCAL } else { 0 };
+    }
+
+    /// Where the next byte stands.
+    pub(super) fn position(&self) -> u32 {
+        self.position
+    }
+
+    /// From `seq` on `send` is what is sent, and its two ends are the socket's.
+    pub(super) fn note(&mut self, send: &Send, seq: u32, counters: &mut Counters) {
+        self.sock = send.sock;
+        if send.source_port != 0 {
+            self.ends = Ends::of(send);
+        }
+        // Nothing was sent since, or it was not said: whoever comes later is it.
+        while self.senders.back().is_some_and(|(from, _)| *from == seq) {
+            self.senders.pop_back();
+        }
+        self.sent_by(&send.task, seq, counters);
+    }
+
+    /// It may have been anybody who sent what follows.
+    pub(super) fn forget_all_senders(&mut self) {
+        self.senders.clear();
     }
 
     /// A piece of a send that begins.
@@ -103,7 +162,7 @@ impl Stream {
         let mut begun = self.begun.take().unwrap_or_else(|| Begun::new(send.number, send.task));
         let time = send.header.time;
         if begun.taken == 0 && send.result > 0 {
-            self.sent_by(&begun.task);
+            self.sent_by(&begun.task, self.position, counters);
         }
         if send.offset > begun.taken {
             counters.gaps += 1;
@@ -152,25 +211,25 @@ impl Stream {
         }
     }
 
-    fn sent_by(&mut self, task: &Task) {
+    fn sent_by(&mut self, task: &Task, position: u32, counters: &mut Counters) {
         if self.senders.back().is_some_and(|(_, last)| last == task) {
             return;
         }
         if self.senders.len() == SENDERS_MAX {
             self.senders.pop_front();
+            counters.senders += 1;
         }
-        self.senders.push_back((self.position, *task));
+        self.senders.push_back((position, *task));
     }
 
-    fn push(&mut self, data: &[u8], time: u64, report: &mut impl Report) {
+    pub(super) fn push(&mut self, data: &[u8], time: u64, report: &mut impl Report) {
         if !data.is_empty() {
             self.continues = false;
         }
         let mut rest = data;
         while let Some((&byte, behind)) = rest.split_first() {
-            let skipped = self.classifier.skip(rest.len() as u32);
+            let skipped = self.skip(rest.len() as u32);
             if skipped > 0 {
-                self.position = self.position.wrapping_add(skipped);
                 rest = rest.get(skipped as usize..).unwrap_or_default();
                 continue;
             }
@@ -184,21 +243,41 @@ impl Stream {
 
     /// `missing` bytes of the stream cannot be judged. What may be in them is reported, once.
     pub(super) fn unseen(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) {
-        let skipped = self.classifier.skip(missing);
-        self.position = self.position.wrapping_add(skipped);
-        let left = missing - skipped;
+        let left = missing - self.skip(missing);
         if left == 0 {
             return;
         }
-        let cut = self.classifier.gap(left) == Step::Head;
-        if cut {
-            self.report(RecordKind::Request, Some(reason), time, report);
-        } else if !self.continues && missing != u32::MAX {
+        if !self.cut(left, reason, time, report) && !self.continues && missing != u32::MAX {
             self.report_unseen(reason, time, report);
         }
         // A file of many pages is many sends.
         self.continues = left as usize >= PIECE_MAX;
         self.position = self.position.wrapping_add(left);
+    }
+
+    /// `missing` bytes never came here.
+    pub(super) fn gap(&mut self, missing: u32, time: u64, report: &mut impl Report) {
+        let left = missing - self.skip(missing);
+        if left > 0 {
+            self.cut(left, Reason::Gap, time, report);
+            self.position = self.position.wrapping_add(left);
+        }
+    }
+
+    /// How many of the next `len` bytes are of a body.
+    fn skip(&mut self, len: u32) -> u32 {
+        let skipped = self.classifier.skip(len);
+        self.position = self.position.wrapping_add(skipped);
+        skipped
+    }
+
+    /// Reports the head in which `missing` bytes cannot be judged, if they are in one.
+    fn cut(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) -> bool {
+        let cut = self.classifier.gap(missing) == Step::Head;
+        if cut {
+            self.report(RecordKind::Request, Some(reason), time, report);
+        }
+        cut
     }
 
     /// Nothing more comes.
@@ -209,7 +288,7 @@ impl Stream {
     }
 
     /// Once at first, once with its request line, as the wire tap does.
-    fn note_unfinished(&mut self, time: u64, report: &mut impl Report) {
+    pub(super) fn note_unfinished(&mut self, time: u64, report: &mut impl Report) {
         if !self.classifier.is_unfinished() {
             return;
         }
@@ -262,7 +341,7 @@ impl Stream {
             reserved: 0,
         };
         request.sock = self.sock;
-        request.cookie = self.connection;
+        request.cookie = self.cookie;
         request.seq = begin;
         request.task = self.sender(begin);
         // A host reaches its own addresses from themselves, unless the sender chose another.
@@ -274,9 +353,8 @@ impl Stream {
         request.source_port = ends.source_port;
         request.destination = ends.destination;
         request.destination_port = target::PORT;
-        // What the packet says is not seen.
-        request.packet_destination = ends.destination;
-        request.packet_port = target::PORT;
+        (request.packet_destination, request.packet_port) =
+            self.packet_destination.unwrap_or((ends.destination, target::PORT));
         request
     }
 
@@ -289,9 +367,7 @@ impl Stream {
     fn sender(&self, position: u32) -> Task {
         let is_before = |from: u32| position.wrapping_sub(from) <= i32::MAX as u32;
         let sender = self.senders.iter().rev().find(|(from, _)| is_before(*from));
-        sender
-            .or(self.senders.front())
-            .map_or_else(Task::default, |(_, task)| *task)
+        sender.map_or_else(Task::default, |(_, task)| *task)
     }
 
     /// Those who sent before `position` alone.

@@ -30,7 +30,7 @@ struct Script {
 impl Script {
     fn new() -> Self {
         Self {
-            tap: SendTap::new(None),
+            tap: SendTap::new(None, false),
             number: 0,
             records: Vec::new(),
         }

@@ -38,6 +38,16 @@ const HELPERS: [i32; 19] = [
     113, // probe_read_kernel
 ];
 
+/// Helpers for programs on packets of a cgroup. Those of 4.14 cannot send records: this is what 5.4 gives them
+/// (`cg_skb_func_proto`), the first kernel that takes such a program.
+const PACKET_HELPERS: [i32; 3] = [
+    5,  // ktime_get_ns
+    25, // perf_event_output
+    46, // get_socket_cookie
+];
+/// The section of such programs.
+const PACKETS: &str = "cgroup/skb";
+
 /// `enum bpf_map_type` of 4.14, as far as programs on kprobes may use it.
 const MAP_TYPES: [(u32, &str); 8] = [
     (1, "hash"),
@@ -94,7 +104,8 @@ pub(super) fn check(bytes: &[u8], elf: &Elf<'_>, programs: &[Program]) -> Result
         .iter()
         .map(|program| {
             let section = elf.section(&program.section).context("a program has no section")?;
-            check_program(elf, section, program).with_context(|| format!("{} cannot run on Linux 4.14", program.name))
+            check_program(elf, section, program)
+                .with_context(|| format!("{} cannot run on the oldest kernel it is for", program.name))
         })
         .collect::<Result<_>>()?;
     let object = aya_obj::Object::parse(bytes).context("its maps cannot be read")?;
@@ -126,12 +137,17 @@ fn check_program(elf: &Elf<'_>, section: &Section<'_>, program: &Program) -> Res
         "it has {} instructions",
         code.len() / LEN
     );
+    let available: &[i32] = if program.section == PACKETS {
+        &PACKET_HELPERS
+    } else {
+        &HELPERS
+    };
     let mut helpers = Vec::new();
     let instructions: Vec<Instruction> = code.chunks_exact(LEN).map(Instruction::read).collect::<Result<_>>()?;
     let mut index = 0;
     while let Some(instruction) = instructions.get(index) {
         instruction
-            .check()
+            .check(available)
             .with_context(|| format!("instruction {index} ({:#04x})", instruction.opcode))?;
         if instruction.opcode == CALL && !helpers.contains(&instruction.immediate) {
             helpers.push(instruction.immediate);
@@ -233,7 +249,8 @@ impl Instruction {
         [Some(next).filter(|_| self.opcode != ALWAYS), target]
     }
 
-    fn check(&self) -> Result<()> {
+    /// `helpers`: those that there are.
+    fn check(&self, helpers: &[i32]) -> Result<()> {
         const ALU: [u8; 2] = [4, 7];
         const JUMP32: u8 = 6;
         const STORE: u8 = 3;
@@ -243,8 +260,8 @@ impl Instruction {
         if self.opcode == CALL {
             ensure!(self.source == 0, "a call of another function");
             ensure!(
-                HELPERS.contains(&self.immediate),
-                "helper {}, which Linux 4.14 has not",
+                helpers.contains(&self.immediate),
+                "helper {}, which this kernel has not",
                 self.immediate
             );
         } else if class == STORE && self.opcode & 0xe0 == XADD {
@@ -270,7 +287,7 @@ mod tests {
         bytes.extend_from_slice(&immediate.to_ne_bytes());
         let instruction = Instruction::read(&bytes).expect("eight bytes");
         instruction
-            .check()
+            .check(&HELPERS)
             .map_or_else(|error| error.to_string(), |()| String::new())
     }
 

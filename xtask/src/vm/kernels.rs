@@ -114,6 +114,16 @@ const IO_URING_SEND: Absent = Absent {
             ring = c.syscall(425, 1, b(120)); exit(ring < 0 or c.syscall(427, ring, 8, b(4096), 256) == 0)'",
 };
 
+/// The program of tests of the legacy object's wire tap, and the value of `--object` for that.
+pub(crate) const LEGACY_WIRE: &str = "legacy_wire";
+pub(crate) const LEGACY_WIRE_OBJECT: &str = "legacy-wire";
+
+const PACKETS: Absent = Absent {
+    test: LEGACY_WIRE,
+    why: "programs on packets cannot write to a perf buffer (5.4)",
+    proof: "imds-analyzer check --object legacy-wire | grep 'does not let packets be passed on'",
+};
+
 const ZERO_COPY: Absent = Absent {
     test: "zero_copy",
     why: "SO_ZEROCOPY is for sockets that are not connected yet (until 4.17)",
@@ -199,6 +209,7 @@ pub(crate) const ALL: [Kernel; 9] = [
             TRUNCATED_BTF,
             WRONG_BTF,
             PRIVATE_MOUNTS,
+            PACKETS,
             LOCKDOWN,
             IO_URING,
             ZERO_COPY,

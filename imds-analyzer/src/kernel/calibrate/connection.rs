@@ -54,6 +54,8 @@ impl Place {
         };
         let (server, _) = self.listener.accept()?;
         Ok(Connection {
+            // It has one from now on.
+            cookie: rustix::net::sockopt::socket_cookie(&client)?,
             source_port: client.local_addr()?.port(),
             destination_port: address.port(),
             client,
@@ -66,6 +68,8 @@ impl Place {
 pub(super) struct Connection {
     client: TcpStream,
     server: TcpStream,
+    /// Of the client's end.
+    pub(super) cookie: u64,
     /// Ports of the client's end and of the other, in host order.
     pub(super) source_port: u16,
     pub(super) destination_port: u16,
@@ -108,9 +112,7 @@ impl Connection {
     /// Sends one part, with [`FLAGS`].
     pub(super) fn send_one(&self) -> io::Result<Sent> {
         let [.., part] = PARTS;
-        // SAFETY: the buffer is as long as it is said to be.
-        let len = unsafe { libc::send(self.client.as_raw_fd(), part.as_ptr().cast(), part.len(), FLAGS) };
-        let len = usize::try_from(len).map_err(|_negative| io::Error::last_os_error())?;
+        let len = self.send(part, FLAGS)?;
         let sent = Sent::one(part);
         self.receive(len, &sent)?;
         Ok(sent)
@@ -124,6 +126,24 @@ impl Connection {
         let sent = Sent::one(part);
         self.receive(len, &sent)?;
         Ok(sent)
+    }
+
+    /// Writes what does not leave by itself (MSG_MORE); how many bytes it is.
+    pub(super) fn leave_waiting(&self) -> io::Result<usize> {
+        self.send(&PARTS.concat(), libc::MSG_MORE)
+    }
+
+    /// Sends one part, and with it what waits.
+    pub(super) fn send_waiting(&self, waiting: usize) -> io::Result<()> {
+        let [.., part] = PARTS;
+        let len = self.send(part, 0)?;
+        (&self.server).read_exact(&mut vec![0; waiting + len])
+    }
+
+    fn send(&self, bytes: &[u8], flags: i32) -> io::Result<usize> {
+        // SAFETY: the buffer is as long as it is said to be.
+        let len = unsafe { libc::send(self.client.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+        usize::try_from(len).map_err(|_negative| io::Error::last_os_error())
     }
 
     fn receive(&self, len: usize, sent: &Sent) -> io::Result<()> {

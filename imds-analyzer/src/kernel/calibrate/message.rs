@@ -25,6 +25,21 @@ pub(super) fn check_sock(sock: Dump<'_>, settings: &SendSettings, connection: &C
     Ok(())
 }
 
+/// Where the sequence number of the byte that is written next stands: `waiting` bytes, written between the two dumps of
+/// one sock, have moved it alone, from where the others still are.
+pub(super) fn find_next_seq(before: Dump<'_>, after: Dump<'_>, waiting: usize) -> Option<u32> {
+    let stays = |seq: u32| {
+        let is_there = |&at: &u32| before.u32(at) == Some(seq) && after.u32(at) == Some(seq);
+        before.places(4).any(|at| is_there(&at))
+    };
+    before.only(4, |at| {
+        let (Some(from), Some(to)) = (before.u32(at), after.u32(at)) else {
+            return false;
+        };
+        to.wrapping_sub(from) as usize == waiting && stays(from)
+    })
+}
+
 /// Learns from a message of several segments where they are, and how the kernel marks such.
 pub(super) fn learn(message: Dump<'_>, settings: &mut SendSettings, sent: &Sent) -> Result<()> {
     // The number of bytes stood before the segments until 6.3, and stands behind them since.
@@ -96,4 +111,27 @@ pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut SendSettings, sent:
         settings.tag_buffer = tag;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dump(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn the_next_sequence_number_is_what_moved_alone() {
+        let before = dump(&[1, 500, 500, 7, 500, 20]);
+        let find = |after: &[u32]| find_next_seq(Dump(&before), Dump(&dump(after)), 13);
+        assert_eq!(find(&[1, 500, 513, 7, 500, 20]), Some(8));
+        // All of them moved: nothing waits.
+        assert_eq!(find(&[1, 513, 513, 7, 513, 20]), None);
+        // A counter that moved as far: nothing stays where it was.
+        assert_eq!(find(&[1, 500, 500, 20, 500, 20]), None);
+        // Two that might be it.
+        assert_eq!(find(&[1, 513, 513, 7, 500, 20]), None);
+        assert_eq!(find(&[1, 500, 500, 7, 500, 20]), None);
+    }
 }

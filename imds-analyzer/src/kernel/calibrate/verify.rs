@@ -36,6 +36,8 @@ struct Piece {
     data: Vec<u8>,
     tgid: u32,
     ports: (u16, [u8; 16]),
+    cookie: u64,
+    seq: u32,
 }
 
 /// Sends, compares, and returns the settings that hold: what tasks are read for is given up if it is wrong, all else must
@@ -57,7 +59,7 @@ pub fn verify(
     connection.send_parts()?;
     connection.send_one()?;
     connection.write_one()?;
-    let source_port = connection.source_port;
+    let (source_port, cookie) = (connection.source_port, connection.cookie);
     drop(connection);
     let seen = Seen::read(buffers)?;
 
@@ -111,6 +113,16 @@ pub fn verify(
         }
     }
 
+    // Without these two, packets cannot be joined: that is all they are for.
+    if !seen.begins().all(|begin| begin.cookie == cookie) {
+        settings.common.sock_cookie = 0;
+    }
+    let steps = seen.begins().zip(seen.begins().skip(1));
+    let mut steps = steps.map(|(one, next)| next.seq.wrapping_sub(one.seq) as usize);
+    if !steps.all(|step| step == whole.len() || step == last.len()) {
+        settings.common.tcp_sock_write_seq = 0;
+    }
+
     let mut findings = Vec::new();
     if let Err(wrong) = check_process(&seen, &settings) {
         findings.push(format!("what tasks are read for is given up: {wrong:#}"));
@@ -127,6 +139,16 @@ pub fn drain(buffers: &mut [PerfEventArrayBuffer<MapData>]) {
 }
 
 impl Seen {
+    /// The first piece of each send.
+    fn begins(&self) -> impl Iterator<Item = &Piece> {
+        let mut number = 0;
+        self.pieces.iter().filter(move |piece| {
+            let first = piece.phase == Phase::Begin as u8 && piece.number != number;
+            number = if first { piece.number } else { number };
+            first
+        })
+    }
+
     fn read(buffers: &mut [PerfEventArrayBuffer<MapData>]) -> Result<Self> {
         let mut seen = Self::default();
         let mut wrong = None;
@@ -140,6 +162,8 @@ impl Seen {
                         data: data.to_vec(),
                         tgid: send.task.tgid,
                         ports: (u16::from_be(send.source_port), send.source),
+                        cookie: send.cookie,
+                        seq: send.seq,
                     }),
                     Ok(Record::Owner(owner, _names, argv)) => {
                         let ancestors = owner.ancestors.iter().take(owner.ancestors_len as usize);

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, PerfEventArray, ProgramArray, perf::PerfEventArrayBuffer},
@@ -14,7 +14,7 @@ use aya::{
 };
 use imds_analyzer_ebpf::abi::{
     self, OwnerHook,
-    send::{SLOT, SendSettings, map, program, stage},
+    send::{NO_TAG, SLOT, SendSettings, map, program, stage},
 };
 use zerocopy::IntoBytes;
 
@@ -22,20 +22,20 @@ use super::{
     super::{
         calibrate::{self, Calibrator, verify},
         constants,
+        plan::Object,
         stream::Buffers,
         tracefs::{self, Event, Side, Tracefs},
     },
-    Hook, Loaded, chain,
+    Hook, Loaded, chain, packets,
 };
-use crate::event::Tap;
 
 /// Aligned as an ELF file wants to be read.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_LEGACY_OBJECT"));
 
-/// Memory of all perf buffers together, and pages of one of them: at least what a hundred sends fill, and no more than
-/// helps.
+/// Memory of all perf buffers together, and pages of one of them: at least what the largest packet or two hundred sends
+/// fill, and no more than helps.
 const BUFFERS: usize = 8 * 1024 * 1024;
-const PAGES: std::ops::RangeInclusive<usize> = 16..=128;
+const PAGES: std::ops::RangeInclusive<usize> = 32..=128;
 
 /// Programs and the functions they are attached to, ends before begins. What is not essential is left out where the kernel
 /// does not have it.
@@ -68,13 +68,20 @@ pub(super) struct Attached {
 type Settings = Array<MapData, [u8; size_of::<SendSettings>()]>;
 
 /// Loads, learns, checks and attaches.
-pub(super) fn load(offsets: Option<&SendSettings>) -> anyhow::Result<Loaded> {
+pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Result<Loaded> {
     keep_memory_private()?;
     let tracefs = Tracefs::open().context("tracefs cannot be opened")?;
     let mut findings = Vec::new();
     match tracefs.sweep().context("kprobe_events cannot be read")? {
         0 => {}
         count => findings.push(format!("{count} kprobes of a predecessor that was killed were removed")),
+    }
+    match packets::sweep() {
+        Ok(0) => {}
+        Ok(count) => findings.push(format!(
+            "{count} programs of a predecessor that was killed were detached"
+        )),
+        Err(error) => findings.push(format!("programs of predecessors cannot be looked for: {error:#}")),
     }
     let mut ebpf = EbpfLoader::new()
         .btf(None)
@@ -123,6 +130,14 @@ pub(super) fn load(offsets: Option<&SendSettings>) -> anyhow::Result<Loaded> {
     } else {
         false
     };
+    if packets {
+        joinable(&verified.settings)?;
+        hooks.push(packets::attach(&mut ebpf)?);
+        // Sends are to say who, not what: nothing is read of them.
+        verified.settings.tag_iovec = NO_TAG;
+        verified.settings.tag_kvec = NO_TAG;
+        verified.settings.tag_buffer = NO_TAG;
+    }
     write(&mut settings, &verified.settings)?;
     calibrate::drain(&mut buffers);
 
@@ -135,7 +150,7 @@ pub(super) fn load(offsets: Option<&SendSettings>) -> anyhow::Result<Loaded> {
         _stages: Some(stages),
         loss,
         buffers: Some(Buffers::Perf(buffers)),
-        tap: Tap::Send,
+        object: if packets { Object::LegacyWire } else { Object::Legacy },
         refused: Vec::new(),
         findings,
         follows_processes,
@@ -143,6 +158,16 @@ pub(super) fn load(offsets: Option<&SendSettings>) -> anyhow::Result<Loaded> {
         owner: OwnerHook::Kprobe,
         _cgroup: None,
     })
+}
+
+/// Whether sends and packets can be joined.
+fn joinable(settings: &SendSettings) -> anyhow::Result<()> {
+    ensure!(
+        settings.common.sock_cookie != 0 && settings.common.tcp_sock_write_seq != 0,
+        "where sockets have their cookie and their sequence number cannot be told: packets cannot be joined with their \
+         senders (--object legacy does without)"
+    );
+    Ok(())
 }
 
 /// There will be tokens in this process's memory for moments, and in its buffers: no core dump has them.
@@ -297,9 +322,9 @@ mod tests {
             (1, 4096, 128),
             (2, 4096, 128),
             (16, 4096, 128),
-            (96, 4096, 16),
+            (96, 4096, 32),
             (4, 65536, 32),
-            (512, 4096, 16),
+            (512, 4096, 32),
             (0, 0, 128),
         ] {
             assert_eq!(pages(cpus, page_size), expected, "{cpus} CPUs, pages of {page_size}");

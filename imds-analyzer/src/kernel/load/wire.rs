@@ -15,7 +15,6 @@ use super::{
     super::{cgroup, plan, stream::Buffers},
     Hook, Loaded, chain,
 };
-use crate::event::Tap;
 
 /// Aligned as an ELF file wants to be read.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_MODERN_OBJECT"));
@@ -77,7 +76,7 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
         _stages: None,
         loss,
         buffers: Some(Buffers::Ring(records)),
-        tap: Tap::Wire,
+        object: plan::Object::Modern,
         refused: Vec::new(),
         findings: Vec::new(),
         follows_processes: false,

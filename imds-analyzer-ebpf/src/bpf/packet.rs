@@ -1,0 +1,30 @@
+//! Passes packets on as they are: what the wire tap does with them in the kernel, user space does here.
+
+use imds_analyzer_ebpf::abi::{
+    Header, RecordKind,
+    send::{PACKET_MAX, Packet},
+};
+
+use super::{sendcopy, skb::Skb, transport_perf};
+
+/// Passes on what leaves a socket whose peer is IMDS.
+#[inline(always)]
+pub(super) fn pass_on(skb: Skb) {
+    if !skb.is_imds() {
+        return;
+    }
+    let len = skb.len();
+    let passed = if len > PACKET_MAX { PACKET_MAX } else { len };
+    let packet = Packet {
+        header: Header {
+            time: sendcopy::now(),
+            kind: RecordKind::Packet as u16,
+            data_len: passed as u16,
+            reserved: 0,
+        },
+        cookie: skb.cookie(),
+        len,
+        ifindex: skb.ifindex(),
+    };
+    transport_perf::output_packet(skb, &packet, passed);
+}

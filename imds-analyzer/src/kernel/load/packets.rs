@@ -1,0 +1,94 @@
+//! Packets for the legacy object: its program at the root of cgroup2.
+//!
+//! Before 5.7 there are no links: the program is attached beside those of others, never in the place of one, and stays
+//! there if this process is killed. The next one takes away what nobody holds any more.
+
+use std::{fs, io, os::fd::AsFd as _, time::Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use aya::{
+    Ebpf,
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, loaded_programs},
+    util::KernelVersion,
+};
+use imds_analyzer_ebpf::abi::send::program;
+
+use super::{super::cgroup, Hook, chain};
+use crate::process::in_first_pid_namespace;
+
+/// Loads and attaches the program.
+pub(super) fn attach(ebpf: &mut Ebpf) -> anyhow::Result<Hook> {
+    let cgroup = cgroup::Root::open().context("cgroup2 cannot be opened")?;
+    let mut hook = Hook::new(program::PACKET);
+    let Some(Program::CgroupSkb(program)) = ebpf.program_mut(program::PACKET) else {
+        bail!("the object has no program {}", program::PACKET);
+    };
+    let started = Instant::now();
+    program
+        .load()
+        .map_err(|error| anyhow!("this kernel does not let packets be passed on: {}", chain(&error)))?;
+    hook.load = started.elapsed();
+    // The library uses links from 5.7 on, which know no modes. Without them `Single` would replace a program of others.
+    let mode = if KernelVersion::current()? >= KernelVersion::new(5, 7, 0) {
+        CgroupAttachMode::Single
+    } else {
+        CgroupAttachMode::AllowMultiple
+    };
+    program
+        .attach(&cgroup, CgroupSkbAttachType::Egress, mode)
+        .map_err(|error| anyhow!("packets cannot be had: {}", chain(&error)))?;
+    if let Some(program) = ebpf.program(program::PACKET) {
+        hook.set_info(program);
+    }
+    Ok(hook)
+}
+
+/// Detaches those of predecessors that were killed, and says how many they were.
+pub(super) fn sweep() -> anyhow::Result<usize> {
+    // Elsewhere not every process is to be seen.
+    if !in_first_pid_namespace() {
+        return Ok(0);
+    }
+    let Ok(cgroup) = cgroup::Root::open() else {
+        return Ok(0);
+    };
+    let mut removed = 0;
+    for info in loaded_programs() {
+        // It may have been unloaded since it was counted.
+        let Ok(info) = info else { continue };
+        if info.name_as_str() == Some(program::PACKET) && !is_held(info.id())? {
+            let program = info.fd()?;
+            match cgroup::detach_egress(&cgroup, program.as_fd()) {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::debug!("program {} is not at the root of cgroup2: {error}", info.id()),
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether a process has the program open.
+fn is_held(id: u32) -> io::Result<bool> {
+    let line = format!("prog_id:\t{id}");
+    for process in fs::read_dir("/proc")? {
+        let process = process?;
+        if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        let files = match fs::read_dir(process.path().join("fdinfo")) {
+            Ok(files) => files,
+            // It has ended since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // It may be the one.
+            Err(_) => return Ok(true),
+        };
+        let has_it = |info: String| info.lines().any(|it| it == line);
+        if files
+            .flatten()
+            .any(|file| fs::read_to_string(file.path()).is_ok_and(has_it))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,232 @@
+//! Connections whose packets are seen: what the wire tap does in the kernel, on kernels that cannot do it there. Packets
+//! say what is sent, the kprobes on sends by whom; the socket's cookie and TCP's sequence numbers join them.
+
+use std::num::NonZeroUsize;
+
+use imds_analyzer_ebpf::abi::{
+    Task,
+    send::{Packet, Phase, Send},
+};
+use lru::LruCache;
+
+use super::{
+    Counters, Report, STREAMS_MAX,
+    packet::{self, Segment},
+    stream::{Ends, Stream},
+};
+
+/// Sockets without a cookie that are being written to.
+const OPENING_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// The index that every network namespace gives its loopback device (LOOPBACK_IFINDEX, include/net/flow.h).
+const LOOPBACK: u32 = 1;
+
+/// All of them.
+pub(super) struct Wire {
+    /// By cookie.
+    connections: LruCache<u64, Connection>,
+    /// The begin of a send on a socket that has no cookie before its first packet leaves, by sock.
+    opening: LruCache<u64, Send>,
+    /// Who connected a socket, by sock.
+    connectors: LruCache<u64, Task>,
+}
+
+struct Connection {
+    stream: Stream,
+    /// Sequence number of the first byte, once a packet was seen.
+    first: Option<u32>,
+    /// Nothing new comes. What is sent again still may, and is to be known as that.
+    ended: bool,
+}
+
+impl Wire {
+    pub(super) fn new() -> Self {
+        Self {
+            connections: LruCache::new(STREAMS_MAX),
+            opening: LruCache::new(OPENING_MAX),
+            connectors: LruCache::new(STREAMS_MAX),
+        }
+    }
+
+    /// Who sent last on the socket of `send`, or connected it.
+    pub(super) fn last_sender(&self, send: &Send) -> Option<Task> {
+        let connection = self.connections.peek(&send.cookie);
+        let sender = connection.map(|connection| connection.stream.last_sender());
+        let known = sender.filter(|sender| sender.tgid != 0);
+        known.or_else(|| self.connectors.peek(&send.sock).copied())
+    }
+
+    /// A send begins or has ended, or the socket connects or is closed.
+    pub(super) fn sent(&mut self, send: &Send, phase: Phase, counters: &mut Counters, report: &mut impl Report) {
+        match phase {
+            Phase::Begin if send.cookie == 0 => {
+                self.opening.put(send.sock, *send);
+            }
+            Phase::Begin => {
+                let connection = self.connection(send.cookie, counters);
+                connection.stream.note(send, send.seq, counters);
+            }
+            Phase::End => {
+                let begin = self.opening.pop(&send.sock);
+                if let (Some(begin), Some(connection)) = (begin, self.connections.get_mut(&send.cookie)) {
+                    connection.opened_by(send, &begin, counters);
+                }
+            }
+            Phase::Connect => {
+                self.opening.pop(&send.sock);
+                self.connectors.put(send.sock, send.task);
+            }
+            // A packet says so.
+            Phase::Shutdown => {}
+            Phase::Close => {
+                self.opening.pop(&send.sock);
+                self.connectors.pop(&send.sock);
+                // What was written before may leave later.
+                if let Some(connection) = self.connections.get_mut(&send.cookie)
+                    && connection.stream.position() == send.seq
+                {
+                    connection.end(send.header.time, report);
+                }
+            }
+        }
+    }
+
+    /// A packet leaves.
+    pub(super) fn take(
+        &mut self,
+        packet: &Packet,
+        data: &[u8],
+        time: u64,
+        counters: &mut Counters,
+        report: &mut impl Report,
+    ) {
+        let segment = match packet::read(data) {
+            packet::Packet::Tcp(segment) => segment,
+            packet::Packet::Other => return,
+            packet::Packet::Misshapen => {
+                counters.misshapen += 1;
+                return;
+            }
+        };
+        // Who wrote a first packet has not returned yet.
+        let mut candidates = self.opening.iter().filter(|(_, begin)| is_of(begin, &segment));
+        let opener = match (candidates.next(), candidates.next()) {
+            (Some((_, begin)), None) => Some(*begin),
+            _ => None,
+        };
+        let connection = self.connection(packet.cookie, counters);
+        if connection.starts_with(&segment, packet.ifindex == LOOPBACK)
+            && let Some(begin) = opener
+        {
+            connection.opened_by(&begin, &begin, counters);
+        }
+        let cut = packet.len.saturating_sub(data.len() as u32);
+        connection.take(&segment, cut, time, counters, report);
+    }
+
+    fn connection(&mut self, cookie: u64, counters: &mut Counters) -> &mut Connection {
+        let full = self.connections.len() == STREAMS_MAX.get() && !self.connections.contains(&cookie);
+        if full && self.connections.peek_lru().is_some_and(|(_, oldest)| !oldest.ended) {
+            counters.evicted += 1;
+        }
+        self.connections.get_or_insert_mut(cookie, || Connection::new(cookie))
+    }
+
+    /// Sends were lost on the way here. Packets tell themselves.
+    pub(super) fn lost(&mut self) {
+        self.opening.clear();
+        for (_, connection) in &mut self.connections {
+            connection.stream.forget_all_senders();
+        }
+    }
+}
+
+/// Whether a send may have begun what a first packet has: on a socket with that port, or on one that has none yet
+/// (MSG_FASTOPEN).
+fn is_of(begin: &Send, segment: &Segment<'_>) -> bool {
+    match u16::from_be(begin.source_port) {
+        0 => segment.syn,
+        port => port == segment.source_port,
+    }
+}
+
+impl Connection {
+    fn new(cookie: u64) -> Self {
+        Self {
+            stream: Stream::new(cookie),
+            first: None,
+            ended: false,
+        }
+    }
+
+    /// `begin` sent what the first packet has; `known` has the socket's two ends.
+    fn opened_by(&mut self, known: &Send, begin: &Send, counters: &mut Counters) {
+        if let Some(first) = self.first {
+            let mut send = *known;
+            send.task = begin.task;
+            self.stream.note(&send, first, counters);
+        }
+    }
+
+    /// Whether this packet is the first of the connection, or the first one seen.
+    fn starts_with(&mut self, segment: &Segment<'_>, local: bool) -> bool {
+        let again = segment.syn && self.first == Some(segment.seq);
+        let starts = segment.syn && !again || self.first.is_none() && !segment.payload.is_empty();
+        if !starts {
+            return false;
+        }
+        if self.first.is_some() {
+            // The socket was disconnected, and connects again.
+            self.stream.restart();
+            self.ended = false;
+        }
+        if !segment.syn {
+            self.stream.join();
+        }
+        self.first = Some(segment.seq);
+        let ends = Ends {
+            family: segment.family,
+            source: segment.source,
+            source_port: segment.source_port,
+            destination: segment.destination,
+            net_ns: 0,
+        };
+        let destination = (segment.destination, segment.destination_port);
+        self.stream.start(segment.seq, local, ends, destination);
+        true
+    }
+
+    /// Takes the part of the payload that is new. `cut` bytes behind it were left out.
+    fn take(&mut self, segment: &Segment<'_>, cut: u32, time: u64, counters: &mut Counters, report: &mut impl Report) {
+        let stream = &mut self.stream;
+        let (mut payload, mut cut) = (segment.payload, cut);
+        let ahead = segment.seq.wrapping_sub(stream.position());
+        if ahead > i32::MAX as u32 {
+            // Sent before, at least in part.
+            let known = ahead.wrapping_neg();
+            cut -= cut.min(known.saturating_sub(payload.len() as u32));
+            payload = payload.get(known as usize..).unwrap_or_default();
+        } else if ahead > 0 && !payload.is_empty() {
+            counters.gap_bytes += u64::from(ahead);
+            stream.gap(ahead, time, report);
+        }
+        stream.push(payload, time, report);
+        if cut > 0 {
+            counters.packet_bound += 1;
+            counters.gap_bytes += u64::from(cut);
+            stream.gap(cut, time, report);
+        }
+        if segment.last {
+            self.end(time, report);
+        } else {
+            stream.note_unfinished(time, report);
+        }
+    }
+
+    fn end(&mut self, time: u64, report: &mut impl Report) {
+        self.stream.close(time, report);
+        self.ended = true;
+    }
+}
+
+#[cfg(test)]
+mod tests;
