@@ -31,7 +31,7 @@ pub use self::{
         read_response, set_option, write_in_pieces,
     },
     journal::Journal,
-    owner::{at_load, owner, owner_of_older, sees_senders, sender_hook, tap},
+    owner::{at_load, is_legacy, owner, owner_of_older, sees_senders, sender_hook, tap},
     process::{parent, process, resident, thread_statuses, wake_ups},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},

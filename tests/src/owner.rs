@@ -31,6 +31,11 @@ pub fn tap() -> &'static str {
     }
 }
 
+/// Whether the object for old kernels is in use: it knows senders only, and of their paths what /proc shows.
+pub fn is_legacy() -> bool {
+    env::var("OBJECT").is_ok_and(|object| object.starts_with("legacy"))
+}
+
 /// The owner of a connection that is older than the analyzer.
 pub fn owner_of_older() -> String {
     match owner().as_str() {

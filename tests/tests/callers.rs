@@ -7,7 +7,7 @@ use std::{
     process::{self, Stdio},
 };
 
-use imds_analyzer_tests::{PYTHON, Stage, sender_hook, tap, wait};
+use imds_analyzer_tests::{PYTHON, Stage, is_legacy, sender_hook, wait};
 use serde_json::{Value, json};
 
 fn text(value: &Value) -> &str {
@@ -265,7 +265,7 @@ fn a_deleted_executable() {
     assert_eq!(record["process"]["name"], "fetcher");
     let executable = &record["process"]["executable"];
     // The send tap has it from /proc, while the process is there.
-    if tap() == "wire" || !executable.is_null() {
+    if !is_legacy() || !executable.is_null() {
         assert_eq!(text(executable), format!("{} (deleted)", program.display()));
     }
 }

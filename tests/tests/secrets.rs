@@ -9,7 +9,8 @@ use std::{
 
 use imds_analyzer::lab::{Lab, NetNs};
 use imds_analyzer_tests::{
-    Analyzer, Ended, IMDS_V4, Turn, binary, connect, exchange, output, put_token, read_response, serve, set_option, tap,
+    Analyzer, Ended, IMDS_V4, Turn, binary, connect, exchange, is_legacy, output, put_token, read_response, serve,
+    set_option,
 };
 
 const URL: &str = "http://169.254.169.254/latest/user-data";
@@ -27,12 +28,12 @@ const OUTPUTS: [&[&str]; 6] = [
     &["--verbose", "--owner", "connect"],
 ];
 
-/// Those that there are: the send tap knows senders only.
+/// Those that there are: the legacy object knows senders only.
 fn outputs() -> impl Iterator<Item = &'static [&'static str]> {
-    let send_tap = tap() == "send";
+    let legacy = is_legacy();
     OUTPUTS
         .into_iter()
-        .filter(move |args| !(send_tap && args.contains(&"connect")))
+        .filter(move |args| !(legacy && args.contains(&"connect")))
 }
 
 /// A fresh token.

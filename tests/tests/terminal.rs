@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use imds_analyzer_tests::{PYTHON, Stage, binary, run_to_end as run, tap, wait};
+use imds_analyzer_tests::{PYTHON, Stage, binary, is_legacy, run_to_end as run, wait};
 
 /// What one call of a hostile client puts into name, User-Agent and arguments.
 const HOSTILE: &str = r#"
@@ -78,11 +78,7 @@ fn verbose_shows_more_of_it() {
     let ended = scene.end();
     let text = ended.stdout.join("\n");
     // The send tap has it from /proc, while the process is there.
-    let executable = if tap() == "wire" {
-        "executable  /usr/bin/curl"
-    } else {
-        ""
-    };
+    let executable = if !is_legacy() { "executable  /usr/bin/curl" } else { "" };
     for part in [
         executable,
         &format!("arguments   curl -sm10 {url} -A e2e agent"),

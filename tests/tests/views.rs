@@ -6,7 +6,7 @@ use std::{
 };
 
 use imds_analyzer::lab::{Lab, Options, Server};
-use imds_analyzer_tests::{Analyzer, PYTHON, Stage, binary, tap, wait};
+use imds_analyzer_tests::{Analyzer, PYTHON, Stage, binary, is_legacy, wait};
 use serde_json::{Value, json};
 
 fn names(record: &Value) -> Vec<&str> {
@@ -73,7 +73,7 @@ fn an_analyzer_that_does_not_see_its_callers_in_proc() {
         process["ancestors"].as_array().and_then(|it| it.last()).expect("pid 1")["pid"],
         1
     );
-    if tap() == "wire" {
+    if !is_legacy() {
         assert_eq!(process["executable"], "/usr/bin/curl", "{record:#}");
         assert_eq!(
             process["working_directory"],
@@ -100,7 +100,7 @@ ctypes.CDLL(None).pthread_exit(None)
     assert_eq!(process["pid"], pid);
     assert_eq!(process["args"][0], PYTHON, "{record:#}");
     assert_eq!(process["parent"]["pid"], process::id());
-    if tap() == "wire" {
+    if !is_legacy() {
         assert_eq!(
             process["executable"],
             json!(fs::canonicalize(PYTHON).expect("Python")),
