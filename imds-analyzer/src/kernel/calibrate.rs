@@ -84,7 +84,7 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         const TRIES: usize = 3;
         let mut learnt = self.try_once(known, 1)?;
         for number in 2..=TRIES {
-            if learnt.findings.is_empty() {
+            if learnt.findings.is_empty() && learnt.settings.common.tcp_sock_write_seq != 0 {
                 break;
             }
             learnt = self.try_once(known, number)?;

@@ -114,12 +114,17 @@ pub fn verify(
     }
 
     // Without these two, packets cannot be joined: that is all they are for.
-    if !seen.begins().all(|begin| begin.cookie == cookie) {
+    let begin = |number: u32| {
+        let mut pieces = seen.pieces.iter();
+        pieces.find(|piece| piece.phase == Phase::Begin as u8 && piece.number == number)
+    };
+    let begins = [begin(1), begin(2), begin(3)];
+    if !begins.iter().flatten().all(|begin| begin.cookie == cookie) {
         settings.common.sock_cookie = 0;
     }
-    let steps = seen.begins().zip(seen.begins().skip(1));
-    let mut steps = steps.map(|(one, next)| next.seq.wrapping_sub(one.seq) as usize);
-    if !steps.all(|step| step == whole.len() || step == last.len()) {
+    let seqs = begins.map(|begin| begin.map_or(0, |begin| begin.seq));
+    let steps = [seqs[1].wrapping_sub(seqs[0]), seqs[2].wrapping_sub(seqs[1])];
+    if steps != [whole.len() as u32, last.len() as u32] {
         settings.common.tcp_sock_write_seq = 0;
     }
 
@@ -139,16 +144,6 @@ pub fn drain(buffers: &mut [PerfEventArrayBuffer<MapData>]) {
 }
 
 impl Seen {
-    /// The first piece of each send.
-    fn begins(&self) -> impl Iterator<Item = &Piece> {
-        let mut number = 0;
-        self.pieces.iter().filter(move |piece| {
-            let first = piece.phase == Phase::Begin as u8 && piece.number != number;
-            number = if first { piece.number } else { number };
-            first
-        })
-    }
-
     fn read(buffers: &mut [PerfEventArrayBuffer<MapData>]) -> Result<Self> {
         let mut seen = Self::default();
         let mut wrong = None;
