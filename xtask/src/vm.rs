@@ -58,8 +58,7 @@ const AT_A_TIME: usize = 2;
 
 /// The programs of tests in which an owner hook has a part: they run once for each.
 const OF_HOOKS: [&str; 5] = ["callers", "owners", "records", "syscalls", "verdicts"];
-/// Those in which the kernel has one: they run once in each guest. All others are about what is typed and written, and
-/// run in [`QUICKEST`].
+/// Those in which the kernel has one: they run once in each guest. All others run in [`QUICKEST`], but for [`OF_WORDS`].
 const OF_KERNELS: [&str; 9] = [
     "attribution",
     "commands",
@@ -71,6 +70,8 @@ const OF_KERNELS: [&str; 9] = [
     "streams",
     "views",
 ];
+/// Those about what is typed and shown: the host has them, and guests only if everything is run.
+const OF_WORDS: [&str; 3] = ["command", "filters", "terminal"];
 /// The guest whose kernel verifies the programs in the shortest time: that is what most of a test's time goes into.
 const QUICKEST: &str = "6.12";
 /// Those that run with the send tap, too, and without BTF.
@@ -255,7 +256,7 @@ impl Guests {
         let logs = self.root.join("log");
         fs::create_dir_all(&logs)?;
         Ok(Guest {
-            arch: kernel.arch,
+            kernel,
             unpacked: self.packages.kernel(kernel)?,
             base: self.base.clone(),
             initramfs: self.root.join(format!("{}.cpio", kernel.name)),
@@ -266,7 +267,7 @@ impl Guests {
 
 /// One guest, ready to start.
 struct Guest {
-    arch: Arch,
+    kernel: &'static Kernel,
     unpacked: Unpacked,
     base: PathBuf,
     initramfs: PathBuf,
@@ -282,7 +283,7 @@ impl Guest {
             .collect();
         let limit = commands.iter().map(|(_, limit, _)| *limit).sum();
         initramfs::write_guest(&self.initramfs, &self.base, &self.unpacked, &list)?;
-        let console = qemu::run(self.arch, &self.unpacked.image, &self.initramfs, &self.log, limit);
+        let console = qemu::run(self.kernel, &self.unpacked.image, &self.initramfs, &self.log, limit);
         fs::remove_file(&self.initramfs)?;
         console
     }
@@ -311,7 +312,7 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
         .iter()
         .map(|lacked| format!(" --skip {}", lacked.test))
         .collect();
-    let named = OF_HOOKS.iter().chain(&OF_KERNELS).chain(&OF_SYSTEMS);
+    let named = OF_HOOKS.iter().chain(&OF_KERNELS).chain(&OF_SYSTEMS).chain(&OF_WORDS);
     for name in named.chain(&OF_SEND_TAP).chain(&OF_LEGACY_WIRE).chain([&LOAD]) {
         ensure!(
             built.tests.iter().any(|(built, _)| built == name),
@@ -350,7 +351,8 @@ fn with_wire_tap(kernel: &Kernel, depth: Depth, name: &str, owner: &str, skip: &
     let runs = match name {
         LOAD => has_load,
         _ if OF_HOOKS.contains(&name) => true,
-        _ if OF_KERNELS.contains(&name) || kernel.name == QUICKEST => is_first || whole,
+        _ if OF_KERNELS.contains(&name) => is_first || whole,
+        _ if kernel.name == QUICKEST && !OF_WORDS.contains(&name) => is_first,
         _ => is_first && depth == Depth::Full,
     };
     let load = if whole { " FULL_LOAD=1" } else { "" };

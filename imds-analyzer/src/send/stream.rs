@@ -376,6 +376,12 @@ impl Stream {
         while self.senders.get(1).is_some_and(|(from, _)| is_before(*from)) {
             self.senders.pop_front();
         }
+        // It stays before what follows, however much that is.
+        if let Some((from, _)) = self.senders.front_mut()
+            && is_before(*from)
+        {
+            *from = position;
+        }
     }
 }
 

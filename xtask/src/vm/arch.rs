@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use super::kernels::Cpus;
+
 /// An architecture, by the names it has in different places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arch {
@@ -48,21 +50,27 @@ impl Arch {
         self.rust() == std::env::consts::ARCH
     }
 
-    /// The emulator, with a machine, and the kernel's name of its serial console. Emulated: /dev/kvm is not to be had
-    /// everywhere, and a guest takes seconds without.
-    pub(crate) fn qemu(self) -> (Command, &'static str) {
+    /// The kernel's name of the serial console.
+    pub(crate) const fn console(self) -> &'static str {
         match self {
-            Self::X86_64 => {
-                let mut qemu = Command::new("qemu-system-x86_64");
-                // `max` panics some kernels.
-                qemu.args(["-machine", "pc,accel=tcg", "-cpu", "qemu64"]);
-                (qemu, "ttyS0")
-            }
-            Self::Arm64 => {
-                let mut qemu = Command::new("qemu-system-aarch64");
-                qemu.args(["-machine", "virt,accel=tcg", "-cpu", "cortex-a72"]);
-                (qemu, "ttyAMA0")
-            }
+            Self::X86_64 => "ttyS0",
+            Self::Arm64 => "ttyAMA0",
         }
+    }
+
+    /// The emulator, with a machine. Emulated: /dev/kvm is not to be had everywhere, and a guest takes seconds without.
+    pub(crate) fn qemu(self, cpus: Cpus) -> Command {
+        let (program, machine) = match self {
+            // `max` panics some kernels.
+            Self::X86_64 => ("qemu-system-x86_64", ["-machine", "pc", "-cpu", "qemu64"]),
+            Self::Arm64 => ("qemu-system-aarch64", ["-machine", "virt", "-cpu", "cortex-a72"]),
+        };
+        let accelerator = match cpus {
+            Cpus::Together => "tcg",
+            Cpus::InTurn => "tcg,thread=single",
+        };
+        let mut qemu = Command::new(program);
+        qemu.args(machine).args(["-accel", accelerator]);
+        qemu
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::arch::Arch;
+use super::{
+    arch::Arch,
+    kernels::{Cpus, Kernel},
+};
 
 /// Boot, and slack.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -52,9 +55,10 @@ pub(crate) struct Ended {
 }
 
 /// Runs a guest of the matrix until it switches itself off, or is late.
-pub(crate) fn run(arch: Arch, image: &Path, initramfs: &Path, log: &Path, limit: Duration) -> Result<Console> {
+pub(crate) fn run(kernel: &Kernel, image: &Path, initramfs: &Path, log: &Path, limit: Duration) -> Result<Console> {
     let machine = Machine {
-        arch,
+        arch: kernel.arch,
+        cpus: kernel.cpus,
         image,
         initramfs,
         memory: "1536",
@@ -67,6 +71,7 @@ pub(crate) fn run(arch: Arch, image: &Path, initramfs: &Path, log: &Path, limit:
 /// A guest's machine.
 pub(crate) struct Machine<'a> {
     pub(crate) arch: Arch,
+    pub(crate) cpus: Cpus,
     pub(crate) image: &'a Path,
     pub(crate) initramfs: &'a Path,
     /// MiB.
@@ -81,14 +86,18 @@ impl Machine<'_> {
     /// no network device: no packet leaves it.
     pub(crate) fn run(&self, log: &Path, limit: Duration) -> Result<String> {
         let console = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let (mut command, serial) = self.arch.qemu();
+        let mut command = self.arch.qemu(self.cpus);
         command
             .args(["-smp", "2", "-m", self.memory])
             .args([
                 "-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio",
             ])
             .args(["-no-reboot", "-append"])
-            .arg(format!("console={serial} quiet panic=-1 {CHEAP} {}", self.append))
+            .arg(format!(
+                "console={} quiet panic=-1 {CHEAP} {}",
+                self.arch.console(),
+                self.append
+            ))
             .arg("-kernel")
             .arg(self.image)
             .arg("-initrd")
