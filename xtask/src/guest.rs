@@ -172,19 +172,19 @@ fn guest(root: &Path, system: &System, kernel: &Kernel, repositories: &Repositor
     let vm = fs::canonicalize(vm::target())?.join("vm");
     fs::create_dir_all(vm.join(arch.name()))?;
     let mut packages = Packages::new(&vm, arch, false)?;
-    let unpacked = packages.kernel(kernel)?;
+    let kernel = packages.kernel(kernel)?;
     let busybox = packages.named("busybox", &["busybox-static".to_owned()])?;
     let disk = root.join(format!("{}.ext4", system.name));
     let tree = root.join(system.name);
     let mirror = packages.mirror(distribution, system.suite)?;
     disk::make_root(&tree, system.suite, arch, mirror.as_ref())?;
-    disk::write(&tree, &unpacked, repositories, &disk)?;
+    disk::write(&tree, &kernel, repositories, &disk)?;
     let initramfs = root.join(format!("{}.cpio", system.name));
-    disk::write_initramfs(&initramfs, &unpacked, &busybox)?;
+    disk::write_initramfs(&initramfs, &kernel, &busybox)?;
     let mut said = String::new();
     for boot in 1..=BOOTS {
         let log = root.join(format!("{}-{boot}.log", system.name));
-        let text = machine::boot(kernel, &unpacked.image, &initramfs, &disk, &log)?;
+        let text = machine::boot(arch, &kernel.image, &initramfs, &disk, &log)?;
         let tests: Vec<&str> = text.lines().filter_map(machine::test_line).collect();
         tests.iter().for_each(|line| println!("{line}"));
         said.extend(tests.iter().flat_map(|line| [line, "\n"]));

@@ -256,7 +256,7 @@ impl Guests {
         let logs = self.root.join("log");
         fs::create_dir_all(&logs)?;
         Ok(Guest {
-            kernel,
+            arch: kernel.arch,
             unpacked: self.packages.kernel(kernel)?,
             base: self.base.clone(),
             initramfs: self.root.join(format!("{}.cpio", kernel.name)),
@@ -267,7 +267,7 @@ impl Guests {
 
 /// One guest, ready to start.
 struct Guest {
-    kernel: &'static Kernel,
+    arch: Arch,
     unpacked: Unpacked,
     base: PathBuf,
     initramfs: PathBuf,
@@ -283,7 +283,7 @@ impl Guest {
             .collect();
         let limit = commands.iter().map(|(_, limit, _)| *limit).sum();
         initramfs::write_guest(&self.initramfs, &self.base, &self.unpacked, &list)?;
-        let console = qemu::run(self.kernel, &self.unpacked.image, &self.initramfs, &self.log, limit);
+        let console = qemu::run(self.arch, &self.unpacked.image, &self.initramfs, &self.log, limit);
         fs::remove_file(&self.initramfs)?;
         console
     }

@@ -209,8 +209,9 @@ fn send(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> {
 }
 
 /// Said where the send tap is used.
-const PACKETS_NOT_ASKED_FOR: &str = "not the wire tap of the legacy object: it is to be asked for (watch --object legacy-wire), because \
-    before Linux 5.7 its program stays at the root of cgroup2 if the tool is killed, until it is started again";
+const PACKETS_NOT_ASKED_FOR: &str = "not the wire tap of the legacy object: it is for those who ask (watch --object legacy-wire, \
+    Linux 5.4 and later), because before 5.7 its program stays at the root of cgroup2 if the tool is killed, until it is \
+    started again";
 
 fn explain_send(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
     let sender = imds_analyzer_ebpf::abi::program::SENDER;

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 
-use crate::vm::{kernels::Kernel, qemu::Machine};
+use crate::vm::{arch::Arch, qemu::Machine};
 
 /// Emulated, a boot takes half a minute and installing a package ten seconds.
 const LIMIT: Duration = Duration::from_secs(420);
@@ -12,16 +12,15 @@ const LIMIT: Duration = Duration::from_secs(420);
 const MARK: &str = "@test ";
 
 /// What the console said until the guest ended, switched off, restarted, or was late.
-pub(super) fn boot(kernel: &Kernel, image: &Path, initramfs: &Path, disk: &Path, log: &Path) -> Result<String> {
+pub(super) fn boot(arch: Arch, image: &Path, initramfs: &Path, disk: &Path, log: &Path) -> Result<String> {
     let machine = Machine {
-        arch: kernel.arch,
-        cpus: kernel.cpus,
+        arch,
         image,
         initramfs,
         memory: "1024",
         disk: Some(disk),
         // Nobody logs in there; without this, systemd waits for the console's device.
-        append: &format!("systemd.mask=serial-getty@{}.service", kernel.arch.console()),
+        append: &format!("systemd.mask=serial-getty@{}.service", arch.console()),
     };
     machine.run(log, LIMIT)
 }

@@ -9,7 +9,6 @@ use super::arch::Arch;
 pub(crate) struct Kernel {
     pub(crate) name: &'static str,
     pub(crate) arch: Arch,
-    pub(crate) cpus: Cpus,
     pub(crate) distribution: Distribution,
     /// The packages that make it up.
     pub(crate) packages: &'static [Pattern],
@@ -31,15 +30,6 @@ pub(crate) struct Kernel {
 pub(crate) enum Distribution {
     Debian,
     Ubuntu,
-}
-
-/// How the CPUs of a guest are emulated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cpus {
-    /// Each by a thread.
-    Together,
-    /// All by one thread, in turn.
-    InTurn,
 }
 
 /// How bytes are seen.
@@ -152,7 +142,6 @@ pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "5.10",
         arch: Arch::X86_64,
-        cpus: Cpus::Together,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-5.10.0-", "-cloud-amd64")],
         tap: Tap::Wire,
@@ -165,7 +154,6 @@ pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "6.1",
         arch: Arch::X86_64,
-        cpus: Cpus::Together,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.1.0-", "-cloud-amd64")],
         tap: Tap::Wire,
@@ -178,7 +166,6 @@ pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "6.12",
         arch: Arch::X86_64,
-        cpus: Cpus::Together,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-amd64")],
         tap: Tap::Wire,
@@ -191,7 +178,6 @@ pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "7",
         arch: Arch::X86_64,
-        cpus: Cpus::Together,
         distribution: Distribution::Debian,
         packages: &[
             pattern("linux-binary-7.", "-cloud-amd64"),
@@ -208,7 +194,6 @@ pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "4.15-aws",
         arch: Arch::X86_64,
-        cpus: Cpus::Together,
         distribution: Distribution::Ubuntu,
         packages: &[
             pattern("linux-image-4.15.0-", "-aws"),
@@ -233,7 +218,6 @@ pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "5.4-aws",
         arch: Arch::X86_64,
-        cpus: Cpus::Together,
         distribution: Distribution::Ubuntu,
         packages: &[
             pattern("linux-image-5.4.0-", "-aws"),
@@ -250,8 +234,6 @@ pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "5.8-aws",
         arch: Arch::X86_64,
-        // Two at once stop it within a minute while kprobes come and go beside busy senders, without BPF too.
-        cpus: Cpus::InTurn,
         distribution: Distribution::Ubuntu,
         packages: &[
             pattern("linux-image-5.8.0-", "-aws"),
@@ -269,7 +251,6 @@ pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "6.1-arm64",
         arch: Arch::Arm64,
-        cpus: Cpus::Together,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.1.0-", "-cloud-arm64")],
         tap: Tap::Wire,
@@ -282,7 +263,6 @@ pub(crate) const ALL: [Kernel; 9] = [
     Kernel {
         name: "6.12-arm64",
         arch: Arch::Arm64,
-        cpus: Cpus::Together,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-arm64")],
         tap: Tap::Wire,

@@ -11,10 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{
-    arch::Arch,
-    kernels::{Cpus, Kernel},
-};
+use super::arch::Arch;
 
 /// Boot, and slack.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -55,10 +52,9 @@ pub(crate) struct Ended {
 }
 
 /// Runs a guest of the matrix until it switches itself off, or is late.
-pub(crate) fn run(kernel: &Kernel, image: &Path, initramfs: &Path, log: &Path, limit: Duration) -> Result<Console> {
+pub(crate) fn run(arch: Arch, image: &Path, initramfs: &Path, log: &Path, limit: Duration) -> Result<Console> {
     let machine = Machine {
-        arch: kernel.arch,
-        cpus: kernel.cpus,
+        arch,
         image,
         initramfs,
         memory: "1536",
@@ -71,7 +67,6 @@ pub(crate) fn run(kernel: &Kernel, image: &Path, initramfs: &Path, log: &Path, l
 /// A guest's machine.
 pub(crate) struct Machine<'a> {
     pub(crate) arch: Arch,
-    pub(crate) cpus: Cpus,
     pub(crate) image: &'a Path,
     pub(crate) initramfs: &'a Path,
     /// MiB.
@@ -86,7 +81,7 @@ impl Machine<'_> {
     /// no network device: no packet leaves it.
     pub(crate) fn run(&self, log: &Path, limit: Duration) -> Result<String> {
         let console = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = self.arch.qemu(self.cpus);
+        let mut command = self.arch.qemu();
         command
             .args(["-smp", "2", "-m", self.memory])
             .args([
