@@ -40,10 +40,14 @@ fn gone() {
     until("our programs to go", || programs_in_the_kernel(PROGRAM).is_empty());
 }
 
-fn start() -> Analyzer {
+fn watch() -> Command {
     let mut command = Command::new(binary());
     command.args(["watch", "--format", "json"]).args(ARGS);
-    Analyzer::start(command)
+    command
+}
+
+fn start() -> Analyzer {
+    Analyzer::start(watch())
 }
 
 /// What is in no memory of the sender is in the packet.
@@ -82,9 +86,7 @@ fn nobody_s_program_is_replaced() {
         return;
     }
     let scene = Scene::with(start(), Lab::local().expect("lab"));
-    let mut command = Command::new(binary());
-    command.args(["watch", "--format", "json"]).args(ARGS);
-    let mut other = Analyzer::start_another(command);
+    let mut other = Analyzer::start_another(watch());
     assert_eq!(programs_in_the_kernel(PROGRAM).len(), 2);
     let mut stream = scene.connect();
     let port = port(&stream);

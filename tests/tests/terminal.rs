@@ -78,7 +78,7 @@ fn verbose_shows_more_of_it() {
     let ended = scene.end();
     let text = ended.stdout.join("\n");
     // The send tap has it from /proc, while the process is there.
-    let executable = if !is_legacy() { "executable  /usr/bin/curl" } else { "" };
+    let executable = if is_legacy() { "" } else { "executable  /usr/bin/curl" };
     for part in [
         executable,
         &format!("arguments   curl -sm10 {url} -A e2e agent"),

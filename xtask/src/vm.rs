@@ -332,8 +332,7 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
             }
         }
     }
-    let without_load = names.iter().filter(|name| **name != LOAD);
-    for name in without_load.filter(|name| **name != kernels::LEGACY_WIRE) {
+    for name in names.iter().filter(|name| ![LOAD, kernels::LEGACY_WIRE].contains(name)) {
         commands.extend(with_send_tap(kernel, depth, name, &lacked));
     }
     let has_packets = !kernel.lacks.iter().any(|lacked| lacked.test == kernels::LEGACY_WIRE);

@@ -1,5 +1,5 @@
-//! The programs of the send tap, in the order data flows, and the one that sees packets. A program that finds an IMDS socket goes on in the next one by
-//! tail call: that is how old kernels do without loops.
+//! The programs of the send tap, in the order data flows, and the one that sees packets. A program that finds an IMDS
+//! socket goes on in the next one by tail call: that is how old kernels do without loops.
 
 mod calibrate;
 mod caller;

@@ -1,4 +1,4 @@
-//! Passes packets on as they are: what the wire tap does with them in the kernel, user space does here.
+//! Passes packets on as they are, to user space, which does with them what the other object does in the kernel.
 
 use imds_analyzer_ebpf::abi::{
     Header, RecordKind,

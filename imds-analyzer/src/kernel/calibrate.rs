@@ -80,32 +80,34 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
     }
 
     /// Completes `known`. What is not found without doubt may be with other numbers: it is tried a few times.
-    pub fn run(&mut self, known: SendSettings) -> anyhow::Result<Learnt> {
+    /// `packets`: those are to be joined with sends.
+    pub fn run(&mut self, known: SendSettings, packets: bool) -> anyhow::Result<Learnt> {
         const TRIES: usize = 3;
-        let mut learnt = self.try_once(known, 1)?;
+        let mut learnt = self.try_once(known, packets, 1)?;
         for number in 2..=TRIES {
-            if learnt.findings.is_empty() && learnt.settings.common.tcp_sock_write_seq != 0 {
+            let joins = learnt.settings.common.tcp_sock_write_seq != 0;
+            if learnt.findings.is_empty() && (joins || !packets) {
                 break;
             }
-            learnt = self.try_once(known, number)?;
+            learnt = self.try_once(known, packets, number)?;
         }
         Ok(learnt)
     }
 
     /// In a thread whose name and numbers are like no other's.
-    fn try_once(&mut self, known: SendSettings, number: usize) -> anyhow::Result<Learnt> {
+    fn try_once(&mut self, known: SendSettings, packets: bool, number: usize) -> anyhow::Result<Learnt> {
         let name = format!("{:07x}{number}-imds", (std::process::id() ^ 0x5a5_a5a5) & 0xfff_ffff);
         thread::scope(|scope| {
             let learning = thread::Builder::new()
                 .name(name.clone())
-                .spawn_scoped(scope, || self.learn(known, &name))?;
+                .spawn_scoped(scope, || self.learn(known, packets, &name))?;
             learning
                 .join()
                 .map_err(|_panicked| anyhow!("the learning thread ended early"))?
         })
     }
 
-    fn learn(&mut self, mut settings: SendSettings, name: &str) -> anyhow::Result<Learnt> {
+    fn learn(&mut self, mut settings: SendSettings, packets: bool, name: &str) -> anyhow::Result<Learnt> {
         // Time stamps of its start and of its run should not be the same tick.
         thread::sleep(Duration::from_millis(30));
         let mut facts = TaskFacts::of_this_thread(name).context("/proc/thread-self")?;
@@ -130,7 +132,9 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         let sent = connection.write_one()?;
         message::learn_buffer(Dump(&self.slot(slot::MSGHDR)?), &mut settings, &sent)?;
 
-        settings.common.tcp_sock_write_seq = self.learn_next_seq(&mut settings, &connection)?.unwrap_or(0);
+        if packets {
+            settings.common.tcp_sock_write_seq = self.learn_next_seq(&mut settings, &connection)?.unwrap_or(0);
+        }
 
         let mut findings = Vec::new();
         let net = self.slot(slot::NET)?;
@@ -147,7 +151,6 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         Ok(Learnt { settings, findings })
     }
 
-    /// Only packets are joined by it.
     fn learn_next_seq(&mut self, settings: &mut SendSettings, connection: &Connection) -> anyhow::Result<Option<u32>> {
         let sock = Dump(&self.slot(slot::NUMBERS)?).u64(8).unwrap_or(0);
         settings.dump = std::array::from_fn(|index| sock + (index * SLOT) as u64);

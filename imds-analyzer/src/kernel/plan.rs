@@ -126,7 +126,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
                 obstacles.extend(missing);
             }
         }
-    } else if wanted.object != Some(Object::Modern) && wanted.object.is_some() {
+    } else if let Some(Object::Legacy | Object::LegacyWire) = wanted.object {
         obstacles.push(Obstacle {
             feature: Feature::KprobeEvents,
             why: "the legacy object has no other owner hook".to_owned(),

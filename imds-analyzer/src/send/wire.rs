@@ -62,13 +62,14 @@ impl Wire {
                 self.opening.put(send.sock, *send);
             }
             Phase::Begin => {
-                let connection = self.connection(send.cookie, counters);
+                let connection = connection(&mut self.connections, send.cookie, counters);
                 connection.stream.note(send, send.seq, counters);
             }
             Phase::End => {
-                let begin = self.opening.pop(&send.sock);
-                if let (Some(begin), Some(connection)) = (begin, self.connections.get_mut(&send.cookie)) {
-                    connection.opened_by(send, &begin, counters);
+                if self.opening.pop(&send.sock).is_some()
+                    && let Some(connection) = self.connections.get_mut(&send.cookie)
+                {
+                    connection.opened_by(send, counters);
                 }
             }
             Phase::Connect => {
@@ -107,28 +108,16 @@ impl Wire {
                 return;
             }
         };
-        // Who wrote a first packet has not returned yet.
-        let mut candidates = self.opening.iter().filter(|(_, begin)| is_of(begin, &segment));
-        let opener = match (candidates.next(), candidates.next()) {
-            (Some((_, begin)), None) => Some(*begin),
-            _ => None,
-        };
-        let connection = self.connection(packet.cookie, counters);
-        if connection.starts_with(&segment, packet.ifindex == LOOPBACK)
-            && let Some(begin) = opener
-        {
-            connection.opened_by(&begin, &begin, counters);
+        let connection = connection(&mut self.connections, packet.cookie, counters);
+        if connection.starts_with(&segment, packet.ifindex == LOOPBACK) {
+            // Who wrote it has not returned yet.
+            let mut candidates = self.opening.iter().filter(|(_, begin)| is_of(begin, &segment));
+            if let (Some((_, begin)), None) = (candidates.next(), candidates.next()) {
+                connection.opened_by(begin, counters);
+            }
         }
         let cut = packet.len.saturating_sub(data.len() as u32);
         connection.take(&segment, cut, time, counters, report);
-    }
-
-    fn connection(&mut self, cookie: u64, counters: &mut Counters) -> &mut Connection {
-        let full = self.connections.len() == STREAMS_MAX.get() && !self.connections.contains(&cookie);
-        if full && self.connections.peek_lru().is_some_and(|(_, oldest)| !oldest.ended) {
-            counters.evicted += 1;
-        }
-        self.connections.get_or_insert_mut(cookie, || Connection::new(cookie))
     }
 
     /// Sends were lost on the way here. Packets tell themselves.
@@ -138,6 +127,19 @@ impl Wire {
             connection.stream.forget_all_senders();
         }
     }
+}
+
+/// The one with this cookie, a new one if there is none.
+fn connection<'a>(
+    connections: &'a mut LruCache<u64, Connection>,
+    cookie: u64,
+    counters: &mut Counters,
+) -> &'a mut Connection {
+    let full = connections.len() == STREAMS_MAX.get() && !connections.contains(&cookie);
+    if full && connections.peek_lru().is_some_and(|(_, oldest)| !oldest.ended) {
+        counters.evicted += 1;
+    }
+    connections.get_or_insert_mut(cookie, || Connection::new(cookie))
 }
 
 /// Whether a send may have begun what a first packet has: on a socket with that port, or on one that has none yet
@@ -158,12 +160,10 @@ impl Connection {
         }
     }
 
-    /// `begin` sent what the first packet has; `known` has the socket's two ends.
-    fn opened_by(&mut self, known: &Send, begin: &Send, counters: &mut Counters) {
+    /// `send` has what the first packet has.
+    fn opened_by(&mut self, send: &Send, counters: &mut Counters) {
         if let Some(first) = self.first {
-            let mut send = *known;
-            send.task = begin.task;
-            self.stream.note(&send, first, counters);
+            self.stream.note(send, first, counters);
         }
     }
 

@@ -40,7 +40,8 @@ const HELPERS: [i32; 19] = [
 
 /// Helpers for programs on packets of a cgroup. Those of 4.14 cannot send records: this is what 5.4 gives them
 /// (`cg_skb_func_proto`), the first kernel that takes such a program.
-const PACKET_HELPERS: [i32; 3] = [
+const PACKET_HELPERS: [i32; 4] = [
+    1,  // map_lookup_elem
     5,  // ktime_get_ns
     25, // perf_event_output
     46, // get_socket_cookie

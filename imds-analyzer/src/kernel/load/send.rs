@@ -105,7 +105,7 @@ pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Res
             let dumps: Array<MapData, [u8; SLOT]> = take(&mut ebpf, map::CALIBRATION)?;
             let mut calibrator = Calibrator::new(|asked: &SendSettings| write(&mut settings, asked), dumps);
             let learnt = calibrator
-                .run(constants::common_to_all_kernels())
+                .run(constants::common_to_all_kernels(), packets)
                 .context("where this kernel keeps what the send tap reads cannot be told")?;
             findings.extend(learnt.findings);
             learnt.settings
@@ -137,6 +137,10 @@ pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Res
         verified.settings.tag_iovec = NO_TAG;
         verified.settings.tag_kvec = NO_TAG;
         verified.settings.tag_buffer = NO_TAG;
+    } else {
+        // Nobody asks for them.
+        verified.settings.common.sock_cookie = 0;
+        verified.settings.common.tcp_sock_write_seq = 0;
     }
     write(&mut settings, &verified.settings)?;
     calibrate::drain(&mut buffers);
