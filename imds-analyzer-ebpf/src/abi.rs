@@ -63,6 +63,9 @@ pub enum RecordKind {
     Lineage = 5,
     /// A [`send::Packet`] and its bytes, from the IP header on: the wire tap of the legacy object.
     Packet = 6,
+    /// A [`Request`] that stands for `head_len` bytes of the stream from `seq` on, which were judged before and have been
+    /// sent again with other bytes: heads in that range are [`Reason::Changed`].
+    Changed = 7,
 }
 
 impl RecordKind {
@@ -74,6 +77,7 @@ impl RecordKind {
             4 => Self::Send,
             5 => Self::Lineage,
             6 => Self::Packet,
+            7 => Self::Changed,
             _ => return None,
         })
     }
@@ -143,7 +147,8 @@ pub struct Header {
 pub struct Task {
     /// When the process started: `start_boottime` of its group leader, ns since boot.
     pub start: u64,
-    /// Changes when the process executes another program; otherwise opaque.
+    /// Changes when the process executes another program, and never comes back; otherwise opaque. The kernel's
+    /// `self_exec_id`, which counts a process's execs, where it can be read.
     pub exec: u64,
     /// Id of the cgroup v2, 0 where there is none or the hook cannot ask for it.
     pub cgroup: u64,
@@ -192,11 +197,29 @@ pub struct Owner {
     pub ancestors_len: u32,
     /// [`PATHS_MAX`], or 0 where no paths are read.
     pub paths_room: u32,
+    pub executable: Executable,
     /// The user who logged in, as audit has it, and the audit session; `u32::MAX` where there is none.
     pub login_uid: u32,
     pub login_session: u32,
     pub paths: Paths,
     pub ancestors: [Ancestor; ANCESTORS_MAX],
+}
+
+/// The file that a process executes (`mm->exe_file`) and the namespaces it does so in: what a path alone does not prove.
+/// All zeroes where the kernel side did not read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Executable {
+    /// Inode number, and the device as the kernel's `dev_t` has it (20 bits of minor number).
+    pub inode: u64,
+    pub device: u32,
+    /// Owner in the initial user namespace, and `i_mode`.
+    pub uid: u32,
+    pub mode: u32,
+    /// Inode numbers of the process's mount and user namespace.
+    pub mount_ns: u32,
+    pub user_ns: u32,
+    pub reserved: u32,
 }
 
 /// Where the paths of a process end among the bytes that follow its [`Owner`]: the executable's first, the working
@@ -285,6 +308,8 @@ pub mod request_flags {
     pub const OLD_SOCKET: u16 = 1 << 1;
     /// The bytes were read from the sender's memory, not off the packet.
     pub const SEND_TAP: u16 = 1 << 2;
+    /// Bytes of the head are in pages that the sender can still write: MSG_ZEROCOPY, vmsplice, splice, sendfile.
+    pub const SENDER_PAGES: u16 = 1 << 3;
 }
 
 /// Where things are in this kernel's structs, in bytes, from its BTF; set before load.
@@ -354,6 +379,32 @@ pub struct Settings {
     // match-struct kernfs_node: name parent
     pub kernfs_name: u32,
     pub kernfs_parent: u32,
+    // match-struct task_struct: self_exec_id nsproxy
+    pub task_self_exec_id: u32,
+    pub task_nsproxy: u32,
+    pub nsproxy_mnt_ns: u32,
+    pub mnt_namespace_inum: u32,
+    // match-struct cred: user_ns
+    pub cred_user_ns: u32,
+    pub user_namespace_inum: u32,
+    // match-struct file: f_inode
+    pub file_inode: u32,
+    // match-struct inode: i_ino i_uid i_mode i_sb
+    pub inode_number: u32,
+    pub inode_uid: u32,
+    pub inode_mode: u32,
+    pub inode_super_block: u32,
+    pub super_block_device: u32,
+    // match-struct sk_buff: head end
+    pub skb_head: u32,
+    pub skb_end: u32,
+    /// Flags of a packet's pages: `flags` from 5.12 on, `tx_flags` before, and the bits of it that say that a page is still
+    /// the sender's.
+    pub shared_info_flags: u32,
+    pub shared_info_mask: u32,
+    // match-struct sock: sk_lock
+    pub sock_lock_owned: u32,
+    pub tcp_sock_is_mptcp: u32,
     pub reserved: u32,
 }
 
@@ -454,7 +505,8 @@ const _: () = {
     assert!(size_of::<Task>() == 80);
     assert!(size_of::<Ancestor>() == 32);
     assert!(size_of::<Paths>() == 8);
-    assert!(size_of::<Owner>() == 16 + 16 + 80 + 24 + 8 + 32 * ANCESTORS_MAX);
+    assert!(size_of::<Executable>() == 32);
+    assert!(size_of::<Owner>() == 16 + 16 + 80 + 24 + 32 + 8 + 32 * ANCESTORS_MAX);
     assert!(PATHS_MAX <= u16::MAX as usize);
     assert!(size_of::<Request>() == 16 + 16 + 80 + 24 + 48 + 8);
 };

@@ -124,6 +124,10 @@ pub struct Classifier {
     reported: u8,
     /// Not 0 while the capture takes the bytes of this line; [`ODD`] if they are not to be shown after all.
     keep: u8,
+    /// Why this head cannot be judged, whatever its bytes are, and why the ones that begin from now on cannot: a
+    /// [`Reason`], 0 for none.
+    spoiled: u8,
+    spoiling: u8,
     target: Target,
     capture: Capture,
 }
@@ -152,6 +156,8 @@ impl Classifier {
             uncertain: 0,
             reported: 0,
             keep: 0,
+            spoiled: 0,
+            spoiling: 0,
             target: Target::new(),
             capture: Capture::new(),
         }
@@ -163,6 +169,21 @@ impl Classifier {
         self.begin(framing::HEAD);
         self.head_len = 0;
         self.uncertain = 0;
+        self.spoiling = 0;
+    }
+
+    /// What a receiver makes of the bytes from here on cannot be told: the head in progress is `unknown` for `reason`, and
+    /// so is each that begins before [`Self::end_spoil`].
+    #[inline(always)]
+    pub fn spoil(&mut self, reason: Reason) {
+        self.spoiling = reason as u8;
+        self.spoiled = reason as u8;
+    }
+
+    /// Heads that begin from here on are judged again.
+    #[inline(always)]
+    pub fn end_spoil(&mut self) {
+        self.spoiling = 0;
     }
 
     /// Joins a stream whose beginning was not seen. If the next bytes are a request line (with a version: a line like
@@ -253,7 +274,7 @@ impl Classifier {
         } else {
             self.facts
         };
-        let reason = Reason::from_raw(self.reason);
+        let reason = Reason::from_raw(if self.spoiled != 0 { self.spoiled } else { self.reason });
         let verdict = match reason {
             Some(_) => Verdict::Unknown,
             None => Verdict::of(method, path_class, facts),
@@ -323,6 +344,7 @@ impl Classifier {
         self.method = 0;
         self.reason = 0;
         self.reported = 0;
+        self.spoiled = self.spoiling;
         self.keep = 1;
         self.target = Target::new();
         self.capture.clear();

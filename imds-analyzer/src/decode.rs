@@ -15,6 +15,8 @@ pub enum Record<'a> {
     Request(Request, &'a [u8]),
     /// A head that is not finished yet.
     Pending(Request, &'a [u8]),
+    /// Bytes of the stream were sent again, and were others.
+    Changed(Request),
     /// A piece of a send, as its sender's memory has it: not masked yet.
     Send(Box<Send>, &'a [u8]),
     /// A process starts another one, or executes a program.
@@ -58,11 +60,12 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             let argv = rest.get(..data_len).ok_or(DecodeError::Data)?;
             Ok(Record::Owner(Box::new(owner), names, argv))
         }
-        RecordKind::Request | RecordKind::Pending => {
+        RecordKind::Request | RecordKind::Pending | RecordKind::Changed => {
             let (request, rest) = Request::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
             let capture = rest.get(..data_len).ok_or(DecodeError::Data)?;
             Ok(match kind {
                 RecordKind::Pending => Record::Pending(request, capture),
+                RecordKind::Changed => Record::Changed(request),
                 _ => Record::Request(request, capture),
             })
         }

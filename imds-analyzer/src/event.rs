@@ -30,6 +30,10 @@ pub struct Event {
     pub local: bool,
     /// X-Forwarded-For is present.
     pub forwarded: bool,
+    /// The head breaks the grammar of HTTP.
+    pub malformed: bool,
+    /// Bytes of the head were in memory that the sender could still change after they were judged.
+    pub sender_pages: bool,
     pub http: HttpRequest,
     pub source: SocketAddr,
     /// The socket's peer.

@@ -231,6 +231,8 @@ impl Join {
             },
             local: request.flags & request_flags::LOCAL != 0,
             forwarded: request.facts & facts::FORWARDED != 0,
+            malformed: request.facts & facts::MALFORMED != 0,
+            sender_pages: request.flags & request_flags::SENDER_PAGES != 0,
             http,
             source: address(request.family, request.source, request.source_port),
             destination,

@@ -302,6 +302,7 @@ impl<S: Sink> Session<S> {
                 }
                 Ok(Record::Request(request, capture)) => write(join.request(&request, capture)),
                 Ok(Record::Pending(request, capture)) => write(join.unfinished(&request, capture)),
+                Ok(Record::Changed(request)) => write(join.request(&request, &[])),
                 Ok(Record::Send(mut piece, data)) => {
                     send.take(&mut piece, data, &mut |kind, request: &_, capture: &_| {
                         write(judged(join, kind, request, capture));

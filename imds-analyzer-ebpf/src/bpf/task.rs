@@ -2,10 +2,21 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns};
 use imds_analyzer_ebpf::abi::{
-    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX, RecordKind, Task,
+    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Executable, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX, RecordKind, Task,
 };
 
 use super::{counters, paths, read, settings_global::setting, transport_ring};
+
+/// Nothing is known of the executable.
+const NO_EXECUTABLE: Executable = Executable {
+    inode: 0,
+    device: 0,
+    uid: 0,
+    mode: 0,
+    mount_ns: 0,
+    user_ns: 0,
+    reserved: 0,
+};
 
 /// What tells one run of one program from another.
 #[derive(Clone, Copy)]
@@ -155,6 +166,7 @@ fn fill<const PATHS: bool, const N: usize>(task: &Task, leader: u64, sock: u64, 
     record.owner.login_uid = login(leader, setting!(task_loginuid));
     record.owner.login_session = login(leader, setting!(task_sessionid));
     record.owner.paths_room = PATHS_MAX as u32;
+    record.owner.executable = NO_EXECUTABLE;
     if PATHS {
         paths::read_into(&mut record.owner.paths, &mut record.names, current_task(), task.exec);
     } else {

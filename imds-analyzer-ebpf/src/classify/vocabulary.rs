@@ -126,16 +126,21 @@ pub enum Reason {
     Closed = 7,
     /// The head was unfinished for 30 s.
     Timeout = 8,
-    /// The sender's memory changed while it was being read (send tap).
+    /// The bytes were not the same when they were seen again: the sender's memory changed while it was being read (send
+    /// tap), or between two transmissions (wire tap).
     Changed = 9,
     /// The head was unfinished when the tool stopped watching it.
     Unfinished = 10,
     /// The bytes are not in the sender's memory: sendfile, splice (send tap).
     Unreadable = 11,
+    /// An urgent byte (`MSG_OOB`) was sent inside the head: servers disagree on whether it belongs to it.
+    Urgent = 12,
+    /// There was no memory left for the state of its connection.
+    NoState = 13,
 }
 
 impl Reason {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::NotHttp,
         Self::Malformed,
         Self::TooLong,
@@ -147,6 +152,8 @@ impl Reason {
         Self::Changed,
         Self::Unfinished,
         Self::Unreadable,
+        Self::Urgent,
+        Self::NoState,
     ];
 
     #[inline(always)]
@@ -163,6 +170,8 @@ impl Reason {
             9 => Self::Changed,
             10 => Self::Unfinished,
             11 => Self::Unreadable,
+            12 => Self::Urgent,
+            13 => Self::NoState,
             _ => return None,
         })
     }
@@ -180,6 +189,8 @@ impl Reason {
             Self::Changed => "changed",
             Self::Unfinished => "unfinished",
             Self::Unreadable => "unreadable",
+            Self::Urgent => "urgent",
+            Self::NoState => "no-state",
         }
     }
 }

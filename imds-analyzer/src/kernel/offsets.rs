@@ -50,11 +50,12 @@ pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
     Ok(with_cgroup(btf, with_paths).unwrap_or(with_paths))
 }
 
-/// Audit's fields, of a kernel that was built with it.
+/// Audit's fields, of a kernel that was built with it, and how often the task executed a program.
 fn with_login(btf: &Btf, settings: Settings) -> Settings {
     Settings {
         task_loginuid: btf.field("task_struct", "loginuid").unwrap_or(0),
         task_sessionid: btf.field("task_struct", "sessionid").unwrap_or(0),
+        task_self_exec_id: btf.field("task_struct", "self_exec_id").unwrap_or(0),
         ..settings
     }
 }

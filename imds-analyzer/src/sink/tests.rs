@@ -122,6 +122,8 @@ pub(crate) fn full_event() -> Event {
         net_ns: NetNs::Other,
         local: false,
         forwarded: true,
+        malformed: true,
+        sender_pages: true,
         http: HttpRequest {
             method: Some("GET".to_owned()),
             target: Some(format!("{path}?x=1")),
@@ -152,6 +154,8 @@ pub(crate) fn minimal_event() -> Event {
         net_ns: NetNs::Host,
         local: false,
         forwarded: false,
+        malformed: false,
+        sender_pages: false,
         http: HttpRequest::default(),
         source: "[fd00::5]:43210".parse().expect("an address"),
         destination: "[fd00:ec2::254]:80".parse().expect("an address"),

@@ -129,6 +129,12 @@ struct Imds<'a> {
     local: bool,
     /// X-Forwarded-For is present.
     forwarded: bool,
+    /// The head breaks the grammar of HTTP.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    malformed: bool,
+    /// Bytes of the head were in memory that the sender could still change (MSG_ZEROCOPY, splice, sendfile).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    sender_pages: bool,
     /// What the packet said, where netfilter rewrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     packet_destination: Option<Address>,
@@ -152,6 +158,8 @@ impl<'a> Imds<'a> {
             netns: event.net_ns.as_str(),
             local: event.local,
             forwarded: event.forwarded,
+            malformed: event.malformed,
+            sender_pages: event.sender_pages,
             packet_destination: event.packet_destination.map(Address::new),
         }
     }
