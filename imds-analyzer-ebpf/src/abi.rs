@@ -405,7 +405,8 @@ pub struct Settings {
     // match-struct sock: sk_lock
     pub sock_lock_owned: u32,
     pub tcp_sock_is_mptcp: u32,
-    pub reserved: u32,
+    /// Where digests of payload are evaluated: random, below 2^31 - 1.
+    pub digest_key: u32,
 }
 
 /// What the kernel side counts, one slot each in the per-CPU map [`map::LOSS`].
@@ -418,7 +419,7 @@ pub enum Loss {
     OwnerRing = 1,
     /// The ring buffer had no room for the notice of an unfinished head.
     PendingRing = 2,
-    /// No memory for a socket's state: its requests are not seen.
+    /// No memory for a connection's state, and no room in the spare table: its requests are `unknown`, reason `no-state`.
     SocketState = 3,
     /// Stream bytes that never passed the hook: requests in them are not seen.
     GapBytes = 4,
@@ -440,10 +441,14 @@ pub enum Loss {
     BudgetNotice = 12,
     /// The send tap could not keep what it needs of a send or could not hand it over: a gap in its stream.
     SendState = 13,
+    /// Connections whose own memory has no room for their state: it is in the spare table.
+    SpareState = 14,
+    /// The notes on who sends on a connection were pushed out by those of others: who connected is named instead.
+    SenderNotes = 15,
 }
 
 impl Loss {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::RequestRing,
         Self::OwnerRing,
         Self::PendingRing,
@@ -458,6 +463,8 @@ impl Loss {
         Self::BudgetOther,
         Self::BudgetNotice,
         Self::SendState,
+        Self::SpareState,
+        Self::SenderNotes,
     ];
 
     /// Name used in loss records and metrics.
@@ -477,6 +484,8 @@ impl Loss {
             Self::BudgetOther => "budget_other",
             Self::BudgetNotice => "budget_notice",
             Self::SendState => "send_state",
+            Self::SpareState => "spare_state",
+            Self::SenderNotes => "sender_notes",
         }
     }
 }

@@ -4,6 +4,7 @@ mod budget;
 mod connect;
 mod counters;
 mod egress;
+mod pages;
 mod paths;
 mod read;
 mod release;

@@ -176,7 +176,7 @@ impl Default for Limits {
             user: 500,
             user_daily: 20_000,
             kernel_rate: 2000,
-            kernel_burst: 10_000,
+            kernel_burst: 2_000,
         }
     }
 }

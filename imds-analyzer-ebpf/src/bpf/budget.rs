@@ -1,9 +1,15 @@
 //! How much of the ring buffer one user may fill. What is over it is only counted, exactly; without a budget in the
 //! settings none of this is left in the programs.
+//!
+//! Half of the ring buffer is for users who have used little of their budget: a flood, within its user's budget too, leaves
+//! room for the records of others.
 
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
 
-use super::{settings_global::setting, task};
+use super::{settings_global::setting, task, transport_ring};
+
+/// Stands for the user of a connection whose connecting nobody saw, and whose sender is not known.
+pub(super) const NOBODY: u32 = u32::MAX;
 
 /// What has a budget of its own, so that none uses up another's.
 #[derive(Clone, Copy)]
@@ -13,6 +19,18 @@ pub(super) enum Class {
     Credential = 1,
     Pending = 2,
     Owner = 3,
+}
+
+impl Class {
+    /// A user who has used more than the budget's depth, shifted by this, is no light one. Announced processes are the
+    /// largest records.
+    #[inline(always)]
+    const fn share(self) -> u64 {
+        match self {
+            Self::Owner => 4,
+            Self::Request | Self::Credential | Self::Pending => 3,
+        }
+    }
 }
 
 /// When a user's budget of one class would be full again, in ns since boot. The least recently active go first, which
@@ -38,7 +56,8 @@ pub(super) fn allows(uid: u32, class: Class) -> bool {
     // SAFETY: a map's value, an aligned word; races are described above.
     let value = unsafe { *full_at };
     let begin = if value > now { value } else { now };
-    if begin - now > depth {
+    let used = begin - now;
+    if used > depth || used > depth >> class.share() && transport_ring::is_half_full() {
         return false;
     }
     // SAFETY: as above.

@@ -61,19 +61,21 @@ fn observe(ctx: &SockAddrContext) {
     if sk.is_null() {
         return;
     }
-    socket::forget(sk);
-    let Some(socket) = socket::of(sk) else { return };
+    let context = ctx.sock_addr.cast();
+    socket::forget(sk, context);
+    // Without state its packets are reported as such, with who sends them.
+    let Some(socket) = socket::of(sk, context) else { return };
     let (identity, leader) = task::identity();
     let cgroup = task::current_cgroup();
     task::facts_into(&mut socket.connector, &identity, leader, cgroup, OwnerHook::Connect);
     socket.set_sock(sk);
     // SAFETY: the program's own context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+    let cookie = unsafe { bpf_get_socket_cookie(context) };
     if let Some(senders) = socket::new_senders(socket.sock(), cookie) {
         senders.set_announced(&identity);
     }
     if budget::allows(socket.connector.uid, Class::Owner) {
-        task::announce::<true>(&socket.connector, leader, socket.sock(), cookie);
+        task::announce::<true>(&socket.connector, identity.mm, leader, socket.sock(), cookie);
     } else {
         counters::add(Loss::BudgetNotice, 1);
     }

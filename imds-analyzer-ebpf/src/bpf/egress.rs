@@ -9,25 +9,29 @@ use imds_analyzer_ebpf::{
 };
 
 use super::{
-    counters, report,
+    counters,
+    pages::{imds_again, imds_pages},
+    report, sender,
+    settings_global::setting,
     skb::Skb,
-    socket::{self, Socket, noted},
+    socket::{self, Ends, NOTES, Socket, noted},
     task,
 };
 
 /// Bytes looked at by one call of [`imds_scan`].
 // VERIFIER: it follows every way through the classifier for each of them, about 4,000 instructions a byte.
-const CHUNK: usize = 8;
-/// Calls of [`imds_scan`] by one of [`imds_span`], and of that for one packet: 64 KiB in chunks, and as much again for
+const CHUNK: usize = 4;
+/// Calls of [`imds_scan`] by one of [`imds_span`], and of that for one packet: 64 KiB in chunks, and a quarter more for
 /// pipelined heads, each of which ends a call early.
-const STEPS: u32 = 64;
-const SPANS: u32 = 256;
+const STEPS: u32 = 128;
+const SPANS: u32 = 160;
 /// In the result of [`imds_scan`]: a head is to be reported. The bits below are the bytes taken.
 const HEAD: u32 = 1 << 31;
 
 const SYN: u8 = 0x02;
 const FIN: u8 = 0x01;
 const RST: u8 = 0x04;
+const URG: u8 = 0x20;
 
 /// Entry of the tap.
 #[inline(always)]
@@ -40,16 +44,16 @@ pub(super) fn observe(ctx: *mut __sk_buff) {
 
 /// What is of interest in the packet's headers.
 struct Segment {
-    v6: bool,
-    /// Where the addresses are: offset of the destination address, and of the TCP header.
-    destination: u32,
-    tcp: u32,
+    /// The port it goes to.
+    port: u16,
     /// Where the payload starts, and its length.
     payload: u32,
     len: u32,
     /// Sequence number of the payload's first byte.
     seq: u32,
     flags: u8,
+    /// Sequence number behind the urgent byte, where [`URG`] is set.
+    urgent: u32,
 }
 
 impl Segment {
@@ -58,29 +62,31 @@ impl Segment {
     fn read(skb: Skb) -> Option<Self> {
         let [first] = skb.load::<1>(0)?;
         let v6 = first >> 4 == 6;
-        let (destination, tcp) = if v6 {
-            (24, tcp_after_v6(skb)?)
+        let tcp = if v6 {
+            tcp_after_v6(skb)?
         } else {
             const IPPROTO_TCP: u8 = 6;
             let [protocol] = skb.load::<1>(9)?;
             if protocol != IPPROTO_TCP {
                 return None;
             }
-            (16, (first & 0x0f) as u32 * 4)
+            (first & 0x0f) as u32 * 4
         };
+        let port = u16::from_be_bytes(skb.load::<2>(tcp + 2)?);
         let seq = u32::from_be_bytes(skb.load::<4>(tcp + 4)?);
         let [offset, flags] = skb.load::<2>(tcp + 12)?;
+        let urgent = u16::from_be_bytes(skb.load::<2>(tcp + 18)?) as u32;
+        let urgent = seq.wrapping_add(urgent);
         let payload = tcp + (offset >> 4) as u32 * 4;
         // A SYN takes one number before the data that may come with it (TCP Fast Open, RFC 7413).
         let seq = if flags & SYN != 0 { seq.wrapping_add(1) } else { seq };
         Some(Self {
-            v6,
-            destination,
-            tcp,
+            port,
             payload,
             len: skb.len().saturating_sub(payload),
             seq,
             flags,
+            urgent,
         })
     }
 }
@@ -127,9 +133,15 @@ pub(crate) extern "C" fn imds_packet(ctx: *mut __sk_buff) -> u32 {
             "a packet to IMDS that is not TCP as it is known: {} bytes",
             skb.len()
         );
+        imds_stateless(ctx, 0, 0, Reason::Unreadable as u32);
         return 0;
     };
-    let Some(socket) = socket::of(sk) else { return 0 };
+    let Some(socket) = socket::of(sk, ctx.cast()) else {
+        if segment.len > 0 {
+            imds_stateless(ctx, segment.seq, segment.len, Reason::NoState as u32);
+        }
+        return 0;
+    };
     let syn = segment.flags & SYN != 0;
     let repeated = syn && socket.synced != 0 && socket.initial_seq == segment.seq;
     if syn && !repeated || socket.synced == 0 && segment.len > 0 {
@@ -138,6 +150,9 @@ pub(crate) extern "C" fn imds_packet(ctx: *mut __sk_buff) -> u32 {
         socket.initial_seq = segment.seq;
         socket.next_seq = segment.seq;
         socket.noted = noted::NO;
+        socket.pages = 0;
+        socket.urgent = 0;
+        socket.local = 0;
         socket.set_sock(sk);
         imds_open(ctx);
     }
@@ -161,7 +176,9 @@ pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
     if sk.is_null() {
         return 0;
     }
-    let Some(socket) = socket::existing(sk) else { return 0 };
+    let Some(socket) = socket::existing(sk, ctx.cast()) else {
+        return 0;
+    };
     if socket.old != 0 {
         socket.classifier.join_midstream(Reason::Midstream);
     } else {
@@ -170,29 +187,32 @@ pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
             last_resort(skb, socket);
         }
     }
-    // Read already, or this would not have been called.
-    let Some(segment) = Segment::read(skb) else { return 0 };
-    let v6 = segment.v6;
+    let sock = socket.sock();
+    ends_into(&mut socket.ends, skb, sock);
+    0
+}
+
+/// The two ends of the connection that a packet belongs to.
+#[inline(always)]
+pub(super) fn ends_into(ends: &mut Ends, skb: Skb, sock: u64) {
+    let v6 = skb.load::<1>(0).is_some_and(|[first]| first >> 4 == 6);
     let (source, source_port) = skb.local(v6);
-    // The index every network namespace gives its loopback device (LOOPBACK_IFINDEX, include/net/flow.h).
-    let local = skb.ifindex() == 1;
-    let net_ns = task::net_namespace(socket.sock());
-    let ends = &mut socket.ends;
     ends.cookie = skb.cookie();
-    ends.net_ns = net_ns;
-    ends.flags = if local { request_flags::LOCAL } else { 0 };
+    ends.net_ns = task::net_namespace(sock);
+    ends.flags = if skb.is_local() { request_flags::LOCAL } else { 0 };
     ends.family = if v6 { 6 } else { 4 };
+    ends.reserved = 0;
     ends.source = source;
     ends.source_port = source_port;
     ends.destination = skb.peer(v6);
     ends.destination_port = target::PORT;
     ends.packet_destination = if v6 {
-        skb.load::<16>(segment.destination).unwrap_or([0; 16])
+        skb.load::<16>(24).unwrap_or([0; 16])
     } else {
-        super::skb::mapped(skb.load::<4>(segment.destination).map_or(0, u32::from_ne_bytes))
+        super::skb::mapped(skb.load::<4>(16).map_or(0, u32::from_ne_bytes))
     };
-    ends.packet_port = skb.load::<2>(segment.tcp + 2).map_or(0, u16::from_be_bytes);
-    0
+    ends.packet_port = Segment::read(skb).map_or(0, |segment| segment.port);
+    ends.reserved2 = 0;
 }
 
 /// No hook saw who connected (MPTCP on some kernels). A first SYN leaves in the context of its connect(2), so the
@@ -200,13 +220,106 @@ pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
 #[inline(always)]
 fn last_resort(skb: Skb, socket: &mut Socket) {
     let (identity, leader) = task::identity();
-    if identity.exec != 0 && identity.tgid != 0 {
+    if identity.mm != 0 && identity.tgid != 0 {
         task::facts_into(&mut socket.connector, &identity, leader, 0, OwnerHook::Egress);
-        task::announce::<false>(&socket.connector, leader, socket.sock(), skb.cookie());
+        task::announce::<false>(&socket.connector, identity.mm, leader, socket.sock(), skb.cookie());
     }
 }
 
-/// Takes the part of the payload that is new.
+/// Notes the current task as the sender of the bytes from `seq` on, where that is certain though no sender hook sees it: a
+/// SYN with data (TCP Fast Open) leaves in the context of its send, and so do the packets of an MPTCP connection while a
+/// process holds the lock of its socket.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_sender(ctx: *mut __sk_buff, seq: u32, syn: u32) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let Some(socket) = socket::existing(sk, ctx.cast()) else {
+        return 0;
+    };
+    let sock = socket.sock();
+    if syn == 0 && !task::is_mptcp_sender(sock) {
+        return 0;
+    }
+    let (identity, leader) = task::identity();
+    if identity.mm == 0 || identity.tgid == 0 {
+        return 0;
+    }
+    let cookie = skb.cookie();
+    let senders = match socket::senders(sock, cookie) {
+        Some(senders) => senders,
+        None => match socket::new_senders(sock, cookie) {
+            Some(senders) => senders,
+            None => return 0,
+        },
+    };
+    let connector = &socket.connector;
+    let known = senders.count == 0
+        && connector.tgid == identity.tgid
+        && connector.start == identity.start
+        && connector.exec == identity.exec;
+    if known || senders.is_last(&identity) {
+        return 0;
+    }
+    let note = sender::note(senders, &identity, leader, 0, OwnerHook::Egress, seq);
+    if !senders.is_announced(&identity) {
+        senders.set_announced(&identity);
+        task::announce::<false>(
+            &senders.notes[note & (NOTES - 1)].task,
+            identity.mm,
+            leader,
+            sock,
+            cookie,
+        );
+    }
+    0
+}
+
+/// Reports `len` bytes of the stream from `seq` on, which cannot be judged for a [`Reason`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_unjudged(ctx: *mut __sk_buff, kind: u32, seq: u32, len: u32, reason: u32) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let kind = if kind == RecordKind::Changed as u32 {
+        RecordKind::Changed
+    } else {
+        RecordKind::Request
+    };
+    let reason = match Reason::from_raw(reason as u8) {
+        Some(reason) => reason,
+        None => Reason::Gap,
+    };
+    if let Some(socket) = socket::existing(sk, ctx.cast()) {
+        report::unjudged(socket, kind, imds_note(ctx, seq), seq, len, reason);
+    }
+    0
+}
+
+/// The same for a connection without state.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_stateless(ctx: *mut __sk_buff, seq: u32, len: u32, reason: u32) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let reason = match Reason::from_raw(reason as u8) {
+        Some(reason) => reason,
+        None => Reason::NoState,
+    };
+    report::stateless(skb, sk, seq, len, reason);
+    0
+}
+
+/// Takes the part of the payload that is new, and compares the rest with what was judged.
 #[inline(always)]
 fn stream(skb: Skb, socket: &mut Socket, segment: &Segment) {
     let ahead = segment.seq.wrapping_sub(socket.next_seq);
@@ -215,6 +328,10 @@ fn stream(skb: Skb, socket: &mut Socket, segment: &Segment) {
     if ahead > i32::MAX as u32 {
         // Sent before, at least in part.
         let known = ahead.wrapping_neg();
+        let again = if known < left { known } else { left };
+        if socket.pages != 0 || socket.local != 0 {
+            imds_again(skb.0, segment.seq, offset, again);
+        }
         if known >= left {
             return;
         }
@@ -222,6 +339,33 @@ fn stream(skb: Skb, socket: &mut Socket, segment: &Segment) {
         left -= known;
     } else if ahead > 0 {
         gap(skb, socket, ahead);
+    }
+    let seq = socket.next_seq;
+    // What leaves now decides: the way to IMDS may have been another when the connection was opened.
+    if skb.is_local() {
+        socket.ends.flags |= request_flags::LOCAL;
+        socket.local = 1;
+        socket.local_seq = seq.wrapping_add(left);
+    } else {
+        socket.ends.flags &= !request_flags::LOCAL;
+    }
+    let syn = (segment.flags & SYN != 0) as u32;
+    if syn != 0 || setting!(tcp_sock_is_mptcp) != 0 {
+        imds_sender(skb.0, seq, syn);
+    }
+    if setting!(shared_info_mask) != 0 {
+        imds_pages(skb.0, seq, offset, left);
+    }
+    if segment.flags & URG != 0 {
+        socket.urgent = 1;
+        socket.urgent_seq = segment.urgent;
+    }
+    // The byte before the urgent pointer, and the one behind it as RFC 1122 has it (tcp_stdurg).
+    let from_urgent = seq.wrapping_sub(socket.urgent_seq);
+    let before_urgent = socket.urgent_seq.wrapping_sub(1).wrapping_sub(seq);
+    let is_urgent = socket.urgent != 0 && (from_urgent == 0 || before_urgent < left);
+    if is_urgent {
+        socket.classifier.spoil(Reason::Urgent);
     }
     // VERIFIER: a constant bound.
     for _ in 0..SPANS {
@@ -231,6 +375,9 @@ fn stream(skb: Skb, socket: &mut Socket, segment: &Segment) {
         }
         offset += taken;
         left = left.saturating_sub(taken);
+    }
+    if is_urgent {
+        socket.classifier.end_spoil();
     }
     if left > 0 {
         counters::add(Loss::PacketBound, 1);
@@ -248,6 +395,14 @@ fn gap(skb: Skb, socket: &mut Socket, missing: u32) {
     counters::add(Loss::GapBytes, missing as u64);
     if socket.classifier.gap(missing) == Step::Head {
         imds_report(skb.0, RecordKind::Request as u32);
+    } else {
+        imds_unjudged(
+            skb.0,
+            RecordKind::Request as u32,
+            socket.next_seq,
+            missing,
+            Reason::Gap as u32,
+        );
     }
     socket.next_seq = socket.next_seq.wrapping_add(missing);
 }
@@ -299,7 +454,9 @@ pub(crate) extern "C" fn imds_scan(ctx: *mut __sk_buff, offset: u32, len: u32) -
     if sk.is_null() || len == 0 {
         return 0;
     }
-    let Some(socket) = socket::existing(sk) else { return 0 };
+    let Some(socket) = socket::existing(sk, ctx.cast()) else {
+        return 0;
+    };
     let skipped = socket.classifier.skip(len);
     if skipped > 0 {
         socket.next_seq = socket.next_seq.wrapping_add(skipped);
@@ -333,13 +490,28 @@ pub(crate) extern "C" fn imds_report(ctx: *mut __sk_buff, kind: u32) -> u32 {
     if sk.is_null() {
         return 0;
     }
-    if let Some(socket) = socket::existing(sk) {
+    if let Some(socket) = socket::existing(sk, ctx.cast()) {
         let kind = if kind == RecordKind::Request as u32 {
             RecordKind::Request
         } else {
             RecordKind::Pending
         };
-        report::send(socket, kind);
+        let seq = socket.next_seq.wrapping_sub(socket.classifier.head().len);
+        report::send(socket, kind, imds_note(ctx, seq));
     }
     0
+}
+
+/// What [`report::find_note`] finds of the byte at `seq`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_note(ctx: *mut __sk_buff, seq: u32) -> u32 {
+    let sk = Skb(ctx).full_sock();
+    if sk.is_null() {
+        return u32::MAX;
+    }
+    match socket::existing(sk, ctx.cast()) {
+        Some(socket) => report::find_note(socket, seq),
+        None => u32::MAX,
+    }
 }

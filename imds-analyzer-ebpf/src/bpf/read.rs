@@ -30,6 +30,17 @@ pub(super) fn kernel<T: Plain>(address: u64) -> Option<T> {
     (result == 0).then(|| unsafe { value.assume_init() })
 }
 
+/// A pointer as a number. `scratch` is memory of a map's value or a record.
+#[inline(always)]
+pub(super) fn number<T>(pointer: *mut T, scratch: &mut u64) -> u64 {
+    let scratch = &raw mut *scratch;
+    // VERIFIER: what is loaded from such memory is a number; the pointer that was stored could not be computed with.
+    // SAFETY: a reference is valid to write.
+    unsafe { core::ptr::write_volatile(scratch, pointer as u64) };
+    // SAFETY: and to read.
+    unsafe { core::ptr::read_volatile(scratch) }
+}
+
 /// Fills `to` from a kernel address; zeroes on failure.
 #[inline(always)]
 pub(super) fn kernel_into<const N: usize>(to: &mut [u8; N], address: u64) -> bool {

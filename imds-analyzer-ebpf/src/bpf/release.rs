@@ -18,8 +18,11 @@ pub(super) fn observe(sk: *mut bpf_sock) {
     if context_field!(sk, state) != TCP_CLOSE {
         return;
     }
-    let Some(socket) = socket::existing(sk) else { return };
+    let Some(socket) = socket::existing(sk, sk.cast()) else {
+        return;
+    };
     if socket.classifier.close() == Step::Head {
-        report::send(socket, RecordKind::Request);
+        let seq = socket.next_seq.wrapping_sub(socket.classifier.head().len);
+        report::send(socket, RecordKind::Request, report::find_note(socket, seq));
     }
 }

@@ -1,36 +1,41 @@
 //! A judged head becomes a record.
 
+use aya_ebpf::bindings::bpf_sock;
 use imds_analyzer_ebpf::{
-    abi::{CAPTURE_MAX, CAPTURE_SHORT, Header, Loss, RecordKind, RequestRecord, Task, request_flags},
-    classify::{PathClass, Verdict},
+    abi::{
+        CAPTURE_MAX, CAPTURE_SHORT, Header, Loss, OwnerHook, RecordKind, Request, RequestRecord, Task, request_flags,
+    },
+    classify::{Head, Method, PathClass, Reason, Verdict},
 };
 
 use super::{
     budget::{self, Class},
-    counters,
-    socket::{self, NOTES, Socket},
+    counters, egress, read,
+    skb::Skb,
+    socket::{self, Ends, NOTES, Socket},
     task, transport_ring,
 };
 
-/// Sends what the socket's classifier has to say about the head it reported last or is reading.
+/// Sends what the socket's classifier has to say about the head it reported last or is reading; `note` is what
+/// [`find_note`] has found of its first byte.
 #[inline(always)]
-pub(super) fn send(socket: &Socket, kind: RecordKind) {
-    if let Some(loss) = over_budget(socket, kind) {
+pub(super) fn send(socket: &Socket, kind: RecordKind, note: u32) {
+    let head = socket.classifier.head();
+    if let Some(loss) = over_budget(sender_uid(socket, note), &head, kind) {
         counters::add(loss, 1);
         return;
     }
     let (_, capture_len) = socket.classifier.capture();
     if capture_len <= CAPTURE_SHORT {
-        fill::<CAPTURE_SHORT>(socket, kind, capture_len);
+        fill::<CAPTURE_SHORT>(socket, kind, note, capture_len);
     } else {
-        fill::<CAPTURE_MAX>(socket, kind, capture_len);
+        fill::<CAPTURE_MAX>(socket, kind, note, capture_len);
     }
 }
 
-/// What to count in place of the record, where who connected has used up their budget.
+/// What to count in place of the record, where its user's budget is used up.
 #[inline(always)]
-fn over_budget(socket: &Socket, kind: RecordKind) -> Option<Loss> {
-    let head = socket.classifier.head();
+fn over_budget(uid: u32, head: &Head, kind: RecordKind) -> Option<Loss> {
     let (class, loss) = if kind as u16 == RecordKind::Pending as u16 {
         (Class::Pending, Loss::BudgetNotice)
     } else {
@@ -43,15 +48,90 @@ fn over_budget(socket: &Socket, kind: RecordKind) -> Option<Loss> {
             _ => (class, Loss::BudgetOther),
         }
     };
-    if budget::allows(socket.connector.uid, class) {
-        None
+    if budget::allows(uid, class) { None } else { Some(loss) }
+}
+
+/// Sends a record of kind `kind` about `len` bytes of the stream from `seq` on, which cannot be judged for `reason`.
+#[inline(always)]
+pub(super) fn unjudged(socket: &Socket, kind: RecordKind, note: u32, seq: u32, len: u32, reason: Reason) {
+    let head = unknown(len, reason);
+    if let Some(loss) = over_budget(sender_uid(socket, note), &head, kind) {
+        counters::add(loss, 1);
+        return;
+    }
+    let Some(mut entry) = transport_ring::reserve::<RequestRecord<CAPTURE_SHORT>>() else {
+        counters::add(Loss::RequestRing, 1);
+        return;
+    };
+    // SAFETY: reserved memory of this type; all of it that is read is written before it is submitted.
+    let request = unsafe { &mut (*entry.as_mut_ptr()).request };
+    let old = if socket.old != 0 { request_flags::OLD_SOCKET } else { 0 };
+    request_into(request, &socket.ends, socket.sock(), &head, kind, seq, old, 0);
+    owner_into(&mut request.task, socket, note);
+    entry.submit(0);
+}
+
+/// The same where there is no memory for the socket's state: by the latest note on who sends, else the task whose packet
+/// this is.
+#[inline(always)]
+pub(super) fn stateless(skb: Skb, sk: *mut bpf_sock, seq: u32, len: u32, reason: Reason) {
+    let head = unknown(len, reason);
+    let Some(mut entry) = transport_ring::reserve::<RequestRecord<CAPTURE_SHORT>>() else {
+        counters::add(Loss::RequestRing, 1);
+        return;
+    };
+    // SAFETY: as in `unjudged`.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    let request = &mut record.request;
+    let sock = read::number(sk, &mut request.sock);
+    const {
+        assert!(size_of::<Ends>() <= CAPTURE_SHORT);
+        assert!(align_of::<RequestRecord<CAPTURE_SHORT>>() >= align_of::<Ends>());
+        assert!(core::mem::offset_of!(RequestRecord<CAPTURE_SHORT>, capture).is_multiple_of(align_of::<Ends>()));
+    }
+    // VERIFIER: the stack is too small for them, and there is no capture to take this room.
+    let ends = record.capture.as_mut_ptr().cast::<Ends>();
+    // SAFETY: large enough and aligned, as just checked; integers alone, for which any bytes are valid.
+    let ends = unsafe { &mut *ends };
+    egress::ends_into(ends, skb, sock);
+    let cookie = ends.cookie;
+    request_into(request, ends, sock, &head, RecordKind::Request, seq, 0, 0);
+    if let Some(senders) = socket::senders(sock, cookie)
+        && senders.count > 0
+    {
+        request.task = senders.notes[senders.count.wrapping_sub(1) as usize & (NOTES - 1)].task;
     } else {
-        Some(loss)
+        request.task.reserved = [0; 3];
+        let (identity, leader) = task::identity();
+        task::facts_into(&mut request.task, &identity, leader, 0, OwnerHook::Egress);
+        if identity.mm == 0 {
+            // A thread of the kernel's own.
+            request.task.tgid = 0;
+        }
+    }
+    if let Some(loss) = over_budget(request.task.uid, &head, RecordKind::Request) {
+        counters::add(loss, 1);
+        entry.discard(0);
+        return;
+    }
+    entry.submit(0);
+}
+
+/// Bytes nobody can judge.
+#[inline(always)]
+fn unknown(len: u32, reason: Reason) -> Head {
+    Head {
+        verdict: Verdict::Unknown,
+        reason: Some(reason),
+        method: Method::Unknown,
+        path_class: PathClass::NotImds,
+        facts: 0,
+        len,
     }
 }
 
 #[inline(always)]
-fn fill<const N: usize>(socket: &Socket, kind: RecordKind, capture_len: usize) {
+fn fill<const N: usize>(socket: &Socket, kind: RecordKind, note: u32, capture_len: usize) {
     let Some(mut entry) = transport_ring::reserve::<RequestRecord<N>>() else {
         let loss = if kind as u16 == RecordKind::Request as u16 {
             Loss::RequestRing
@@ -66,15 +146,51 @@ fn fill<const N: usize>(socket: &Socket, kind: RecordKind, capture_len: usize) {
     let record = unsafe { &mut *record };
     let head = socket.classifier.head();
     let seq = socket.next_seq.wrapping_sub(head.len);
-    let ends = &socket.ends;
     let request = &mut record.request;
+    let old = if socket.old != 0 { request_flags::OLD_SOCKET } else { 0 };
+    let pages = if socket.pages != 0 && seq.wrapping_sub(socket.pages_end) > i32::MAX as u32 {
+        request_flags::SENDER_PAGES
+    } else {
+        0
+    };
+    request_into(
+        request,
+        &socket.ends,
+        socket.sock(),
+        &head,
+        kind,
+        seq,
+        old | pages,
+        capture_len as u16,
+    );
+    owner_into(&mut request.task, socket, note);
+    let (capture, _) = socket.classifier.capture();
+    record.capture.copy_from_slice(&capture[..N]);
+    entry.submit(0);
+}
+
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one for each part of a record; a struct of them would be on the stack"
+)]
+fn request_into(
+    request: &mut Request,
+    ends: &Ends,
+    sock: u64,
+    head: &Head,
+    kind: RecordKind,
+    seq: u32,
+    flags: u16,
+    capture_len: u16,
+) {
     request.header = Header {
         time: task::now(),
         kind: kind as u16,
-        data_len: capture_len as u16,
+        data_len: capture_len,
         reserved: 0,
     };
-    request.sock = socket.sock();
+    request.sock = sock;
     request.cookie = ends.cookie;
     request.seq = seq;
     request.head_len = head.len;
@@ -86,7 +202,7 @@ fn fill<const N: usize>(socket: &Socket, kind: RecordKind, capture_len: usize) {
     request.method = head.method as u8;
     request.path_class = head.path_class as u8;
     request.facts = head.facts;
-    request.flags = ends.flags | if socket.old != 0 { request_flags::OLD_SOCKET } else { 0 };
+    request.flags = ends.flags | flags;
     request.net_ns = ends.net_ns;
     request.family = ends.family;
     request.reserved = [0; 3];
@@ -97,32 +213,80 @@ fn fill<const N: usize>(socket: &Socket, kind: RecordKind, capture_len: usize) {
     request.destination_port = ends.destination_port;
     request.packet_port = ends.packet_port;
     request.reserved2 = 0;
-    owner_into(&mut request.task, socket, seq);
-    let (capture, _) = socket.classifier.capture();
-    record.capture.copy_from_slice(&capture[..N]);
-    entry.submit(0);
 }
 
-/// The sender of the byte at `seq`: of the notes taken before it, the latest. Without one, who connected.
+/// The sender: as the note that was found says. Without one, who connected.
 #[inline(always)]
-fn owner_into(to: &mut Task, socket: &Socket, seq: u32) {
+fn owner_into(to: &mut Task, socket: &Socket, note: u32) {
     *to = socket.connector;
-    let Some(senders) = socket::senders(socket.sock(), socket.ends.cookie) else {
-        return;
-    };
-    // Notes are taken in the order of the stream: from the latest back, the first that is not behind the byte.
-    for back in 1..=NOTES as u32 {
-        if back > senders.count {
-            return;
-        }
-        let note = &senders.notes[senders.count.wrapping_sub(back) as usize & (NOTES - 1)];
-        // As TCP compares sequence numbers: half of the circle is before.
-        if seq.wrapping_sub(note.seq) <= i32::MAX as u32 {
-            *to = note.task;
-            return;
+    match note {
+        NO_NOTE => {}
+        PUSHED_OUT => counters::add(Loss::SenderNotes, 1),
+        TOO_LATE => counters::add(Loss::SenderQueue, 1),
+        place => {
+            if let Some(senders) = socket::senders(socket.sock(), socket.ends.cookie) {
+                *to = senders.notes[within_notes(place)].task;
+            }
         }
     }
-    if senders.count as usize > NOTES {
-        counters::add(Loss::SenderQueue, 1);
+}
+
+/// The user of the same.
+#[inline(always)]
+fn sender_uid(socket: &Socket, note: u32) -> u32 {
+    if note < NOTES as u32
+        && let Some(senders) = socket::senders(socket.sock(), socket.ends.cookie)
+    {
+        return senders.notes[within_notes(note)].task.uid;
+    }
+    if socket.connector.tgid == 0 {
+        // Not root's, though all is zeroes.
+        return budget::NOBODY;
+    }
+    socket.connector.uid
+}
+
+/// The place of a note.
+// VERIFIER: as in `read::user_into`.
+#[inline(always)]
+fn within_notes(place: u32) -> usize {
+    read::bounded(place) as usize & (NOTES - 1)
+}
+
+// Instead of the place of a note.
+const NO_NOTE: u32 = NOTES as u32;
+/// There were notes on this socket, until others' took their place.
+const PUSHED_OUT: u32 = NO_NOTE + 1;
+/// More changes of sender than are remembered have come since.
+const TOO_LATE: u32 = NO_NOTE + 2;
+
+/// Where the note on the sender of the byte at `seq` is: of those taken before it, the latest.
+// VERIFIER: a number, and not a reference: the ways to it are forgotten once it is known.
+#[inline(always)]
+pub(super) fn find_note(socket: &Socket, seq: u32) -> u32 {
+    let Some(senders) = socket::senders(socket.sock(), socket.ends.cookie) else {
+        // Made when the socket connected.
+        return if socket.connector.hook == OwnerHook::Connect as u8 {
+            PUSHED_OUT
+        } else {
+            NO_NOTE
+        };
+    };
+    // Notes are taken in the order of the stream: from the latest back, the first that is not behind the byte. One place is
+    // that of the next.
+    for back in 1..NOTES as u32 {
+        if back > senders.count {
+            return NO_NOTE;
+        }
+        let place = senders.count.wrapping_sub(back) & (NOTES as u32 - 1);
+        // As TCP compares sequence numbers: half of the circle is before.
+        if seq.wrapping_sub(senders.notes[place as usize].seq) <= i32::MAX as u32 {
+            return place;
+        }
+    }
+    if senders.count as usize >= NOTES {
+        TOO_LATE
+    } else {
+        NO_NOTE
     }
 }

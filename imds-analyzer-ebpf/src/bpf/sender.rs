@@ -1,14 +1,17 @@
 //! The sender's own context: whose bytes are these, from which sequence number on. One body for every hook.
 
 use aya_ebpf::{EbpfContext, programs::ProbeContext};
-use imds_analyzer_ebpf::{abi::OwnerHook, target};
+use imds_analyzer_ebpf::{
+    abi::{OwnerHook, Task},
+    target,
+};
 
 use super::{
     read::{self, Argument},
     settings_global::setting,
     skb,
-    socket::{self, NOTES},
-    task,
+    socket::{self, NOTES, Senders},
+    task::{self, Identity},
 };
 
 /// Entry of the hooks with typed arguments, of which the socket is the first; leaves at once if the socket's peer has
@@ -48,24 +51,47 @@ fn observe(sock: u64, hook: OwnerHook) {
             None => return,
         },
     };
-    let count = senders.count;
-    if count > 0 {
-        let last = &senders.notes[(count as usize).wrapping_sub(1) & (NOTES - 1)];
-        let same =
-            last.task.tid == identity.tid && last.task.start == identity.start && last.task.exec == identity.exec;
-        if same {
-            return;
-        }
-    }
-    senders.count = count.wrapping_add(1);
-    let note = &mut senders.notes[count as usize & (NOTES - 1)];
-    note.seq = seq;
-    task::facts_into(&mut note.task, &identity, leader, task::current_cgroup(), hook);
+    let note = note(senders, &identity, leader, task::current_cgroup(), hook, seq);
     if !senders.is_announced(&identity) {
         senders.set_announced(&identity);
         // Another than who connected, as few are: its paths are left to /proc.
-        task::announce::<false>(&senders.notes[count as usize & (NOTES - 1)].task, leader, sock, cookie);
+        task::announce::<false>(&senders.notes[note].task, identity.mm, leader, sock, cookie);
     }
+}
+
+/// Notes that the current task sends from `seq` on, if it is another than before or has changed its user or name since.
+/// Returns the place of the note.
+#[inline(always)]
+pub(super) fn note(
+    senders: &mut Senders,
+    identity: &Identity,
+    leader: u64,
+    cgroup: u64,
+    hook: OwnerHook,
+    seq: u32,
+) -> usize {
+    let count = senders.count;
+    let next = count as usize & (NOTES - 1);
+    // The place of the oldest note serves for the comparison: it is the next one to be taken.
+    let fresh = &mut senders.notes[next];
+    fresh.seq = seq;
+    task::facts_into(&mut fresh.task, identity, leader, cgroup, hook);
+    let last = (count as usize).wrapping_sub(1) & (NOTES - 1);
+    if count == 0 || !is_same(&senders.notes[last].task, &senders.notes[next].task) {
+        senders.count = count.wrapping_add(1);
+    }
+    next
+}
+
+#[inline(always)]
+fn is_same(a: &Task, b: &Task) -> bool {
+    const WORDS: usize = size_of::<Task>() / 8;
+    let (a, b): (&[u64; WORDS], &[u64; WORDS]) = (zerocopy::transmute_ref!(a), zerocopy::transmute_ref!(b));
+    let mut different = 0;
+    for word in 0..WORDS {
+        different |= a[word] ^ b[word];
+    }
+    different == 0
 }
 
 /// Whether the peer of the socket at `sock` has IMDS's address.

@@ -1,13 +1,18 @@
 //! What is known of a socket. It belongs to the socket, never to the CPU: `cgroup_skb` can be entered again on the same
 //! CPU from softirq or after preemption. The kernel holds the socket's lock around every packet it sends, so one
-//! socket's state has one user at a time, and goes away with the socket.
+//! socket's state has one user at a time.
+//!
+//! The state is in the socket's own storage and goes away with it. That storage is charged to the socket's option memory
+//! (`sk_omem_alloc`, net.core.optmem_max), which its owner can fill, and Linux 7.x has none to give on a CPU without
+//! cmpxchg16b (`kmalloc_nolock`): then the state is in a table by cookie, whose memory is there from the start and whose
+//! least recently used entry makes room for the next.
 
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{LruHashMap, SkStorage},
-    helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
 use imds_analyzer_ebpf::{
@@ -22,6 +27,8 @@ use super::{counters, task::Identity};
 pub(super) struct Socket {
     /// Address of the kernel's `struct sock`.
     sock: u64,
+    /// Address of the packet in hand, as a number.
+    pub(super) skb: u64,
     /// Who connected; `tgid` 0 where nobody was seen.
     pub(super) connector: Task,
     /// Sequence number of the next byte of the stream.
@@ -35,10 +42,38 @@ pub(super) struct Socket {
     pub(super) synced: u8,
     /// Connected before the tool was there.
     pub(super) old: u8,
-    pub(super) reserved: u8,
+    /// A packet held pages of the sender's own; from the one that began at `pages_seq` on, bytes that are sent again are
+    /// compared with what was judged.
+    pub(super) pages: u8,
+    pub(super) pages_seq: u32,
+    /// Where the last such packet ended.
+    pub(super) pages_end: u32,
+    /// An urgent byte was sent, just before this sequence number.
+    pub(super) urgent_seq: u32,
+    pub(super) urgent: u8,
+    /// Bytes before `local_seq` were judged in packets to an address of this host.
+    pub(super) local: u8,
+    pub(super) reserved: u16,
+    pub(super) local_seq: u32,
+    /// How many packets are in `judged`, modulo 2^32.
+    pub(super) judged_count: u32,
+    pub(super) judged: [Judged; JUDGED],
     pub(super) ends: Ends,
     pub(super) classifier: Classifier,
 }
+
+/// Payload that was judged while the sender could still write it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Judged {
+    pub(super) seq: u32,
+    pub(super) len: u32,
+    pub(super) digest: u32,
+    pub(super) reserved: u32,
+}
+
+/// Packets remembered for comparison. What is sent again of an older one is taken for changed.
+pub(super) const JUDGED: usize = 8;
 
 /// The two ends of a connection, as [`imds_analyzer_ebpf::abi::Request`] has them.
 #[derive(Clone, Copy)]
@@ -85,36 +120,71 @@ pub(super) mod noted {
 #[btf_map]
 static SOCKETS: SkStorage<Socket> = SkStorage::new();
 
-/// The state of `sk`, made if there is none.
+/// States of sockets whose storage has no room, by cookie.
+#[btf_map]
+static SPARE: LruHashMap<u64, Socket, 1024> = LruHashMap::new();
+
+/// What a new entry of the spare table is copied from: it is too large for the stack.
+// SAFETY: integers alone, for which zeroes are valid.
+static NEW: Socket = unsafe { core::mem::zeroed() };
+
+/// The state of `sk`, the socket of the program's context `ctx`; made if there is none.
 #[inline(always)]
-pub(super) fn of<'a>(sk: *mut bpf_sock) -> Option<&'a mut Socket> {
-    let map = ptr::from_ref(&SOCKETS).cast_mut().cast::<c_void>();
-    // SAFETY: `sk` comes from a context and is not null.
-    let socket = unsafe { bpf_sk_storage_get(map, sk.cast(), ptr::null_mut(), BPF_SK_STORAGE_GET_F_CREATE.into()) };
-    // SAFETY: null or the socket's own storage; the socket's lock makes this the only reference.
-    let socket = unsafe { socket.cast::<Socket>().as_mut() };
-    if socket.is_none() {
-        counters::add(Loss::SocketState, 1);
+pub(super) fn of<'a>(sk: *mut bpf_sock, ctx: *mut c_void) -> Option<&'a mut Socket> {
+    if let Some(socket) = existing(sk, ctx) {
+        return Some(socket);
     }
-    socket
+    if let Some(socket) = storage(sk, BPF_SK_STORAGE_GET_F_CREATE) {
+        return Some(socket);
+    }
+    counters::add(Loss::SpareState, 1);
+    let cookie = cookie(ctx);
+    if SPARE.insert(cookie, &NEW, 0).is_err() {
+        counters::add(Loss::SocketState, 1);
+        return None;
+    }
+    spare(cookie)
 }
 
-/// The state of `sk` if it has any.
+/// The state of `sk`, the socket of the program's context `ctx`, if it has any.
 #[inline(always)]
-pub(super) fn existing<'a>(sk: *mut bpf_sock) -> Option<&'a mut Socket> {
-    let map = ptr::from_ref(&SOCKETS).cast_mut().cast::<c_void>();
-    // SAFETY: as in `of`.
-    let socket = unsafe { bpf_sk_storage_get(map, sk.cast(), ptr::null_mut(), 0) };
-    // SAFETY: as in `of`.
-    unsafe { socket.cast::<Socket>().as_mut() }
+pub(super) fn existing<'a>(sk: *mut bpf_sock, ctx: *mut c_void) -> Option<&'a mut Socket> {
+    match storage(sk, 0) {
+        Some(socket) => Some(socket),
+        None => spare(cookie(ctx)),
+    }
 }
 
-/// Forgets all about `sk`: it connects again.
+/// Forgets all about `sk`, the socket of the program's context `ctx`: it connects again.
 #[inline(always)]
-pub(super) fn forget(sk: *mut bpf_sock) {
+pub(super) fn forget(sk: *mut bpf_sock, ctx: *mut c_void) {
     let map = ptr::from_ref(&SOCKETS).cast_mut().cast::<c_void>();
     // SAFETY: `sk` comes from a context and is not null. An error means that there was nothing to forget.
     unsafe { bpf_sk_storage_delete(map, sk.cast()) };
+    // As there.
+    let _ = SPARE.remove(cookie(ctx));
+}
+
+#[inline(always)]
+fn storage<'a>(sk: *mut bpf_sock, flags: u32) -> Option<&'a mut Socket> {
+    let map = ptr::from_ref(&SOCKETS).cast_mut().cast::<c_void>();
+    // SAFETY: `sk` comes from a context and is not null.
+    let socket = unsafe { bpf_sk_storage_get(map, sk.cast(), ptr::null_mut(), flags.into()) };
+    // SAFETY: null or the socket's own storage; the socket's lock makes this the only reference.
+    unsafe { socket.cast::<Socket>().as_mut() }
+}
+
+#[inline(always)]
+fn spare<'a>(cookie: u64) -> Option<&'a mut Socket> {
+    let socket = SPARE.get_ptr_mut(cookie)?;
+    // SAFETY: a map's value; programs that write it hold the lock of the socket with this cookie.
+    Some(unsafe { &mut *socket })
+}
+
+#[inline(always)]
+fn cookie(ctx: *mut c_void) -> u64 {
+    // SAFETY: the program's own context.
+    unsafe { bpf_get_socket_cookie(ctx) }
 }
 
 /// Who is about to write from which sequence number on.
@@ -126,7 +196,8 @@ pub(super) struct Note {
     pub(super) reserved: u32,
 }
 
-/// Changes of sender remembered: bytes can wait in the socket's queue while several processes write.
+/// Changes of sender remembered, and one place for the next: bytes can wait in the socket's queue while several processes
+/// write.
 pub(super) const NOTES: usize = 8;
 
 /// The latest senders of one socket, kept by the address of its `struct sock` because not every sender hook has the
@@ -149,6 +220,13 @@ impl Senders {
         self.announced_tgid == process.tgid
             && self.announced_start == process.start
             && self.announced_exec == process.exec
+    }
+
+    /// Whether the latest note is on this process.
+    #[inline(always)]
+    pub(super) fn is_last(&self, process: &Identity) -> bool {
+        let last = &self.notes[self.count.wrapping_sub(1) as usize & (NOTES - 1)].task;
+        self.count > 0 && last.tgid == process.tgid && last.start == process.start && last.exec == process.exec
     }
 
     #[inline(always)]
@@ -188,4 +266,7 @@ pub(super) fn new_senders<'a>(sock: u64, cookie: u64) -> Option<&'a mut Senders>
     Some(senders)
 }
 
-const _: () = assert!(NOTES.is_power_of_two());
+const _: () = {
+    assert!(NOTES.is_power_of_two());
+    assert!(JUDGED.is_power_of_two());
+};

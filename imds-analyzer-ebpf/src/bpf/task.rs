@@ -2,21 +2,11 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns};
 use imds_analyzer_ebpf::abi::{
-    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Executable, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX, RecordKind, Task,
+    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Executable, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX,
+    RecordKind, Task,
 };
 
 use super::{counters, paths, read, settings_global::setting, transport_ring};
-
-/// Nothing is known of the executable.
-const NO_EXECUTABLE: Executable = Executable {
-    inode: 0,
-    device: 0,
-    uid: 0,
-    mode: 0,
-    mount_ns: 0,
-    user_ns: 0,
-    reserved: 0,
-};
 
 /// What tells one run of one program from another.
 #[derive(Clone, Copy)]
@@ -24,8 +14,10 @@ pub(super) struct Identity {
     pub(super) tgid: u32,
     pub(super) tid: u32,
     pub(super) start: u64,
-    /// Address of its memory map: another after exec.
+    /// How often the process executed a program, `self_exec_id`: it never comes back, as the address of a memory map does.
     pub(super) exec: u64,
+    /// Address of its memory map, 0 for a kernel thread.
+    pub(super) mm: u64,
 }
 
 /// ns since boot, the clock of process start times (`bpf_ktime_get_boot_ns`: 5.8, commit 71d19214776e).
@@ -73,11 +65,18 @@ pub(super) fn current_cgroup() -> u64 {
 pub(super) fn identity() -> (Identity, u64) {
     let task = current_task();
     let leader = field(task + setting!(task_group_leader)).unwrap_or(task);
+    let mm = field(task + setting!(task_mm)).unwrap_or(0);
     let identity = Identity {
         tgid: field(task + setting!(task_tgid)).unwrap_or(0),
         tid: field(task + setting!(task_pid)).unwrap_or(0),
         start: field(leader + setting!(task_start_boottime)).unwrap_or(0),
-        exec: field(task + setting!(task_mm)).unwrap_or(0),
+        exec: if setting!(task_self_exec_id) == 0 {
+            mm
+        } else {
+            // 64 bits since 5.7 (commit d1e7fd6462ca), of which the low half is enough.
+            field::<u32>(task + setting!(task_self_exec_id)).unwrap_or(0) as u64
+        },
+        mm,
     };
     (identity, leader)
 }
@@ -110,6 +109,15 @@ fn pid_namespace(task: u64) -> Option<u32> {
     field(namespace + setting!(pid_namespace_inum))
 }
 
+/// Whether the socket at `sock` is a path of an MPTCP connection, on which the current process is at work: it holds the
+/// socket's lock, and then nobody else sends. Timers and softirqs find the lock taken, and leave the work to its holder
+/// (`tcp_write_timer`, `tcp_tsq_handler`, net/ipv4).
+#[inline(always)]
+pub(super) fn is_mptcp_sender(sock: u64) -> bool {
+    read::kernel::<[u8; 1]>(sock + setting!(tcp_sock_is_mptcp)).is_some_and(|[is]| is != 0)
+        && field::<u32>(sock + setting!(sock_lock_owned)).is_some_and(|owned| owned != 0)
+}
+
 /// Inode number of the network namespace of the socket at `sock`.
 #[inline(always)]
 pub(super) fn net_namespace(sock: u64) -> u32 {
@@ -122,19 +130,28 @@ pub(super) fn net_namespace(sock: u64) -> u32 {
 /// Announces the process of `task`, which is the current one, as it stands; with its paths or without. Those are many
 /// instructions for the verifier, which on some kernels (6.1) follows them again for each way that leads here.
 #[inline(always)]
-pub(super) fn announce<const PATHS: bool>(task: &Task, leader: u64, sock: u64, cookie: u64) {
-    let start: u64 = field(task.exec + setting!(mm_arg_start)).unwrap_or(0);
-    let end: u64 = field(task.exec + setting!(mm_arg_end)).unwrap_or(0);
-    let len = end.saturating_sub(start);
-    if len <= ARGV_SHORT as u64 {
-        fill::<PATHS, ARGV_SHORT>(task, leader, sock, cookie, start, len);
+pub(super) fn announce<const PATHS: bool>(task: &Task, mm: u64, leader: u64, sock: u64, cookie: u64) {
+    let start: u64 = field(mm + setting!(mm_arg_start)).unwrap_or(0);
+    let end: u64 = field(mm + setting!(mm_arg_end)).unwrap_or(0);
+    let argv = Argv {
+        address: start,
+        len: end.saturating_sub(start),
+    };
+    if argv.len <= ARGV_SHORT as u64 {
+        fill::<PATHS, ARGV_SHORT>(task, mm, leader, sock, cookie, argv);
     } else {
-        fill::<PATHS, ARGV_MAX>(task, leader, sock, cookie, start, len);
+        fill::<PATHS, ARGV_MAX>(task, mm, leader, sock, cookie, argv);
     }
 }
 
+/// Where a process keeps its arguments.
+struct Argv {
+    address: u64,
+    len: u64,
+}
+
 #[inline(always)]
-fn fill<const PATHS: bool, const N: usize>(task: &Task, leader: u64, sock: u64, cookie: u64, argv: u64, argv_len: u64) {
+fn fill<const PATHS: bool, const N: usize>(task: &Task, mm: u64, leader: u64, sock: u64, cookie: u64, argv: Argv) {
     let Some(mut entry) = transport_ring::reserve::<OwnerRecord<N>>() else {
         counters::add(Loss::OwnerRing, 1);
         return;
@@ -142,9 +159,9 @@ fn fill<const PATHS: bool, const N: usize>(task: &Task, leader: u64, sock: u64, 
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this type; the fields that matter are all written before it is submitted.
     let record = unsafe { &mut *record };
-    let wanted = if argv_len > N as u64 { N as u32 } else { argv_len as u32 };
+    let wanted = if argv.len > N as u64 { N as u32 } else { argv.len as u32 };
     let mut data_len = wanted;
-    if wanted > 0 && !read::user_into(&mut record.argv, argv, wanted) {
+    if wanted > 0 && !read::user_into(&mut record.argv, argv.address, wanted) {
         counters::add(Loss::ArgvRead, 1);
         data_len = 0;
     }
@@ -158,22 +175,52 @@ fn fill<const PATHS: bool, const N: usize>(task: &Task, leader: u64, sock: u64, 
     record.owner.cookie = cookie;
     record.owner.task = *task;
     record.owner.net_ns = net_namespace(sock);
-    record.owner.argv_len = if argv_len > u32::MAX as u64 {
+    record.owner.argv_len = if argv.len > u32::MAX as u64 {
         u32::MAX
     } else {
-        argv_len as u32
+        argv.len as u32
     };
     record.owner.login_uid = login(leader, setting!(task_loginuid));
     record.owner.login_session = login(leader, setting!(task_sessionid));
     record.owner.paths_room = PATHS_MAX as u32;
-    record.owner.executable = NO_EXECUTABLE;
+    executable_into(&mut record.owner.executable, current_task(), mm);
     if PATHS {
-        paths::read_into(&mut record.owner.paths, &mut record.names, current_task(), task.exec);
+        paths::read_into(&mut record.owner.paths, &mut record.names, current_task(), mm);
     } else {
         record.owner.paths = paths::NONE;
     }
     record.owner.ancestors_len = ancestors(leader, &mut record.owner.ancestors);
     entry.submit(0);
+}
+
+/// The file that a task executes, and the namespaces it does so in.
+#[inline(always)]
+fn executable_into(to: &mut Executable, task: u64, mm: u64) {
+    *to = Executable {
+        inode: 0,
+        device: 0,
+        uid: 0,
+        mode: 0,
+        mount_ns: 0,
+        user_ns: 0,
+        reserved: 0,
+    };
+    if setting!(task_nsproxy) == 0 {
+        return;
+    }
+    let nsproxy: u64 = field(task + setting!(task_nsproxy)).unwrap_or(0);
+    let mount_ns: u64 = field(nsproxy + setting!(nsproxy_mnt_ns)).unwrap_or(0);
+    to.mount_ns = field(mount_ns + setting!(mnt_namespace_inum)).unwrap_or(0);
+    let cred: u64 = field(task + setting!(task_cred)).unwrap_or(0);
+    let user_ns: u64 = field(cred + setting!(cred_user_ns)).unwrap_or(0);
+    to.user_ns = field(user_ns + setting!(user_namespace_inum)).unwrap_or(0);
+    let file: u64 = field(mm + setting!(mm_exe_file)).unwrap_or(0);
+    let inode: u64 = field(file + setting!(file_inode)).unwrap_or(0);
+    to.inode = field(inode + setting!(inode_number)).unwrap_or(0);
+    to.uid = field(inode + setting!(inode_uid)).unwrap_or(u32::MAX);
+    to.mode = field::<u16>(inode + setting!(inode_mode)).unwrap_or(0) as u32;
+    let super_block: u64 = field(inode + setting!(inode_super_block)).unwrap_or(0);
+    to.device = field(super_block + setting!(super_block_device)).unwrap_or(0);
 }
 
 /// A field that audit keeps in the task, where the kernel was built with it.

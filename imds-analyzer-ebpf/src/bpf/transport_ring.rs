@@ -1,6 +1,11 @@
 //! Records leave through a ring buffer: reserved, filled in place, submitted.
 
-use aya_ebpf::{btf_maps::RingBuf, macros::btf_map, maps::ring_buf::RingBufEntry};
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::BPF_RB_AVAIL_DATA, btf_maps::RingBuf, helpers::generated::bpf_ringbuf_query, macros::btf_map,
+    maps::ring_buf::RingBufEntry,
+};
 use imds_analyzer_ebpf::abi::{CAPTURE_MAX, RequestRecord};
 
 /// Room for about 1,600 requests, or 1,300 announced processes, that user space has not read yet.
@@ -8,6 +13,15 @@ const RING_SIZE: usize = 2 * 1024 * 1024;
 
 #[btf_map]
 static RECORDS: RingBuf<RequestRecord<CAPTURE_MAX>, RING_SIZE> = RingBuf::new();
+
+/// Whether more than half of the room is taken by what user space has not read yet.
+#[inline(always)]
+pub(super) fn is_half_full() -> bool {
+    let map = ptr::from_ref(&RECORDS).cast_mut().cast();
+    // SAFETY: a ring buffer of this object.
+    let unread = unsafe { bpf_ringbuf_query(map, BPF_RB_AVAIL_DATA.into()) };
+    unread > RING_SIZE as u64 / 2
+}
 
 /// Room for a `T`, or `None` if user space is too far behind.
 #[inline(always)]

@@ -29,7 +29,7 @@ pub struct Btf {
     types: Vec<u32>,
     /// Where the strings start and end in `data`.
     strings: (usize, usize),
-    /// Structs and unions by name.
+    /// Structs and unions by name, nameless ones by that of their typedef.
     structs: HashMap<Vec<u8>, u32>,
     /// Enums by name.
     enums: HashMap<Vec<u8>, u32>,
@@ -90,6 +90,7 @@ impl Btf {
     }
 
     fn index(&mut self, start: usize, end: usize) -> Result<(), BtfError> {
+        let mut typedefs = Vec::new();
         let mut at = start;
         while at < end {
             let cut = BtfError::Format("a type is cut");
@@ -109,6 +110,8 @@ impl Btf {
             } else if kind == KIND_TYPEDEF && self.string(name).starts_with(b"btf_trace_") {
                 let name = self.string(name).to_vec();
                 self.tracepoints.push(name);
+            } else if kind == KIND_TYPEDEF {
+                typedefs.push(at);
             }
             let more = match kind {
                 // INT, VAR, DECL_TAG
@@ -125,7 +128,24 @@ impl Btf {
             };
             at += TYPE_LEN + more;
         }
+        for at in typedefs {
+            self.index_typedef(at);
+        }
         Ok(())
+    }
+
+    /// Lets a typedef at `at` name the struct it stands for, if that has no name of its own.
+    fn index_typedef(&mut self, at: usize) {
+        let Some((name, id)) = word(&self.data, at).zip(word(&self.data, at + 8)) else {
+            return;
+        };
+        let target = self.types.get(id as usize).map_or(0, |&target| target as usize);
+        let nameless = word(&self.data, target) == Some(0);
+        let kind = word(&self.data, target + 4).map_or(0, |info| info >> 24 & 0x1f);
+        if id != 0 && nameless && matches!(kind, KIND_STRUCT | KIND_UNION) {
+            let name = self.string(name).to_vec();
+            self.structs.entry(name).or_insert(id);
+        }
     }
 
     /// Bytes of a NUL-terminated string.

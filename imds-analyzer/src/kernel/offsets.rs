@@ -47,7 +47,10 @@ pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
     };
     let with_login = with_login(btf, required);
     let with_paths = with_paths(btf, with_login).unwrap_or(with_login);
-    Ok(with_cgroup(btf, with_paths).unwrap_or(with_paths))
+    let with_cgroup = with_cgroup(btf, with_paths).unwrap_or(with_paths);
+    let with_executable = with_executable(btf, with_cgroup).unwrap_or(with_cgroup);
+    let with_pages = with_pages(btf, with_executable).unwrap_or(with_executable);
+    Ok(with_mptcp(btf, with_pages).unwrap_or(with_pages))
 }
 
 /// Audit's fields, of a kernel that was built with it, and how often the task executed a program.
@@ -97,6 +100,54 @@ fn with_cgroup(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
     })
 }
 
+/// All that says which file a process executes and in which namespaces, or nothing.
+fn with_executable(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
+    let inum = btf.field("ns_common", "inum")?;
+    Ok(Settings {
+        task_nsproxy: btf.field("task_struct", "nsproxy")?,
+        nsproxy_mnt_ns: btf.field("nsproxy", "mnt_ns")?,
+        mnt_namespace_inum: btf.field("mnt_namespace", "ns")? + inum,
+        cred_user_ns: btf.field("cred", "user_ns")?,
+        user_namespace_inum: btf.field("user_namespace", "ns")? + inum,
+        mm_exe_file: btf.field("mm_struct", "exe_file")?,
+        file_inode: btf.field("file", "f_inode")?,
+        inode_number: btf.field("inode", "i_ino")?,
+        inode_uid: btf.field("inode", "i_uid")?,
+        inode_mode: btf.field("inode", "i_mode")?,
+        inode_super_block: btf.field("inode", "i_sb")?,
+        super_block_device: btf.field("super_block", "s_dev")?,
+        ..settings
+    })
+}
+
+/// All that says whose the pages of a packet are, or nothing.
+fn with_pages(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
+    // SKBFL_ZEROCOPY_ENABLE, SKBFL_SHARED_FRAG, SKBFL_PURE_ZEROCOPY, SKBFL_MANAGED_FRAG_REFS.
+    const FLAGS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 4;
+    // Until 5.12 (commit 06b4feb37e64): SKBTX_DEV_ZEROCOPY, SKBTX_SHARED_FRAG.
+    const TX_FLAGS: u32 = 1 << 3 | 1 << 5;
+    let (shared_info_flags, shared_info_mask) = match btf.field("skb_shared_info", "flags") {
+        Ok(offset) => (offset, FLAGS),
+        Err(_) => (btf.field("skb_shared_info", "tx_flags")?, TX_FLAGS),
+    };
+    Ok(Settings {
+        skb_head: btf.field("sk_buff", "head")?,
+        skb_end: btf.field("sk_buff", "end")?,
+        shared_info_flags,
+        shared_info_mask,
+        ..settings
+    })
+}
+
+/// All that says who sends on a connection of MPTCP, on a kernel that has it, or nothing.
+fn with_mptcp(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
+    Ok(Settings {
+        tcp_sock_is_mptcp: btf.field("tcp_sock", "is_mptcp")?,
+        sock_lock_owned: btf.field("sock", "sk_lock")? + btf.field("socket_lock_t", "owned")?,
+        ..settings
+    })
+}
+
 /// Where a task's place in the v1 hierarchy of `pids` is, 0 where `pids` belongs to v2: container runtimes and systemd
 /// alike keep every container and every unit apart in it.
 fn v1_hierarchy(btf: &Btf) -> Result<u32, BtfError> {
@@ -128,5 +179,7 @@ mod tests {
             (0, 0, 0)
         );
         assert_ne!((settings.task_cgroups, settings.kernfs_name), (0, 0));
+        assert_ne!((settings.inode_uid, settings.user_namespace_inum), (0, 0));
+        assert_ne!((settings.shared_info_mask, settings.sock_lock_owned), (0, 0));
     }
 }

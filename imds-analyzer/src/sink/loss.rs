@@ -64,8 +64,8 @@ fn words(loss: Loss, one: bool) -> &'static str {
         (Loss::OwnerRing, false) => "processes reported with less detail (buffer full)",
         (Loss::PendingRing, true) => "notice of an unfinished request (buffer full)",
         (Loss::PendingRing, false) => "notices of unfinished requests (buffer full)",
-        (Loss::SocketState, true) => "connection not followed (no memory for it)",
-        (Loss::SocketState, false) => "connections not followed (no memory for them)",
+        (Loss::SocketState, true) => "packet of a connection that could not be followed (no memory for it)",
+        (Loss::SocketState, false) => "packets of connections that could not be followed (no memory for them)",
         (Loss::GapBytes, true) => "byte of IMDS traffic not seen",
         (Loss::GapBytes, false) => "bytes of IMDS traffic not seen",
         (Loss::PacketBound, true) => "packet too long to be read whole",
@@ -86,6 +86,10 @@ fn words(loss: Loss, one: bool) -> &'static str {
         (Loss::BudgetNotice, false) => "processes reported with less detail (over their users' budgets)",
         (Loss::SendState, true) => "send not followed (no memory or buffer for it)",
         (Loss::SendState, false) => "sends not followed (no memory or buffer for them)",
+        (Loss::SpareState, true) => "connection followed in spare memory (its own was full)",
+        (Loss::SpareState, false) => "connections followed in spare memory (their own was full)",
+        (Loss::SenderNotes, true) => "request whose sender was forgotten (who connected is named)",
+        (Loss::SenderNotes, false) => "requests whose senders were forgotten (who connected is named)",
     }
 }
 

@@ -21,11 +21,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_MODERN_OBJECT"));
 
 /// Loads and attaches. The tap must succeed, everything else is used as far as it does.
 pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<Loaded> {
+    let settings = Settings {
+        digest_key: digest_key()?,
+        ..*offsets
+    };
     let cgroup = cgroup::Root::open().context("cgroup2 cannot be opened")?;
     let mut ebpf = EbpfLoader::new()
         // The object has no CO-RE relocations: the kernel's BTF is not needed to load it.
         .btf(None)
-        .override_global(map::SETTINGS, offsets.as_bytes(), true)
+        .override_global(map::SETTINGS, settings.as_bytes(), true)
         .load(OBJECT)
         .map_err(|error| anyhow!("the kernel refused the eBPF object: {}", chain(&error)))?;
     let mut loader = Loader {
@@ -84,6 +88,16 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
         owner,
         _cgroup: Some(cgroup),
     })
+}
+
+/// Where digests of payload are evaluated: no sender may know it.
+fn digest_key() -> anyhow::Result<u32> {
+    const PRIME: u32 = (1 << 31) - 1;
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("the kernel's random numbers")?;
+    // Neither 0 nor 1, at which all digests are much alike.
+    Ok(u32::from_ne_bytes(bytes) % (PRIME - 2) + 2)
 }
 
 /// The program of a sender hook; `None` for who connected, which has programs anyway.

@@ -1,0 +1,158 @@
+//! Bytes that can change after they were judged: pages that are still the sender's (MSG_ZEROCOPY, vmsplice, splice,
+//! sendfile) are read again when the packet is sent again, and a packet may be sent again by another way.
+
+use aya_ebpf::bindings::__sk_buff;
+use imds_analyzer_ebpf::{abi::RecordKind, classify::Reason};
+
+use super::{
+    egress::imds_unjudged,
+    read,
+    settings_global::setting,
+    skb::Skb,
+    socket::{self, JUDGED, Judged},
+};
+
+/// Bytes read by one call of [`imds_digest`].
+const CHUNK: usize = 64;
+/// Calls of [`imds_digest`] by one of [`imds_digests`], and of that for one packet: 64 KiB.
+const STEPS: u32 = 32;
+const SPANS: u32 = 32;
+
+/// Remembers `len` new payload bytes at `offset`, `seq` in the stream, if the sender can still write them or could those of
+/// an earlier packet, with which the kernel may join them when it sends again.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_pages(ctx: *mut __sk_buff, seq: u32, offset: u32, len: u32) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let Some(socket) = socket::existing(sk, ctx.cast()) else {
+        return 0;
+    };
+    if are_senders(read::number(ctx, &mut socket.skb)) {
+        if socket.pages == 0 {
+            socket.pages = 1;
+            socket.pages_seq = seq;
+            socket.judged_count = 0;
+        }
+        socket.pages_end = seq.wrapping_add(len);
+    }
+    if socket.pages != 0 {
+        let digest = digest(ctx, offset, len);
+        let place = socket.judged_count as usize & (JUDGED - 1);
+        socket.judged[place] = Judged {
+            seq,
+            len,
+            digest,
+            reserved: 0,
+        };
+        socket.judged_count = socket.judged_count.wrapping_add(1);
+    }
+    0
+}
+
+/// Compares `len` payload bytes at `offset`, sent before as those from `seq` on, with what was judged then.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_again(ctx: *mut __sk_buff, seq: u32, offset: u32, len: u32) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let Some(socket) = socket::existing(sk, ctx.cast()) else {
+        return 0;
+    };
+    // As TCP compares sequence numbers: half of the circle is before.
+    let end = seq.wrapping_add(len);
+    let before = |a: u32, b: u32| a.wrapping_sub(b) > i32::MAX as u32;
+    let elsewhere = socket.local != 0 && before(seq, socket.local_seq) && !skb.is_local();
+    if !elsewhere && (socket.pages == 0 || !before(socket.pages_seq, end)) {
+        return 0;
+    }
+    if !elsewhere {
+        let digest = digest(ctx, offset, len);
+        let mut same = false;
+        for known in &socket.judged {
+            same |= known.seq == seq && known.len == len && known.digest == digest;
+        }
+        if same {
+            return 0;
+        }
+    }
+    let head = socket.next_seq.wrapping_sub(socket.classifier.head().len);
+    if socket.classifier.is_unfinished() && before(head, end) {
+        socket.classifier.spoil(Reason::Changed);
+        socket.classifier.end_spoil();
+    }
+    imds_unjudged(ctx, RecordKind::Changed as u32, seq, len, Reason::Changed as u32);
+    0
+}
+
+/// Whether the packet at `skb` has pages that its sender can write.
+#[inline(always)]
+fn are_senders(skb: u64) -> bool {
+    let head: u64 = read::kernel(skb + setting!(skb_head)).unwrap_or(0);
+    let end: u32 = read::kernel(skb + setting!(skb_end)).unwrap_or(0);
+    // What cannot be read is not known to be the kernel's own.
+    read::kernel::<[u8; 1]>(head + end as u64 + setting!(shared_info_flags))
+        .is_none_or(|[flags]| flags as u64 & setting!(shared_info_mask) != 0)
+}
+
+/// A digest of `len` payload bytes at `offset`: a polynomial over the field of 2^31 - 1, at a place that no sender knows, so
+/// that none can make other bytes with the same digest.
+#[inline(always)]
+fn digest(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    let mut digest = 0;
+    let mut taken = 0_u32;
+    // VERIFIER: a constant bound.
+    for _ in 0..SPANS {
+        if taken >= len {
+            break;
+        }
+        digest = imds_digests(ctx, offset.wrapping_add(taken), len.wrapping_sub(taken), digest);
+        taken = taken.wrapping_add(STEPS * CHUNK as u32);
+    }
+    digest
+}
+
+/// Continues a digest with up to [`STEPS`] chunks of `len` bytes at `offset`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_digests(ctx: *mut __sk_buff, offset: u32, len: u32, digest: u32) -> u32 {
+    let mut digest = digest;
+    let mut taken = 0_u32;
+    // VERIFIER: a constant bound.
+    for _ in 0..STEPS {
+        if taken >= len {
+            break;
+        }
+        digest = imds_digest(ctx, offset.wrapping_add(taken), len.wrapping_sub(taken), digest);
+        taken = taken.wrapping_add(CHUNK as u32);
+    }
+    digest
+}
+
+/// Continues a digest with up to [`CHUNK`] of `len` bytes at `offset`.
+// VERIFIER: a function of its own, so that its bytes are gone through once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_digest(ctx: *mut __sk_buff, offset: u32, len: u32, digest: u32) -> u32 {
+    const PRIME: u64 = (1 << 31) - 1;
+    if len == 0 {
+        return digest;
+    }
+    let wanted = if len > CHUNK as u32 { CHUNK as u32 } else { len };
+    let mut chunk = [0; CHUNK];
+    if !Skb(ctx).load_into(offset, &mut chunk, wanted) {
+        // Never the same as anything.
+        return u32::MAX;
+    }
+    let mut digest = digest as u64;
+    for byte in chunk {
+        digest = (digest * setting!(digest_key) + byte as u64 + 1) % PRIME;
+    }
+    digest as u32
+}
