@@ -258,6 +258,11 @@ impl<S: Sink> Session<S> {
             if !self.more {
                 break;
             }
+            // Sinks write while more is handled, before their queues are full.
+            let flow = self.outlet.flush()?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
         }
         self.outlet.flush()
     }
@@ -271,6 +276,10 @@ impl<S: Sink> Session<S> {
             }
             if !self.more {
                 break;
+            }
+            let flow = self.outlet.flush()?;
+            if flow != Flow::On {
+                return Ok(flow);
             }
         }
         self.outlet.flush()
