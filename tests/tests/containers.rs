@@ -125,7 +125,7 @@ fn container_state_that_hangs_stops_nothing() {
         "set -e; mount --make-rprivate /; top=$1; shift; mkdir $top/lib $top/lib/docker; \
          mkdir -p /run/containerd /var/lib; mount --bind $top/lib /var/lib; \
          for place in /var/lib/docker /run/containerd; do \
-           {PYTHON} -c \"$HUNG\" $place $top/mounted & \
+           {PYTHON} -c \"$HUNG\" $place $top/mounted >/dev/null 2>&1 & \
            until [ -e $top/mounted ]; do sleep 0.05; done; rm $top/mounted; \
          done; exec \"$@\""
     );
