@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::Write as _,
     net::TcpStream,
     os::unix::{
         fs::{PermissionsExt as _, chown, symlink},
@@ -10,13 +11,14 @@ use std::{
     },
     path::Path,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    PYTHON, Service, StopAtEnd, at_load, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path,
-    programs_in_the_kernel, quiet_wake_ups, run_to_end, sample, send, tap, thread_statuses, until,
+    IMDS_V4, PYTHON, Service, StopAtEnd, at_load, connect, curl, free_port, get, imds_analyzer, lab_with_imds as lab,
+    of_path, programs_in_the_kernel, quiet_wake_ups, run_to_end, sample, send, tap, thread_statuses, until,
 };
 
 #[test]
@@ -323,11 +325,11 @@ fn killed_in_the_middle_of_a_burst() {
     let rounds = at_load(50, 5);
     let limits = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
     let mut service = Service::start(limits);
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _stop = StopAtEnd(&stop);
         scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 send(&lab, "/latest/meta-data/killed", 50);
             }
         });
@@ -413,6 +415,33 @@ print(count)
     println!("sent {sent} in 3 s: {written} written, {folded} folded, {over} counted by the kernel side only");
     assert_eq!(written + folded + over, sent, "{summary:#}");
     assert!(written < 100);
+}
+
+/// More comes than can be handled, without end.
+#[test]
+fn it_ends_in_a_flood() {
+    let (lab, _server) = lab();
+    let mut service = Service::start("[log]\n[limits]\nkernel_rate = 0\n");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for _ in 0..4 {
+            scope.spawn(|| {
+                // Pipelined: the clients are not slowed down by the server.
+                let heads = get("/latest/meta-data/endless").repeat(50);
+                while !stop.load(Ordering::Relaxed) {
+                    let mut stream = connect(&lab.client, IMDS_V4);
+                    let _ = stream.write_all(heads.as_bytes());
+                }
+            });
+        }
+        service.wait_for("the flood", |records| of_path(records, "/latest/meta-data/endless") > 0);
+        let ended = service.stop();
+        println!("{}", ended.stderr);
+    });
+    let records = service.records();
+    let last = records.last().expect("a summary");
+    assert_eq!(last["event"]["action"], "imds-analyzer-summary", "{last:#}");
 }
 
 /// With everything that could have a timer.
