@@ -4,10 +4,11 @@
 //! eBPF programs, in the user-space loader and in host tests.
 //!
 //! # The ABI
-//! The kernel side sends records through a ring buffer. Every record starts with an [`abi::Header`] whose `kind` names
+//! The kernel side sends records through a ring buffer, or through perf buffers where there is none. Every record starts with an [`abi::Header`] whose `kind` names
 //! the rest: an [`abi::Owner`] announces a process (with its ancestors, paths and argv) before it can vanish, an
 //! [`abi::Request`] is one judged request head, a pending one is a head that a packet left unfinished. All integers are
-//! in the host's byte order, addresses in network order, times in nanoseconds of `CLOCK_BOOTTIME`.
+//! in the host's byte order, addresses in network order, times in nanoseconds of `CLOCK_BOOTTIME`, of the send tap
+//! ([`abi::send`]) `CLOCK_MONOTONIC`.
 //!
 //! The order to read in: [`target`] (what counts as IMDS), [`classify`] (bytes to verdict), [`abi`] (what is sent).
 #![no_std]

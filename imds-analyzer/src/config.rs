@@ -18,6 +18,7 @@ use crate::{cli::DaemonArgs, secrets::ArgsMode, settings::OwnerChoice};
 
 mod error;
 mod pattern;
+mod places;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -252,8 +253,16 @@ impl Config {
             ("metrics.textfile", metrics.textfile.as_ref()),
         ];
         for (key, path) in paths {
-            if path.is_some_and(|path| !path.is_absolute() || path.file_name().is_none()) {
+            let Some(path) = path else { continue };
+            let bytes = path.as_os_str().as_encoded_bytes();
+            if !path.is_absolute() || path.file_name().is_none() {
                 return Err(format!("{key} must be an absolute path"));
+            }
+            if bytes.contains(&0) {
+                return Err(format!("{key} must not contain NUL"));
+            }
+            if key != "runtime_dir" && (bytes.ends_with(b"/") || bytes.ends_with(b"/.")) {
+                return Err(format!("{key} must name a file, not a directory"));
             }
         }
         if log.max_size < 64 << 10 {
@@ -280,15 +289,38 @@ impl Config {
         Ok(())
     }
 
-    /// Keys in which `next` differs although they are read at start only.
+    /// Keys in which `next` differs although they are read at start only. A new key has to be sorted in here.
     pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
-        let (a, b) = (&self.limits, &next.limits);
+        let Self {
+            owner,
+            args,
+            name_service,
+            runtime_dir,
+            limits,
+            // What follows takes effect at once.
+            log: _,
+            journald: _,
+            stdout: _,
+            metrics: _,
+            ignore: _,
+            expect: _,
+        } = self;
+        let Limits {
+            kernel_rate,
+            kernel_burst,
+            window: _,
+            caller: _,
+            place: _,
+            user: _,
+            user_daily: _,
+        } = limits;
         [
-            ("owner", self.owner != next.owner),
-            ("args", self.args != next.args),
-            ("runtime_dir", self.runtime_dir != next.runtime_dir),
-            ("limits.kernel_rate", a.kernel_rate != b.kernel_rate),
-            ("limits.kernel_burst", a.kernel_burst != b.kernel_burst),
+            ("owner", *owner != next.owner),
+            ("args", *args != next.args),
+            ("name_service", *name_service != next.name_service),
+            ("runtime_dir", *runtime_dir != next.runtime_dir),
+            ("limits.kernel_rate", *kernel_rate != next.limits.kernel_rate),
+            ("limits.kernel_burst", *kernel_burst != next.limits.kernel_burst),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))

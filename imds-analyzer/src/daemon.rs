@@ -7,6 +7,8 @@
 use std::{
     future::pending,
     path::PathBuf,
+    sync::{Arc, mpsc::sync_channel},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -34,14 +36,22 @@ use crate::{
     cli::{DaemonArgs, ExitCode},
     config::Config,
     kernel::plan::Wanted,
+    place::Trust,
     run::{self, say},
     session::{Budget, Flow, Options, Session},
     settings::{FailOn, Filter},
-    sink::{Sink as _, fanout::Fanout, loss, metrics::Snapshot},
+    sink::{
+        Sink as _,
+        fanout::Fanout,
+        loss,
+        metrics::{Reader, Scrapes, Snapshot},
+    },
 };
 
 /// Scrapes that wait for the loop.
 const SCRAPES: usize = 8;
+/// How long a reload waits for a look at the directories it names: a file system may hang.
+const LOOK: Duration = Duration::from_millis(200);
 /// How often a port that is taken is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(60);
 
@@ -54,11 +64,19 @@ pub(crate) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::Usage);
         }
     };
-    run::runtime()?.block_on(async {
+    if let Err(error) = config.check_places(Trust::of_this_process()) {
+        say(format_args!("error: {error}"));
+        return Ok(ExitCode::Usage);
+    }
+    let runtime = run::runtime()?;
+    let result = runtime.block_on(async {
         let mut daemon = Daemon::start(args, config)?;
         daemon.serve().await?;
         daemon.stop()
-    })
+    });
+    // A textfile's file system may hang: its thread is left behind.
+    runtime.shutdown_background();
+    result
 }
 
 struct Daemon<'a> {
@@ -71,8 +89,13 @@ struct Daemon<'a> {
     scrapes: (mpsc::Sender<Scrape>, mpsc::Receiver<Scrape>),
     /// When to look for losses and to renew the status line: a window after something happened.
     review: Option<Instant>,
+    scrape_counts: Arc<Scrapes>,
     textfile: Option<time::Interval>,
     textfile_job: Option<JoinHandle<()>>,
+    /// Which textfile was written last.
+    textfile_path: Option<PathBuf>,
+    /// That the last one is still being written was said.
+    textfile_hangs: bool,
     watchdog: Option<time::Interval>,
     listen_again: Option<Instant>,
     _lock: Lock,
@@ -111,8 +134,11 @@ impl<'a> Daemon<'a> {
             server: None,
             scrapes: mpsc::channel(SCRAPES),
             review: None,
+            scrape_counts: Arc::default(),
             textfile: None,
             textfile_job: None,
+            textfile_path: None,
+            textfile_hangs: false,
             watchdog: notify::watchdog().map(interval),
             listen_again: None,
             _lock: lock,
@@ -161,7 +187,7 @@ impl<'a> Daemon<'a> {
         self.server = None;
         self.listen_again = None;
         let Some(address) = listen else { return };
-        match Server::start(address, self.scrapes.0.clone()) {
+        match Server::start(address, self.scrapes.0.clone(), Arc::clone(&self.scrape_counts)) {
             Ok(server) => {
                 if !server.address.ip().is_loopback() {
                     tracing::warn!("metrics are served to others than this host, on {}", server.address);
@@ -195,7 +221,7 @@ impl<'a> Daemon<'a> {
                 () = until(due) => self.on_time()?,
                 Some(reply) = self.scrapes.1.recv() => {
                     // A client that has gone needs no answer.
-                    let _ = reply.send(self.metrics());
+                    let _ = reply.send(self.metrics(Reader::Prometheus));
                 }
                 () = tick(&mut self.textfile) => self.write_textfile(),
                 () = tick(&mut self.watchdog) => notify::alive(),
@@ -223,7 +249,10 @@ impl<'a> Daemon<'a> {
     /// Reads the configuration again. What is wrong with it changes nothing.
     fn reload(&mut self) {
         notify::reloading();
-        match Config::load(self.args) {
+        let config = Config::load(self.args)
+            .map_err(|error| error.to_string())
+            .and_then(with_places_of_ours);
+        match config {
             Ok(config) => {
                 let keys = self.config.needs_restart(&config);
                 if !keys.is_empty() {
@@ -245,19 +274,21 @@ impl<'a> Daemon<'a> {
     }
 
     /// Empty where the text cannot be made, which has been said.
-    fn metrics(&mut self) -> Vec<u8> {
+    fn metrics(&mut self, reader: Reader) -> Vec<u8> {
         let loss = self.session.loss();
         let hooks = self.session.hooks();
-        let owner = self.session.owner();
+        let (tap, owner) = (self.session.tap(), self.session.owner());
         let pipeline = self.session.sink();
         let sinks = pipeline.fanout.stats();
         let snapshot = Snapshot {
             loss: &loss,
             sinks: &sinks,
             hooks: &hooks,
+            tap,
             owner,
+            scrapes: &self.scrape_counts,
         };
-        pipeline.metrics.render(snapshot).unwrap_or_else(|error| {
+        pipeline.metrics.render(snapshot, reader).unwrap_or_else(|error| {
             tracing::warn!("no metrics: {error}");
             Vec::new()
         })
@@ -269,11 +300,17 @@ impl<'a> Daemon<'a> {
             return;
         };
         if self.textfile_job.as_ref().is_some_and(|job| !job.is_finished()) {
+            if !std::mem::replace(&mut self.textfile_hangs, true) {
+                tracing::warn!("{}: its file system does not answer", path.display());
+            }
             return;
         }
-        let text = self.metrics();
+        self.textfile_hangs = false;
+        let first = self.textfile_path.as_ref() != Some(&path);
+        self.textfile_path = Some(path.clone());
+        let text = self.metrics(Reader::NodeExporter);
         self.textfile_job = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = textfile::write(&path, &text) {
+            if let Err(error) = textfile::write(&path, &text, first) {
                 tracing::warn!("{}: {error}", path.display());
             }
         }));
@@ -307,6 +344,24 @@ impl<'a> Daemon<'a> {
             say(format_args!("{}", loss::describe(&lost)));
         }
         Ok(ExitCode::Ok)
+    }
+}
+
+/// `config`, or why the places it names cannot be written to. Where a look takes long nothing is said against them here: each is
+/// looked at again when it is written.
+fn with_places_of_ours(config: Config) -> Result<Config, String> {
+    let (result, wait) = sync_channel(1);
+    let looked_at = config.clone();
+    let look = thread::Builder::new().name("look-at-places".to_owned()).spawn(move || {
+        // Nobody waits any more.
+        let _ = result.send(looked_at.check_places(Trust::of_this_process()));
+    });
+    if let Err(error) = look {
+        tracing::debug!("no thread: {error}");
+    }
+    match wait.recv_timeout(LOOK) {
+        Ok(Err(error)) => Err(error),
+        _ => Ok(config),
     }
 }
 

@@ -108,7 +108,7 @@ impl Join {
     }
 
     /// What went wrong or was left out here and in the resolver, by kind.
-    pub fn counters(&self) -> [(&'static str, u64); 5] {
+    pub fn counters(&self) -> [(&'static str, u64); 7] {
         let resolver = self.resolver.counters();
         // A process that may not be looked at is common; it matters when someone was looked for in vain.
         let search_failures = if self.ownerless > 0 { self.search_failures } else { 0 };
@@ -118,6 +118,8 @@ impl Join {
             ("late_heads", self.late_heads),
             ("process_read_failures", resolver.failures),
             ("processes_unannounced", resolver.unannounced),
+            ("container_names_overdue", resolver.container_names_overdue),
+            ("user_names_overdue", resolver.user_names_overdue),
         ]
     }
 

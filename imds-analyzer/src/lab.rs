@@ -22,14 +22,6 @@ pub use netns::NetNs;
 pub use topology::Lab;
 pub use tour::{Step, StepOutcome, Tour};
 
-/// What the user asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LabOptions {
-    /// Stay open after the tour, for the user's own commands.
-    pub keep: bool,
-    pub tokens: Tokens,
-}
-
 /// How to run one's own commands in a lab that is kept open.
 pub fn keep_message(lab: &Lab) -> String {
     let enter = format!("nsenter --net={}", lab.client.path().display());

@@ -12,6 +12,7 @@ pub mod join;
 pub mod kernel;
 pub mod lab;
 mod lab_command;
+mod place;
 pub mod process;
 pub mod run;
 pub mod sanitize;

@@ -10,6 +10,7 @@ mod args;
 mod caller;
 pub mod cgroup;
 mod containers;
+mod helper;
 mod name_service;
 mod paths;
 mod proc;
@@ -75,6 +76,10 @@ pub struct Counters {
     pub gone: u64,
     /// A request's process had never been announced.
     pub unannounced: u64,
+    /// Names of containers that their runtime's files did not give in time.
+    pub container_names_overdue: u64,
+    /// Names of users that the name service did not give in time.
+    pub user_names_overdue: u64,
 }
 
 impl Counters {
@@ -150,16 +155,12 @@ impl Resolver {
             namespace_inode("/proc/self/ns/net")
         }));
         let own_cgroups = counters.note(std::fs::read_to_string("/proc/self/cgroup"));
-        let name_service = settings.name_service.then(NameService::start);
         Self {
             args: settings.args,
             processes: LruCache::new(capacity),
             ancestry: Ancestry::new(capacity, ticks, settings.args),
             containers: Containers::new(),
-            users: Users::new(
-                PathBuf::from(PASSWD),
-                name_service.and_then(|service| counters.note(service)),
-            ),
+            users: Users::new(PathBuf::from(PASSWD), settings.name_service.then(NameService::new)),
             ticks,
             boot: SystemTime::now() - since_boot,
             host_net_ns,
@@ -251,7 +252,11 @@ impl Resolver {
     }
 
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            container_names_overdue: self.containers.overdue(),
+            user_names_overdue: self.users.overdue(),
+            ..self.counters
+        }
     }
 
     /// For telling whether a socket is in a network namespace of its own.

@@ -26,6 +26,7 @@ use crate::{
     daemon,
     kernel::plan::{Object, Wanted},
     lab_command,
+    place::Trust,
     session::{Budget, Finished, Flow, Options, Session, StartError},
     settings::{self, ColorChoice, Format, ObjectChoice, OwnerChoice, WatchSettings},
     sink::{self, Output, Sink, Style, json::JsonSink, loss, text::TextSink},
@@ -310,7 +311,14 @@ fn config_command(command: ConfigCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConfigCommand::Print => io::stdout().write_all(config::DEFAULT.as_bytes())?,
         ConfigCommand::Check { file } => {
-            if let Err(error) = Config::read(&file) {
+            let checked = Config::read(&file)
+                .map_err(|error| error.to_string())
+                .and_then(|config| {
+                    // The service is root, whoever asks.
+                    let result = config.check_places(Trust::of_service());
+                    result.map_err(|error| format!("{}: {error}", file.display()))
+                });
+            if let Err(error) = checked {
                 say(format_args!("{error}"));
                 return Ok(ExitCode::Failed);
             }

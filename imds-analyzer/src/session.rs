@@ -31,6 +31,8 @@ use crate::{
 const BATCH: usize = 256;
 /// Batches before signals and timers get a turn.
 const BATCHES: usize = 16;
+/// Batches handled at the end: more records than any buffer holds. A flood goes on after it, and is not seen then.
+const BATCHES_AT_END: usize = 256;
 /// Processes remembered: some 5 KiB each, with the chain.
 const PROCESSES: usize = 2048;
 
@@ -256,21 +258,31 @@ impl<S: Sink> Session<S> {
             if !self.more {
                 break;
             }
+            // Sinks write while more is handled, before their queues are full.
+            let flow = self.outlet.flush()?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
         }
         self.outlet.flush()
     }
 
-    /// Handles all that is there, without waiting.
+    /// Handles all that is there, without waiting. Ends in a flood, too: what was there when it began has been handled then.
     pub fn drain(&mut self) -> io::Result<Flow> {
-        loop {
+        for _ in 0..BATCHES_AT_END {
             let flow = self.batch()?;
             if flow != Flow::On {
                 return Ok(flow);
             }
             if !self.more {
-                return self.outlet.flush();
+                break;
+            }
+            let flow = self.outlet.flush()?;
+            if flow != Flow::On {
+                return Ok(flow);
             }
         }
+        self.outlet.flush()
     }
 
     /// Handles one batch of what is there.
@@ -397,6 +409,11 @@ impl<S: Sink> Session<S> {
     pub fn hooks(&self) -> Vec<(&'static str, bool)> {
         let hooks = self.loaded.hooks.iter();
         hooks.map(|hook| (hook.program, hook.error.is_none())).collect()
+    }
+
+    /// How requests are seen, `imds.tap`.
+    pub fn tap(&self) -> &'static str {
+        self.loaded.object.tap().as_str()
     }
 
     /// Where owners come from, `imds.owner`.

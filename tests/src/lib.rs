@@ -32,7 +32,7 @@ pub use self::{
     },
     journal::Journal,
     owner::{at_load, is_legacy, owner, owner_of_older, sees_senders, sender_hook, tap},
-    process::{parent, process, resident, thread_statuses, wake_ups},
+    process::{parent, process, quiet_wake_ups, resident, thread_statuses, wake_ups},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
     scene::{Scene, output, run, serve, sysctl},

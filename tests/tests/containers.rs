@@ -3,10 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
+    time::{Duration, Instant},
 };
 
-use imds_analyzer_tests::Stage;
+use imds_analyzer_tests::{PYTHON, Service, Stage, curl, lab_with_imds, of_path, run_to_end, until};
 use serde_json::{Value, json};
 
 /// A bundle where containerd has those of its namespace `default`, gone when this is dropped.
@@ -91,4 +92,123 @@ fn a_container_of_runc() {
         ancestors.iter().any(|ancestor| ancestor["pid"] == runc),
         "runc[{runc}] started it: {record:#}"
     );
+}
+
+/// Mounts a file system that answers nothing but its beginning at the first argument, and says so.
+const HUNG: &str = r#"
+import ctypes, os, struct, sys, time
+fd = os.open('/dev/fuse', os.O_RDWR)
+options = b'fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other' % fd
+assert ctypes.CDLL(None).mount(b'hung', sys.argv[1].encode(), b'fuse', 6, options) == 0
+open(sys.argv[2], 'w').write('mounted')
+r = os.read(fd, 1 << 20)
+os.write(fd, struct.pack('<IiQIIIIHHIIHH', 76, 0, struct.unpack('<Q', r[8:16])[0], 7, 31, 65536, 0, 16, 12, 65536, 1, 256, 0) + bytes(28))
+# What is not taken from the kernel can be given up by whoever waits, as with a server of files that is gone.
+time.sleep(600)
+"#;
+
+/// State that hangs costs names, for as long as it hangs, and nothing else: for callers in containers of each runtime, for the
+/// others, and for the end of the service.
+#[test]
+fn container_state_that_hangs_stops_nothing() {
+    if !Path::new("/dev/fuse").exists() {
+        eprintln!("no FUSE here");
+        return;
+    }
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|root| Path::new(root).join("cgroup.procs").exists())
+        .expect("cgroup2");
+    let (lab, _server) = lab_with_imds();
+    // In a mount namespace of its own; a file system goes with the process that serves it.
+    let script = format!(
+        "set -e; mount --make-rprivate /; top=$1; shift; mkdir $top/lib $top/lib/docker; \
+         mkdir -p /run/containerd /var/lib; mount --bind $top/lib /var/lib; \
+         for place in /var/lib/docker /run/containerd; do \
+           {PYTHON} -c \"$HUNG\" $place $top/mounted >/dev/null 2>&1 & \
+           until [ -e $top/mounted ]; do sleep 0.05; done; rm $top/mounted; \
+         done; exec \"$@\""
+    );
+    let mut service = Service::start_with("", |command| {
+        let top = Path::new(command.get_args().last().expect("a path"));
+        let top = top.parent().expect("a directory").to_owned();
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(["-m", "sh", "-c", &script, "sh"])
+            .arg(top)
+            .env("HUNG", HUNG);
+        unshare.arg(command.get_program()).args(command.get_args());
+        *command = unshare;
+    });
+    let _servers = Servers::of(service.pid());
+    let written = |path: &str| {
+        let path = path.to_owned();
+        move |records: &[Value]| of_path(records, &path) == 1
+    };
+    let started = Instant::now();
+    for (number, cgroup) in [
+        "docker/ID",
+        "system.slice/docker-ID.scope",
+        "system.slice/cri-containerd-ID.scope",
+        "kubepods/pod1/ID",
+    ]
+    .into_iter()
+    .cycle()
+    .take(12)
+    .enumerate()
+    {
+        let id = format!("{:064x}", number + 1);
+        let (cgroup, path) = (
+            format!("{root}/{}", cgroup.replace("ID", &id)),
+            format!("/latest/hung-{number}"),
+        );
+        let script = format!(
+            "mkdir -p {cgroup} && echo $$ >{cgroup}/cgroup.procs && exec curl -sm10 -o /dev/null http://169.254.169.254{path}"
+        );
+        let output = run_to_end(lab.client.command("sh").args(["-c", &script]));
+        assert_eq!(output.code, Some(0), "{output:#?}");
+        service.wait_for("a call from a container", written(&path));
+        until("the cgroup is empty", || fs::remove_dir(&cgroup).is_ok());
+    }
+    println!("twelve calls in {:?}", started.elapsed());
+    let path = "/latest/not-in-a-container";
+    curl(&lab, path);
+    let records = service.wait_for("a call from outside", written(path));
+    for record in records.iter().filter(|record| record["container"]["id"].is_string()) {
+        assert!(record["container"]["name"].is_null(), "{record:#}");
+    }
+    let threads = fs::read_dir(format!("/proc/{}/task", service.pid()))
+        .expect("a process")
+        .count();
+    assert!(threads <= 6, "{threads} threads");
+    let ending = Instant::now();
+    service.stop();
+    assert!(ending.elapsed() < Duration::from_secs(10), "{:?}", ending.elapsed());
+    let records = service.records();
+    let summary = records.last().expect("a summary");
+    let overdue = summary["imds"]["loss"]["container_names_overdue"].as_u64();
+    assert!(overdue.is_some_and(|count| count >= 9), "{summary:#}");
+    for directory in ["docker", "kubepods/pod1", "kubepods"] {
+        // There may be others' in it.
+        let _ = fs::remove_dir(format!("{root}/{directory}"));
+    }
+}
+
+/// The processes that serve the file systems, which the shell started before it became the service.
+struct Servers(Vec<i32>);
+
+impl Servers {
+    fn of(pid: u32) -> Self {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("a process");
+        Self(children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            // SAFETY: of this test's own making; they wait for nothing but this.
+            unsafe { libc::kill(*pid, libc::SIGKILL) };
+        }
+    }
 }

@@ -1,10 +1,24 @@
 //! The daemon as a service: how it starts, reloads, ends, what rights it keeps, and what it costs.
 
-use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write as _,
+    net::TcpStream,
+    os::unix::{
+        fs::{PermissionsExt as _, chown, symlink},
+        net::UnixDatagram,
+    },
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
+use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    PYTHON, Service, StopAtEnd, at_load, curl, free_port, imds_analyzer, lab_with_imds as lab, of_path,
-    programs_in_the_kernel, run_to_end, sample, send, tap, thread_statuses, until, wake_ups,
+    IMDS_V4, PYTHON, Service, StopAtEnd, at_load, connect, curl, free_port, get, imds_analyzer, lab_with_imds as lab,
+    of_path, programs_in_the_kernel, quiet_wake_ups, run_to_end, sample, send, tap, thread_statuses, until,
 };
 
 #[test]
@@ -43,22 +57,30 @@ fn a_call_is_in_the_log_with_all_that_is_said_about_it() {
 fn reloading_misses_nothing() {
     const CALLS: usize = 3000;
     let (lab, _server) = lab();
+    let dir = tempfile::tempdir().expect("a directory");
+    let told = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
+    told.set_nonblocking(true).expect("a socket");
     let limits = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
-    let mut service = Service::start(limits);
+    let mut service = Service::start_with(limits, |command| {
+        command.env("NOTIFY_SOCKET", dir.path().join("notify"));
+    });
     let path = "/latest/meta-data/reload-test";
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| send(&lab, path, CALLS));
-        for round in 0.. {
-            if sender.is_finished() && round >= 5 {
-                break;
-            }
+        let (mut round, mut reloads) = (0, 0);
+        until("there were reloads and all calls", || {
             service.configure(&format!("[log]\nmax_size = \"{}KiB\"\n{limits}", 64 + round % 3));
             service.signal(libc::SIGHUP);
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            round += 1;
+            std::thread::sleep(Duration::from_millis(10));
+            let mut message = [0; 4096];
+            while let Ok(length) = told.recv(&mut message) {
+                reloads += usize::from(message[..length].starts_with(b"RELOADING=1"));
+            }
+            sender.is_finished() && reloads > 4
+        });
     });
     let ended = service.stop();
-    assert!(ended.stderr.matches("reloaded").count() > 2, "{}", ended.stderr);
     assert_eq!(of_path(&service.records(), path), CALLS, "{}", ended.stderr);
 }
 
@@ -87,6 +109,38 @@ fn a_wrong_configuration_changes_nothing() {
     until("the reload is good", || good() == 1);
     let said = service.stop().stderr;
     assert!(said.contains("did you mean `listen`?"), "{said}");
+}
+
+#[test]
+fn a_reload_says_what_takes_a_restart() {
+    let (mut service, port) = (Service::start(""), free_port());
+    service.configure(&format!(
+        "name_service = true\n[log]\n[limits]\nkernel_rate = 1000\n[metrics]\nlisten = \"127.0.0.1:{port}\"\n"
+    ));
+    service.signal(libc::SIGHUP);
+    until("it is reloaded", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    // A directory that others can write: the configuration stays what it was.
+    let open = service.dir.path().join("open");
+    fs::create_dir(&open).expect("made");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("ours");
+    let config = service.dir.path().join("config.toml");
+    let text = fs::read_to_string(&config).expect("read");
+    fs::write(&config, text.replace("/log/events.jsonl", "/open/events.jsonl")).expect("written");
+    service.signal(libc::SIGHUP);
+    until("it is refused", || {
+        sample(
+            &service.scrape(port),
+            "imds_analyzer_config_last_reload_successful",
+            &[],
+        ) == 0
+    });
+    assert!(!open.join("events.jsonl").exists());
+    let said = service.stop().stderr;
+    assert!(
+        said.contains("takes effect when the service is started again: name_service, limits.kernel_rate"),
+        "{said}"
+    );
+    assert!(said.contains("log.path: ") && said.contains("everybody"), "{said}");
 }
 
 #[test]
@@ -140,22 +194,53 @@ fn capability_exists(number: u32) -> bool {
     last.trim().parse::<u32>().expect("a number") >= number
 }
 
+/// With everything switched on, and every helper at work.
 #[test]
 fn rights_are_dropped() {
-    let service = Service::start("");
+    let (lab, _server) = lab();
+    let port = free_port();
+    let config = format!(
+        "name_service = true\n[log]\nmax_size = \"64KiB\"\nmax_total = \"1GiB\"\ncompress = true\n\
+         [journald]\nenabled = true\nsocket = \"{{dir}}/journal\"\n[stdout]\nformat = \"json\"\n\
+         [metrics]\nlisten = \"127.0.0.1:{port}\"\ntextfile = \"{{dir}}/imds.prom\"\ntextfile_interval = \"1s\"\n\
+         [limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n"
+    );
+    let mut journal = None;
+    let service = Service::start_with(&config, |command| {
+        let config = Path::new(command.get_args().last().expect("a path"));
+        journal = Some(UnixDatagram::bind(config.with_file_name("journal")).expect("a socket"));
+    });
     let pid = service.pid();
-    for (tid, status) in thread_statuses(pid) {
-        // CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE; what old kernels ask for to read counters: CAP_BPF, and before there
-        // was that (5.8), CAP_SYS_ADMIN.
-        let bpf = if capability_exists(39) { 39 } else { 21 };
-        let allowed = 1 << 2 | 1 << 19 | 1 << bpf;
-        let bounding = status.capbnd.expect("a mask");
-        let held = status.capprm | status.capeff | bounding;
-        assert_eq!(held & !allowed, 0, "{held:#x}, thread {tid}");
-        assert_eq!(status.capinh | status.capamb.expect("a mask"), 0);
-        assert_eq!(status.nonewprivs, Some(1));
-        assert_eq!(status.seccomp, Some(2));
-    }
+    // A user that no file has, in something that looks like a container: names are asked for.
+    let in_container = call_from_a_container_of_nobody(&lab);
+    let mut seen = BTreeSet::new();
+    let mut looks = 0;
+    until("every helper was seen", || {
+        // The log is set aside, which starts what compresses it; the textfile comes by itself.
+        send(&lab, "/latest/meta-data/rights", 200);
+        service.scrape(port);
+        for _ in 0..50 {
+            for (tid, status) in thread_statuses(pid) {
+                check_rights(tid, &status);
+                seen.insert(status.name);
+            }
+            looks += 1;
+        }
+        let wanted = [
+            "log",
+            "journald",
+            "stdout",
+            "log-tidy",
+            "name-service",
+            "names-docker",
+            "tokio-r",
+        ];
+        wanted
+            .iter()
+            .filter(|name| in_container || **name != "names-docker")
+            .all(|name| seen.iter().any(|it| it.starts_with(name)))
+    });
+    println!("{looks} looks at {seen:?}");
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("a process");
     let core = limits
         .lines()
@@ -177,6 +262,45 @@ fn rights_are_dropped() {
     for file in fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").flatten() {
         println!("{}", fs::read_link(file.path()).unwrap_or_default().display());
     }
+}
+
+fn check_rights(tid: i32, status: &procfs::process::Status) {
+    // CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE; what old kernels ask for to read counters: CAP_BPF, and before there
+    // was that (5.8), CAP_SYS_ADMIN.
+    let bpf = if capability_exists(39) { 39 } else { 21 };
+    let allowed = 1 << 2 | 1 << 19 | 1 << bpf;
+    let bounding = status.capbnd.expect("a mask");
+    let held = status.capprm | status.capeff | bounding;
+    let name = &status.name;
+    assert_eq!(held & !allowed, 0, "{held:#x}, thread {tid} ({name})");
+    assert_eq!(status.capinh | status.capamb.expect("a mask"), 0, "{name}");
+    assert_eq!(status.nonewprivs, Some(1), "{name}");
+    assert_eq!(status.seccomp, Some(2), "{name}");
+}
+
+/// A call by a user without a name, in a cgroup named as Docker names those of containers; whether there are such cgroups.
+fn call_from_a_container_of_nobody(lab: &Lab) -> bool {
+    const ID: &str = "a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4";
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|root| Path::new(root).join("cgroup.procs").exists());
+    let enter = root.map_or_else(String::new, |root| {
+        format!("mkdir -p {root}/docker/{ID} && echo $$ >{root}/docker/{ID}/cgroup.procs && ")
+    });
+    let script = format!(
+        "{enter} exec setpriv --reuid=3999999999 --regid=65534 --clear-groups curl -sm10 -o /dev/null \
+         http://169.254.169.254/latest/meta-data/rights"
+    );
+    let output = run_to_end(lab.client.command("sh").args(["-c", &script]));
+    assert_eq!(output.code, Some(0), "{output:#?}");
+    if let Some(root) = root {
+        until("the cgroup is empty", || {
+            fs::remove_dir(format!("{root}/docker/{ID}")).is_ok()
+        });
+        // There may be others' in it.
+        let _ = fs::remove_dir(format!("{root}/docker"));
+    }
+    root.is_some()
 }
 
 #[test]
@@ -209,11 +333,11 @@ fn killed_in_the_middle_of_a_burst() {
     let rounds = at_load(50, 5);
     let limits = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
     let mut service = Service::start(limits);
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _stop = StopAtEnd(&stop);
         scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 send(&lab, "/latest/meta-data/killed", 50);
             }
         });
@@ -301,18 +425,179 @@ print(count)
     assert!(written < 100);
 }
 
+/// More comes than can be handled, without end.
+#[test]
+fn it_ends_in_a_flood() {
+    let (lab, _server) = lab();
+    let mut service = Service::start("[log]\n[limits]\nkernel_rate = 0\n");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for _ in 0..4 {
+            scope.spawn(|| {
+                // Pipelined: the clients are not slowed down by the server.
+                let heads = get("/latest/meta-data/endless").repeat(50);
+                while !stop.load(Ordering::Relaxed) {
+                    let mut stream = connect(&lab.client, IMDS_V4);
+                    let _ = stream.write_all(heads.as_bytes());
+                }
+            });
+        }
+        service.wait_for("the flood", |records| of_path(records, "/latest/meta-data/endless") > 0);
+        let ended = service.stop();
+        println!("{}", ended.stderr);
+    });
+    let records = service.records();
+    let last = records.last().expect("a summary");
+    assert_eq!(last["event"]["action"], "imds-analyzer-summary", "{last:#}");
+}
+
+/// With everything that could have a timer.
 #[test]
 fn asleep_when_there_is_nothing_to_do() {
-    let service = Service::start("[metrics]\nlisten = \"127.0.0.1:0\"\n");
-    for _ in 0..20 {
-        let log = service.text().len();
-        let count = wake_ups(service.pid(), Duration::from_secs(3));
-        let quiet = service.text().len() == log;
-        println!("wake-ups in 3 s: {count}");
-        if count <= 1 {
-            return;
-        }
-        assert!(!quiet || count <= 3, "it woke up for nothing");
+    let config = "name_service = true\n[log]\ncompress = true\n[stdout]\nformat = \"json\"\n\
+                  [journald]\nenabled = true\nsocket = \"{dir}/journal\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n\
+                  textfile = \"{dir}/imds.prom\"\ntextfile_interval = \"1h\"\n";
+    let mut journal = None;
+    let service = Service::start_with(config, |command| {
+        let config = Path::new(command.get_args().last().expect("a path"));
+        let socket = config.with_file_name("journal");
+        journal = Some(UnixDatagram::bind(socket).expect("a socket"));
+    });
+    let quiet = quiet_wake_ups(service.pid(), || service.text().len());
+    assert!(quiet <= 1, "{quiet} wake-ups in 3 s for nothing");
+}
+
+/// The service, and the check of its configuration, say the same.
+#[test]
+fn directories_that_others_can_write_are_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let top = dir.path();
+    fs::set_permissions(top, fs::Permissions::from_mode(0o755)).expect("ours");
+    for (name, mode, owner) in [
+        ("theirs", 0o755, 65534),
+        ("open", 0o777, 0),
+        ("sticky", 0o1777, 0),
+        ("group", 0o775, 0),
+    ] {
+        let path = top.join(name);
+        fs::create_dir(&path).expect("made");
+        chown(&path, Some(owner), Some(65534)).expect("root");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
     }
-    println!("this machine was never quiet");
+    symlink(top.join("theirs"), top.join("link")).expect("linked");
+    let config = top.join("config.toml");
+    let top = top.display();
+    for (text, key, said) in [
+        (
+            format!("[log]\npath = \"{top}/theirs/e.jsonl\""),
+            "log.path",
+            "user 65534",
+        ),
+        (
+            format!("[log]\npath = \"{top}/theirs/a/b/e.jsonl\""),
+            "log.path",
+            "user 65534",
+        ),
+        (
+            format!("[log]\npath = \"{top}/link/e.jsonl\""),
+            "log.path",
+            "user 65534",
+        ),
+        (format!("[log]\npath = \"{top}/open/e.jsonl\""), "log.path", "everybody"),
+        (
+            format!("[log]\npath = \"{top}/open/a/e.jsonl\""),
+            "log.path",
+            "everybody",
+        ),
+        (
+            format!("[log]\npath = \"{top}/sticky/e.jsonl\""),
+            "log.path",
+            "everybody",
+        ),
+        (
+            format!("[log]\npath = \"{top}/group/e.jsonl\""),
+            "log.path",
+            "group 65534",
+        ),
+        (format!("runtime_dir = \"{top}/theirs\""), "runtime_dir", "user 65534"),
+        (format!("runtime_dir = \"{top}/sticky\""), "runtime_dir", "everybody"),
+        (
+            "[log]\npath = \"/tmp/\"".to_owned(),
+            "log.path",
+            "a file, not a directory",
+        ),
+        ("[log]\npath = \"/var/log/a\\u0000b\"".to_owned(), "log.path", "NUL"),
+    ] {
+        let run_dir = if text.starts_with("runtime_dir") {
+            String::new()
+        } else {
+            format!("runtime_dir = \"{top}/run\"\n")
+        };
+        fs::write(&config, format!("{run_dir}{text}\n")).expect("written");
+        let config = config.to_str().expect("UTF-8");
+        let check = imds_analyzer(&["config", "check", config]);
+        assert_eq!(check.code, Some(1), "{text}: {check:#?}");
+        let daemon = imds_analyzer(&["daemon", "--config", config]);
+        assert_eq!(daemon.code, Some(2), "{text}: {daemon:#?}");
+        for output in [check, daemon] {
+            assert!(
+                output.stderr.contains(key) && output.stderr.contains(said),
+                "{text}: {output:#?}"
+            );
+        }
+    }
+}
+
+/// A directory that comes to be another user's while the service runs: nothing is written there, and nothing is lost by it.
+#[test]
+fn a_log_directory_that_is_given_away() {
+    let (lab, _server) = lab();
+    let mut service = Service::start("");
+    let directory = service.log().parent().expect("a directory").to_owned();
+    curl(&lab, "/latest/before");
+    service.wait_for("the first", |records| of_path(records, "/latest/before") == 1);
+    let size = || fs::metadata(service.log()).map_or(0, |found| found.len());
+    chown(&directory, Some(65534), None).expect("root");
+    // What its owner does: the log is another name of a file of root's.
+    let victim = service.dir.path().join("victim");
+    fs::write(&victim, "precious").expect("written");
+    fs::rename(service.log(), directory.join("kept")).expect("renamed");
+    fs::hard_link(&victim, service.log()).expect("linked");
+    curl(&lab, "/latest/meanwhile");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(fs::read_to_string(&victim).expect("there"), "precious");
+    assert_eq!(size(), 8);
+    chown(&directory, Some(0), None).expect("root");
+    until("the call is written", || {
+        fs::read_to_string(service.log()).is_ok_and(|text| text.contains("/latest/meanwhile"))
+    });
+    assert_eq!(fs::read_to_string(&victim).expect("there"), "precious");
+    let said = service.stop().stderr;
+    assert!(
+        said.contains("log cannot be written") && said.contains("belongs to user 65534"),
+        "{said}"
+    );
+    assert!(said.contains("set aside"), "{said}");
+}
+
+/// Whoever could open the lock of an older version holds it: a daemon starts all the same, and its own lock is nobody's to hold.
+#[test]
+fn the_lock_is_nobody_elses() {
+    let mut service = Service::start_with("", |command| {
+        let config = Path::new(command.get_args().last().expect("a path"));
+        let run = config.with_file_name("run");
+        fs::create_dir(&run).expect("made");
+        fs::write(run.join("daemon.lock"), "4294967294\n").expect("written");
+        fs::set_permissions(run.join("daemon.lock"), fs::Permissions::from_mode(0o644)).expect("ours");
+    });
+    let lock = service.dir.path().join("run/daemon.lock");
+    let found = fs::metadata(&lock).expect("a lock");
+    assert_eq!(found.permissions().mode() & 0o7777, 0o600);
+    fs::set_permissions(service.dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    let mut hold = Command::new("setpriv");
+    hold.args(["--reuid=65534", "--regid=65534", "--clear-groups", "flock", "-n"]);
+    let held = run_to_end(hold.arg(&lock).args(["echo", "held"]));
+    assert!(held.code != Some(0) && !held.stdout.contains("held"), "{held:#?}");
+    service.stop();
 }

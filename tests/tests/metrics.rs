@@ -1,17 +1,22 @@
 //! Metrics as Prometheus and node_exporter read them, and those who read them badly.
 
 use std::{
+    collections::VecDeque,
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{Service, curl, free_port, lab_with_imds, run_to_end, sample, serve, until};
+use imds_analyzer_tests::{
+    Service, StopAtEnd, curl, free_port, lab_with_imds, process, run_to_end, sample, serve, tap, until,
+};
 use serde_json::Value;
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/prometheus");
@@ -193,13 +198,227 @@ fn those_who_never_read_harm_nobody() {
         .expect("a process")
         .count();
     assert!(files < 80, "{files} open files");
-    // After a few seconds there is room again.
+    // Whoever asks is served soon, and those who do not are counted.
+    let asked = Instant::now();
     assert!(service.scrape(port).contains("imds_analyzer_build_info"));
+    println!("served after {:?} among 41 who are slow", asked.elapsed());
+    until("the slow ones are counted", || {
+        sample(&service.scrape(port), "imds_analyzer_scrapes_total", &["timed-out"]) >= 1
+    });
     assert!(
         endless.join().expect("a thread") < 16 << 20,
         "a request without end was read"
     );
     drop(idle);
+    service.stop();
+}
+
+/// More idle clients than there are places and room in the kernel's queue, all the time.
+#[test]
+fn a_scrape_gets_through_a_crowd_of_idle_clients() {
+    let port = free_port();
+    let mut service = with_metrics(port);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for kind in 0..3 {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut idle = VecDeque::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let address = ([127, 0, 0, 1], port).into();
+                    if let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+                        // Nothing; half a head; a head byte by byte.
+                        let _ = stream.write_all([&b""[..], b"GET /met", b"G"][kind]);
+                        idle.push_back(stream);
+                    }
+                    if idle.len() > 80 {
+                        idle.pop_front();
+                    }
+                    for stream in idle.iter_mut().filter(|_| kind == 2) {
+                        let _ = stream.set_nonblocking(true);
+                        let _ = stream.write(b"E");
+                    }
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(500));
+        for _ in 0..3 {
+            let asked = Instant::now();
+            assert!(service.scrape(port).contains("imds_analyzer_build_info"));
+            println!("served after {:?}", asked.elapsed());
+        }
+    });
+    until("they are counted", || {
+        sample(&service.scrape(port), "imds_analyzer_scrapes_total", &["timed-out"]) > 0
+    });
+    service.stop();
+}
+
+/// As fast as four clients can: so many a second, and records are not kept waiting.
+#[test]
+fn a_flood_of_scrapes_costs_little() {
+    let (lab, _server) = lab_with_imds();
+    let port = free_port();
+    let mut service = with_metrics(port);
+    let stop = AtomicBool::new(false);
+    let begun = Instant::now();
+    let ticks = |pid| {
+        let stat = process(pid).stat().expect("a process");
+        stat.utime + stat.stime
+    };
+    let before = ticks(service.pid());
+    thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("metrics");
+                    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("write");
+                    let mut answer = Vec::new();
+                    stream.read_to_end(&mut answer).expect("an answer");
+                }
+            });
+        }
+        for round in 0..5 {
+            let path = format!("/latest/meta-data/flooded-{round}");
+            curl(&lab, &path);
+            service.wait_for("the call", |records| {
+                records.iter().any(|record| record["url"]["path"] == path.as_str())
+            });
+            thread::sleep(Duration::from_millis(300));
+        }
+    });
+    let time = begun.elapsed();
+    let text = service.scrape(port);
+    let answered = sample(&text, "imds_analyzer_scrapes_total", &["answered"]);
+    let used = ticks(service.pid()) - before;
+    println!("{answered} scrapes in {time:?}, {used} ticks of CPU time");
+    // A burst, and a hundred a second.
+    assert!(
+        answered as f64 <= 120.0 + 110.0 * time.as_secs_f64(),
+        "{answered} in {time:?}"
+    );
+    assert!(sample(&text, "imds_analyzer_scrapes_delayed_total", &[]) > 0, "{text}");
+    service.stop();
+}
+
+#[test]
+fn the_tap_in_use_is_named() {
+    let port = free_port();
+    let mut service = with_metrics(port);
+    let tap = format!("tap=\"{}\"", tap());
+    let text = service.scrape(port);
+    assert_eq!(sample(&text, "imds_analyzer_capture_info", &[&tap]), 1, "{text}");
+    assert_eq!(sample(&text, "imds_analyzer_capture_info", &[]), 1, "{text}");
+    service.stop();
+}
+
+/// Its owner may put anything at any name in it, at any time.
+#[test]
+fn a_textfile_in_a_directory_of_another_users() {
+    const SERVICE: &str = "[metrics]\ntextfile = \"{dir}/tf/imds.prom\"\ntextfile_interval = \"1s\"\n";
+    let nobody = |script: &str, dir: &Path| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ]);
+        let output = run_to_end(command.arg(dir));
+        assert_eq!(output.code, Some(0), "{output:#?}");
+    };
+    for (what, script) in [
+        (
+            "links",
+            "ln -s ../victim $1/imds.prom.tmp; ln -s ../victim $1/imds.prom",
+        ),
+        (
+            "a FIFO at the old name",
+            "mkfifo $1/imds.prom.tmp; ln -s imds.prom.tmp $1/imds.prom",
+        ),
+        ("a FIFO at the name itself", "mkfifo $1/imds.prom"),
+        ("a directory at the old name", "mkdir -p $1/imds.prom.tmp/x"),
+        (
+            "a dangling link",
+            "ln -s ../new-file $1/imds.prom; ln -s ../new-file $1/imds.prom.tmp",
+        ),
+    ] {
+        let mut service = Service::start_with(SERVICE, |command| {
+            let config = Path::new(command.get_args().last().expect("a path"));
+            let top = config.parent().expect("a directory");
+            let dir = top.join("tf");
+            fs::set_permissions(top, fs::Permissions::from_mode(0o755)).expect("ours");
+            fs::create_dir(&dir).expect("made");
+            chown(&dir, Some(65534), None).expect("root");
+            fs::write(top.join("victim"), "only root may read this").expect("written");
+            fs::set_permissions(top.join("victim"), fs::Permissions::from_mode(0o600)).expect("ours");
+            nobody(script, &dir);
+        });
+        let top = service.dir.path().to_owned();
+        let file = top.join("tf/imds.prom");
+        let text = || match fs::symlink_metadata(&file) {
+            Ok(found) if found.is_file() => fs::read_to_string(&file).unwrap_or_default(),
+            _ => String::new(),
+        };
+        until(what, || text().contains("imds_analyzer_build_info"));
+        assert_eq!(
+            fs::read_to_string(top.join("victim")).expect("there"),
+            "only root may read this",
+            "{what}"
+        );
+        let mode = fs::metadata(top.join("victim")).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{what}");
+        assert!(!top.join("new-file").exists(), "{what}");
+        // Put there once more while it runs.
+        nobody("rm -rf $1/imds.prom* && mkfifo $1/imds.prom", &top.join("tf"));
+        until(what, || text().contains("imds_analyzer_build_info"));
+        let ended = Instant::now();
+        service.stop();
+        assert!(ended.elapsed() < Duration::from_secs(10), "{what}");
+    }
+}
+
+/// Names that node_exporter has itself are refused by it: there must be none.
+#[test]
+fn node_exporter_takes_the_textfile() {
+    let mut service = Service::start("[metrics]\ntextfile = \"{dir}/tf.prom\"\ntextfile_interval = \"1s\"\n");
+    let file = service.dir.path().join("tf.prom");
+    until("the textfile is there", || file.exists());
+    let text = fs::read_to_string(&file).expect("metrics");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.starts_with("imds_analyzer_"), "{line}");
+    }
+    let port = free_port();
+    let exporter = Command::new("prometheus-node-exporter")
+        .args(["--collector.disable-defaults", "--collector.textfile"])
+        .arg(format!(
+            "--collector.textfile.directory={}",
+            service.dir.path().display()
+        ))
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("prometheus-node-exporter");
+    let mut exporter = Prometheus(exporter);
+    let url = format!("http://127.0.0.1:{port}/metrics");
+    let mut scraped = String::new();
+    until("it is scraped", || {
+        scraped = run_to_end(Command::new("curl").args(["-sm5", &url])).stdout;
+        scraped.contains("imds_analyzer_build_info")
+    });
+    assert_eq!(sample(&scraped, "node_textfile_scrape_error", &[]), 0, "{scraped}");
+    let _ = exporter.0.kill();
+    let mut said = String::new();
+    let mut stderr = exporter.0.stderr.take().expect("piped");
+    stderr.read_to_string(&mut said).expect("messages");
+    assert!(!said.contains("error gathering"), "{said}");
     service.stop();
 }
 
@@ -260,7 +479,7 @@ fn a_textfile_for_node_exporter() {
     for _ in 0..200 {
         let text = read();
         assert!(
-            text.ends_with('\n') && text.contains("process_start_time_seconds "),
+            text.ends_with('\n') && text.contains("imds_analyzer_sink_records_total"),
             "{text}"
         );
         thread::sleep(Duration::from_millis(10));

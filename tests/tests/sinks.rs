@@ -229,6 +229,66 @@ fn a_consumer_that_empties_the_file() {
     service.stop();
 }
 
+/// What others may do to the log file: each is said once, with the path, and what follows has a start record before it.
+#[test]
+fn a_log_that_is_changed_by_others_is_noticed() {
+    let (lab, _server) = lab();
+    let mut service = Service::start("");
+    let log = service.log();
+    let directory = log.parent().expect("a directory").to_owned();
+    let starts = |text: &str| text.matches("imds-analyzer-start").count();
+    let text = || fs::read_to_string(&log).unwrap_or_default();
+    let call = |name: &str| {
+        let path = format!("/latest/{name}");
+        curl(&lab, &path);
+        until(name, || text().contains(&path));
+    };
+    call("first");
+    // Replaced by a copy, as some editors do.
+    let copy = service.dir.path().join("copy");
+    fs::copy(&log, &copy).expect("copied");
+    fs::rename(&copy, &log).expect("renamed");
+    call("replaced");
+    assert_eq!(starts(&text()), 2);
+    // The same, seen by the next configuration.
+    fs::copy(&log, &copy).expect("copied");
+    fs::rename(&copy, &log).expect("renamed");
+    service.signal(libc::SIGHUP);
+    call("replaced-before-a-reload");
+    assert_eq!(starts(&text()), 3);
+    // Nothing has happened to it, reload or not.
+    service.signal(libc::SIGHUP);
+    call("untouched");
+    assert_eq!(starts(&text()), 3);
+    fs::File::create(&log).expect("emptied");
+    call("emptied");
+    assert_eq!(starts(&text()), 1);
+    let file = fs::OpenOptions::new().write(true).open(&log).expect("a log");
+    file.set_len(text().len() as u64 - 10).expect("cut");
+    call("cut");
+    assert_eq!(starts(&text()), 2);
+    fs::rename(&log, directory.join("elsewhere")).expect("moved");
+    call("moved");
+    assert_eq!(starts(&text()), 1);
+    {
+        let _disk = SmallDisk::mount(&directory, "1m");
+        call("mounted");
+        assert_eq!(starts(&text()), 1);
+    }
+    call("unmounted");
+    assert_eq!(starts(&text()), 2);
+    let said = service.stop().stderr;
+    for (what, times) in [
+        ("another file was put at", 2),
+        ("emptied or cut short by another program", 1),
+        ("removed or moved away", 1),
+        ("another file system is mounted", 2),
+    ] {
+        assert_eq!(said.matches(what).count(), times, "{what}: {said}");
+    }
+    assert_eq!(said.matches(log.to_str().expect("UTF-8")).count(), 7, "{said}");
+}
+
 #[test]
 fn text_on_stdout_has_the_levels_that_systemd_reads() {
     let (lab, _server) = lab();

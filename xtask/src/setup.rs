@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What the tests call, and the Debian package it is in.
-const TEST_TOOLS: [(&str, &str); 12] = [
+const TEST_TOOLS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("curl", "curl"),
@@ -29,6 +29,7 @@ const TEST_TOOLS: [(&str, &str); 12] = [
     ("runc", "runc"),
     // And promtool.
     ("prometheus", "prometheus"),
+    ("prometheus-node-exporter", "prometheus-node-exporter"),
     // Goes with Debian's rustc: lints the kernel side.
     ("clippy-driver", "rust-web-clippy"),
 ];

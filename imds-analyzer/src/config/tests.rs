@@ -92,6 +92,16 @@ fn values_that_make_no_sense_are_named() {
         ("runtime_dir = \"run\"", "runtime_dir"),
         ("[log]\npath = \"events.jsonl\"", "log.path"),
         ("[log]\npath = \"/\"", "log.path"),
+        ("[log]\npath = \"/tmp/\"", "log.path must name a file"),
+        ("[log]\npath = \"/tmp/.\"", "log.path must name a file"),
+        ("[log]\npath = \"/tmp//\"", "log.path must name a file"),
+        ("[log]\npath = \"/tmp/a\\u0000b\"", "NUL"),
+        ("runtime_dir = \"/run/\\u0000\"", "NUL"),
+        ("[metrics]\ntextfile = \"/tmp/\\u0000.prom\"", "NUL"),
+        (
+            "[metrics]\ntextfile = \"/var/lib/textfile/\"",
+            "metrics.textfile must name a file",
+        ),
         ("[log]\nmax_size = \"1KiB\"", "log.max_size"),
         ("[log]\nmax_total = \"33MiB\"", "log.max_total"),
         ("[limits]\nwindow = \"0s\"", "limits.window"),
@@ -101,6 +111,105 @@ fn values_that_make_no_sense_are_named() {
         let error = Config::parse(text).expect("well-formed").check().expect_err(text);
         assert!(error.contains(key), "{error}");
     }
+}
+
+#[test]
+fn keys_that_are_read_at_start_only_are_named() {
+    let config = |text: &str| Config::parse(text).expect(text);
+    for (text, keys) in [
+        ("owner = \"connect\"", &["owner"][..]),
+        ("args = \"full\"", &["args"]),
+        ("name_service = true", &["name_service"]),
+        ("runtime_dir = \"/run/x\"", &["runtime_dir"]),
+        ("[limits]\nkernel_rate = 1", &["limits.kernel_rate"]),
+        ("[limits]\nkernel_burst = 20000", &["limits.kernel_burst"]),
+        (
+            "[limits]\ncaller = 1\n[log]\nenabled = false\n[stdout]\nformat = \"json\"",
+            &[],
+        ),
+        ("[metrics]\nlisten = \"127.0.0.1:1\"\n[journald]\nenabled = true", &[]),
+    ] {
+        assert_eq!(Config::default().needs_restart(&config(text)), keys, "{text}");
+    }
+    // The default file says it of the same keys: a comment is about the keys right below it.
+    let (mut comment, mut keys) = (String::new(), Vec::new());
+    let mut above = "";
+    for line in DEFAULT.lines() {
+        if !line.starts_with('#') {
+            if let Some((key, _)) = line.split_once(" = ").filter(|_| comment.contains("at start only")) {
+                keys.push(key);
+            }
+        } else if above.starts_with('#') {
+            comment.push_str(line);
+        } else {
+            line.clone_into(&mut comment);
+        }
+        above = line;
+    }
+    assert_eq!(
+        keys,
+        [
+            "owner",
+            "args",
+            "name_service",
+            "runtime_dir",
+            "kernel_rate",
+            "kernel_burst"
+        ]
+    );
+}
+
+#[test]
+fn places_that_others_can_write_are_refused() {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use crate::place::Trust;
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().to_str().expect("UTF-8");
+    let check = |text: &str| {
+        let text = format!("runtime_dir = \"{root}/run\"\n{}", text.replace("{root}", root));
+        let config = Config::parse(&text).expect("well-formed");
+        config
+            .check()
+            .and_then(|()| config.check_places(Trust::of_this_process()))
+    };
+    let log = "[log]\npath = \"{root}/log/e.jsonl\"";
+    assert_eq!(check(log), Ok(()), "not there yet");
+    fs::create_dir(dir.path().join("log")).expect("made");
+    assert_eq!(check(log), Ok(()));
+    for mode in [0o777, 0o1777, 0o757] {
+        fs::set_permissions(dir.path().join("log"), fs::Permissions::from_mode(mode)).expect("ours");
+        let error = check(log).expect_err("writable by all");
+        assert!(
+            error.starts_with("log.path: ") && error.contains("everybody"),
+            "{error}"
+        );
+    }
+    assert_eq!(check("[log]\npath = \"{root}/log/e.jsonl\"\nenabled = false"), Ok(()));
+    assert!(
+        check("[log]\npath = \"/tmp/e.jsonl\"").is_err(),
+        "the sticky bit protects what is there already"
+    );
+    fs::set_permissions(dir.path().join("log"), fs::Permissions::from_mode(0o755)).expect("ours");
+    fs::create_dir(dir.path().join("log/e.jsonl")).expect("made");
+    assert!(check(log).expect_err("a directory").contains("not a regular file"));
+    fs::remove_dir(dir.path().join("log/e.jsonl")).expect("removed");
+    symlink("/etc/passwd", dir.path().join("log/e.jsonl")).expect("linked");
+    assert!(check(log).expect_err("a link").contains("not a regular file"));
+
+    if chown(dir.path().join("log"), Some(65534), None).is_err() {
+        // Without the rights of root there is no other user to try it with.
+        return;
+    }
+    assert!(check(log).expect_err("another's").contains("user 65534"));
+    assert!(check("[log]\npath = \"{root}/log/a/b/e.jsonl\"").is_err());
+    // The textfile's directory may be another user's, but no way there may be.
+    let log = "[log]\nenabled = false\n[metrics]\n";
+    assert_eq!(check(&format!("{log}textfile = \"{{root}}/log/i.prom\"")), Ok(()));
+    symlink("/etc", dir.path().join("log/link")).expect("linked");
+    let error = check(&format!("{log}textfile = \"{{root}}/log/link/i.prom\"")).expect_err("a link of another's");
+    assert!(error.starts_with("metrics.textfile: "), "{error}");
 }
 
 #[test]

@@ -1,22 +1,30 @@
-//! `GET /metrics` for Prometheus, and nothing else. Whoever connects has a few seconds and a few kilobytes, and there are
-//! only so many of them at a time.
+//! `GET /metrics` for Prometheus, and nothing else. Whoever connects has a few seconds and a few kilobytes, much less time while
+//! others wait, and there are only so many of them at a time and in a second. The text is made a few times a second at most.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Mutex, Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
-    time,
+    time::{self, Instant},
 };
 
-use crate::sink::metrics::CONTENT_TYPE;
+use crate::sink::metrics::{CONTENT_TYPE, Scrapes};
 
 /// Connections at a time; more wait in the kernel's queue.
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 16;
 /// For a request to come, and for the answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same while others wait: a client that has something to ask asks at once, and the answer fits into the socket's buffer.
+const HURRY_READ: Duration = Duration::from_millis(100);
+const HURRY_WRITE: Duration = Duration::from_millis(500);
+/// Connections at once, and in each second after that.
+const BURST: u32 = 100;
+const RATE: u32 = 100;
+/// How long a text serves for those who ask again.
+const FRESH: Duration = Duration::from_millis(250);
 /// Bytes of a request's head.
 const HEAD_MAX: usize = 8 << 10;
 /// After the system had no descriptor for a connection.
@@ -32,15 +40,21 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Listens on `address`, and asks `scrapes` for the text. Must be called inside a tokio runtime.
-    pub(super) fn start(address: SocketAddr, scrapes: mpsc::Sender<Scrape>) -> io::Result<Self> {
+    /// Listens on `address`, asks `scrapes` for the text, and counts in `counts`. Must be called inside a tokio runtime.
+    pub(super) fn start(address: SocketAddr, scrapes: mpsc::Sender<Scrape>, counts: Arc<Scrapes>) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            scrapes,
+            text: Mutex::default(),
+            crowded: watch::Sender::new(false),
+            counts,
+        });
         Ok(Self {
             address,
-            task: tokio::spawn(accept(listener, scrapes)),
+            task: tokio::spawn(accept(listener, shared)),
         })
     }
 }
@@ -51,66 +65,157 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: TcpListener, scrapes: mpsc::Sender<Scrape>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let scrapes = scrapes.clone();
-                tokio::spawn(async move {
-                    // A client that goes away or takes too long is its own loss.
-                    if let Err(error) = serve(stream, scrapes).await {
-                        tracing::debug!("a scrape failed: {error}");
-                    }
-                    drop(place);
-                });
+struct Shared {
+    scrapes: mpsc::Sender<Scrape>,
+    /// The last text and when it was made. Whoever wants a newer one waits for it here.
+    text: Mutex<Option<(Instant, Arc<[u8]>)>>,
+    /// Somebody waits for a place.
+    crowded: watch::Sender<bool>,
+    counts: Arc<Scrapes>,
+}
+
+impl Shared {
+    /// `None` where the daemon ends.
+    async fn text(&self) -> Option<Arc<[u8]>> {
+        let mut last = self.text.lock().await;
+        if let Some((made, text)) = &*last
+            && made.elapsed() < FRESH
+        {
+            return Some(Arc::clone(text));
+        }
+        let (reply, text) = oneshot::channel();
+        self.scrapes.send(reply).await.ok()?;
+        let text: Arc<[u8]> = text.await.ok()?.into();
+        *last = Some((Instant::now(), Arc::clone(&text)));
+        Some(text)
+    }
+
+    /// Ends when a client has had its time.
+    async fn patience(&self, hurry: Duration) {
+        let mut crowded = self.crowded.subscribe();
+        let begun = Instant::now();
+        loop {
+            let time = if *crowded.borrow_and_update() { hurry } else { PATIENCE };
+            tokio::select! {
+                () = time::sleep_until(begun + time) => return,
+                // Its other end is in `self`.
+                _ = crowded.changed() => {}
             }
-            Err(error) => {
-                tracing::debug!("a connection for metrics was not taken: {error}");
-                time::sleep(PAUSE).await;
-            }
+        }
+    }
+
+    /// `work`, or an error when it takes too long.
+    async fn in_time<T>(&self, hurry: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        tokio::select! {
+            result = work => result,
+            () = self.patience(hurry) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 }
 
-async fn serve(mut stream: TcpStream, scrapes: mpsc::Sender<Scrape>) -> io::Result<()> {
-    let request = time::timeout(PATIENCE, read(&mut stream)).await??;
-    let (status, body) = match request {
-        Request::Metrics { .. } => {
-            let (reply, text) = oneshot::channel();
-            if scrapes.send(reply).await.is_err() {
-                return Ok(());
+/// Lets [`BURST`] pass at once, and [`RATE`] a second after that.
+struct Pace {
+    /// When all of the burst is there again.
+    full: Instant,
+}
+
+impl Pace {
+    const STEP: Duration = Duration::from_micros(1_000_000 / RATE as u64);
+
+    /// How long to wait before one more.
+    fn next(&mut self, now: Instant) -> Duration {
+        self.full = self.full.max(now) + Self::STEP;
+        self.full
+            .saturating_duration_since(now)
+            .saturating_sub(Self::STEP * BURST)
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut pace = Pace { full: Instant::now() };
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!("a connection for metrics was not taken: {error}");
+                time::sleep(PAUSE).await;
+                continue;
             }
-            match text.await {
-                Ok(text) => ("200 OK", text),
-                Err(_) => ("500 Internal Server Error", Vec::new()),
-            }
+        };
+        let wait = pace.next(Instant::now());
+        if !wait.is_zero() {
+            Scrapes::count(&shared.counts.delayed);
+            time::sleep(wait).await;
         }
-        Request::OtherPath => ("404 Not Found", b"Metrics are at /metrics.\n".to_vec()),
-        Request::OtherMethod => ("405 Method Not Allowed", Vec::new()),
-        Request::Bad => ("400 Bad Request", Vec::new()),
+        let place = match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                shared.crowded.send_replace(true);
+                let place = Arc::clone(&places).acquire_owned().await;
+                shared.crowded.send_replace(false);
+                let Ok(place) = place else { return };
+                place
+            }
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let counts = &shared.counts;
+            // A client that goes away or takes too long is its own loss.
+            match serve(stream, &shared).await {
+                Ok(Served::Answered) => Scrapes::count(&counts.answered),
+                Ok(Served::Refused) => Scrapes::count(&counts.refused),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => Scrapes::count(&counts.timed_out),
+                Err(error) => {
+                    Scrapes::count(&counts.failed);
+                    tracing::debug!("a scrape failed: {error}");
+                }
+            }
+            drop(place);
+        });
+    }
+}
+
+/// What a client got.
+enum Served {
+    Answered,
+    /// It asked for something else.
+    Refused,
+}
+
+async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<Served> {
+    let request = shared.in_time(HURRY_READ, read(&mut stream)).await?;
+    let (status, body): (_, Arc<[u8]>) = match request {
+        Request::Metrics { .. } => match shared.text().await {
+            Some(text) => ("200 OK", text),
+            None => ("500 Internal Server Error", Arc::default()),
+        },
+        Request::OtherPath => ("404 Not Found", Arc::from(*b"Metrics are at /metrics.\n")),
+        Request::OtherMethod => ("405 Method Not Allowed", Arc::default()),
+        Request::Bad => ("400 Bad Request", Arc::default()),
     };
     let kind = if status.starts_with('2') {
         CONTENT_TYPE
     } else {
         "text/plain"
     };
-    let mut answer = format!(
+    let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
-    )
-    .into_bytes();
-    if !matches!(request, Request::Metrics { head: true }) {
-        answer.extend_from_slice(&body);
-    }
-    time::timeout(PATIENCE, async {
-        stream.write_all(&answer).await?;
+    );
+    let with_body = !matches!(request, Request::Metrics { head: true });
+    let answer = async {
+        stream.write_all(head.as_bytes()).await?;
+        if with_body {
+            stream.write_all(&body).await?;
+        }
         stream.shutdown().await
+    };
+    shared.in_time(HURRY_WRITE, answer).await?;
+    Ok(match request {
+        Request::Metrics { .. } => Served::Answered,
+        _ => Served::Refused,
     })
-    .await?
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -157,6 +262,22 @@ fn parse(bytes: &[u8]) -> Option<Request> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_so_many_a_second() {
+        let begin = Instant::now();
+        let mut pace = Pace { full: begin };
+        for _ in 0..BURST {
+            assert_eq!(pace.next(begin), Duration::ZERO);
+        }
+        assert_eq!(pace.next(begin), Pace::STEP);
+        assert_eq!(pace.next(begin + Pace::STEP), Pace::STEP);
+        let later = begin + Duration::from_secs(10);
+        for _ in 0..BURST {
+            assert_eq!(pace.next(later), Duration::ZERO);
+        }
+        assert_ne!(pace.next(later), Duration::ZERO);
+    }
 
     #[test]
     fn requests() {

@@ -1,15 +1,24 @@
 //! One daemon a host: two would write to the same file. `watch` may run beside it.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, ErrorKind, Read as _, Seek as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     process,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
+
+use crate::place::{self, Trust};
+
+/// Whoever may read the file may hold the lock: flock(2) takes no more.
+const MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o755;
+const OTHERS: u32 = 0o077;
+/// How often another one may be in the middle of making the file.
+const ATTEMPTS: usize = 10;
 
 /// Held for as long as it lives; the kernel gives it back however the process ends.
 #[derive(Debug)]
@@ -18,41 +27,167 @@ pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 impl Lock {
     /// # Errors
     ///
-    /// When another daemon has it, which is named, or when the directory cannot be written.
+    /// When another daemon has it, which is named, or when the directory cannot be written, or can be by others.
     pub(super) fn take(directory: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
-        let path = directory.join("daemon.lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
-            .with_context(|| format!("{} cannot be opened", path.display()))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut owner = String::new();
-                // Only to name it.
-                let _ = file.take(64).read_to_string(&mut owner);
-                let owner = match owner.trim().parse::<u32>() {
-                    Ok(pid) => format!("process {pid} is"),
-                    Err(_) => "another process is".to_owned(),
-                };
-                bail!(
-                    "{owner} running as the daemon of this host already (it holds {}); `imds-analyzer watch` can run \
-                     beside it",
-                    path.display()
-                );
-            }
-            Err(error) => return Err(io::Error::from(error)).with_context(|| format!("lock of {}", path.display())),
+        DirBuilder::new()
+            .recursive(true)
+            .mode(DIRECTORY_MODE)
+            .create(directory)
+            .with_context(|| format!("{} cannot be made", directory.display()))?;
+        if let Some(distrust) = place::walk(directory, Trust::of_this_process()).distrust {
+            bail!("runtime_dir: {distrust}: others could remove or hold the lock");
         }
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", process::id()))
-            .with_context(|| format!("{} cannot be written", path.display()))?;
-        Ok(Self(file))
+        let path = directory.join("daemon.lock");
+        for _ in 0..ATTEMPTS {
+            if let Some(mut file) = attempt(&path).with_context(|| format!("lock of {}", path.display()))? {
+                file.set_len(0)
+                    .and_then(|()| file.rewind())
+                    .and_then(|()| writeln!(file, "{}", process::id()))
+                    .with_context(|| format!("{} cannot be written", path.display()))?;
+                return Ok(Self(file));
+            }
+        }
+        bail!("{} is made anew again and again by another process", path.display());
+    }
+}
+
+/// The locked file; `None` where another is in its place by now.
+fn attempt(path: &Path) -> anyhow::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(MODE)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let found = file.metadata()?;
+    ensure!(found.is_file(), "it is not a regular file");
+    // Of an older version: whoever opened it then may lock it at any time.
+    let loose = found.mode() & OTHERS != 0 || found.nlink() != 1;
+    let locked = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::WOULDBLOCK) => false,
+        Err(error) => return Err(io::Error::from(error).into()),
+    };
+    if !locked {
+        let owner = owner(&file);
+        if !loose || owner.is_some_and(is_there) {
+            let owner = owner.map_or_else(|| "another process is".to_owned(), |pid| format!("process {pid} is"));
+            bail!(
+                "{owner} running as the daemon of this host already (it holds {}); `imds-analyzer watch` can run beside it",
+                path.display()
+            );
+        }
+        tracing::warn!(
+            "{} is held by somebody who is no daemon, and is made anew",
+            path.display()
+        );
+    }
+    if loose {
+        replace(path)?;
+        return Ok(None);
+    }
+    let in_place = fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (found.dev(), found.ino()));
+    Ok(in_place.then_some(file))
+}
+
+/// The pid in the file.
+fn owner(file: &File) -> Option<u32> {
+    let mut owner = String::new();
+    // Only to name it.
+    let _ = file.take(64).read_to_string(&mut owner);
+    owner.trim().parse().ok()
+}
+
+fn is_there(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
+/// Puts a new file in place of one that others can lock.
+fn replace(path: &Path) -> io::Result<()> {
+    let new = PathBuf::from(format!("{}.{}", path.display(), process::id()));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new)?;
+    // Whatever the umask is.
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("made").mode() & 0o7777
+    }
+
+    #[test]
+    fn nobody_else_can_hold_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let run = dir.path().join("run/deep");
+        let path = run.join("daemon.lock");
+        let lock = Lock::take(&run).expect("free");
+        assert_eq!((mode(&path), mode(&run) & 0o022), (MODE, 0));
+        let error = Lock::take(&run).expect_err("held").to_string();
+        assert!(error.contains("lock of"), "{error}");
+        drop(lock);
+        drop(Lock::take(&run).expect("free again"));
+    }
+
+    #[test]
+    fn one_that_others_could_open_is_made_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("daemon.lock");
+        fs::write(&path, "4294967294\n").expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("ours");
+        // Opened when it still could be, and held for ever by nobody's daemon.
+        let held = File::open(&path).expect("readable");
+        flock(&held, FlockOperation::NonBlockingLockExclusive).expect("free");
+        let lock = Lock::take(dir.path()).expect("no daemon holds it");
+        assert_eq!(mode(&path), MODE);
+        assert_eq!(
+            fs::read_to_string(&path).expect("ours").trim(),
+            process::id().to_string()
+        );
+        assert!(Lock::take(dir.path()).is_err());
+        drop(lock);
+        drop(Lock::take(dir.path()).expect("whatever they still hold"));
+        assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1);
+    }
+
+    #[test]
+    fn an_older_daemon_that_runs_keeps_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("daemon.lock");
+        fs::write(&path, process::id().to_string()).expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("ours");
+        let held = File::open(&path).expect("readable");
+        flock(&held, FlockOperation::NonBlockingLockExclusive).expect("free");
+        let error = format!("{:#}", Lock::take(dir.path()).expect_err("a daemon holds it"));
+        assert!(
+            error.contains(&format!("process {} is running", process::id())),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_or_in_reach_of_others_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("daemon.lock");
+        std::os::unix::fs::symlink("/etc/hostname", &path).expect("linked");
+        assert!(Lock::take(dir.path()).is_err());
+        fs::remove_file(&path).expect("removed");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a FIFO");
+        assert!(Lock::take(dir.path()).is_err());
+        fs::remove_file(&path).expect("removed");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).expect("ours");
+        let error = Lock::take(dir.path())
+            .expect_err("a directory of everybody's")
+            .to_string();
+        assert!(error.contains("runtime_dir"), "{error}");
     }
 }

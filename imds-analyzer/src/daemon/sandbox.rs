@@ -1,12 +1,14 @@
 //! What the daemon gives up once its programs are attached: every right it needs no more.
 //!
-//! Threads inherit all of this, so it is done before there are any. Detaching needs no right: the links are closed.
+//! Threads inherit all of this, so it is done before there are any: that is made sure of. Detaching needs no right: the links are closed.
 
 use std::{
     collections::BTreeMap,
     ffi::CString,
     fs,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
@@ -27,6 +29,9 @@ const GROUP: &str = "/etc/group";
 
 /// What reading others' `/proc/<pid>` takes.
 const NEEDED: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+
+/// A thread that has ended is listed for a moment.
+const THREADS_END: Duration = Duration::from_secs(1);
 
 /// What further rights are kept for.
 pub(super) struct Needs<'a> {
@@ -65,9 +70,30 @@ pub(super) fn enter(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
         maximum: Some(0),
     };
     setrlimit(Resource::Core, none).context("limit of core files")?;
+    be_alone()?;
     let kept = drop_capabilities(needs)?;
-    seccompiler::apply_filter(&filter()?).context("seccomp filter")?;
+    // Of all threads, and there is one.
+    seccompiler::apply_filter_all_threads(&filter()?).context("seccomp filter")?;
     Ok(kept)
+}
+
+/// Capabilities are a thread's own: another one that was there before would keep them.
+fn be_alone() -> anyhow::Result<()> {
+    let deadline = Instant::now() + THREADS_END;
+    loop {
+        let names: Vec<_> = fs::read_dir("/proc/self/task")
+            .context("/proc/self/task")?
+            .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok())
+            .map(|name| name.trim_end().to_owned())
+            .collect();
+        if names.len() <= 1 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(anyhow!("there are threads already: {}", names.join(", ")));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What is needed is tried: each right beyond [`NEEDED`] is kept only where something fails without it.

@@ -1,5 +1,6 @@
 //! Names and images of containers, from the files in which their runtimes keep state on this host: no daemon is asked,
-//! and nothing that a container or another user could have written is read.
+//! and nothing that a container or another user could have written is read. They may be on a file system that hangs, so they
+//! are read on threads of their own, one for each runtime, and not waited for long.
 
 #[cfg(test)]
 mod tests;
@@ -11,12 +12,17 @@ use std::{
     num::NonZeroUsize,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use lru::LruCache;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::Counters;
+use super::{
+    Counters,
+    helper::{Helper, PATIENCE},
+};
 use crate::{
     event::{Container, Orchestrator},
     sanitize, secrets,
@@ -32,11 +38,27 @@ const KNOWN: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// Finds out what containers are called, and remembers it.
 #[derive(Debug)]
 pub(super) struct Containers {
-    /// `/`, but in tests.
-    root: PathBuf,
-    /// Whom the files have to belong to: root.
-    owner: u32,
+    readers: [(Runtime, Helper<String, Found>); 5],
     known: LruCache<String, Names>,
+}
+
+/// Whose files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Runtime {
+    Docker,
+    Containerd,
+    CriO,
+    Podman,
+    /// A bare id: a Kubernetes container of whichever runtime, with the cgroupfs driver.
+    Any,
+}
+
+/// What a look found.
+#[derive(Debug)]
+struct Found {
+    names: Option<Names>,
+    /// Files that could not be read.
+    failures: u64,
 }
 
 /// What state files tell.
@@ -91,15 +113,47 @@ struct StoredMetadata {
 
 impl Containers {
     pub(super) fn new() -> Self {
-        Self::below(PathBuf::from("/"), 0)
+        Self::below(PathBuf::from("/"), 0, PATIENCE)
     }
 
-    fn below(root: PathBuf, owner: u32) -> Self {
+    /// `root` is `/` and `owner` root, but in tests.
+    fn below(root: PathBuf, owner: u32, patience: Duration) -> Self {
+        let root: Arc<Path> = root.into();
+        Self::reading(patience, move |runtime, id| {
+            let mut counters = Counters::default();
+            let files = Files { root: &root, owner };
+            let names = files.find(runtime, id, &mut counters);
+            Found {
+                names,
+                failures: counters.failures,
+            }
+        })
+    }
+
+    fn reading(patience: Duration, read: impl Fn(Runtime, &str) -> Found + Clone + Send + Sync + 'static) -> Self {
+        let reader = |runtime, name| {
+            let read = read.clone();
+            (
+                runtime,
+                Helper::new(name, patience, move |id: &String| read(runtime, id)),
+            )
+        };
         Self {
-            root,
-            owner,
+            // Names of threads have 15 bytes at most.
+            readers: [
+                reader(Runtime::Docker, "names-docker"),
+                reader(Runtime::Containerd, "names-containrd"),
+                reader(Runtime::CriO, "names-cri-o"),
+                reader(Runtime::Podman, "names-podman"),
+                reader(Runtime::Any, "names-any"),
+            ],
             known: LruCache::new(KNOWN),
         }
+    }
+
+    /// Containers whose names did not come in time.
+    pub(super) fn overdue(&self) -> u64 {
+        self.readers.iter().map(|(_, reader)| reader.overdue()).sum()
     }
 
     /// Adds what is found to a container and to what placed it.
@@ -114,16 +168,8 @@ impl Containers {
             // Its name is its id already, and no path is made of anything but an id.
             return;
         }
-        let names = match self.known.get(&container.id) {
-            Some(names) => names.clone(),
-            None => match self.find(container, counters) {
-                Some(names) => {
-                    self.known.put(container.id.clone(), names.clone());
-                    names
-                }
-                // Not remembered: a runtime may write its files after the first process has run.
-                None => return,
-            },
+        let Some(names) = self.names(container, counters) else {
+            return;
         };
         (container.name, container.image) = (names.name, names.image);
         if let Some(orchestrator) = orchestrator {
@@ -132,25 +178,64 @@ impl Containers {
         }
     }
 
-    fn find(&self, container: &Container, counters: &mut Counters) -> Option<Names> {
-        let id = container.id.as_str();
+    /// Not remembered where there are none: a runtime may write its files after the first process has run.
+    fn names(&mut self, container: &Container, counters: &mut Counters) -> Option<Names> {
+        let runtime = Runtime::of(container)?;
+        let (_, reader) = self.readers.iter_mut().find(|(of, _)| *of == runtime)?;
+        let late = reader.late_answer();
+        let asked = match &late {
+            // What was overdue is answered, and it is this one.
+            Some((id, _)) if *id == container.id => None,
+            _ if self.known.contains(&container.id) => None,
+            _ => reader.ask(container.id.clone()),
+        };
+        for (id, found) in late.into_iter().chain(asked) {
+            counters.failures += found.failures;
+            if let Some(names) = found.names {
+                self.known.put(id, names);
+            }
+        }
+        self.known.get(&container.id).cloned()
+    }
+}
+
+impl Runtime {
+    fn of(container: &Container) -> Option<Self> {
+        Some(match container.runtime.as_deref() {
+            Some("docker") => Self::Docker,
+            Some("containerd") => Self::Containerd,
+            Some("cri-o") => Self::CriO,
+            Some("podman") => Self::Podman,
+            Some(_) => return None,
+            None => Self::Any,
+        })
+    }
+}
+
+/// Where runtimes keep their state.
+struct Files<'a> {
+    root: &'a Path,
+    /// Whom the files have to belong to.
+    owner: u32,
+}
+
+impl Files<'_> {
+    fn find(&self, runtime: Runtime, id: &str, counters: &mut Counters) -> Option<Names> {
         let docker = || format!("var/lib/docker/containers/{id}/config.v2.json");
         let containerd =
             |namespace: &str| format!("run/containerd/io.containerd.runtime.v2.task/{namespace}/{id}/config.json");
         let crio = || format!("run/containers/storage/overlay-containers/{id}/userdata/config.json");
         let stored = || "var/lib/containers/storage/overlay-containers/containers.json".to_owned();
         let (docker_names, bundle_names) = (Names::of_docker, Names::of_bundle);
-        match container.runtime.as_deref() {
-            Some("docker") => self.read(&docker(), counters).map(docker_names),
-            Some("containerd") => ["k8s.io", "default"]
+        match runtime {
+            Runtime::Docker => self.read(&docker(), counters).map(docker_names),
+            Runtime::Containerd => ["k8s.io", "default"]
                 .iter()
                 .find_map(|namespace| self.read(&containerd(namespace), counters))
                 .map(bundle_names),
-            Some("cri-o") => self.read(&crio(), counters).map(bundle_names),
-            Some("podman") => Names::of_stored(self.read(&stored(), counters)?, id),
-            Some(_) => None,
-            // A bare id: a Kubernetes container of whichever runtime, with the cgroupfs driver.
-            None => (self.read(&containerd("k8s.io"), counters).map(bundle_names))
+            Runtime::CriO => self.read(&crio(), counters).map(bundle_names),
+            Runtime::Podman => Names::of_stored(self.read(&stored(), counters)?, id),
+            Runtime::Any => (self.read(&containerd("k8s.io"), counters).map(bundle_names))
                 .or_else(|| self.read(&docker(), counters).map(docker_names))
                 .or_else(|| self.read(&crio(), counters).map(bundle_names)),
         }

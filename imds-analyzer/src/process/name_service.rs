@@ -1,86 +1,54 @@
 //! The system's name service (nsswitch.conf(5)), for names that no file on this host has. It may ask a directory over the
 //! network and take as long as it likes: it is asked on a thread of its own, and not waited for long.
 
-use std::{
-    ffi::CStr,
-    io,
-    mem::MaybeUninit,
-    num::NonZeroUsize,
-    ptr,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
-    thread,
-    time::Duration,
-};
+use std::{ffi::CStr, io, mem::MaybeUninit, num::NonZeroUsize, ptr};
 
 use lru::LruCache;
 
-/// How long an answer is waited for; one that comes later is there for the next question.
-const PATIENCE: Duration = Duration::from_millis(50);
+use super::helper::{Helper, PATIENCE};
+
 /// Answers remembered, that there is no such user too.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Bytes of an entry at most.
 const ENTRY_MAX: usize = 16 << 10;
 
-type Answer = (u32, Option<String>);
-
 /// Asks, and remembers what was answered.
 #[derive(Debug)]
 pub(super) struct NameService {
-    questions: SyncSender<u32>,
-    answers: Receiver<Answer>,
-    /// A question is on its way.
-    asking: bool,
+    helper: Helper<u32, Option<String>>,
     known: LruCache<u32, Option<String>>,
 }
 
 impl NameService {
-    /// Starts the thread, which ends some time after this is dropped.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn new() -> Self {
         Self::with(|uid| name_of(uid).inspect_err(|error| tracing::debug!(%error, uid, "asking the name service")))
     }
 
-    fn with(look_up: impl Fn(u32) -> io::Result<Option<String>> + Send + 'static) -> io::Result<Self> {
-        let (questions, to_answer) = sync_channel(1);
-        // Never full: there is one question at a time.
-        let (answer, answers) = sync_channel(1);
-        thread::Builder::new().name("name-service".to_owned()).spawn(move || {
-            for uid in to_answer {
-                let name = look_up(uid).unwrap_or_default();
-                if answer.send((uid, name)).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self {
-            questions,
-            answers,
-            asking: false,
+    fn with(look_up: impl Fn(u32) -> io::Result<Option<String>> + Send + Sync + 'static) -> Self {
+        Self {
+            helper: Helper::new("name-service", PATIENCE, move |uid: &u32| {
+                look_up(*uid).unwrap_or_default()
+            }),
             known: LruCache::new(KNOWN),
-        })
+        }
     }
 
     /// The name, if it is known, or comes to be known soon. While an answer is overdue nobody is asked for.
     pub(super) fn name(&mut self, uid: u32) -> Option<String> {
-        if self.asking
-            && let Ok(answer) = self.answers.try_recv()
-        {
-            self.take(answer);
+        if let Some((uid, name)) = self.helper.late_answer() {
+            self.known.put(uid, name);
         }
         if let Some(name) = self.known.get(&uid) {
             return name.clone();
         }
-        if self.asking || self.questions.try_send(uid).is_err() {
-            return None;
-        }
-        self.asking = true;
-        let answer = self.answers.recv_timeout(PATIENCE).ok()?;
-        self.take(answer);
-        self.known.get(&uid)?.clone()
+        let (uid, name) = self.helper.ask(uid)?;
+        self.known.put(uid, name.clone());
+        name
     }
 
-    fn take(&mut self, (uid, name): Answer) {
-        self.asking = false;
-        self.known.put(uid, name);
+    /// Names that did not come in time.
+    pub(super) fn overdue(&self) -> u64 {
+        self.helper.overdue()
     }
 }
 
@@ -111,7 +79,11 @@ fn name_of(uid: u32) -> io::Result<Option<String>> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-    use std::time::Instant;
+    use std::{
+        sync::{Mutex, mpsc::sync_channel},
+        thread,
+        time::{Duration, Instant},
+    };
 
     use super::*;
 
@@ -130,8 +102,7 @@ mod tests {
                 7 => Ok(Some("seven".to_owned())),
                 _ => Err(io::ErrorKind::TimedOut.into()),
             }
-        })
-        .unwrap();
+        });
         // A busy machine may answer late, but it answers.
         let deadline = Instant::now() + Duration::from_secs(10);
         while service.name(7).as_deref() != Some("seven") {
@@ -148,17 +119,18 @@ mod tests {
     #[test]
     fn a_name_service_that_hangs_holds_nobody_up_twice() {
         let (release, hang) = sync_channel::<()>(0);
+        let hang = Mutex::new(hang);
         let mut service = NameService::with(move |uid| {
-            let _ = hang.recv();
+            let _ = hang.lock().unwrap().recv();
             Ok(Some(format!("user-{uid}")))
-        })
-        .unwrap();
+        });
         assert_eq!(service.name(1), None);
         let begun = Instant::now();
         for uid in 1..1000 {
             assert_eq!(service.name(uid), None);
         }
         assert!(begun.elapsed() < 10 * PATIENCE, "{:?}", begun.elapsed());
+        assert_eq!(service.overdue(), 1000);
         drop(release);
         let deadline = Instant::now() + Duration::from_secs(10);
         while service.name(1).as_deref() != Some("user-1") {

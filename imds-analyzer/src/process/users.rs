@@ -48,6 +48,11 @@ impl Users {
         Ok(())
     }
 
+    /// Names that the name service did not have in time.
+    pub(super) fn overdue(&self) -> u64 {
+        self.name_service.as_ref().map_or(0, NameService::overdue)
+    }
+
     pub(super) fn user(&mut self, uid: u32) -> User {
         let name = self.names.get(&uid).cloned();
         User {

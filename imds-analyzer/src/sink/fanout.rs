@@ -11,7 +11,7 @@ use rustix::fs::{Gid, fstat};
 
 use super::{
     Hook, Notice, Sink, Style,
-    file::{FileWriter, Head},
+    file::{FileWriter, Head, Last},
     journald::{self, JournaldWriter},
     json, plain,
     queue::{Line, LineWriter, Stats, Worker},
@@ -32,6 +32,8 @@ pub struct Fanout {
     /// Who may read the log file.
     group: Option<Gid>,
     stdout_is_journal: bool,
+    /// The log file as the last writer left it.
+    last_file: Last,
     /// What was said at the start; said again at the head of a file and to a sink that is added later.
     start: Arc<Start>,
     outlets: Vec<Outlet>,
@@ -106,6 +108,7 @@ impl Fanout {
             host,
             group,
             stdout_is_journal: stdout_is_journal(),
+            last_file: Last::default(),
             start: Arc::default(),
             outlets: Vec::new(),
             closing: Vec::new(),
@@ -155,7 +158,8 @@ impl Fanout {
             Kind::Log => {
                 let (start, host) = (Arc::clone(&self.start), self.host.clone());
                 let head: Head = Arc::new(move |time| start.with(|notice| json::notice_line(time, notice, &host)));
-                Box::new(FileWriter::new(config.log.clone(), head, first, self.group))
+                let last = self.last_file.clone();
+                Box::new(FileWriter::new(config.log.clone(), head, first, self.group, last))
             }
             Kind::Journald => Box::new(JournaldWriter::new(config.journald.socket.clone())),
             Kind::Text | Kind::Json => Box::new(StdoutWriter::new()),

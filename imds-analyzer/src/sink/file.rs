@@ -1,7 +1,8 @@
 //! The log file: JSON lines, each whole or not there at all, and no more of them than there is room for.
 //!
 //! A line is one write. What a crash leaves of a line is cut off when the file is opened again: whoever reads lines has
-//! not taken it yet. The file may be removed, moved or emptied by others at any time.
+//! not taken it yet. The file may be removed, moved, emptied or mounted over at any time: that is noticed, said, and what is
+//! written next has a start record before it. The directory has to be one that no other user can write.
 
 use std::{
     ffi::OsString,
@@ -19,14 +20,20 @@ use std::{
 use rustix::fs::{Gid, fchown};
 
 use super::queue::{Line, LineWriter};
-use crate::config;
+use crate::{
+    config,
+    place::{self, Trust},
+};
 
+mod last;
 mod tidy;
 
-pub(crate) use self::tidy::Tidy;
+use self::last::Known;
+pub(crate) use self::{last::Last, tidy::Tidy};
 
 const FILE_MODE: u32 = 0o640;
 const DIRECTORY_MODE: u32 = 0o750;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Makes the record that heads every file.
 pub(crate) type Head = Arc<dyn Fn(SystemTime) -> io::Result<Vec<u8>> + Send + Sync>;
@@ -40,6 +47,7 @@ pub(crate) struct FileWriter {
     /// Who may read the log beside its owner.
     group: Option<Gid>,
     open: Option<Open>,
+    last: Last,
     tidy: Tidy,
     torn: u64,
 }
@@ -48,13 +56,15 @@ struct Open {
     file: File,
     device: u64,
     inode: u64,
+    /// Bytes in it at least, unless others took some away.
+    size: u64,
     /// When the file was begun.
     begun: SystemTime,
 }
 
 impl FileWriter {
-    /// `head_due`: of a program that has just started.
-    pub(crate) fn new(config: config::Log, head: Head, head_due: bool, group: Option<Gid>) -> Self {
+    /// `head_due`: of a program that has just started. `last`: of the writer before this one.
+    pub(crate) fn new(config: config::Log, head: Head, head_due: bool, group: Option<Gid>, last: Last) -> Self {
         Self {
             tidy: Tidy::new(&config),
             config,
@@ -62,6 +72,7 @@ impl FileWriter {
             head_due,
             group,
             open: None,
+            last,
             torn: 0,
         }
     }
@@ -78,11 +89,11 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Opens the file, if it is not open or another is in its place.
+    /// Opens the file, if it is not open, or another is in its place, or some of it is gone.
     fn look(&mut self) -> io::Result<()> {
         if let Some(open) = &self.open {
-            let in_place = fs::metadata(&self.config.path)
-                .is_ok_and(|found| (found.dev(), found.ino()) == (open.device, open.inode));
+            let in_place = fs::symlink_metadata(&self.config.path)
+                .is_ok_and(|found| (found.dev(), found.ino()) == (open.device, open.inode) && found.len() >= open.size);
             if in_place {
                 return Ok(());
             }
@@ -92,7 +103,62 @@ impl FileWriter {
     }
 
     fn open(&mut self) -> io::Result<()> {
+        let trust = Trust::of_this_process();
+        let (mut file, mut made) = self.open_or_make(trust)?;
+        let mut found = file.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "there is something else than a file",
+            ));
+        }
+        if !is_ours(&found, trust) {
+            // Put there when the directory was not ours alone: it may be a name of quite another file.
+            tracing::warn!(
+                "log: {} is not this program's own (it has another owner, another name, or others may write it): it is set aside, \
+                 and a new file is begun",
+                self.config.path.display()
+            );
+            self.tidy.set_aside(&self.config.path)?;
+            self.last.forget();
+            (file, made) = self.open_or_make(trust)?;
+            found = file.metadata()?;
+            if !made {
+                return Err(io::Error::other("somebody else made it anew"));
+            }
+        }
+        let change = self.last.change(&self.config.path, &found, made);
+        self.torn += cut_torn_end(&mut file, found.len())?;
+        let mut open = Open {
+            device: found.dev(),
+            inode: found.ino(),
+            size: file.metadata()?.len(),
+            begun: found.created().unwrap_or_else(|_unknown| SystemTime::now()),
+            file,
+        };
+        if self.head_due || open.size == 0 || change.is_some() {
+            open.append(&(self.head)(SystemTime::now())?)?;
+            self.head_due = false;
+        }
+        if let Some(change) = change {
+            change.say(&self.config.path);
+        }
+        self.open = Some(open);
+        self.remember();
+        Ok(())
+    }
+
+    /// The file, and whether it was made just now.
+    fn open_or_make(&self, trust: Trust) -> io::Result<(File, bool)> {
         let path = &self.config.path;
+        if let Some(distrust) = path
+            .parent()
+            .and_then(|directory| place::walk(directory, trust).distrust)
+        {
+            let why =
+                format!("{distrust}: nothing is written where others can take files away or put others in their place");
+            return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+        }
         let options = || {
             let mut options = OpenOptions::new();
             // Readable, to find a torn end. O_NONBLOCK, so that a FIFO in its place is seen and not waited for.
@@ -100,35 +166,27 @@ impl FileWriter {
             options.custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK);
             options
         };
-        let mut file = match options().create_new(true).open(path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => options().open(path)?,
+        match options().create_new(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok((options().open(path)?, false)),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.make_directory()?;
-                self.created(options().create_new(true).open(path)?)?
+                Ok((self.created(options().create_new(true).open(path)?)?, true))
             }
-            Err(error) => return Err(error),
-            Ok(file) => self.created(file)?,
-        };
-        let found = file.metadata()?;
-        if !found.is_file() {
-            return Err(io::Error::new(
-                ErrorKind::InvalidInput,
-                "there is something else than a file",
-            ));
+            Err(error) => Err(error),
+            Ok(file) => Ok((self.created(file)?, true)),
         }
-        self.torn += cut_torn_end(&mut file, found.len())?;
-        let mut open = Open {
-            device: found.dev(),
-            inode: found.ino(),
-            begun: found.created().unwrap_or_else(|_unknown| SystemTime::now()),
-            file,
-        };
-        if self.head_due || open.file.metadata()?.len() == 0 {
-            open.append(&(self.head)(SystemTime::now())?)?;
-            self.head_due = false;
+    }
+
+    /// Keeps in mind which file is written, for the next writer.
+    fn remember(&self) {
+        if let Some(open) = &self.open {
+            self.last.set(Known {
+                path: self.config.path.clone(),
+                device: open.device,
+                inode: open.inode,
+                size: open.size,
+            });
         }
-        self.open = Some(open);
-        Ok(())
     }
 
     fn make_directory(&self) -> io::Result<()> {
@@ -159,14 +217,21 @@ impl FileWriter {
 
     /// Sets the file aside if `more` bytes are too much for it, or if it is old.
     fn make_room(&mut self, more: u64) -> io::Result<()> {
-        let Some(open) = &self.open else { return Ok(()) };
+        let Some(open) = &mut self.open else { return Ok(()) };
         let size = open.file.metadata()?.len();
+        if size < open.size {
+            self.remember();
+            self.open = None;
+            return self.open();
+        }
+        open.size = size;
         // A clock that was put back makes no file old.
         let age = SystemTime::now().duration_since(open.begun).unwrap_or_default();
         if size == 0 || (size + more <= self.config.max_size && age < self.config.max_age) {
             return Ok(());
         }
         self.tidy.set_aside(&self.config.path)?;
+        self.last.forget();
         self.open = None;
         self.open()
     }
@@ -176,10 +241,15 @@ impl LineWriter for FileWriter {
     fn write(&mut self, lines: &[Line]) -> (usize, io::Result<()>) {
         let mut written = 0;
         let result = self.write_lines(lines, &mut written);
+        self.remember();
         if result.is_err() {
             self.open = None;
         }
-        (written, result)
+        let path = self.config.path.display();
+        (
+            written,
+            result.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}"))),
+        )
     }
 
     fn take_torn(&mut self) -> u64 {
@@ -197,6 +267,7 @@ impl Open {
             }
         };
         if count == line.len() {
+            self.size += count as u64;
             return Ok(());
         }
         // The disk became full in the middle of the line.
@@ -204,6 +275,11 @@ impl Open {
         self.file.set_len(size.saturating_sub(count as u64))?;
         Err(ErrorKind::StorageFull.into())
     }
+}
+
+/// Whether nobody else can write the file, and it has no other name.
+fn is_ours(file: &fs::Metadata, trust: Trust) -> bool {
+    trust.has(file.uid()) && file.nlink() == 1 && file.mode() & WRITABLE_BY_OTHERS == 0
 }
 
 /// Cuts what follows the last end of a line; how many torn lines that were, 0 or 1.

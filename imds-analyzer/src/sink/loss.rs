@@ -6,11 +6,39 @@ use imds_analyzer_ebpf::abi::Loss;
 
 use super::layout;
 
-/// One sentence on `counts` (kind and how many).
+/// Details that a record lacks though nothing on its way was lost: the process was gone or could not be looked at in time.
+const NOTES: [&str; 4] = [
+    "process_read_failures",
+    "processes_unannounced",
+    "container_names_overdue",
+    "user_names_overdue",
+];
+
+/// Whether `kind` is a loss, and not a note on details.
+pub(super) fn is_loss(kind: &str) -> bool {
+    !NOTES.contains(&kind)
+}
+
+/// One sentence on what was lost of `counts` (kind and how many), and one on what is only to be noted, if there is anything.
 pub fn describe(counts: &[(&str, u64)]) -> String {
+    let lost = list(counts, is_loss);
+    let notes = list(counts, |kind| !is_loss(kind));
+    let lost = if lost.is_empty() {
+        "Nothing lost.".to_owned()
+    } else {
+        format!("Lost: {lost}.")
+    };
+    if notes.is_empty() {
+        lost
+    } else {
+        format!("{lost} Note: {notes}.")
+    }
+}
+
+fn list(counts: &[(&str, u64)], wanted: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
-    for &(kind, count) in counts.iter().filter(|&&(_, count)| count > 0) {
-        text.push_str(if text.is_empty() { "Lost: " } else { "; " });
+    for &(kind, count) in counts.iter().filter(|&&(kind, count)| count > 0 && wanted(kind)) {
+        text.push_str(if text.is_empty() { "" } else { "; " });
         // Writing to a String does not fail.
         let _ = match Loss::ALL.iter().find(|loss| loss.as_str() == kind) {
             Some(&loss) => write!(text, "{count} {}", words(loss, count == 1)),
@@ -20,10 +48,6 @@ pub fn describe(counts: &[(&str, u64)]) -> String {
             },
         };
     }
-    if text.is_empty() {
-        return "Nothing lost.".to_owned();
-    }
-    text.push('.');
     text
 }
 
@@ -40,6 +64,10 @@ fn user_space(kind: &str, one: bool) -> Option<&'static str> {
         ("process_read_failures", false) => "details of processes that /proc refused",
         ("processes_unannounced", true) => "process known without its beginnings",
         ("processes_unannounced", false) => "processes known without their beginnings",
+        ("container_names_overdue", true) => "name of a container that its runtime's files did not give in time",
+        ("container_names_overdue", false) => "names of containers that their runtimes' files did not give in time",
+        ("user_names_overdue", true) => "name of a user that the name service did not give in time",
+        ("user_names_overdue", false) => "names of users that the name service did not give in time",
         ("log_requests_lost", true) => "request not written to the log",
         ("log_requests_lost", false) => "requests not written to the log",
         ("journald_requests_lost", true) => "request not written to the journal",
@@ -105,5 +133,28 @@ mod tests {
             describe(&[("request_ring_full", 2), ("gap_bytes", 1), ("decode_error", 3)]),
             "Lost: 2 requests not reported (buffer full); 1 byte of IMDS traffic not seen; 3 × decode error."
         );
+    }
+
+    #[test]
+    fn details_are_noted_and_not_lost() {
+        assert_eq!(
+            describe(&[("process_read_failures", 1)]),
+            "Nothing lost. Note: 1 detail of a process that /proc refused."
+        );
+        assert_eq!(
+            describe(&[
+                ("processes_unannounced", 2),
+                ("gap_bytes", 2),
+                ("container_names_overdue", 1)
+            ]),
+            "Lost: 2 bytes of IMDS traffic not seen. Note: 2 processes known without their beginnings; 1 name of a container that \
+             its runtime's files did not give in time."
+        );
+        for kind in NOTES {
+            assert!(
+                user_space(kind, true).is_some() && user_space(kind, false).is_some(),
+                "{kind}"
+            );
+        }
     }
 }

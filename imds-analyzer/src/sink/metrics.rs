@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::atomic::{AtomicU64, Ordering},
     time::SystemTime,
 };
 
@@ -16,6 +17,8 @@ mod own;
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// Callers and users for whom there is no room.
 const OTHER: &str = "other";
+/// How names of our own begin.
+const OURS: &str = "imds_analyzer_";
 /// Bytes of a caller's name.
 const CALLER_MAX: usize = 200;
 
@@ -32,11 +35,51 @@ pub struct Metrics {
     sink_failing: IntGaugeVec,
     hooks: IntGaugeVec,
     capture: IntGaugeVec,
+    scrapes: IntCounterVec,
+    scrapes_delayed: IntCounter,
     reload_good: IntGauge,
     own: own::Own,
     known: HashMap<u32, HashSet<String>>,
     known_len: usize,
     callers_max: usize,
+}
+
+/// What became of connections to the metrics' port.
+#[derive(Debug, Default)]
+pub struct Scrapes {
+    pub answered: AtomicU64,
+    /// Asked for something else, or not in HTTP.
+    pub refused: AtomicU64,
+    /// Too slow to ask or to read.
+    pub timed_out: AtomicU64,
+    /// Gone before the end.
+    pub failed: AtomicU64,
+    /// Made to wait, as there were too many in a second; counted above as well.
+    pub delayed: AtomicU64,
+}
+
+impl Scrapes {
+    pub fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn by_outcome(&self) -> [(&'static str, u64); 4] {
+        [
+            ("answered", &self.answered),
+            ("refused", &self.refused),
+            ("timed-out", &self.timed_out),
+            ("failed", &self.failed),
+        ]
+        .map(|(outcome, counter)| (outcome, counter.load(Ordering::Relaxed)))
+    }
+}
+
+/// Who reads the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    Prometheus,
+    /// node_exporter, which has metrics of a process as well, its own, and refuses the same names from others.
+    NodeExporter,
 }
 
 /// What others count, as it stands.
@@ -46,8 +89,11 @@ pub struct Snapshot<'a> {
     pub sinks: &'a BTreeMap<&'static str, Stats>,
     /// Programs, and whether they are attached.
     pub hooks: &'a [(&'static str, bool)],
+    /// How requests are seen.
+    pub tap: &'a str,
     /// Where owners come from.
     pub owner: &'a str,
+    pub scrapes: &'a Scrapes,
 }
 
 /// Why a request is not in the log.
@@ -83,7 +129,18 @@ impl Metrics {
         )?;
         reload_good.set(1);
         registry.register(Box::new(reload_good.clone()))?;
+        let scrapes_delayed = IntCounter::new(
+            "imds_analyzer_scrapes_delayed_total",
+            "Connections to the port of these metrics that were made to wait.",
+        )?;
+        registry.register(Box::new(scrapes_delayed.clone()))?;
         Ok(Self {
+            scrapes: counters(
+                "imds_analyzer_scrapes_total",
+                "Connections to the port of these metrics, by what became of them.",
+                &["outcome"],
+            )?,
+            scrapes_delayed,
             requests: counters(
                 "imds_analyzer_requests_total",
                 "Requests to the metadata service; local ones went to an address of this host itself.",
@@ -199,12 +256,12 @@ impl Metrics {
         self.reload_good.set(good.into());
     }
 
-    /// The text that Prometheus reads.
+    /// The text for `reader`.
     ///
     /// # Errors
     ///
     /// When the counters cannot be written as text.
-    pub fn render(&self, snapshot: Snapshot<'_>) -> prometheus::Result<Vec<u8>> {
+    pub fn render(&self, snapshot: Snapshot<'_>, reader: Reader) -> prometheus::Result<Vec<u8>> {
         for &(kind, count) in snapshot.loss {
             set(&self.lost.with_label_values(&[kind]), count);
         }
@@ -217,10 +274,18 @@ impl Metrics {
             self.hooks.with_label_values(&[program]).set((*attached).into());
         }
         self.capture.reset();
-        self.capture.with_label_values(&["wire", snapshot.owner]).set(1);
+        self.capture.with_label_values(&[snapshot.tap, snapshot.owner]).set(1);
+        for (outcome, count) in snapshot.scrapes.by_outcome() {
+            set(&self.scrapes.with_label_values(&[outcome]), count);
+        }
+        set(&self.scrapes_delayed, snapshot.scrapes.delayed.load(Ordering::Relaxed));
         self.own.update();
+        let mut families = self.registry.gather();
+        if reader == Reader::NodeExporter {
+            families.retain(|family| family.name().starts_with(OURS));
+        }
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
     }
 }

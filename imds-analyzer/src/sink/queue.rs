@@ -13,6 +13,8 @@ use std::{
 
 /// Bytes queued at most.
 const BYTES_MAX: usize = 2 << 20;
+/// With so much queued the thread is woken at once: there may be more to come before [`Worker::wake`].
+const BYTES_MANY: usize = BYTES_MAX / 4;
 /// Lines handed over at once.
 const BATCH: usize = 256;
 /// How long to wait after a failure, doubled each time.
@@ -110,6 +112,9 @@ impl Worker {
         }
         state.bytes += line.bytes.len();
         state.lines.push_back(line);
+        if state.bytes >= BYTES_MANY {
+            self.shared.changed.notify_all();
+        }
     }
 
     /// Tells the thread that there is something to do.

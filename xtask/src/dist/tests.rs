@@ -28,7 +28,7 @@ fn unit_starts_before_what_calls_imds_and_delays_nobody() {
     };
     assert_eq!(values("Type"), ["notify"]);
     assert_eq!(values("DefaultDependencies"), ["no"]);
-    assert_eq!(values("TimeoutStartSec"), ["3s"]);
+    assert_eq!(values("TimeoutStartSec"), ["20s"]);
     assert!(values("Before").contains(&"cloud-init-local.service"));
     // What these would order it after is ordered after cloud-init, or waits for file systems.
     assert_eq!(

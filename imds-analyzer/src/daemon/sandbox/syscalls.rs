@@ -56,6 +56,8 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_shutdown,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
+    // The C library's resolver, for the name service.
+    libc::SYS_sendmmsg,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_getsockname,

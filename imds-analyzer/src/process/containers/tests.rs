@@ -1,11 +1,20 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    sync::{Mutex, mpsc::sync_channel},
+    thread,
+    time::Instant,
+};
 
 use super::*;
 use crate::event::Platform;
 
 const ID: &str = "3726184226f5d3147c25fdeab5b60097e378e8a720503a5e19ecfdf29f869860";
+
+/// More than a busy machine takes to read a file.
+const LONG: Duration = Duration::from_secs(10);
 
 /// A host with one state file.
 struct Host {
@@ -33,7 +42,7 @@ impl Host {
         };
         let mut orchestrator = Orchestrator::new(Platform::Kubernetes, "uid".to_owned());
         let mut counters = Counters::default();
-        let mut containers = Containers::below(self.root.path().to_owned(), owner);
+        let mut containers = Containers::below(self.root.path().to_owned(), owner, LONG);
         containers.add_names(&mut container, Some(&mut orchestrator), &mut counters);
         (container, orchestrator, counters.failures)
     }
@@ -150,7 +159,7 @@ fn what_others_could_have_written_is_not_read() {
 #[test]
 fn a_name_that_is_no_id_makes_no_path() {
     let host = Host::with("var/lib/docker/containers/../x/config.v2.json", r#"{"Name":"/web"}"#);
-    let mut containers = Containers::below(host.root.path().to_owned(), 0);
+    let mut containers = Containers::below(host.root.path().to_owned(), 0, LONG);
     let mut container = Container {
         id: "../x".to_owned(),
         runtime: Some("docker".to_owned()),
@@ -159,4 +168,57 @@ fn a_name_that_is_no_id_makes_no_path() {
     let mut counters = Counters::default();
     containers.add_names(&mut container, None, &mut counters);
     assert_eq!((container.name, counters.failures), (None, 0));
+}
+
+fn container(id: &str, runtime: Option<&str>) -> Container {
+    Container {
+        id: id.to_owned(),
+        runtime: runtime.map(str::to_owned),
+        ..Container::default()
+    }
+}
+
+/// One runtime's files hang: the others' names come all the same, and those that were asked for come later.
+#[test]
+fn a_file_system_that_hangs_costs_its_own_names_only() {
+    let (release, hang) = sync_channel::<()>(0);
+    let hang = Arc::new(Mutex::new(hang));
+    let patience = Duration::from_millis(20);
+    let mut containers = Containers::reading(patience, move |runtime, id| {
+        if runtime == Runtime::Docker {
+            let _ = hang.lock().unwrap().recv();
+        }
+        let names = Names {
+            name: Some(format!("name-{}", &id[..2])),
+            ..Names::default()
+        };
+        Found {
+            names: Some(names),
+            failures: 0,
+        }
+    });
+    let mut name = |id: &str, runtime| {
+        let mut container = container(id, runtime);
+        containers.add_names(&mut container, None, &mut Counters::default());
+        (container.name, containers.overdue())
+    };
+    let begun = Instant::now();
+    for number in 0..500 {
+        let id = format!("{number:064x}");
+        assert_eq!(name(&id, Some("docker")), (None, number + 1));
+    }
+    assert!(begun.elapsed() < 50 * patience, "{:?}", begun.elapsed());
+    // A busy machine may answer late, but it answers.
+    let deadline = Instant::now() + LONG;
+    for runtime in [Some("containerd"), Some("cri-o"), Some("podman"), None] {
+        while name(ID, runtime).0.as_deref() != Some("name-37") {
+            assert!(Instant::now() < deadline, "{runtime:?}");
+        }
+    }
+    drop(release);
+    let first = format!("{:064x}", 0);
+    while name(&first, Some("docker")).0.as_deref() != Some("name-00") {
+        assert!(Instant::now() < deadline, "later answers are kept");
+        thread::yield_now();
+    }
 }

@@ -16,7 +16,12 @@ fn config(directory: &Path) -> config::Log {
 }
 
 fn writer(config: &config::Log) -> FileWriter {
-    FileWriter::new(config.clone(), Arc::new(|_| Ok(b"head\n".to_vec())), true, None)
+    following(config, true, &Last::default())
+}
+
+fn following(config: &config::Log, head_due: bool, last: &Last) -> FileWriter {
+    let head: Head = Arc::new(|_| Ok(b"head\n".to_vec()));
+    FileWriter::new(config.clone(), head, head_due, None, last.clone())
 }
 
 fn line(text: &str) -> Line {
@@ -180,7 +185,7 @@ fn a_torn_line_is_cut_off_and_counted() {
     for torn in ["{\"half", &"z".repeat(10_000)] {
         let mut file = OpenOptions::new().append(true).open(&config.path).expect("a file");
         file.write_all(torn.as_bytes()).expect("written");
-        let mut writer = FileWriter::new(config.clone(), Arc::new(|_| Ok(b"head\n".to_vec())), false, None);
+        let mut writer = following(&config, false, &Last::default());
         write(&mut writer, "b");
         assert_eq!(writer.take_torn(), 1);
         assert_eq!(writer.take_torn(), 0);
@@ -196,13 +201,120 @@ fn others_may_do_with_the_file_as_they_like() {
     write(&mut writer, "a");
     File::create(&config.path).expect("emptied");
     write(&mut writer, "b");
-    assert_eq!(texts(&config), ["b\n"]);
+    assert_eq!(texts(&config), ["head\nb\n"]);
     fs::rename(&config.path, dir.path().join("moved")).expect("moved");
     write(&mut writer, "c");
     assert_eq!(texts(&config), ["head\nc\n"]);
     fs::remove_dir_all(config.path.parent().expect("a directory")).expect("removed");
     write(&mut writer, "d");
     assert_eq!(texts(&config), ["head\nd\n"]);
+}
+
+#[test]
+fn another_file_in_its_place_gets_a_start_record() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let last = Last::default();
+    let mut writer = following(&config, true, &last);
+    write(&mut writer, "a");
+    write(&mut writer, "b");
+    // Cut short in the middle of a line; a copy in its place; and the same seen by the writer after a reload.
+    let file = OpenOptions::new().write(true).open(&config.path).expect("a file");
+    file.set_len(8).expect("cut");
+    write(&mut writer, "c");
+    assert_eq!(texts(&config), ["head\na\nhead\nc\n"]);
+    let copy = dir.path().join("copy");
+    let replace = || {
+        fs::copy(&config.path, &copy).expect("copied");
+        fs::rename(&copy, &config.path).expect("replaced");
+    };
+    replace();
+    write(&mut writer, "d");
+    assert_eq!(texts(&config), ["head\na\nhead\nc\nhead\nd\n"]);
+    replace();
+    let mut writer = following(&config, false, &last);
+    write(&mut writer, "e");
+    assert!(texts(&config)[0].ends_with("d\nhead\ne\n"));
+    let mut writer = following(&config, false, &last);
+    write(&mut writer, "f");
+    assert!(texts(&config)[0].ends_with("head\ne\nf\n"), "the same file needs none");
+    fs::remove_file(&config.path).expect("removed");
+    fs::write(&config.path, "another's\n").expect("written");
+    write(&mut writer, "g");
+    assert_eq!(texts(&config), ["another's\nhead\ng\n"]);
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_set_aside_unchanged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let directory = config.path.parent().expect("a directory");
+    fs::create_dir(directory).expect("made");
+    let victim = dir.path().join("victim");
+    fs::write(&victim, "precious, without an end").expect("written");
+    fs::hard_link(&victim, &config.path).expect("linked");
+    write(&mut writer(&config), "a");
+    assert_eq!(fs::read_to_string(&victim).expect("there"), "precious, without an end");
+    assert_eq!(fs::read_to_string(&config.path).expect("a log"), "head\na\n");
+    fs::set_permissions(&config.path, fs::Permissions::from_mode(0o666)).expect("ours");
+    write(&mut writer(&config), "b");
+    assert_eq!(fs::read_to_string(&config.path).expect("a log"), "head\nb\n");
+    if std::os::unix::fs::chown(&config.path, Some(65534), None).is_ok() {
+        write(&mut writer(&config), "c");
+        assert_eq!(fs::read_to_string(&config.path).expect("a log"), "head\nc\n");
+    }
+    let all = texts(&config).concat();
+    assert!(
+        all.contains("head\na\n") && all.contains("head\nb\n"),
+        "nothing is lost: {all}"
+    );
+}
+
+#[test]
+fn names_of_another_kind_are_no_obstacle() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config::Log {
+        compress: true,
+        ..config(dir.path())
+    };
+    let mut writer = writer(&config);
+    let text = "x".repeat(600);
+    write(&mut writer, &text);
+    fs::create_dir(with_suffix(&config.path, "000001")).expect("made");
+    std::os::unix::fs::symlink("/nowhere/at/all", with_suffix(&config.path, "000007.gz")).expect("linked");
+    fs::create_dir(with_suffix(&config.path, u64::MAX)).expect("made");
+    write(&mut writer, &text);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !with_suffix(&config.path, "000008.gz").exists() {
+        assert!(Instant::now() < deadline, "not set aside");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!Path::new("/nowhere").exists());
+}
+
+#[test]
+fn a_directory_of_another_users_is_refused_and_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let directory = config.path.parent().expect("a directory");
+    fs::create_dir(directory).expect("made");
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).expect("ours");
+    let (count, result) = writer(&config).write(&[line("a")]);
+    let error = result.expect_err("writable by all").to_string();
+    assert!(
+        count == 0 && error.contains("events.jsonl: ") && error.contains("everybody"),
+        "{error}"
+    );
+    assert!(!config.path.exists());
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("ours");
+    if std::os::unix::fs::chown(dir.path(), Some(65534), None).is_ok() {
+        let error = writer(&config)
+            .write(&[line("a")])
+            .1
+            .expect_err("below another's")
+            .to_string();
+        assert!(error.contains("user 65534"), "{error}");
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl Tidy {
 
     /// Gives the file its number. The oldest files go at once; compressing takes its time, on a thread of its own.
     pub(super) fn set_aside(&self, path: &Path) -> io::Result<()> {
-        let number = aside(path)?.last().map_or(0, |last| last.number) + 1;
+        let number = last_number(path)? + 1;
         fs::rename(path, with_suffix(path, format_args!("{number:06}")))?;
         self.job.remove_oldest()?;
         if self.job.compress && !self.busy.swap(true, Ordering::Acquire) {
@@ -94,20 +94,9 @@ fn aside(path: &Path) -> io::Result<Vec<Aside>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let entry_name = entry.file_name();
-        let Some(rest) = entry_name
-            .to_str()
-            .and_then(|entry| entry.strip_prefix(name)?.strip_prefix('.'))
-        else {
+        let Some((number, extension)) = entry.file_name().to_str().and_then(|entry| numbered(entry, name)) else {
             continue;
         };
-        let (number, extension) = match rest.split_once('.') {
-            None => (rest, None),
-            Some((number, COMPRESSED)) => (number, Some(COMPRESSED)),
-            Some((number, UNFINISHED)) => (number, Some(UNFINISHED)),
-            Some(_) => continue,
-        };
-        let Ok(number) = number.parse() else { continue };
         // Removed meanwhile, perhaps by a collector of logs.
         let Ok(data) = fs::symlink_metadata(entry.path()) else {
             continue;
@@ -123,6 +112,33 @@ fn aside(path: &Path) -> io::Result<Vec<Aside>> {
     }
     found.sort_unstable_by_key(|file| file.number);
     Ok(found)
+}
+
+/// The highest number there is, be it a file's or not; 0 without any.
+fn last_number(path: &Path) -> io::Result<u64> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return Ok(0);
+    };
+    let mut last = 0;
+    for entry in fs::read_dir(directory)? {
+        let number = entry?.file_name().to_str().and_then(|entry| numbered(entry, name));
+        last = last.max(number.map_or(0, |(number, _)| number));
+    }
+    Ok(last)
+}
+
+/// The number and the extension of a file set aside, by its name and that of the log.
+fn numbered(entry: &str, log: &str) -> Option<(u64, Option<&'static str>)> {
+    let rest = entry.strip_prefix(log)?.strip_prefix('.')?;
+    let (number, extension) = match rest.split_once('.') {
+        None => (rest, None),
+        Some((number, COMPRESSED)) => (number, Some(COMPRESSED)),
+        Some((number, UNFINISHED)) => (number, Some(UNFINISHED)),
+        Some(_) => return None,
+    };
+    // A number that nobody can count up from is not one of ours.
+    let number = number.parse().ok().filter(|number| *number < u64::MAX)?;
+    Some((number, extension))
 }
 
 impl Job {
@@ -168,14 +184,18 @@ impl Job {
 }
 
 fn gzip(from: &Path, to: &Path) -> io::Result<()> {
-    let mut from = File::open(from)?;
+    let mut from = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(from)?;
     let data = from.metadata()?;
+    // Of an attempt that was cut short.
+    remove(to)?;
     let file = File::options()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(data.permissions().mode())
-        .custom_flags(libc::O_NOFOLLOW)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(to)?;
     // As the original; where it does not work the owner alone reads it.
     if std::os::unix::fs::fchown(&file, None, Some(data.gid())).is_err() {

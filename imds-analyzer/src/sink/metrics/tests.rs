@@ -20,16 +20,25 @@ fn event(uid: u32, caller: &str) -> Event {
 }
 
 fn text(metrics: &Metrics) -> String {
+    text_for(metrics, Reader::Prometheus, "wire")
+}
+
+fn text_for(metrics: &Metrics, reader: Reader, tap: &str) -> String {
+    let scrapes = Scrapes::default();
+    Scrapes::count(&scrapes.timed_out);
+    Scrapes::count(&scrapes.delayed);
     let sinks = BTreeMap::from([("log", Stats::default())]);
     let snapshot = Snapshot {
         loss: &[("request_ring_full", 3)],
         sinks: &sinks,
         hooks: &[("imds_egress", true), ("imds_fentry", false)],
+        tap,
         owner: "tp_btf",
+        scrapes: &scrapes,
     };
-    metrics.render(snapshot).expect("text");
+    metrics.render(snapshot, reader).expect("text");
     // What is taken over is not added up.
-    String::from_utf8(metrics.render(snapshot).expect("text")).expect("UTF-8")
+    String::from_utf8(metrics.render(snapshot, reader).expect("text")).expect("UTF-8")
 }
 
 #[test]
@@ -51,6 +60,9 @@ fn says_what_was_counted() {
         "imds_analyzer_first_seen_total{kind=\"v1\"} 1",
         "imds_analyzer_requests_unwritten_total{reason=\"ignore-list\"} 1",
         "imds_analyzer_config_last_reload_successful 1",
+        "imds_analyzer_scrapes_total{outcome=\"timed-out\"} 1",
+        "imds_analyzer_scrapes_total{outcome=\"answered\"} 0",
+        "imds_analyzer_scrapes_delayed_total 1",
     ] {
         assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
     }
@@ -60,6 +72,35 @@ fn says_what_was_counted() {
         !text.contains("python3 run.py"),
         "arguments are nobody's business: {text}"
     );
+}
+
+#[test]
+fn the_tap_is_the_one_in_use() {
+    let metrics = Metrics::new(10).expect("metrics");
+    for tap in ["wire", "send"] {
+        let text = text_for(&metrics, Reader::Prometheus, tap);
+        let lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("imds_analyzer_capture_info{"))
+            .collect();
+        assert_eq!(
+            lines,
+            [format!(
+                "imds_analyzer_capture_info{{owner=\"tp_btf\",tap=\"{tap}\"}} 1"
+            )]
+        );
+    }
+}
+
+#[test]
+fn node_exporter_gets_names_of_ours_alone() {
+    let metrics = Metrics::new(10).expect("metrics");
+    let text = text_for(&metrics, Reader::NodeExporter, "wire");
+    assert!(text.contains("imds_analyzer_build_info"));
+    for line in text.lines() {
+        let name = line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ");
+        assert!(name.starts_with("imds_analyzer_"), "{line}");
+    }
 }
 
 #[test]

@@ -40,8 +40,10 @@ pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
             (None, Some(unit)) => named("unit", unit),
             (None, None) => {}
         }
-        if let Some(workload) = process.orchestrator.as_ref().and_then(workload) {
-            named("pod", &workload);
+        if let Some(orchestrator) = &process.orchestrator
+            && let Some(workload) = workload(orchestrator)
+        {
+            named(orchestrator.platform.names().1, &workload);
         }
     }
     marks
@@ -86,7 +88,32 @@ pub(super) fn workload(orchestrator: &Orchestrator) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{
+        event::{Platform, Process},
+        sink::tests::full_event,
+    };
+
+    #[test]
+    fn a_workload_is_called_what_its_platform_calls_it() {
+        for (platform, expected) in [(Platform::Kubernetes, "pod=prod/web"), (Platform::Ecs, "task=prod/web")] {
+            let mut orchestrator = Orchestrator::new(platform, "id".to_owned());
+            orchestrator.name = Some("web".to_owned());
+            match platform {
+                Platform::Kubernetes => orchestrator.namespace = Some("prod".to_owned()),
+                Platform::Ecs => orchestrator.cluster = Some("prod".to_owned()),
+            }
+            let mut event = full_event();
+            event.process = Some(Arc::new(Process {
+                orchestrator: Some(orchestrator),
+                ..Process::default()
+            }));
+            let marks: Vec<_> = marks(&event).into_iter().map(|(_, mark)| mark).collect();
+            assert!(marks.iter().any(|mark| mark == expected), "{marks:?}");
+        }
+    }
 
     /// Names as `ps` shows them, the parent first.
     fn via_of(names: &str) -> Option<String> {

@@ -1,0 +1,53 @@
+//! Whether the places that a configuration names are safe to write to.
+
+use std::{fs, path::Path};
+
+use super::Config;
+use crate::place::{self, Trust};
+
+impl Config {
+    /// Looks at the directories that are to be written, as they are now: they may be others when they are written, and are looked
+    /// at again then.
+    ///
+    /// # Errors
+    ///
+    /// When another user could take files away or put others in their place, with the key and a remedy.
+    pub(crate) fn check_places(&self, trust: Trust) -> Result<(), String> {
+        only_ours("runtime_dir", &self.runtime_dir, trust)?;
+        if self.log.enabled {
+            if let Some(directory) = self.log.path.parent() {
+                only_ours("log.path", directory, trust)?;
+            }
+            if fs::symlink_metadata(&self.log.path).is_ok_and(|found| !found.is_file()) {
+                return Err(format!("log.path: {} is not a regular file", self.log.path.display()));
+            }
+        }
+        let Some(textfile) = &self.metrics.textfile else {
+            return Ok(());
+        };
+        // Its directory may be another user's, node_exporter's perhaps: nothing there is followed or written through.
+        let place = place::walk(textfile.parent().unwrap_or(textfile), trust);
+        if let (Err(error), Some(distrust)) = (place.directory, place.distrust)
+            && error.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            return Err(format!(
+                "metrics.textfile: {distrust}, who could lead the way to it elsewhere by a link; name a directory that no link \
+                 leads to"
+            ));
+        }
+        if fs::symlink_metadata(textfile).is_ok_and(|found| found.is_dir()) {
+            return Err(format!("metrics.textfile: {} is a directory", textfile.display()));
+        }
+        Ok(())
+    }
+}
+
+fn only_ours(key: &str, directory: &Path, trust: Trust) -> Result<(), String> {
+    match place::walk(directory, trust).distrust {
+        Some(distrust) => Err(format!(
+            "{key}: {distrust}: files in there could be removed or replaced by others; choose a directory that root owns and \
+             root alone can write"
+        )),
+        None => Ok(()),
+    }
+}
