@@ -1,5 +1,5 @@
 //! The eBPF object for kernels with a ring buffer (5.8 and later).
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod bpf;

@@ -1,5 +1,7 @@
 //! What is lost is counted, one slot a kind.
 
+use core::arch::asm;
+
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use imds_analyzer_ebpf::abi::Loss;
 
@@ -11,8 +13,9 @@ static LOSS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as
 #[inline(always)]
 pub(super) fn add(loss: Loss, amount: u64) {
     if let Some(counter) = LOSS.get_ptr_mut(loss as u32) {
-        // SAFETY: this CPU's slot, which the map keeps for as long as the program runs. A run that interrupts this one
-        // between the load and the store may lose one count, never memory safety.
-        unsafe { *counter += amount };
+        // A run that interrupts this one adds to the same slot. The library has no atomic addition for this target; without
+        // use of the sum it is an instruction of every kernel since 3.18.
+        // SAFETY: the slot is aligned, and the map keeps it for as long as the program runs.
+        unsafe { asm!("lock *(u64 *)({slot} + 0) += {amount}", slot = in(reg) counter, amount = in(reg) amount) };
     }
 }
