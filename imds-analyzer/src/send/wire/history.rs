@@ -11,7 +11,7 @@ use std::{
 use super::super::stream::is_before;
 
 /// Marks kept: at least as many bytes as a head may have, unless packets are smaller than [`STEP`].
-const MARKS_MAX: usize = 512;
+const MARKS_MAX: usize = 256;
 const STEP: u32 = 64;
 
 const PRIME: u64 = (1 << 61) - 1;
@@ -27,7 +27,9 @@ impl Point {
 
     fn add(self, hash: u64, byte: u8) -> u64 {
         let sum = u128::from(hash) * u128::from(self.0) + u128::from(byte) + 1;
-        (sum % u128::from(PRIME)) as u64
+        // 2^61 is 1 more than the prime: what stands from there on counts as it is.
+        let folded = (sum as u64 & PRIME) + (sum >> 61) as u64;
+        if folded < PRIME { folded } else { folded - PRIME }
     }
 }
 
