@@ -165,7 +165,8 @@ fn bytes_that_change_before_they_are_sent_again() {
     if !can_run() {
         return;
     }
-    let ways: [(&str, fn(&TcpStream, &Page)); 3] = [
+    type Way = fn(&TcpStream, &Page);
+    let ways: [(&str, Way); 3] = [
         ("zero copy", |stream, page| {
             set_option(stream, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1);
             send_with(stream, page.bytes(), libc::MSG_ZEROCOPY);

@@ -437,8 +437,8 @@ fn what_cannot_be_compared_is_certain_only_in_pages_of_the_kernel() {
             &[(at(middle.start), at(middle.end), 7)]
         };
         assert_eq!(changed(&script), expected);
-        let marked = |request: &&Request| request.flags & request_flags::SENDER_PAGES != 0;
-        assert!(script.requests().iter().all(|request| marked(&request) == (pages != 0)));
+        let marked = |request: &Request| request.flags & request_flags::SENDER_PAGES != 0;
+        assert!(script.requests().iter().all(|request| marked(request) == (pages != 0)));
     }
 }
 
