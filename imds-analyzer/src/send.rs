@@ -116,8 +116,8 @@ impl SendTap {
         }
         self.said = Some((Instant::now(), given_up));
         tracing::warn!(
-            "{} connections to IMDS were given up: more than {STREAMS_MAX} are open at once. Requests that cannot be judged \
-             are unknown for it, reason no-state: their records name who opens so many",
+            "{} connections to IMDS were given up, because more than {STREAMS_MAX} are open at once: requests that had begun \
+             on them are unknown, reason no-state. Look for who opens so many: these records name their senders",
             given_up - before
         );
     }

@@ -220,7 +220,10 @@ impl Stream {
             };
             self.unseen(send.missing, reason, time, report);
         }
-        begun.taken = send.offset + data.len() as u32 + send.missing;
+        begun.taken = send
+            .offset
+            .saturating_add(data.len() as u32)
+            .saturating_add(send.missing);
         if i64::from(begun.taken) < i64::from(send.result) {
             self.begun = Some(begun);
             return;

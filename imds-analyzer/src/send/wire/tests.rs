@@ -551,4 +551,17 @@ proptest! {
         assert_eq!(script.judged(), expected);
         assert_eq!(script.counters, Counters::default());
     }
+
+    /// Whatever is sent again, cut off, urgent or in the sender's pages: no panic.
+    #[test]
+    fn any_packets(packets in proptest::collection::vec(
+        (any::<u8>(), -80_i32..300, 0..V2.len(), 0..80_usize, any::<u16>(), 0..8_u32), 0..40)) {
+        let mut script = Script::new();
+        for (flags, place, len, cut, pointer, send_flags) in packets {
+            let seq = at(0).wrapping_add_signed(place);
+            script.sent(7, Phase::Begin, seq, |send| send.flags = send_flags);
+            script.any_packet(flags & !RST, seq, &V2[..len], cut.min(len), pointer % 100);
+        }
+        assert!(script.records.iter().all(|(_, request, _)| request.verdict().is_some()));
+    }
 }
