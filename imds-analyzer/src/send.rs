@@ -36,7 +36,7 @@ const STREAMS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Threads of the kernel's own that are remembered.
 const KERNEL_THREADS_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
-/// How long to be silent about connections that are given up, once it was said.
+/// Time between two warnings of connections that are given up.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// All sockets that send to IMDS.

@@ -14,7 +14,7 @@ const PATH: &str = "/latest/user-data";
 /// A stream of heads with urgent bytes in it.
 pub struct Urgent {
     pub name: &'static str,
-    /// What is sent at once, and whether with MSG_OOB.
+    /// Bytes that are sent at once, true with MSG_OOB.
     pub sends: Vec<(Vec<u8>, bool)>,
     /// [`crate::brief`] of its records, or the beginning of that.
     pub expected: Vec<&'static str>,

@@ -22,7 +22,7 @@ pub struct Lineage {
     current: HashMap<u32, u64>,
     next: u64,
     tick: u64,
-    /// How often records were lost, and when they were last, in ns since boot.
+    /// Number of times that records were lost, and the last of these, in ns since boot.
     losses: u64,
     lost_at: u64,
     /// /proc has the same numbers as the kernel's records.

@@ -91,7 +91,7 @@ pub(super) struct Ends {
 }
 
 impl Stream {
-    /// Of sends; for the reason `joined` its beginning was not seen.
+    /// A stream of sends; for the reason `joined` its beginning was not seen.
     pub(super) fn of_sends(send: &Send, connection: u64, joined: Option<Reason>) -> Self {
         /// Marks a number of ours in the place of a socket's cookie.
         const CONNECTION: u64 = 1 << 63;
@@ -385,7 +385,7 @@ impl Stream {
         }
     }
 
-    /// Of `len` bytes from `from` on, which have been judged, it is not certain that they are what was received.
+    /// Takes back the verdict on `len` bytes from `from` on: a receiver may have others.
     pub(super) fn revoke(&mut self, from: u32, len: u32, reason: Reason, time: u64, report: &mut impl Report) {
         let end = from.wrapping_add(len);
         let begin = if self.classifier.is_unfinished() {

@@ -57,7 +57,7 @@ impl Urgent {
         self.lost || !self.readings.is_empty()
     }
 
-    /// How many of the `len` bytes at `position` are alike in every reading.
+    /// The number of bytes at `position`, `len` at most, that are alike in every reading.
     pub(super) fn plain(&self, position: u32, len: u32) -> u32 {
         if !self.readings.is_empty() {
             return 0;
@@ -91,8 +91,8 @@ impl Urgent {
         }
     }
 
-    /// The byte at `position` was pushed. How many heads another reading has had, by now that they agree again, that the
-    /// stream itself has not.
+    /// The byte at `position` was pushed. Returns the number of heads that another reading has had and the
+    /// stream itself has not, once they agree again.
     pub(super) fn after(&mut self, position: u32, byte: u8, step: Step, classifier: &mut Classifier) -> u32 {
         let Some(last) = self.last.filter(|_| !self.readings.is_empty()) else {
             return 0;
