@@ -258,6 +258,12 @@ impl Classifier {
         self.framing == framing::HEAD && self.state != dfa::START && self.reported == 0 && self.head_len > 0
     }
 
+    /// True if the next byte begins a head, whatever came before it.
+    #[inline(always)]
+    pub fn is_between_heads(&self) -> bool {
+        self.framing == framing::HEAD && self.state == dfa::START && self.uncertain == 0
+    }
+
     /// Whether the request line of the head in progress is complete.
     #[inline(always)]
     pub fn has_request_line(&self) -> bool {

@@ -10,9 +10,13 @@ mod lineage;
 mod packet;
 mod read;
 mod stream;
+mod urgent;
 mod wire;
 
-use std::num::NonZeroUsize;
+use std::{
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
 
 use imds_analyzer_ebpf::{
     abi::{
@@ -32,6 +36,9 @@ const STREAMS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Threads of the kernel's own that are remembered.
 const KERNEL_THREADS_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
+/// Time between two warnings of connections that are given up.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// All sockets that send to IMDS.
 pub struct SendTap {
     streams: LruCache<u64, Stream>,
@@ -46,6 +53,8 @@ pub struct SendTap {
     /// ns that `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`: the time spent asleep.
     asleep: u64,
     counters: Counters,
+    /// When it was said last that connections are given up, and how many there were then.
+    said: Option<(Instant, u64)>,
 }
 
 /// What was lost on this side.
@@ -84,6 +93,7 @@ impl SendTap {
             kernel_threads: LruCache::new(KERNEL_THREADS_MAX),
             asleep: asleep(),
             counters: Counters::default(),
+            said: None,
         }
     }
 
@@ -94,6 +104,22 @@ impl SendTap {
     /// Looks at the clocks: the machine may have slept. To be called now and then.
     pub fn set_clock(&mut self) {
         self.asleep = asleep();
+        self.warn();
+    }
+
+    /// Says that connections were given up, if there are more of them than when it was said last.
+    fn warn(&mut self) {
+        let given_up = self.counters.evicted;
+        let before = self.said.map_or(0, |(_, count)| count);
+        if given_up == before || self.said.is_some_and(|(when, _)| when.elapsed() < SILENCE) {
+            return;
+        }
+        self.said = Some((Instant::now(), given_up));
+        tracing::warn!(
+            "{} connections to IMDS were given up, because more than {STREAMS_MAX} are open at once: requests that had begun \
+             on them are unknown, reason no-state. Look for who opens so many: these records name their senders",
+            given_up - before
+        );
     }
 
     /// An announcement with the kernel's facts completed from /proc, and in the clock of the rest of the program.
@@ -154,7 +180,7 @@ impl SendTap {
             Phase::Connect => {
                 self.close(send, report);
                 self.complete(&mut send.task);
-                self.open(send, false);
+                self.open(send, None, report);
             }
             Phase::Begin => {
                 self.identify(send);
@@ -164,7 +190,12 @@ impl SendTap {
                     self.close(send, report);
                 }
                 if !self.streams.contains(&send.sock) {
-                    self.open(send, !connects);
+                    let joined = if send.number > 1 {
+                        Reason::NoState
+                    } else {
+                        Reason::Midstream
+                    };
+                    self.open(send, (!connects).then_some(joined), report);
                 }
                 if let Some(stream) = self.streams.get_mut(&send.sock) {
                     stream.begin(send, data, &mut self.counters, report);
@@ -173,7 +204,7 @@ impl SendTap {
             Phase::End => {
                 self.identify(send);
                 if !self.streams.contains(&send.sock) {
-                    self.open(send, true);
+                    self.open(send, Some(Reason::NoState), report);
                 }
                 if let Some(stream) = self.streams.get_mut(&send.sock) {
                     stream.end(send, data, &mut self.counters, report);
@@ -196,20 +227,21 @@ impl SendTap {
         }
     }
 
-    /// A new connection on a socket that has none here.
-    fn open(&mut self, send: &abi::send::Send, old: bool) {
+    /// A new connection on a socket that has none here; for the reason `joined` its beginning was not seen.
+    fn open(&mut self, send: &abi::send::Send, joined: Option<Reason>, report: &mut impl Report) {
         self.connections += 1;
-        let stream = Stream::of_sends(send, self.connections, old);
-        if let Some((sock, _)) = self.streams.push(send.sock, stream)
+        let stream = Stream::of_sends(send, self.connections, joined);
+        if let Some((sock, mut oldest)) = self.streams.push(send.sock, stream)
             && sock != send.sock
         {
             self.counters.evicted += 1;
+            oldest.give_up(send.header.time, report);
         }
     }
 
     fn close(&mut self, send: &abi::send::Send, report: &mut impl Report) {
         if let Some(mut stream) = self.streams.pop(&send.sock) {
-            stream.close(send.header.time, report);
+            stream.finish(send, &mut self.counters, report);
         }
     }
 
@@ -217,13 +249,13 @@ impl SendTap {
     pub fn lost(&mut self, time: u64, report: &mut impl Report) {
         let time = time + self.asleep;
         if let Some(lineage) = &mut self.lineage {
-            *lineage = Lineage::of_this_host();
+            lineage.doubt(time);
         }
         if let Some(wire) = &mut self.wire {
             wire.lost();
         }
         for (_, stream) in &mut self.streams {
-            stream.unseen(u32::MAX, Reason::Gap, time, report);
+            stream.doubt(time, report);
         }
     }
 }

@@ -461,6 +461,8 @@ impl<S: Sink> Session<S> {
 fn judged(join: &mut Join, kind: RecordKind, request: &Request, capture: &[u8]) -> Option<Event> {
     match kind {
         RecordKind::Pending => join.unfinished(request, capture),
+        // As [`Record::Changed`].
+        RecordKind::Changed => join.request(request, &[]),
         _ => join.request(request, capture),
     }
 }

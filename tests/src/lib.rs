@@ -21,6 +21,7 @@ mod scene;
 mod service;
 mod stage;
 mod stop;
+mod tricks;
 
 pub use self::{
     analyzer::{Analyzer, Ended, Turn, binary},
@@ -39,4 +40,5 @@ pub use self::{
     service::{Service, curl, free_port, lab_with_imds, of_path, sample, send, until},
     stage::{PYTHON, Stage, schema},
     stop::StopAtEnd,
+    tricks::{EXEC_TWICE, FAST_OPEN_CONNECT, Urgent, send_with, silent_peer},
 };

@@ -2,17 +2,21 @@
 //! is asked for; where the kernel does not let it, that is what is said.
 
 use std::{
-    io::{Seek as _, Write as _},
+    fs::File,
+    io::{self, Seek as _, Write as _},
+    net::TcpStream,
     os::fd::AsRawFd as _,
     process::{self, Command},
-    ptr,
+    ptr, slice,
 };
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, Scene, binary, briefs, get, get_with_token, imds_analyzer, of_port, port, programs_in_the_kernel,
-    put_token, read_response, until,
+    Analyzer, FAST_OPEN_CONNECT, IMDS_V4, Scene, Urgent, binary, briefs, connect, get, get_with_token, imds_analyzer,
+    of_port, port, programs_in_the_kernel, put_token, read_response, run, send_with, serve, set_option, silent_peer,
+    sysctl, until,
 };
+use serde_json::Value;
 
 const PATH: &str = "/latest/user-data";
 /// The program at the root of cgroup2.
@@ -122,5 +126,184 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     assert_eq!(read_response(&mut stream), 200);
     let (records, _) = scene.expect(port(&stream), 1);
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"]);
+    gone();
+}
+
+/// A receiver may leave an urgent byte out, or the one behind it.
+#[test]
+fn urgent_bytes() {
+    if !can_run() {
+        return;
+    }
+    let mut analyzer = start();
+    let lab = Lab::local().expect("lab");
+    let _peer = silent_peer(&lab);
+    let tricks = Urgent::all();
+    let streams: Vec<_> = tricks.iter().map(|_| connect(&lab.client, IMDS_V4)).collect();
+    tricks
+        .iter()
+        .zip(&streams)
+        .for_each(|(trick, stream)| trick.send(stream));
+    let count = tricks.iter().map(|trick| trick.expected.len()).sum();
+    analyzer.wait_or_go_on(|records| records.len() >= count);
+    let records = analyzer.stop().requests();
+    for (trick, stream) in tricks.iter().zip(&streams) {
+        let own = of_port(&records, port(stream));
+        assert!(
+            own.iter().all(|record| record["process"]["pid"] == process::id()),
+            "{own:#?}"
+        );
+        trick.check(&briefs(&own));
+    }
+    gone();
+}
+
+/// The first packets are lost, and what is sent again is what the page holds by then: with MSG_ZEROCOPY, by sendfile from
+/// a file that is written to, and by vmsplice.
+#[test]
+fn bytes_that_change_before_they_are_sent_again() {
+    if !can_run() {
+        return;
+    }
+    type Way = fn(&TcpStream, &Page);
+    let ways: [(&str, Way); 3] = [
+        ("zero copy", |stream, page| {
+            set_option(stream, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1);
+            send_with(stream, page.bytes(), libc::MSG_ZEROCOPY);
+        }),
+        ("sendfile", |stream, page| {
+            // SAFETY: both descriptors are open; there is no offset to write to.
+            let sent = unsafe { libc::sendfile(stream.as_raw_fd(), page.file.as_raw_fd(), ptr::null_mut(), page.len) };
+            assert_eq!(sent, page.len as isize);
+        }),
+        ("vmsplice", |stream, page| {
+            let (reader, writer) = io::pipe().expect("a pipe");
+            let part = libc::iovec {
+                iov_base: page.address.cast(),
+                iov_len: page.len,
+            };
+            // SAFETY: the page outlives the connection.
+            let given = unsafe { libc::vmsplice(writer.as_raw_fd(), &raw const part, 1, 0) };
+            assert_eq!(given, page.len as isize);
+            let null = ptr::null_mut();
+            // SAFETY: both descriptors are open; there are no offsets to write to.
+            let sent = unsafe { libc::splice(reader.as_raw_fd(), null, stream.as_raw_fd(), null, page.len, 0) };
+            assert_eq!(sent, page.len as isize);
+        }),
+    ];
+    let mut analyzer = start();
+    let lab = Lab::local().expect("lab");
+    let _server = serve(&lab);
+    let nft = |rules: &str| run(&lab.client, "nft", &[rules]);
+    for (name, send) in ways {
+        let mut stream = connect(&lab.client, IMDS_V4);
+        let page = Page::new(&get_with_token(PATH, "x"));
+        nft(
+            "add table ip t; add chain ip t i { type filter hook input priority 0; }; \
+             add rule ip t i tcp dport 80 counter drop",
+        );
+        send(&stream, &page);
+        page.replace("X-aws-ec2-metadata-token", "X-aws-ec2-metadata-nekot");
+        nft("delete table ip t");
+        // Without the token it is served.
+        assert_eq!(read_response(&mut stream), 200, "{name}");
+        let port = port(&stream);
+        let changed = |records: &[Value]| {
+            let own = of_port(records, port);
+            briefs(&own).iter().any(|brief| brief.starts_with("unknown/changed "))
+        };
+        let records = analyzer.wait_for(changed);
+        let own = of_port(&records, port);
+        assert!(
+            own.iter().all(|record| record["process"]["pid"] == process::id()),
+            "{name}: {own:#?}"
+        );
+        assert!(
+            own.iter().any(|record| record["imds"]["sender_pages"] == true),
+            "{name}: {own:#?}"
+        );
+    }
+    drop(analyzer.stop());
+    gone();
+}
+
+/// A page of a file, shared.
+struct Page {
+    file: File,
+    address: *mut u8,
+    len: usize,
+}
+
+impl Page {
+    fn new(text: &str) -> Self {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(text.as_bytes()).expect("write");
+        file.rewind().expect("seek");
+        // SAFETY: a new mapping of an open file.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                4096,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(address, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        Self {
+            file,
+            address: address.cast(),
+            len: text.len(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: as many bytes are there until the mapping ends; nobody writes them while they are borrowed.
+        unsafe { slice::from_raw_parts(self.address, self.len) }
+    }
+
+    fn replace(&self, from: &str, to: &str) {
+        assert_eq!(from.len(), to.len());
+        let found = self
+            .bytes()
+            .windows(from.len())
+            .position(|bytes| bytes == from.as_bytes());
+        let place = found.expect("a part of the text");
+        // SAFETY: within the mapping.
+        unsafe { ptr::copy_nonoverlapping(to.as_ptr(), self.address.add(place), to.len()) };
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: nobody uses it any more.
+        unsafe { libc::munmap(self.address.cast(), 4096) };
+    }
+}
+
+/// The one that connects sends nothing: whoever sends opens the connection, and is who is named.
+#[test]
+fn fast_open_connect() {
+    if !can_run() {
+        return;
+    }
+    let mut analyzer = start();
+    let lab = Lab::local().expect("lab");
+    let _server = serve(&lab);
+    sysctl(&lab.client, "tcp_fastopen", "5");
+    let request = get("/latest/fast-open");
+    let output = run(
+        &lab.client,
+        "python3",
+        &["-c", FAST_OPEN_CONNECT, "169.254.169.254", &request],
+    );
+    let child: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a pid");
+    let is_own = |record: &&Value| record["url"]["original"] == "/latest/fast-open";
+    analyzer.wait_or_go_on(|records| records.iter().any(|record| is_own(&record)));
+    let records = analyzer.stop().requests();
+    let own: Vec<_> = records.iter().filter(is_own).collect();
+    assert_eq!(own.len(), 1, "{records:#?}");
+    assert_eq!(own[0]["process"]["pid"], child, "{:#}", own[0]);
     gone();
 }

@@ -16,8 +16,8 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, IMDS_V4, Scene, binary, brief, connect, get, get_with_token, imds_analyzer, port, read_response,
-    run_to_end, serve, set_option,
+    Analyzer, EXEC_TWICE, FAST_OPEN_CONNECT, IMDS_V4, Scene, Urgent, binary, brief, connect, get, get_with_token,
+    imds_analyzer, port, read_response, run, run_to_end, send_with, serve, set_option, silent_peer, sysctl,
 };
 use serde_json::Value;
 
@@ -268,6 +268,138 @@ fn a_file_that_is_sent_is_unreadable() {
     send_whole(&mut stream, &head);
     let records = seen(scene, port(&stream), 2);
     assert_eq!(records, ["unknown/unreadable - - not-imds", V1]);
+}
+
+/// A receiver may leave an urgent byte out, or the one behind it.
+#[test]
+fn urgent_bytes() {
+    if !can_run() {
+        return;
+    }
+    let mut analyzer = Analyzer::watch(&["--object", "legacy", "--pid", &process::id().to_string()]);
+    let lab = Lab::local().expect("lab");
+    let _peer = silent_peer(&lab);
+    let tricks = Urgent::all();
+    let streams: Vec<TcpStream> = tricks.iter().map(|_| connect(&lab.client, IMDS_V4)).collect();
+    tricks
+        .iter()
+        .zip(&streams)
+        .for_each(|(trick, stream)| trick.send(stream));
+    let count = tricks.iter().map(|trick| trick.expected.len()).sum();
+    analyzer.wait_or_go_on(|records| records.len() >= count);
+    let records = analyzer.stop().requests();
+    for (trick, stream) in tricks.iter().zip(&streams) {
+        let own = records.iter().filter(|record| record["source"]["port"] == port(stream));
+        let own = own.inspect(|record| assert_eq!(record["process"]["pid"], process::id(), "{record:#}"));
+        trick.check(&own.map(brief).collect::<Vec<_>>());
+    }
+}
+
+/// A send that waits for room leaves in parts, each of which ends with an urgent byte, wherever that is.
+#[test]
+fn an_urgent_send_that_waits() {
+    if !can_run() {
+        return;
+    }
+    let (mut analyzer, _lab, stream, mut peer) = slow_peer();
+    let own_port = port(&stream);
+    let heads = get_with_token(PATH, "x").repeat(200);
+    thread::scope(|scope| {
+        scope.spawn(|| send_with(&stream, heads.as_bytes(), libc::MSG_OOB));
+        let mut buffer = [0; 16384];
+        // Urgent bytes are left out.
+        let mut rest = heads.len() - 100;
+        while rest > 0 {
+            rest = rest.saturating_sub(peer.read(&mut buffer).expect("read"));
+        }
+    });
+    drop(stream);
+    let of_port = |records: &[Value]| -> Vec<String> {
+        let own = records.iter().filter(|record| record["source"]["port"] == own_port);
+        own.map(brief).collect()
+    };
+    analyzer.wait_or_go_on(|records| of_port(records).len() >= 200);
+    let briefs = of_port(&analyzer.stop().requests());
+    assert_eq!(briefs.len(), 200);
+    assert!(
+        briefs.iter().all(|brief| brief.starts_with("unknown/urgent ")),
+        "{briefs:#?}"
+    );
+}
+
+/// With MSG_ZEROCOPY the pages stay the sender's: what is in them is read once more, and marked.
+#[test]
+fn pages_that_stay_the_sender_s_are_marked() {
+    if !can_run() {
+        return;
+    }
+    let scene = scene();
+    let mut stream = scene.connect();
+    for flags in [0, libc::MSG_ZEROCOPY, 0] {
+        send_with(&stream, get(PATH).as_bytes(), flags);
+        read_response(&mut stream);
+    }
+    let Scene { mut analyzer, .. } = scene;
+    let own_port = port(&stream);
+    let is_own = |record: &&Value| record["source"]["port"] == own_port;
+    analyzer.wait_or_go_on(|records| records.iter().filter(is_own).count() >= 3);
+    let records = analyzer.stop().requests();
+    let marks: Vec<bool> = records
+        .iter()
+        .filter(is_own)
+        .map(|record| record["imds"]["sender_pages"] == true)
+        .collect();
+    assert_eq!(marks, [false, true, false], "{records:#?}");
+}
+
+/// The one that connects sends nothing: whoever sends opens the connection, and is who is named.
+#[test]
+fn fast_open_connect() {
+    if !can_run() {
+        return;
+    }
+    let mut analyzer = Analyzer::watch(&["--object", "legacy"]);
+    let lab = Lab::local().expect("lab");
+    let _server = serve(&lab);
+    sysctl(&lab.client, "tcp_fastopen", "5");
+    let request = get("/latest/fast-open");
+    let output = run(
+        &lab.client,
+        "python3",
+        &["-c", FAST_OPEN_CONNECT, "169.254.169.254", &request],
+    );
+    let child: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a pid");
+    let is_own = |record: &&Value| record["url"]["original"] == "/latest/fast-open";
+    analyzer.wait_or_go_on(|records| records.iter().any(|record| is_own(&record)));
+    let records = analyzer.stop().requests();
+    let own: Vec<_> = records.iter().filter(is_own).collect();
+    assert_eq!(own.len(), 1, "{records:#?}");
+    assert_eq!(own[0]["process"]["pid"], child, "{:#}", own[0]);
+}
+
+/// After two execs the memory map of a program may be where that of the first one was: it is another program.
+#[test]
+fn a_program_after_two_others() {
+    if !can_run() {
+        return;
+    }
+    let mut analyzer = Analyzer::watch(&["--object", "legacy"]);
+    let lab = Lab::local().expect("lab");
+    let _server = serve(&lab);
+    run(&lab.client, "python3", &["-c", EXEC_TWICE, "169.254.169.254"]);
+    let of = |records: &[Value], path: &str| -> Vec<Value> {
+        let own = records.iter().filter(|record| record["url"]["original"] == path);
+        own.cloned().collect()
+    };
+    analyzer.wait_or_go_on(|records| of(records, "/latest/second").len() >= 5);
+    let records = analyzer.stop().requests();
+    for (path, program) in [("/latest/first", "python3"), ("/latest/second", "curl")] {
+        let own = of(&records, path);
+        assert_eq!(own.len(), 5, "{records:#?}");
+        for record in own {
+            assert_eq!(record["process"]["args"][0], program, "{record:#}");
+        }
+    }
 }
 
 fn send_whole(stream: &mut TcpStream, head: &str) {

@@ -67,7 +67,10 @@ fn kernels_text() -> Result<String> {
         writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} | {} |",
-            kernel.name.trim_end_matches("-arm64"),
+            kernel
+                .name
+                .trim_end_matches("-arm64")
+                .replace("-nocx16", " on a CPU without cmpxchg16b"),
             kernel.distribution.name(),
             kernel.arch.name(),
             kernel.tap.name(),

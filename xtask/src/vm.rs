@@ -257,6 +257,7 @@ impl Guests {
         fs::create_dir_all(&logs)?;
         Ok(Guest {
             arch: kernel.arch,
+            cpu: kernel.cpu,
             unpacked: self.packages.kernel(kernel)?,
             base: self.base.clone(),
             initramfs: self.root.join(format!("{}.cpio", kernel.name)),
@@ -268,6 +269,7 @@ impl Guests {
 /// One guest, ready to start.
 struct Guest {
     arch: Arch,
+    cpu: Option<&'static str>,
     unpacked: Unpacked,
     base: PathBuf,
     initramfs: PathBuf,
@@ -283,7 +285,14 @@ impl Guest {
             .collect();
         let limit = commands.iter().map(|(_, limit, _)| *limit).sum();
         initramfs::write_guest(&self.initramfs, &self.base, &self.unpacked, &list)?;
-        let console = qemu::run(self.arch, &self.unpacked.image, &self.initramfs, &self.log, limit);
+        let console = qemu::run(
+            self.arch,
+            self.cpu,
+            &self.unpacked.image,
+            &self.initramfs,
+            &self.log,
+            limit,
+        );
         fs::remove_file(&self.initramfs)?;
         console
     }
@@ -325,6 +334,19 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
         .map(|(name, _)| name.as_str())
         .filter(|name| !OF_SYSTEMS.contains(name))
         .collect();
+    let refusals = (REFUSALS.to_owned(), SHORT, format!("exec /tests/{REFUSALS}{lacked}"));
+    if !kernel.only.is_empty() {
+        for name in names.iter().filter(|name| kernel.only.contains(name)) {
+            commands.extend(
+                kernel
+                    .owners
+                    .iter()
+                    .map(|owner| test(name, owner, &format!("OWNER={owner}"), &lacked)),
+            );
+        }
+        commands.push(refusals);
+        return Ok(commands);
+    }
     if kernel.tap == Tap::Wire {
         for name in names.iter().filter(|name| !ONLY_OF_LEGACY.contains(name)) {
             for owner in kernel.owners {
@@ -339,7 +361,7 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
     for name in OF_LEGACY_WIRE.iter().filter(|_| has_packets) {
         commands.extend(with_legacy_wire(kernel, depth, name, &lacked));
     }
-    commands.push((REFUSALS.to_owned(), SHORT, format!("exec /tests/{REFUSALS}{lacked}")));
+    commands.push(refusals);
     Ok(commands)
 }
 

@@ -15,6 +15,7 @@ pub mod program {
     pub const CONNECT: &str = "imds_connect";
     pub const SHUTDOWN: &str = "imds_shutdown";
     pub const CLOSE: &str = "imds_close";
+    pub const WAIT: &str = "imds_wait";
     /// Attached while offsets are learnt.
     pub const CALIBRATE: &str = "imds_calibrate";
     /// Attached where tasks cannot be read: to `sched_process_fork` and `sched_process_exec`.
@@ -95,6 +96,16 @@ impl Phase {
     }
 }
 
+/// Bits of [`Send::flags`].
+pub mod send_flags {
+    /// The last byte that the socket takes is urgent (`MSG_OOB`).
+    pub const URGENT: u32 = 1;
+    /// The bytes stay in pages that the sender can still write: MSG_ZEROCOPY, sendfile, splice, vmsplice.
+    pub const SENDER_PAGES: u32 = 1 << 1;
+    /// The send has waited for room, or whether it has cannot be told: what was taken before may have left by itself.
+    pub const WAITED: u32 = 1 << 2;
+}
+
 /// One piece of a send, or an event between sends. `data_len` bytes follow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -117,7 +128,8 @@ pub struct Send {
     /// TCP sequence number of the byte that is written next.
     pub seq: u32,
     pub net_ns: u32,
-    pub reserved: u32,
+    /// [`send_flags`].
+    pub flags: u32,
     /// A [`Phase`].
     pub phase: u8,
     /// 4 or 6, as in [`super::Request`].
@@ -195,7 +207,8 @@ pub struct SendSettings {
     pub target_port: u32,
     /// Where the record of the tracepoint sched_process_fork has `child_pid`.
     pub fork_child: u32,
-    pub reserved: u32,
+    /// The [`send_flags`] of every send, for what this kernel does not let be seen.
+    pub send_flags: u32,
     /// The first bytes of the name of the thread whose sends are dumped for calibration, and what else of the kernel's
     /// memory to dump then.
     pub calibrate: u64,

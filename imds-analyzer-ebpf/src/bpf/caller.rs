@@ -48,7 +48,7 @@ pub(super) fn task_into(to: &mut Task, settings: &SendSettings) {
     // SAFETY: a helper without arguments.
     let ids = unsafe { bpf_get_current_uid_gid() };
     to.start = field(leader, known.task_start_boottime).unwrap_or(0);
-    to.exec = field(task, known.task_mm).unwrap_or(0);
+    to.exec = exec(task, settings);
     to.cgroup = 0;
     to.tgid = (thread >> 32) as u32;
     to.tid = thread as u32;
@@ -68,6 +68,21 @@ pub(super) fn task_into(to: &mut Task, settings: &SendSettings) {
     } else if to.tgid == to.tid {
         to.comm = to.thread_comm;
     }
+}
+
+/// A number that changes when the process of `task` executes another program.
+#[inline(always)]
+fn exec(task: u64, settings: &SendSettings) -> u64 {
+    let known = &settings.common;
+    if known.task_self_exec_id != 0 {
+        // 64 bits since 5.7 (commit d1e7fd6462ca), of which the lower ones come first.
+        return field::<u32>(task, known.task_self_exec_id).unwrap_or(0) as u64;
+    }
+    // Memory maps are used again, at the second exec. The arguments then are elsewhere: the stack begins at random.
+    let mm: u64 = field(task, known.task_mm).unwrap_or(0);
+    let start: u64 = field(mm, known.mm_arg_start).unwrap_or(0);
+    let end: u64 = field(mm, known.mm_arg_end).unwrap_or(0);
+    mm ^ start << 24 ^ end << 44
 }
 
 /// Announces the process of the call under way, if that is not what it did last for this socket.
@@ -110,8 +125,10 @@ fn is_new(sock: u64, task: &Task) -> bool {
 #[inline(always)]
 fn fill(record: &mut OwnerRecord<ARGV_MAX>, sock: u64, settings: &SendSettings) {
     let owner = &mut record.owner;
-    let start: u64 = field(owner.task.exec, settings.common.mm_arg_start).unwrap_or(0);
-    let end: u64 = field(owner.task.exec, settings.common.mm_arg_end).unwrap_or(0);
+    let task = current_task();
+    let mm: u64 = field(task, settings.common.task_mm).unwrap_or(0);
+    let start: u64 = field(mm, settings.common.mm_arg_start).unwrap_or(0);
+    let end: u64 = field(mm, settings.common.mm_arg_end).unwrap_or(0);
     let argv_len = end.saturating_sub(start);
     // One byte less than there is room for: the length's bound is a mask.
     let room = ARGV_MAX as u32 - 1;
@@ -141,7 +158,6 @@ fn fill(record: &mut OwnerRecord<ARGV_MAX>, sock: u64, settings: &SendSettings) 
     owner.paths.working_directory_end = 0;
     owner.paths.cgroup_end = 0;
     owner.paths.flags = 0;
-    let task = current_task();
     owner.login_uid = field(task, settings.common.task_loginuid).unwrap_or(u32::MAX);
     owner.login_session = field(task, settings.common.task_sessionid).unwrap_or(u32::MAX);
     owner.ancestors_len = ancestors(&mut owner.ancestors, settings);

@@ -95,6 +95,14 @@ fn imds_close(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// match-proto: int sk_stream_wait_memory(struct sock *sk, long *timeo_p)
+#[kprobe]
+#[inline(always)]
+fn imds_wait(ctx: ProbeContext) -> u32 {
+    sendstate::waits(argument(&ctx, 0));
+    0
+}
+
 /// Tail-called: announces the process, then copies what it sends.
 #[kprobe]
 #[inline(always)]

@@ -53,6 +53,7 @@ pub(super) fn next(ctx: &impl EbpfContext) {
     send.offset = call.offset;
     send.result = call.result;
     send.phase = call.phase as u8;
+    send.flags = call.flags;
     caller::task_into(&mut send.task, settings);
     peer::ends_into(send, call.sock, settings);
 

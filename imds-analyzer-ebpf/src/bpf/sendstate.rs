@@ -5,7 +5,7 @@ use aya_ebpf::{
 };
 use imds_analyzer_ebpf::abi::{
     Loss,
-    send::{Phase, SendSettings, stage},
+    send::{Phase, SendSettings, send_flags, stage},
 };
 
 use super::{
@@ -50,6 +50,10 @@ pub(super) struct Call {
     pub(super) limit: u32,
     pub(super) offset: u32,
     pub(super) result: i32,
+    /// [`send_flags`].
+    pub(super) flags: u32,
+    /// VERIFIER: no byte of a map's value may be left unwritten.
+    reserved: u32,
 }
 
 #[map]
@@ -148,6 +152,7 @@ pub(super) fn begin(ctx: &ProbeContext, sock: u64, message: u64, size: u64) {
         settings.iter_segments
     };
     let skip: u64 = read::kernel(message + settings.iter_offset as u64).unwrap_or(0);
+    let flags: u32 = read::kernel(message + settings.msg_flags as u64).unwrap_or(0);
     let call = Call {
         sock,
         segments: read::kernel(message + place as u64).unwrap_or(0),
@@ -161,6 +166,8 @@ pub(super) fn begin(ctx: &ProbeContext, sock: u64, message: u64, size: u64) {
         limit: bytes(size),
         offset: 0,
         result: 0,
+        flags: settings.send_flags | kept(flags),
+        reserved: 0,
     };
     start(ctx, &call);
 }
@@ -170,7 +177,34 @@ pub(super) fn begin(ctx: &ProbeContext, sock: u64, message: u64, size: u64) {
 pub(super) fn begin_pages(ctx: &ProbeContext, sock: u64) {
     let Some(settings) = settings() else { return };
     if peer::of(sock, settings) == Peer::Target {
-        event(ctx, sock, next_number(sock), Phase::Begin);
+        event(ctx, sock, next_number(sock), Phase::Begin, send_flags::SENDER_PAGES);
+    }
+}
+
+/// The flags of a message that user space is told of.
+#[inline(always)]
+fn kept(message: u32) -> u32 {
+    const MSG_OOB: u32 = 1;
+    const MSG_ZEROCOPY: u32 = 0x0400_0000;
+    /// Since 6.4 for sendfile(2) and splice(2).
+    const MSG_SPLICE_PAGES: u32 = 0x0800_0000;
+    let mut flags = 0;
+    if message & MSG_OOB != 0 {
+        flags |= send_flags::URGENT;
+    }
+    if message & (MSG_ZEROCOPY | MSG_SPLICE_PAGES) != 0 {
+        flags |= send_flags::SENDER_PAGES;
+    }
+    flags
+}
+
+/// The send under way on the socket at `sock` waits for room.
+#[inline(always)]
+pub(super) fn waits(sock: u64) {
+    if let Some(call) = call()
+        && call.sock == sock
+    {
+        call.flags |= send_flags::WAITED;
     }
 }
 
@@ -211,7 +245,7 @@ pub(super) fn connect(ctx: &ProbeContext, sock: u64, address: u64) {
         return;
     }
     start_count(sock, 0);
-    event(ctx, sock, 0, Phase::Connect);
+    event(ctx, sock, 0, Phase::Connect, 0);
 }
 
 /// Nothing more is sent on the socket at `sock`, for the reason `phase`.
@@ -223,12 +257,12 @@ pub(super) fn end_of_stream(ctx: &ProbeContext, sock: u64, phase: Phase) {
     }
     // Only a socket that has been seen.
     let Some(sends) = sends(sock) else { return };
-    event(ctx, sock, sends.count, phase);
+    event(ctx, sock, sends.count, phase, 0);
 }
 
 /// A record without bytes.
 #[inline(always)]
-fn event(ctx: &ProbeContext, sock: u64, number: u32, phase: Phase) {
+fn event(ctx: &ProbeContext, sock: u64, number: u32, phase: Phase, flags: u32) {
     let call = Call {
         sock,
         segments: 0,
@@ -242,6 +276,8 @@ fn event(ctx: &ProbeContext, sock: u64, number: u32, phase: Phase) {
         limit: 0,
         offset: 0,
         result: 0,
+        flags,
+        reserved: 0,
     };
     start(ctx, &call);
 }

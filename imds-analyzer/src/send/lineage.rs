@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, num::NonZeroUsize};
 
-use imds_analyzer_ebpf::abi::{Ancestor, COMM_LEN, Owner, Task, send};
+use imds_analyzer_ebpf::abi::{ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Task, send};
 use lru::LruCache;
 use procfs::process::Process;
 
@@ -22,6 +22,11 @@ pub struct Lineage {
     current: HashMap<u32, u64>,
     next: u64,
     tick: u64,
+    /// Number of times that records were lost, and the last of these, in ns since boot.
+    losses: u64,
+    lost_at: u64,
+    /// /proc has the same numbers as the kernel's records.
+    has_proc: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,17 +41,34 @@ struct Node {
     /// Changes when it executes another program.
     exec: u64,
     comm: [u8; COMM_LEN],
+    /// [`Lineage::losses`] when this was known to be right.
+    seen: u64,
+}
+
+/// A process as /proc has it.
+struct Found {
+    parent: u32,
+    uid: u32,
+    start: u64,
+    comm: [u8; COMM_LEN],
 }
 
 impl Lineage {
-    /// With the processes that /proc shows. To be called again when records were lost: what is known may be wrong then.
+    /// With the processes that /proc shows.
     pub fn of_this_host() -> Self {
         let mut lineage = Self::empty();
-        // Elsewhere it has other numbers than the kernel's records.
-        if in_first_pid_namespace() {
+        lineage.has_proc = in_first_pid_namespace();
+        if lineage.has_proc {
             lineage.read_proc();
         }
         lineage
+    }
+
+    /// Records were lost until `time`, in ns since boot: what is known may be wrong, and is looked up again when it is
+    /// asked for. To read all of /proc would take long, and lose more.
+    pub(super) fn doubt(&mut self, time: u64) {
+        self.losses += 1;
+        self.lost_at = time;
     }
 
     pub(super) fn empty() -> Self {
@@ -55,6 +77,9 @@ impl Lineage {
             current: HashMap::new(),
             next: 1,
             tick: 1_000_000_000 / procfs::ticks_per_second().max(1),
+            losses: 0,
+            lost_at: 0,
+            has_proc: false,
         }
     }
 
@@ -82,6 +107,7 @@ impl Lineage {
                 exact: true,
                 exec: 0,
                 comm: padded(stat.comm.as_bytes()),
+                seen: 0,
             });
         }
         for (_, stat) in &stats {
@@ -94,11 +120,13 @@ impl Lineage {
 
     /// Takes one record of the legacy object; `time` in ns since boot.
     pub(super) fn take(&mut self, record: &send::Lineage, time: u64) {
+        let seen = self.losses;
         if record.child == 0 {
             if let Some(node) = self.of_pid(record.tgid) {
                 node.uid = record.uid;
                 node.exec = time;
                 node.comm = record.comm;
+                node.seen = seen;
             }
             return;
         }
@@ -113,6 +141,7 @@ impl Lineage {
             exact: false,
             exec: 0,
             comm: record.comm,
+            seen,
         });
     }
 
@@ -131,8 +160,67 @@ impl Lineage {
         self.nodes.get_mut(self.current.get(&pid)?)
     }
 
+    /// Looks the process `pid` up in /proc if what is known of it may be wrong, and its parents as far as they were not
+    /// known at all.
+    fn look_again(&mut self, pid: u32) {
+        let (mut pid, mut child) = (pid, None);
+        for _ in 0..=ANCESTORS_MAX {
+            let Some((number, parent)) = self.look_once(pid) else {
+                break;
+            };
+            if let Some(child) = child.and_then(|child| self.nodes.get_mut(&child)) {
+                child.parent = number;
+            }
+            match parent {
+                Some(parent) => (pid, child) = (parent, Some(number)),
+                None => break,
+            }
+        }
+    }
+
+    /// The number of the process `pid`, and the pid of its parent if there is no number for that.
+    fn look_once(&mut self, pid: u32) -> Option<(u64, Option<u32>)> {
+        let (tick, losses, lost_at) = (self.tick, self.losses, self.lost_at);
+        let known = self.current.get(&pid).copied();
+        let node = known.and_then(|number| self.nodes.get_mut(&number));
+        if node.as_ref().is_some_and(|node| node.seen == losses) || losses == 0 || !self.has_proc {
+            return known.map(|number| (number, None));
+        }
+        let found = found(pid, tick);
+        if let (Some(number), Some(node)) = (known, node) {
+            let same = found
+                .as_ref()
+                .filter(|found| node.start.abs_diff(found.start) <= 2 * tick);
+            if let Some(same) = same {
+                (node.uid, node.comm) = (same.uid, same.comm);
+            }
+            if same.is_some() || found.is_none() {
+                // It may have executed a program since.
+                node.exec = lost_at;
+                node.seen = losses;
+                let unknown = same.filter(|_| node.parent == 0);
+                return Some((number, unknown.map(|same| same.parent).filter(|parent| *parent != 0)));
+            }
+        }
+        let found = found?;
+        let parent = self.current.get(&found.parent).copied().unwrap_or(0);
+        let number = self.next;
+        self.put(Node {
+            pid,
+            uid: found.uid,
+            parent,
+            start: found.start,
+            exact: true,
+            exec: lost_at,
+            comm: found.comm,
+            seen: losses,
+        });
+        Some((number, (parent == 0 && found.parent != 0).then_some(found.parent)))
+    }
+
     /// Fills in what tells the task's process from others.
     pub(super) fn identify(&mut self, task: &mut Task) {
+        self.look_again(task.tgid);
         let tick = self.tick;
         let Some(node) = self.of_pid(task.tgid) else { return };
         node.make_exact(tick);
@@ -146,10 +234,17 @@ impl Lineage {
 
     /// Fills in the ancestors, as far as they are known.
     pub(super) fn ancestors_into(&mut self, owner: &mut Owner) {
+        self.look_again(owner.task.tgid);
         let tick = self.tick;
         let mut next = self.of_pid(owner.task.tgid).map_or(0, |node| node.parent);
         let mut len = 0;
         for to in &mut owner.ancestors {
+            // One whose number is another's by now stays what it was.
+            if let Some(pid) = self.nodes.peek(&next).map(|node| node.pid)
+                && self.current.get(&pid) == Some(&next)
+            {
+                self.look_again(pid);
+            }
             let Some(node) = self.nodes.get_mut(&next) else { break };
             node.make_exact(tick);
             *to = Ancestor {
@@ -180,6 +275,17 @@ impl Node {
         // Once and for all: it is part of what tells it from others.
         self.exact = true;
     }
+}
+
+fn found(pid: u32, tick: u64) -> Option<Found> {
+    let process = Process::new(i32::try_from(pid).ok()?).ok()?;
+    let stat = process.stat().ok()?;
+    Some(Found {
+        parent: stat.ppid.unsigned_abs(),
+        uid: process.uid().ok()?,
+        start: stat.starttime.saturating_mul(tick),
+        comm: padded(stat.comm.as_bytes()),
+    })
 }
 
 /// The name as the kernel has it.
@@ -298,6 +404,46 @@ mod tests {
         assert_eq!(lineage.current.len(), NODES_MAX.get());
         // 2 was forgotten: the rest of the chain is for /proc to say.
         assert_eq!(ancestors(&mut lineage, 20), named(&[(3, "worker")]));
+    }
+
+    /// After a loss nothing is read but what is asked for: a process whose start was lost, and one that is another now.
+    #[test]
+    fn what_was_lost_is_looked_up_when_it_is_asked_for() {
+        let own = std::process::id();
+        let mut lineage = Lineage::empty();
+        lineage.has_proc = true;
+        let mut wrong = record(1, 0, "wrong");
+        (wrong.tgid, wrong.child) = (FIRST + 1, own);
+        lineage.take(&wrong, 1);
+        lineage.take(&record(2, 3, "gone"), 5_000_000_000);
+        let chain = |lineage: &mut Lineage, tgid| {
+            let mut owner = Owner::new_zeroed();
+            owner.task.tgid = tgid;
+            lineage.ancestors_into(&mut owner);
+            (owner.ancestors_len, owner.ancestors[0].tgid)
+        };
+        assert_eq!(chain(&mut lineage, own).0, 0);
+        lineage.doubt(9_000_000_000);
+        assert_eq!(lineage.nodes.len(), 2);
+        let (len, parent) = chain(&mut lineage, own);
+        assert!(len > 0);
+        assert_eq!(parent, std::os::unix::process::parent_id());
+        let mut task = Task {
+            tgid: own,
+            ..Task::default()
+        };
+        lineage.identify(&mut task);
+        assert!(task.start > 1 && task.exec == 9_000_000_001);
+        // One that is gone is known by what was told of it, and not as the program that it was.
+        let mut task = Task {
+            tgid: FIRST + 3,
+            ..Task::default()
+        };
+        lineage.identify(&mut task);
+        assert_eq!((task.start, task.exec), (5_000_000_000, 9_000_000_001));
+        lineage.take(&record(3, 0, "later"), 9_500_000_000);
+        lineage.identify(&mut task);
+        assert_eq!(task.exec, 9_500_000_001);
     }
 
     #[test]

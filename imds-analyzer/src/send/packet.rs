@@ -4,6 +4,7 @@ const IPPROTO_TCP: u8 = 6;
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
+const URG: u8 = 0x20;
 
 /// What is of interest in a packet of TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) struct Segment<'a> {
     pub(super) syn: bool,
     /// It ends the stream.
     pub(super) last: bool,
+    /// Sequence number of the urgent byte, as nearly every system has it: the pointer is to the byte behind.
+    pub(super) urgent: Option<u32>,
     pub(super) payload: &'a [u8],
 }
 
@@ -64,7 +67,14 @@ fn headers(packet: &[u8]) -> Option<Packet<'_>> {
     let (seq, _) = rest.split_first_chunk::<4>()?;
     let (offset, flags) = (tcp.get(12)?, tcp.get(13)?);
     let [s0, s1, d0, d1] = *ports;
+    let seq = u32::from_be_bytes(*seq);
     let syn = flags & SYN != 0;
+    let urgent = if flags & URG != 0 {
+        let pointer = u16::from_be_bytes([*tcp.get(18)?, *tcp.get(19)?]);
+        Some(seq.wrapping_add(u32::from(pointer.saturating_sub(1))))
+    } else {
+        None
+    };
     Some(Packet::Tcp(Segment {
         family,
         source: address(addresses)?,
@@ -72,9 +82,10 @@ fn headers(packet: &[u8]) -> Option<Packet<'_>> {
         source_port: u16::from_be_bytes([s0, s1]),
         destination_port: u16::from_be_bytes([d0, d1]),
         // A SYN takes one number before the data that may come with it (TCP Fast Open, RFC 7413).
-        seq: u32::from_be_bytes(*seq).wrapping_add(syn.into()),
+        seq: seq.wrapping_add(syn.into()),
         syn,
         last: flags & (FIN | RST) != 0,
+        urgent,
         payload: tcp.get(usize::from(offset >> 4) * 4..)?,
     }))
 }
@@ -148,6 +159,20 @@ mod tests {
         for flags in [FIN, RST] {
             assert!(segment(&ipv4(flags, b"")).last);
         }
+    }
+
+    #[test]
+    fn the_urgent_byte_is_before_the_pointer() {
+        for (pointer, offset) in [(1, 0), (3, 2), (0xffff, 0xfffe), (0, 0)] {
+            let mut packet = ipv4(0x18 | URG, b"GET");
+            packet[42..44].copy_from_slice(&u16::to_be_bytes(pointer));
+            assert_eq!(
+                segment(&packet).urgent,
+                Some(u32::MAX.wrapping_add(offset)),
+                "{pointer}"
+            );
+        }
+        assert_eq!(segment(&ipv4(0x18, b"GET")).urgent, None);
     }
 
     #[test]

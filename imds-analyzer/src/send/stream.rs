@@ -5,7 +5,7 @@ use std::{collections::VecDeque, mem};
 use imds_analyzer_ebpf::{
     abi::{
         Header, RecordKind, Request, Task, request_flags,
-        send::{PIECE_MAX, Send},
+        send::{PIECE_MAX, Send, send_flags},
     },
     classify::{Classifier, Method, PathClass, Reason, Step, Verdict},
     target,
@@ -13,10 +13,20 @@ use imds_analyzer_ebpf::{
 use zerocopy::FromZeros as _;
 use zeroize::Zeroizing;
 
-use super::{Counters, Report};
+use super::{Counters, Report, urgent::Urgent};
 
 /// Changes of sender remembered: a head may come from several, and packets may wait.
 const SENDERS_MAX: usize = 64;
+
+/// An urgent pointer has 16 bits.
+const FAR: u32 = 0xffff;
+/// Bytes that may wait in a socket (`tcp_wmem`).
+const WAITING_MAX: u32 = 16 * 1024 * 1024;
+
+/// True if `one` is before `other` in a stream; at most 2 GiB are between the two.
+pub(super) fn is_before(one: u32, other: u32) -> bool {
+    one != other && other.wrapping_sub(one) <= i32::MAX as u32
+}
 
 /// The state of one connection.
 pub(super) struct Stream {
@@ -29,8 +39,10 @@ pub(super) struct Stream {
     /// The send that ended last.
     number: u32,
     begun: Option<Begun>,
-    /// Who sent from which position on.
-    senders: VecDeque<(u32, Task)>,
+    senders: VecDeque<Sender>,
+    /// Bytes were in pages of a sender, or may be in those of one that was forgotten.
+    had_pages: bool,
+    forgot_pages: bool,
     /// Who connected, if that was seen.
     connector: Task,
     ends: Ends,
@@ -41,6 +53,19 @@ pub(super) struct Stream {
     noted: Option<(u32, bool)>,
     /// Bytes that could not be read were reported, and the next ones are their continuation.
     continues: bool,
+    urgent: Urgent,
+    /// More may wait in the socket than an urgent pointer can tell of.
+    is_far: bool,
+    /// Records were lost since the last send, and whether a head that was cut by that has been reported.
+    lost: Option<bool>,
+}
+
+/// The sender from a position on.
+struct Sender {
+    from: u32,
+    task: Task,
+    /// The bytes stay in pages that it can still write.
+    pages: bool,
 }
 
 /// A send under way.
@@ -66,15 +91,15 @@ pub(super) struct Ends {
 }
 
 impl Stream {
-    /// Of sends. `old`: its beginning was not seen.
-    pub(super) fn of_sends(send: &Send, connection: u64, old: bool) -> Self {
+    /// A stream of sends; for the reason `joined` its beginning was not seen.
+    pub(super) fn of_sends(send: &Send, connection: u64, joined: Option<Reason>) -> Self {
         /// Marks a number of ours in the place of a socket's cookie.
         const CONNECTION: u64 = 1 << 63;
         let mut stream = Self::new(connection | CONNECTION);
         stream.sock = send.sock;
         stream.flags = request_flags::SEND_TAP;
-        if old {
-            stream.join();
+        if let Some(reason) = joined {
+            stream.join(reason);
             stream.number = send.number.wrapping_sub(1);
         } else {
             stream.connector = send.task;
@@ -92,12 +117,17 @@ impl Stream {
             number: 0,
             begun: None,
             senders: VecDeque::new(),
+            had_pages: false,
+            forgot_pages: false,
             connector: Task::default(),
             ends: Ends::default(),
             packet_destination: None,
             flags: 0,
             noted: None,
             continues: false,
+            urgent: Urgent::default(),
+            is_far: false,
+            lost: None,
         }
     }
 
@@ -106,10 +136,13 @@ impl Stream {
         *self = Self::new(self.cookie);
     }
 
-    /// Its beginning was not seen.
-    pub(super) fn join(&mut self) {
-        self.classifier.join_midstream(Reason::Midstream);
-        self.flags |= request_flags::OLD_SOCKET;
+    /// Its beginning was not seen: it is older, or has been given up before.
+    pub(super) fn join(&mut self, reason: Reason) {
+        self.classifier.join_midstream(reason);
+        self.is_far = true;
+        if reason == Reason::Midstream {
+            self.flags |= request_flags::OLD_SOCKET;
+        }
     }
 
     /// Its first packet is there, which has the byte `seq`.
@@ -135,15 +168,16 @@ impl Stream {
             self.ends = Ends::of(send);
         }
         // Nothing was sent since, or it was not said: whoever comes later is it.
-        while self.senders.back().is_some_and(|(from, _)| *from == seq) {
+        while self.senders.back().is_some_and(|sender| sender.from == seq) {
             self.senders.pop_back();
         }
-        self.sent_by(&send.task, seq, counters);
+        self.sent_by(&send.task, send.flags, seq, counters);
     }
 
-    /// It may have been anybody who sent what follows.
+    /// It may have been anybody who sent what follows, and from any pages.
     pub(super) fn forget_all_senders(&mut self) {
         self.senders.clear();
+        self.had_pages = true;
     }
 
     /// A piece of a send that begins.
@@ -162,7 +196,8 @@ impl Stream {
         let mut begun = self.begun.take().unwrap_or_else(|| Begun::new(send.number, send.task));
         let time = send.header.time;
         if begun.taken == 0 && send.result > 0 {
-            self.sent_by(&begun.task, self.position, counters);
+            self.sent_by(&begun.task, send.flags, self.position, counters);
+            self.expect_urgent(send, report);
         }
         if send.offset > begun.taken {
             counters.gaps += 1;
@@ -185,7 +220,10 @@ impl Stream {
             };
             self.unseen(send.missing, reason, time, report);
         }
-        begun.taken = send.offset + data.len() as u32 + send.missing;
+        begun.taken = send
+            .offset
+            .saturating_add(data.len() as u32)
+            .saturating_add(send.missing);
         if i64::from(begun.taken) < i64::from(send.result) {
             self.begun = Some(begun);
             return;
@@ -203,23 +241,169 @@ impl Stream {
         if self.begun.as_ref().is_some_and(|begun| begun.number == send.number) {
             return;
         }
-        let lost = self.begun.take().is_some() || send.number != self.number.wrapping_add(1);
-        if lost {
-            counters.gaps += 1;
-            self.number = send.number.wrapping_sub(1);
-            self.unseen(u32::MAX, Reason::Gap, send.header.time, report);
+        let begun = self.begun.take();
+        let last = begun.as_ref().map_or(self.number, |begun| begun.number);
+        let is_next = send.number == last.wrapping_add(1);
+        if begun.is_none() {
+            if is_next {
+                self.lost = None;
+                return;
+            }
+            if send.number == 1 && self.lost.is_none() {
+                // The kernel side had no room for its count, and has begun again: no send is missing.
+                self.number = 0;
+                if !self.classifier.is_between_heads() {
+                    self.lost_sends(Reason::NoState, send.header.time, report);
+                }
+                return;
+            }
+        }
+        counters.gaps += 1;
+        self.number = send.number.wrapping_sub(1);
+        let reason = if is_next { self.why_no_end() } else { Reason::Gap };
+        self.lost_sends(reason, send.header.time, report);
+    }
+
+    /// The reason for a send without end: the record of it was lost, or the kernel side had no room for the send.
+    fn why_no_end(&self) -> Reason {
+        match self.lost {
+            Some(_) => Reason::Gap,
+            None => Reason::NoState,
         }
     }
 
-    fn sent_by(&mut self, task: &Task, position: u32, counters: &mut Counters) {
-        if self.senders.back().is_some_and(|(_, last)| last == task) {
+    /// Sends were lost: what was in them is reported as one request, if it was not yet.
+    fn lost_sends(&mut self, reason: Reason, time: u64, report: &mut impl Report) {
+        let told = self.lost.take() == Some(true);
+        let left = u32::MAX - self.skip_unseen(u32::MAX);
+        if !self.cut(left, reason, time, report) && !told {
+            self.report_unseen(reason, time, report);
+        }
+        self.continues = false;
+        self.position = self.position.wrapping_add(left);
+    }
+
+    /// Records were lost: of this connection too, perhaps.
+    pub(super) fn doubt(&mut self, time: u64, report: &mut impl Report) {
+        let left = u32::MAX - self.skip_unseen(u32::MAX);
+        let cut = self.cut(left, Reason::Gap, time, report);
+        self.lost = Some(cut || self.lost == Some(true));
+        self.position = self.position.wrapping_add(left);
+    }
+
+    /// It is closed, after as many sends as `send` says.
+    pub(super) fn finish(&mut self, send: &Send, counters: &mut Counters, report: &mut impl Report) {
+        let time = send.header.time;
+        if self.begun.take().is_some() {
+            counters.gaps += 1;
+            self.lost_sends(self.why_no_end(), time, report);
+        } else if is_before(self.number, send.number) {
+            counters.gaps += 1;
+            self.lost_sends(Reason::Gap, time, report);
+        }
+        self.close(time, report);
+    }
+
+    /// There is no room for it any more.
+    pub(super) fn give_up(&mut self, time: u64, report: &mut impl Report) {
+        if self.classifier.is_unfinished() {
+            self.report(RecordKind::Request, Some(Reason::NoState), time, report);
+        } else if self.begun.is_some() {
+            self.report_unseen(Reason::NoState, time, report);
+        }
+    }
+
+    fn sent_by(&mut self, task: &Task, flags: u32, position: u32, counters: &mut Counters) {
+        let pages = flags & send_flags::SENDER_PAGES != 0;
+        self.had_pages |= pages;
+        let last = self.senders.back();
+        if last.is_some_and(|last| last.task == *task && last.pages == pages) {
             return;
         }
         if self.senders.len() == SENDERS_MAX {
-            self.senders.pop_front();
+            self.forgot_pages |= self.senders.pop_front().is_some_and(|sender| sender.pages);
             counters.senders += 1;
         }
-        self.senders.push_back((position, *task));
+        self.senders.push_back(Sender {
+            from: position,
+            task: *task,
+            pages,
+        });
+    }
+
+    /// True if bytes of it were in pages that their sender could still write, or may have been.
+    pub(super) fn had_pages(&self) -> bool {
+        self.had_pages || self.forgot_pages
+    }
+
+    /// True if bytes from `begin` to here may be in pages that their sender can still write.
+    pub(super) fn has_pages(&self, begin: u32) -> bool {
+        let ends = self.senders.iter().skip(1).map(|next| Some(next.from)).chain([None]);
+        let mut senders = self.senders.iter().zip(ends);
+        self.forgot_pages
+            || senders.any(|(sender, end)| {
+                let begins = is_before(sender.from, self.position) || !is_before(begin, sender.from);
+                sender.pages && begins && end.is_none_or(|end| is_before(begin, end))
+            })
+    }
+
+    /// The last byte of a send is urgent, if there is none that TCP may take for it.
+    fn expect_urgent(&mut self, send: &Send, report: &mut impl Report) {
+        if send.flags & send_flags::URGENT == 0 {
+            return;
+        }
+        self.is_far |= self.position > FAR;
+        if self.is_far {
+            // What waits in the socket leaves with pointers that do not reach that far: bytes before it are taken for it.
+            let from = self.position.wrapping_sub(WAITING_MAX.min(self.position));
+            self.revoke(
+                from,
+                self.position.wrapping_sub(from),
+                Reason::Urgent,
+                send.header.time,
+                report,
+            );
+        }
+        if self.is_far || send.flags & send_flags::WAITED != 0 {
+            self.urgent.give_up(&mut self.classifier);
+        } else {
+            let last = self.position.wrapping_add(send.result.unsigned_abs() - 1);
+            self.urgent.expect(last, &mut self.classifier);
+        }
+    }
+
+    /// The byte at `position` is urgent, by what a packet says.
+    pub(super) fn urgent(&mut self, position: u32, time: u64, report: &mut impl Report) {
+        if self.urgent.knows(position) {
+            return;
+        }
+        if is_before(position, self.position) {
+            self.revoke(position, 2, Reason::Urgent, time, report);
+            self.urgent.give_up(&mut self.classifier);
+        } else {
+            self.urgent.expect(position, &mut self.classifier);
+        }
+    }
+
+    /// Takes back the verdict on `len` bytes from `from` on: a receiver may have others.
+    pub(super) fn revoke(&mut self, from: u32, len: u32, reason: Reason, time: u64, report: &mut impl Report) {
+        let end = from.wrapping_add(len);
+        let begin = if self.classifier.is_unfinished() {
+            self.position.wrapping_sub(self.classifier.head().len)
+        } else {
+            self.position
+        };
+        if is_before(begin, end) {
+            self.classifier.spoil(reason);
+            if !self.urgent.is_spoiling() {
+                self.classifier.end_spoil();
+            }
+        }
+        if is_before(from, begin) {
+            let mut request = self.unknown(RecordKind::Changed, from, reason, time);
+            request.head_len = len;
+            report(RecordKind::Changed, &request, &[]);
+        }
     }
 
     pub(super) fn push(&mut self, data: &[u8], time: u64, report: &mut impl Report) {
@@ -228,26 +412,32 @@ impl Stream {
         }
         let mut rest = data;
         while let Some((&byte, behind)) = rest.split_first() {
-            let skipped = self.skip(rest.len() as u32);
+            let skipped = self.skip(self.urgent.plain(self.position, rest.len() as u32));
             if skipped > 0 {
                 rest = rest.get(skipped as usize..).unwrap_or_default();
                 continue;
             }
+            self.urgent.before(self.position, &mut self.classifier);
+            let step = self.classifier.push(byte);
+            let hidden = self.urgent.after(self.position, byte, step, &mut self.classifier);
             self.position = self.position.wrapping_add(1);
             rest = behind;
-            if self.classifier.push(byte) == Step::Head {
+            if step == Step::Head {
                 self.report(RecordKind::Request, None, time, report);
+            }
+            for _ in 0..hidden {
+                self.report_unseen(Reason::Urgent, time, report);
             }
         }
     }
 
     /// `missing` bytes of the stream cannot be judged. What may be in them is reported, once.
     pub(super) fn unseen(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) {
-        let left = missing - self.skip(missing);
+        let left = missing - self.skip_unseen(missing);
         if left == 0 {
             return;
         }
-        if !self.cut(left, reason, time, report) && !self.continues && missing != u32::MAX {
+        if !self.cut(left, reason, time, report) && !self.continues {
             self.report_unseen(reason, time, report);
         }
         // A file of many pages is many sends.
@@ -255,13 +445,11 @@ impl Stream {
         self.position = self.position.wrapping_add(left);
     }
 
-    /// `missing` bytes never came here.
-    pub(super) fn gap(&mut self, missing: u32, time: u64, report: &mut impl Report) {
-        let left = missing - self.skip(missing);
-        if left > 0 {
-            self.cut(left, Reason::Gap, time, report);
-            self.position = self.position.wrapping_add(left);
-        }
+    /// [`Self::skip`] for bytes that are not seen; `u32::MAX` if nobody knows how many.
+    fn skip_unseen(&mut self, missing: u32) -> u32 {
+        self.is_far |= missing == u32::MAX;
+        self.urgent.gap(self.position, missing, &mut self.classifier);
+        self.skip(missing)
     }
 
     /// How many of the next `len` bytes are of a body.
@@ -284,6 +472,9 @@ impl Stream {
     pub(super) fn close(&mut self, time: u64, report: &mut impl Report) {
         if self.classifier.close() == Step::Head {
             self.report(RecordKind::Request, None, time, report);
+        }
+        for _ in 0..self.urgent.hidden() {
+            self.report_unseen(Reason::Urgent, time, report);
         }
     }
 
@@ -310,7 +501,7 @@ impl Stream {
         let begin = self.position.wrapping_sub(head.len);
         let mut request = self.request(kind, begin, time);
         request.head_len = head.len;
-        request.verdict = head.verdict as u8;
+        request.verdict = reason.map_or(head.verdict, |_| Verdict::Unknown) as u8;
         request.reason = reason.or(head.reason).map_or(0, |reason| reason as u8);
         request.method = head.method as u8;
         request.path_class = head.path_class as u8;
@@ -323,12 +514,21 @@ impl Stream {
 
     /// Reports what nobody could read as one request.
     fn report_unseen(&mut self, reason: Reason, time: u64, report: &mut impl Report) {
-        let mut request = self.request(RecordKind::Request, self.position, time);
+        let request = self.unknown(RecordKind::Request, self.position, reason, time);
+        report(RecordKind::Request, &request, &[]);
+    }
+
+    /// A request in the place of bytes from `begin` on that nobody could read.
+    fn unknown(&self, kind: RecordKind, begin: u32, reason: Reason, time: u64) -> Request {
+        let mut request = self.request(kind, begin, time);
+        if request.task.tgid == 0 {
+            request.task = self.last_sender();
+        }
         request.verdict = Verdict::Unknown as u8;
         request.reason = reason as u8;
         request.method = Method::Other as u8;
         request.path_class = PathClass::NotImds as u8;
-        report(RecordKind::Request, &request, &[]);
+        request
     }
 
     fn request(&self, kind: RecordKind, begin: u32, time: u64) -> Request {
@@ -347,6 +547,9 @@ impl Stream {
         // A host reaches its own addresses from themselves, unless the sender chose another.
         let local = ends.source == ends.destination;
         request.flags = self.flags | if local { request_flags::LOCAL } else { 0 };
+        if self.has_pages(begin) {
+            request.flags |= request_flags::SENDER_PAGES;
+        }
         request.net_ns = ends.net_ns;
         request.family = ends.family;
         request.source = ends.source;
@@ -360,27 +563,29 @@ impl Stream {
 
     /// Who sent last, or who connected.
     pub(super) fn last_sender(&self) -> Task {
-        self.senders.back().map_or(self.connector, |(_, task)| *task)
+        self.senders.back().map_or(self.connector, |sender| sender.task)
     }
 
     /// The sender of the byte at `position`.
     fn sender(&self, position: u32) -> Task {
-        let is_before = |from: u32| position.wrapping_sub(from) <= i32::MAX as u32;
-        let sender = self.senders.iter().rev().find(|(from, _)| is_before(*from));
-        sender.map_or_else(Task::default, |(_, task)| *task)
+        let sender = self
+            .senders
+            .iter()
+            .rev()
+            .find(|sender| !is_before(position, sender.from));
+        sender.map_or_else(Task::default, |sender| sender.task)
     }
 
     /// Those who sent before `position` alone.
     fn forget_senders(&mut self, position: u32) {
-        let is_before = |from: u32| position.wrapping_sub(from) <= i32::MAX as u32;
-        while self.senders.get(1).is_some_and(|(from, _)| is_before(*from)) {
+        while self.senders.get(1).is_some_and(|next| !is_before(position, next.from)) {
             self.senders.pop_front();
         }
         // It stays before what follows, however much that is.
-        if let Some((from, _)) = self.senders.front_mut()
-            && is_before(*from)
+        if let Some(first) = self.senders.front_mut()
+            && !is_before(position, first.from)
         {
-            *from = position;
+            first.from = position;
         }
     }
 }

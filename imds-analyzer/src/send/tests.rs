@@ -7,7 +7,7 @@
 use imds_analyzer_ebpf::{
     abi::{
         RecordKind, Request, Task, request_flags,
-        send::{Phase, Send},
+        send::{Phase, Send, send_flags},
     },
     classify::{Reason, Verdict},
 };
@@ -228,7 +228,8 @@ fn lost_records_are_gaps_and_never_a_verdict() {
         }
         script.send(b"\r\n\r\n");
         script.send(V1);
-        assert_eq!(script.verdicts(), [unknown(Reason::Gap), JUDGED_V1], "{lost}");
+        let reason = if lost == 1 { Reason::NoState } else { Reason::Gap };
+        assert_eq!(script.verdicts(), [unknown(reason), JUDGED_V1], "{lost}");
         assert!(script.counters().gaps > 0);
     }
 }
@@ -268,7 +269,6 @@ fn a_reset_takes_the_port_from_the_socket_and_not_from_the_record() {
 #[test]
 fn a_connection_that_is_older_is_joined_in_its_middle() {
     let mut script = Script::new();
-    script.number = 8;
     script.send(b"x-token: 1\r\n\r\n");
     script.send(V1);
     assert_eq!(script.verdicts(), [unknown(Reason::Midstream), JUDGED_V1]);
@@ -329,6 +329,275 @@ fn an_unfinished_head_is_noted_once_at_first_and_once_with_its_line() {
     assert!(script.records.iter().all(|(kind, ..)| *kind == RecordKind::Pending));
 }
 
+/// A stream of heads, sent in parts; `flags` of each.
+fn with_flags(parts: &[(&[u8], u32)]) -> Script {
+    let mut script = Script::connected();
+    for (part, flags) in parts {
+        script.number += 1;
+        script.take(Phase::Begin, |send| send.flags = *flags, part);
+        let end = |send: &mut Send| (send.flags, send.result) = (*flags, part.len() as i32);
+        script.take(Phase::End, end, part);
+    }
+    script
+}
+
+const URGENT: u32 = send_flags::URGENT;
+const JUDGED_URGENT: (Verdict, Option<Reason>) = (Verdict::Unknown, Some(Reason::Urgent));
+
+/// In the token's name, the method, the path, the version, and at the ends of the head.
+#[test]
+fn a_head_with_an_urgent_byte_is_unknown_and_its_neighbours_are_judged() {
+    let stream = [V1, V2, V1, V2].concat();
+    for place in [0, 1, 2, 7, 13, 30, V2.len() - 6] {
+        let at = V1.len() + place;
+        let script = with_flags(&[(&stream[..at], 0), (&stream[at..=at], URGENT), (&stream[at + 1..], 0)]);
+        assert_eq!(
+            script.verdicts(),
+            [JUDGED_V1, JUDGED_URGENT, JUDGED_V1, JUDGED_V2],
+            "{place}"
+        );
+        assert_eq!(script.requests()[1].task.tgid, 7);
+    }
+    // The last byte of a head: where `tcp_stdurg` is set it is the first byte of the next one.
+    let at = V1.len() + V2.len() - 1;
+    let script = with_flags(&[(&stream[..=at], URGENT), (&stream[at + 1..], 0)]);
+    assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_URGENT, JUDGED_URGENT, JUDGED_V2]);
+}
+
+/// The first of them is one byte, the others are the last bytes of more.
+#[test]
+fn several_urgent_bytes() {
+    let token = V2.windows(6).position(|bytes| bytes == b"-token").unwrap();
+    let script = with_flags(&[
+        (&V2[..token], 0),
+        (&V2[token..=token], URGENT),
+        (&V2[token + 1..token + 4], URGENT),
+        (&V2[token + 4..], 0),
+        (V1, 0),
+    ]);
+    // Nobody knows which of them a receiver has left out, and so where a head begins.
+    assert_eq!(script.verdicts(), [JUDGED_URGENT, JUDGED_URGENT]);
+    // One after the other they are as one.
+    let mut parts: Vec<(&[u8], u32)> = Vec::new();
+    for _ in 0..3 {
+        parts.extend([
+            (&V2[..token], 0),
+            (&V2[token..=token], URGENT),
+            (&V2[token + 1..], 0),
+            (V1, 0),
+        ]);
+    }
+    assert_eq!(with_flags(&parts).verdicts(), [JUDGED_URGENT, JUDGED_V1].repeat(3));
+}
+
+/// Without the urgent byte there is a length, or the body is longer by one: what follows is read in two ways until both
+/// agree, and what only one of them sees is reported.
+#[test]
+fn an_urgent_byte_that_moves_what_follows() {
+    let hidden = b"PUT /x HTTP/1.1\r\n?Content-Length: 44\r\n\r\n";
+    let at = hidden.iter().position(|byte| *byte == b'?').unwrap();
+    let script = with_flags(&[
+        (&hidden[..at], 0),
+        (&hidden[at..=at], URGENT),
+        (&hidden[at + 1..], 0),
+        (V2, 0),
+        (V1, 0),
+    ]);
+    // The length ends in the middle of the second head, and certainty begins again behind it.
+    assert_eq!(script.verdicts(), [JUDGED_URGENT, JUDGED_URGENT, JUDGED_V1]);
+    // As a body it has a head that the stream itself has not.
+    let body = b"PUT /x HTTP/1.1\r\nContent-Length: 40\r\n\r\nGET /latest/user-data?a HTTP/1.1\r\nA: b\r\n\r\n";
+    let at = body.windows(4).position(|bytes| bytes == b"40\r\n").unwrap();
+    let script = with_flags(&[
+        (&body[..at], 0),
+        (&body[at..=at], URGENT),
+        (&body[at + 1..], 0),
+        (V1, 0),
+    ]);
+    assert_eq!(script.verdicts()[..2], [JUDGED_URGENT, JUDGED_URGENT]);
+    assert_eq!(script.verdicts().last(), Some(&JUDGED_V1));
+    let body = b"PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc";
+    let at = body.len() - 1;
+    let script = with_flags(&[(&body[..at], 0), (&body[at..], URGENT), (V1, 0), (V1, 0)]);
+    assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_URGENT, JUDGED_V1]);
+}
+
+/// A send that waits leaves in parts, each with an urgent byte of its own; and of one behind much that waits TCP tells
+/// with pointers that do not reach it.
+#[test]
+fn an_urgent_byte_that_may_be_anywhere() {
+    let pipelined = [V2, V2].concat();
+    let script = with_flags(&[(V1, 0), (&pipelined, URGENT), (V1, 0)]);
+    assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_V2, JUDGED_URGENT, JUDGED_URGENT]);
+    let script = with_flags(&[(V1, 0), (&pipelined, URGENT | send_flags::WAITED), (V1, 0)]);
+    assert_eq!(
+        script.verdicts(),
+        [JUDGED_V1, JUDGED_URGENT, JUDGED_URGENT, JUDGED_URGENT]
+    );
+
+    let script = with_flags(&[
+        (b"PUT / HTTP/1.1\r\nContent-Length: 65536\r\n\r\n", 0),
+        (&[b' '; 65536], 0),
+        (V2, 0),
+        (b"x", URGENT),
+    ]);
+    let (_, revoked, _) = script
+        .records
+        .iter()
+        .find(|(kind, ..)| *kind == RecordKind::Changed)
+        .unwrap();
+    assert!(
+        script
+            .requests()
+            .iter()
+            .all(|head| head.seq < revoked.seq + revoked.head_len)
+    );
+    assert_eq!((revoked.reason(), revoked.task.tgid), (Some(Reason::Urgent), 7));
+}
+
+#[test]
+fn pages_that_stay_the_sender_s_are_marked_where_they_are() {
+    let pages = send_flags::SENDER_PAGES;
+    let script = with_flags(&[(V1, 0), (&V2[..20], 0), (&V2[20..], pages), (V1, 0), (V2, pages)]);
+    assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_V2, JUDGED_V1, JUDGED_V2]);
+    let marked = |request: &&Request| request.flags & request_flags::SENDER_PAGES != 0;
+    let marks: Vec<_> = script.requests().iter().map(marked).collect();
+    assert_eq!(marks, [false, true, false, true]);
+}
+
+/// User and name are those of the send, also where the process has changed them since it sent last.
+#[test]
+fn each_send_has_its_own_user_and_name() {
+    let mut script = Script::connected();
+    for (uid, comm) in [(0, b'a'), (65534, b'a'), (65534, b'b')] {
+        script.number += 1;
+        let by = |send: &mut Send| {
+            send.task.uid = uid;
+            send.task.comm[0] = comm;
+            send.result = V1.len() as i32;
+        };
+        script.take(Phase::Begin, by, V1);
+        script.take(Phase::End, by, V1);
+    }
+    let seen: Vec<_> = script
+        .requests()
+        .iter()
+        .map(|it| (it.task.uid, it.task.comm[0]))
+        .collect();
+    assert_eq!(seen, [(0, b'a'), (65534, b'a'), (65534, b'b')]);
+}
+
+/// TCP_FASTOPEN_CONNECT: the socket has its peer before the SYN leaves, with what another process sends.
+#[test]
+fn with_fast_open_connect_the_sender_is_who_sends() {
+    let mut script = Script::connected();
+    script.number = 1;
+    for phase in [Phase::Begin, Phase::End] {
+        let by = |send: &mut Send| (send.task.tgid, send.result) = (8, V1.len() as i32);
+        script.take(phase, by, V1);
+    }
+    assert_eq!(script.verdicts(), [JUDGED_V1]);
+    assert_eq!(script.requests()[0].task.tgid, 8);
+}
+
+/// The kernel side counts a socket's sends from 1 on again when it had no room for the count.
+#[test]
+fn a_count_that_begins_again() {
+    let mut script = Script::connected();
+    script.send(V1);
+    script.send(V1);
+    script.number = 0;
+    script.send(V2);
+    assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_V1, JUDGED_V2]);
+    // Inside a head nobody can tell.
+    script.send(&V2[..20]);
+    script.number = 0;
+    script.send(&V2[20..]);
+    script.send(V1);
+    let verdicts = script.verdicts();
+    assert_eq!(verdicts[3..], [unknown(Reason::NoState), JUDGED_V1]);
+    assert_eq!(script.requests()[3].task.tgid, 7);
+}
+
+/// Nothing is lost without a record that names the sender, though it is in no head that has begun.
+#[test]
+fn sends_that_are_lost_between_heads_are_reported() {
+    let mut script = Script::connected();
+    script.send(V1);
+    script.number += 3;
+    script.send(V1);
+    assert_eq!(script.verdicts(), [JUDGED_V1, unknown(Reason::Gap), JUDGED_V1]);
+    assert_eq!(script.requests()[1].task.tgid, 7);
+    // A send whose end is never heard of, and one that is not heard of at all.
+    script.begin(V1);
+    script.close();
+    assert_eq!(script.verdicts()[3..], [unknown(Reason::NoState)]);
+    script.number = 0;
+    script.take(Phase::Connect, |_| {}, b"");
+    script.send(V1);
+    script.number += 1;
+    script.close();
+    assert_eq!(script.verdicts()[4..], [JUDGED_V1, unknown(Reason::Gap)]);
+}
+
+/// Records that found no room are one record of each connection that they were of, and of no other.
+#[test]
+fn what_a_full_buffer_lost_is_told_once() {
+    let lose = |script: &mut Script| {
+        let records = &mut script.records;
+        script.tap.lost(0, &mut |kind, request: &Request, capture: &[u8]| {
+            records.push((kind, *request, capture.to_vec()));
+        });
+    };
+    let mut script = Script::connected();
+    script.send(V1);
+    lose(&mut script);
+    script.send(V1);
+    assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_V1]);
+    lose(&mut script);
+    script.number += 1;
+    script.send(V1);
+    assert_eq!(script.verdicts()[2..], [unknown(Reason::Gap), JUDGED_V1]);
+    script.send(&V2[..20]);
+    lose(&mut script);
+    script.number += 1;
+    script.send(V1);
+    script.send(V1);
+    // Certainty begins again at an empty line.
+    assert_eq!(
+        script.verdicts()[4..],
+        [unknown(Reason::Gap), unknown(Reason::Gap), JUDGED_V1]
+    );
+}
+
+/// More connections than there is room for: what is given up and cannot be judged is a record with its sender.
+#[test]
+fn connections_that_are_given_up_are_reported() {
+    let mut script = Script::connected();
+    script.send(&V1[..20]);
+    let (first, number) = (SOCK, script.number);
+    for other in 1..=super::STREAMS_MAX.get() as u64 {
+        script.take(
+            Phase::Connect,
+            |send| (send.sock, send.number) = (SOCK + other * 8, 0),
+            b"",
+        );
+    }
+    assert_eq!(script.counters().evicted, 1);
+    assert_eq!(script.verdicts(), [unknown(Reason::NoState)]);
+    assert_eq!(script.requests()[0].task.tgid, 7);
+    // It goes on with the end of its head, and then with one that can be judged.
+    script.number = number;
+    for data in [&V1[20..], V1] {
+        script.number += 1;
+        let send = |send: &mut Send| (send.sock, send.result) = (first, data.len() as i32);
+        script.take(Phase::Begin, send, data);
+        script.take(Phase::End, send, data);
+    }
+    assert_eq!(script.verdicts()[1..], [unknown(Reason::NoState), JUDGED_V1]);
+    assert_eq!(script.requests()[1].flags & request_flags::OLD_SOCKET, 0);
+}
+
 fn phase() -> impl Strategy<Value = Phase> {
     prop_oneof![
         Just(Phase::Connect),
@@ -343,14 +612,15 @@ proptest! {
     /// Whatever is lost, doubled or out of order: no panic, and nothing that was not sent is called v1 with a token in it.
     #[test]
     fn any_records_in_any_order(records in proptest::collection::vec(
-        (phase(), 0..6_u32, 0..80_u32, any::<u32>(), any::<i32>(), 0..V2.len()), 0..60)) {
+        (phase(), 0..6_u32, 0..80_u32, any::<u32>(), any::<i32>(), 0..V2.len(), 0..8_u32), 0..60)) {
         let mut script = Script::new();
-        for (phase, number, offset, missing, result, len) in records {
+        for (phase, number, offset, missing, result, len, flags) in records {
             script.number = number;
             script.take(phase, |send| {
                 send.offset = offset;
                 send.missing = missing;
                 send.result = result;
+                send.flags = flags;
             }, &V2[..len]);
         }
         for (_, _, capture) in &script.records {
@@ -373,5 +643,22 @@ proptest! {
             }
         }
         assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_V2, JUDGED_V1, JUDGED_V1]);
+    }
+}
+
+proptest! {
+    /// Wherever an urgent byte is, and however it is cut: its head is unknown, the others are judged, and none is missing.
+    #[test]
+    fn any_urgent_byte(place in 0..V2.len(), cut in 0..20_usize) {
+        let stream = [V1, V2, V1, V2].concat();
+        let at = V1.len() + place;
+        let begin = at - cut.min(at);
+        let script = with_flags(&[(&stream[..begin], 0), (&stream[begin..=at], URGENT), (&stream[at + 1..], 0)]);
+        let verdicts = script.verdicts();
+        assert_eq!(verdicts[..2], [JUDGED_V1, JUDGED_URGENT]);
+        // The end of a head belongs to two.
+        let merged = place >= V2.len() - 4;
+        assert!(merged || verdicts == [JUDGED_V1, JUDGED_URGENT, JUDGED_V1, JUDGED_V2], "{:?}", verdicts);
+        assert_eq!(verdicts.last(), Some(&JUDGED_V2));
     }
 }

@@ -1,22 +1,24 @@
 //! Connections whose packets are seen: what the wire tap does in the kernel, on kernels that cannot do it there. Packets
 //! say what is sent, the kprobes on sends by whom; the socket's cookie and TCP's sequence numbers join them.
 
-use std::num::NonZeroUsize;
-
-use imds_analyzer_ebpf::abi::{
-    Task,
-    send::{Packet, Phase, Send},
+use imds_analyzer_ebpf::{
+    abi::{
+        Task,
+        send::{Packet, Phase, Send},
+    },
+    classify::Reason,
 };
 use lru::LruCache;
 
+mod history;
+
+use self::history::{History, Point};
 use super::{
     Counters, Report, STREAMS_MAX,
     packet::{self, Segment},
     stream::{Ends, Stream},
 };
 
-/// Sockets without a cookie that are being written to.
-const OPENING_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// The index that every network namespace gives its loopback device (LOOPBACK_IFINDEX, include/net/flow.h).
 const LOOPBACK: u32 = 1;
 
@@ -28,6 +30,7 @@ pub(super) struct Wire {
     opening: LruCache<u64, Send>,
     /// Who connected a socket, by sock.
     connectors: LruCache<u64, Task>,
+    point: Point,
 }
 
 struct Connection {
@@ -36,14 +39,20 @@ struct Connection {
     first: Option<u32>,
     /// Nothing new comes. What is sent again still may, and is to be known as that.
     ended: bool,
+    /// For what is sent again.
+    history: History,
+    point: Point,
+    /// Why its beginning was not seen, if it turns out that it was not.
+    joined: Reason,
 }
 
 impl Wire {
     pub(super) fn new() -> Self {
         Self {
             connections: LruCache::new(STREAMS_MAX),
-            opening: LruCache::new(OPENING_MAX),
+            opening: LruCache::new(STREAMS_MAX),
             connectors: LruCache::new(STREAMS_MAX),
+            point: Point::random(),
         }
     }
 
@@ -59,10 +68,14 @@ impl Wire {
     pub(super) fn sent(&mut self, send: &Send, phase: Phase, counters: &mut Counters, report: &mut impl Report) {
         match phase {
             Phase::Begin if send.cookie == 0 => {
-                self.opening.put(send.sock, *send);
+                if let Some((sock, _)) = self.opening.push(send.sock, *send)
+                    && sock != send.sock
+                {
+                    counters.senders += 1;
+                }
             }
             Phase::Begin => {
-                let connection = connection(&mut self.connections, send.cookie, counters);
+                let connection = self.connection(send.cookie, send.header.time, counters, report);
                 connection.stream.note(send, send.seq, counters);
             }
             Phase::End => {
@@ -108,16 +121,48 @@ impl Wire {
                 return;
             }
         };
-        let connection = connection(&mut self.connections, packet.cookie, counters);
+        let connection = self.connection(packet.cookie, time, counters, report);
         if connection.starts_with(&segment, packet.ifindex == LOOPBACK) {
             // Who wrote it has not returned yet.
             let mut candidates = self.opening.iter().filter(|(_, begin)| is_of(begin, &segment));
-            if let (Some((_, begin)), None) = (candidates.next(), candidates.next()) {
+            if let (Some((_, begin)), None) = (candidates.next(), candidates.next())
+                && let Some(connection) = self.connections.get_mut(&packet.cookie)
+            {
                 connection.opened_by(begin, counters);
             }
         }
+        let Some(connection) = self.connections.get_mut(&packet.cookie) else {
+            return;
+        };
         let cut = packet.len.saturating_sub(data.len() as u32);
         connection.take(&segment, cut, time, counters, report);
+    }
+
+    /// The one with this cookie, a new one if there is none.
+    fn connection(
+        &mut self,
+        cookie: u64,
+        time: u64,
+        counters: &mut Counters,
+        report: &mut impl Report,
+    ) -> &mut Connection {
+        let full = self.connections.len() == STREAMS_MAX.get() && !self.connections.contains(&cookie);
+        if full
+            && let Some((_, mut oldest)) = self.connections.pop_lru()
+            && !oldest.ended
+        {
+            counters.evicted += 1;
+            oldest.stream.give_up(time, report);
+        }
+        // It may be one of those.
+        let joined = if counters.evicted > 0 {
+            Reason::NoState
+        } else {
+            Reason::Midstream
+        };
+        let point = self.point;
+        self.connections
+            .get_or_insert_mut(cookie, || Connection::new(cookie, point, joined))
     }
 
     /// Sends were lost on the way here. Packets tell themselves.
@@ -127,19 +172,6 @@ impl Wire {
             connection.stream.forget_all_senders();
         }
     }
-}
-
-/// The one with this cookie, a new one if there is none.
-fn connection<'a>(
-    connections: &'a mut LruCache<u64, Connection>,
-    cookie: u64,
-    counters: &mut Counters,
-) -> &'a mut Connection {
-    let full = connections.len() == STREAMS_MAX.get() && !connections.contains(&cookie);
-    if full && connections.peek_lru().is_some_and(|(_, oldest)| !oldest.ended) {
-        counters.evicted += 1;
-    }
-    connections.get_or_insert_mut(cookie, || Connection::new(cookie))
 }
 
 /// Whether a send may have begun what a first packet has: on a socket with that port, or on one that has none yet
@@ -152,11 +184,14 @@ fn is_of(begin: &Send, segment: &Segment<'_>) -> bool {
 }
 
 impl Connection {
-    fn new(cookie: u64) -> Self {
+    fn new(cookie: u64, point: Point, joined: Reason) -> Self {
         Self {
             stream: Stream::new(cookie),
             first: None,
             ended: false,
+            history: History::default(),
+            point,
+            joined,
         }
     }
 
@@ -177,10 +212,11 @@ impl Connection {
         if self.first.is_some() {
             // The socket was disconnected, and connects again.
             self.stream.restart();
+            self.history = History::default();
             self.ended = false;
         }
         if !segment.syn {
-            self.stream.join();
+            self.stream.join(self.joined);
         }
         self.first = Some(segment.seq);
         let ends = Ends {
@@ -198,22 +234,37 @@ impl Connection {
     /// Takes the part of the payload that is new. `cut` bytes behind it were left out.
     fn take(&mut self, segment: &Segment<'_>, cut: u32, time: u64, counters: &mut Counters, report: &mut impl Report) {
         let stream = &mut self.stream;
+        if let Some(urgent) = segment.urgent {
+            stream.urgent(urgent, time, report);
+        }
         let (mut payload, mut cut) = (segment.payload, cut);
         let ahead = segment.seq.wrapping_sub(stream.position());
         if ahead > i32::MAX as u32 {
             // Sent before, at least in part.
             let known = ahead.wrapping_neg();
+            let again = payload.get(..known as usize).unwrap_or(payload);
+            let compared = self.history.compare(segment.seq, again, self.point);
+            if let Some((from, to)) = compared.other {
+                counters.changed += 1;
+                stream.revoke(from, to.wrapping_sub(from), Reason::Changed, time, report);
+            }
+            if let Some((from, to)) = compared.unknown
+                && stream.had_pages()
+            {
+                stream.revoke(from, to.wrapping_sub(from), Reason::Changed, time, report);
+            }
             cut -= cut.min(known.saturating_sub(payload.len() as u32));
             payload = payload.get(known as usize..).unwrap_or_default();
         } else if ahead > 0 && !payload.is_empty() {
             counters.gap_bytes += u64::from(ahead);
-            stream.gap(ahead, time, report);
+            stream.unseen(ahead, Reason::Gap, time, report);
         }
+        self.history.push(stream.position(), payload, self.point);
         stream.push(payload, time, report);
         if cut > 0 {
             counters.packet_bound += 1;
             counters.gap_bytes += u64::from(cut);
-            stream.gap(cut, time, report);
+            stream.unseen(cut, Reason::Gap, time, report);
         }
         if segment.last {
             self.end(time, report);

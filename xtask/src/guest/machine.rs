@@ -15,6 +15,7 @@ const MARK: &str = "@test ";
 pub(super) fn boot(arch: Arch, image: &Path, initramfs: &Path, disk: &Path, log: &Path) -> Result<String> {
     let machine = Machine {
         arch,
+        cpu: None,
         image,
         initramfs,
         memory: "1024",

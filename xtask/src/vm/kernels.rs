@@ -12,6 +12,10 @@ pub(crate) struct Kernel {
     pub(crate) distribution: Distribution,
     /// The packages that make it up.
     pub(crate) packages: &'static [Pattern],
+    /// The CPU, where it is another than usual.
+    pub(crate) cpu: Option<&'static str>,
+    /// The programs of tests that are run, of those that there are; none for all.
+    pub(crate) only: &'static [&'static str],
     /// The tap that is used where none is asked for.
     pub(crate) tap: Tap,
     /// Features of `check` that are not to be found, beside the hooks in `absent`.
@@ -138,12 +142,14 @@ const LOCKDOWN: Absent = Absent {
 };
 
 /// tp_btf's tracepoint, `tcp_sendmsg_locked`, exists since 6.15.
-pub(crate) const ALL: [Kernel; 9] = [
+pub(crate) const ALL: [Kernel; 10] = [
     Kernel {
         name: "5.10",
         arch: Arch::X86_64,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-5.10.0-", "-cloud-amd64")],
+        cpu: None,
+        only: &[],
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "kprobe", "connect"],
@@ -156,6 +162,8 @@ pub(crate) const ALL: [Kernel; 9] = [
         arch: Arch::X86_64,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.1.0-", "-cloud-amd64")],
+        cpu: None,
+        only: &[],
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "kprobe", "connect"],
@@ -168,6 +176,8 @@ pub(crate) const ALL: [Kernel; 9] = [
         arch: Arch::X86_64,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-amd64")],
+        cpu: None,
+        only: &[],
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "kprobe", "connect"],
@@ -183,11 +193,31 @@ pub(crate) const ALL: [Kernel; 9] = [
             pattern("linux-binary-7.", "-cloud-amd64"),
             pattern("linux-modules-7.", "-cloud-amd64"),
         ],
+        cpu: None,
+        only: &[],
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "tp_btf", "kprobe", "connect"],
         absent: &[],
         load: Some("tp_btf"),
+        lacks: &[],
+    },
+    // Socket storage is never to be had there: `kmalloc_nolock` needs cmpxchg16b.
+    Kernel {
+        name: "7-nocx16",
+        arch: Arch::X86_64,
+        distribution: Distribution::Debian,
+        packages: &[
+            pattern("linux-binary-7.", "-cloud-amd64"),
+            pattern("linux-modules-7.", "-cloud-amd64"),
+        ],
+        cpu: Some("qemu64,-cx16"),
+        only: &["trust", "verdicts"],
+        tap: Tap::Wire,
+        without: &[],
+        owners: &["tp_btf"],
+        absent: &[],
+        load: None,
         lacks: &[],
     },
     // What Ubuntu 18.04 was released with, and what it ended with.
@@ -199,6 +229,8 @@ pub(crate) const ALL: [Kernel; 9] = [
             pattern("linux-image-4.15.0-", "-aws"),
             pattern("linux-modules-4.15.0-", "-aws"),
         ],
+        cpu: None,
+        only: &[],
         tap: Tap::Send,
         without: &["BTF", "ring buffer", "kprobe tcp_sendmsg_locked"],
         owners: &["kprobe"],
@@ -223,6 +255,8 @@ pub(crate) const ALL: [Kernel; 9] = [
             pattern("linux-image-5.4.0-", "-aws"),
             pattern("linux-modules-5.4.0-", "-aws"),
         ],
+        cpu: None,
+        only: &[],
         tap: Tap::Send,
         without: &["ring buffer"],
         owners: &["kprobe"],
@@ -239,6 +273,8 @@ pub(crate) const ALL: [Kernel; 9] = [
             pattern("linux-image-5.8.0-", "-aws"),
             pattern("linux-modules-5.8.0-", "-aws"),
         ],
+        cpu: None,
+        only: &[],
         tap: Tap::Send,
         without: &["BTF"],
         owners: &["kprobe"],
@@ -253,6 +289,8 @@ pub(crate) const ALL: [Kernel; 9] = [
         arch: Arch::Arm64,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.1.0-", "-cloud-arm64")],
+        cpu: None,
+        only: &[],
         tap: Tap::Wire,
         without: &[],
         owners: &["kprobe", "connect"],
@@ -265,6 +303,8 @@ pub(crate) const ALL: [Kernel; 9] = [
         arch: Arch::Arm64,
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-arm64")],
+        cpu: None,
+        only: &[],
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "kprobe", "connect"],
@@ -315,6 +355,13 @@ pub(crate) const MODULES: [&str; 12] = [
     "nft_counter",
     "nft_numgen",
 ];
+
+impl Kernel {
+    /// The folder of its packages, which kernels on other CPUs share.
+    pub(crate) fn folder(&self) -> &'static str {
+        self.name.trim_end_matches("-nocx16")
+    }
+}
 
 impl Distribution {
     pub(crate) const fn name(self) -> &'static str {
@@ -392,7 +439,7 @@ mod tests {
 
     #[test]
     fn every_owner_hook_is_either_there_or_absent() {
-        for kernel in &ALL {
+        for kernel in ALL.iter().filter(|kernel| kernel.only.is_empty()) {
             for owner in ["fentry", "tp_btf", "kprobe", "connect"] {
                 let (there, absent) = (kernel.owners.contains(&owner), kernel.absent.contains(&owner));
                 assert!(there != absent, "{owner} on {}", kernel.name);

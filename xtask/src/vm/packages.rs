@@ -97,8 +97,8 @@ impl Packages {
     pub(crate) fn kernel(&mut self, kernel: &Kernel) -> Result<Unpacked> {
         let newest = |packages: &Self| kernel.packages.iter().map(|pattern| packages.newest(pattern)).collect();
         let folder = match kernel.distribution {
-            Distribution::Debian => self.unpack(kernel.name, newest)?,
-            Distribution::Ubuntu => self.of_ubuntu()?.unpack(kernel.name, newest)?,
+            Distribution::Debian => self.unpack(kernel.folder(), newest)?,
+            Distribution::Ubuntu => self.of_ubuntu()?.unpack(kernel.folder(), newest)?,
         };
         find(&folder).with_context(|| format!("{} holds no kernel", folder.display()))
     }

@@ -52,9 +52,17 @@ pub(crate) struct Ended {
 }
 
 /// Runs a guest of the matrix until it switches itself off, or is late.
-pub(crate) fn run(arch: Arch, image: &Path, initramfs: &Path, log: &Path, limit: Duration) -> Result<Console> {
+pub(crate) fn run(
+    arch: Arch,
+    cpu: Option<&str>,
+    image: &Path,
+    initramfs: &Path,
+    log: &Path,
+    limit: Duration,
+) -> Result<Console> {
     let machine = Machine {
         arch,
+        cpu,
         image,
         initramfs,
         memory: "1536",
@@ -67,6 +75,8 @@ pub(crate) fn run(arch: Arch, image: &Path, initramfs: &Path, log: &Path, limit:
 /// A guest's machine.
 pub(crate) struct Machine<'a> {
     pub(crate) arch: Arch,
+    /// Another one than the architecture's.
+    pub(crate) cpu: Option<&'a str>,
     pub(crate) image: &'a Path,
     pub(crate) initramfs: &'a Path,
     /// MiB.
@@ -82,6 +92,9 @@ impl Machine<'_> {
     pub(crate) fn run(&self, log: &Path, limit: Duration) -> Result<String> {
         let console = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = self.arch.qemu();
+        if let Some(cpu) = self.cpu {
+            command.args(["-cpu", cpu]);
+        }
         command
             .args(["-smp", "2", "-m", self.memory])
             .args([

@@ -226,6 +226,7 @@ fn forget_tasks(settings: &mut SendSettings) {
         &mut common.task_comm,
         &mut common.task_mm,
         &mut common.task_cred,
+        &mut common.task_self_exec_id,
     ] {
         *offset = 0;
     }

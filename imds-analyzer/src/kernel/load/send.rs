@@ -14,7 +14,7 @@ use aya::{
 };
 use imds_analyzer_ebpf::abi::{
     self, OwnerHook,
-    send::{NO_TAG, SLOT, SendSettings, map, program, stage},
+    send::{NO_TAG, SLOT, SendSettings, map, program, send_flags, stage},
 };
 use zerocopy::IntoBytes;
 
@@ -39,10 +39,11 @@ const PAGES: std::ops::RangeInclusive<usize> = 32..=128;
 
 /// Programs and the functions they are attached to, ends before begins. What is not essential is left out where the kernel
 /// does not have it.
-const HOOKS: [(&str, &str, Side, bool); 10] = [
+const HOOKS: [(&str, &str, Side, bool); 11] = [
     (program::CLOSE, "tcp_close", Side::Entry, true),
     (program::CLOSE, "tcp_disconnect", Side::Entry, true),
     (program::SHUTDOWN, "tcp_shutdown", Side::Entry, false),
+    (program::WAIT, WAIT_MEMORY, Side::Entry, false),
     (program::SENT, abi::program::SENDER, Side::Return, true),
     (program::SEND, abi::program::SENDER, Side::Entry, true),
     // Until 6.4.
@@ -53,6 +54,9 @@ const HOOKS: [(&str, &str, Side, bool); 10] = [
     (program::CONNECT, "tcp_v6_connect", Side::Entry, false),
     (program::CALIBRATE, abi::program::SENDER, Side::Entry, true),
 ];
+
+/// The function in which a send waits for room.
+const WAIT_MEMORY: &str = "sk_stream_wait_memory";
 
 /// The tracepoints that say who starts whom.
 const FORK: &str = "sched/sched_process_fork";
@@ -112,6 +116,15 @@ pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Res
         }
     };
     kprobes.retain(|attached| attached.program != program::CALIBRATE);
+    let learnt = SendSettings {
+        // Without the hook every send may have waited.
+        send_flags: if kprobes.iter().any(|attached| attached.program == program::WAIT) {
+            0
+        } else {
+            send_flags::WAITED
+        },
+        ..learnt
+    };
     let mut verified = verify(learnt, |asked| write(&mut settings, asked), &mut buffers)
         .context("what the send tap reads is not what was sent")?;
     findings.extend(verified.findings);
@@ -303,7 +316,7 @@ fn follow_processes(
 /// A program is missing only if it is attached nowhere.
 fn note_missing(hooks: &mut [Hook], name: &str, function: &str, error: &anyhow::Error) {
     tracing::debug!("{name} is not attached to {function}: {error:#}");
-    if name == program::PAGES || name == program::SHUTDOWN {
+    if [program::PAGES, program::SHUTDOWN, program::WAIT].contains(&name) {
         for hook in hooks.iter_mut().filter(|hook| hook.program == name) {
             hook.error = Some(format!("{function}: {error:#}"));
         }

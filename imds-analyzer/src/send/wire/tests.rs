@@ -7,7 +7,7 @@
 use imds_analyzer_ebpf::{
     abi::{
         RecordKind, Request, Task, request_flags,
-        send::{Packet, Phase, Send},
+        send::{Packet, Phase, Send, send_flags},
     },
     classify::{Reason, Verdict},
 };
@@ -31,6 +31,7 @@ const PUSH: u8 = 0x18;
 const SYN: u8 = 0x02;
 const FIN: u8 = 0x11;
 const RST: u8 = 0x04;
+const URG: u8 = 0x20;
 
 /// The wire, and what came out of it.
 struct Script {
@@ -92,12 +93,22 @@ impl Script {
 
     /// The last `cut` bytes of the payload are left out on the way.
     fn cut_packet(&mut self, flags: u8, seq: u32, payload: &[u8], cut: usize) {
+        self.any_packet(flags, seq, payload, cut, 0);
+    }
+
+    /// The byte `pointer` of the payload is behind the urgent one.
+    fn urgent_packet(&mut self, seq: u32, payload: &[u8], pointer: u16) {
+        self.any_packet(PUSH | URG, seq, payload, 0, pointer);
+    }
+
+    fn any_packet(&mut self, flags: u8, seq: u32, payload: &[u8], cut: usize, pointer: u16) {
         let mut bytes = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 5];
         bytes.extend(IMDS);
         bytes.extend(40_000_u16.to_be_bytes());
         bytes.extend(80_u16.to_be_bytes());
         bytes.extend(seq.to_be_bytes());
-        bytes.extend([0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
+        bytes.extend([0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0]);
+        bytes.extend(pointer.to_be_bytes());
         bytes.extend(payload);
         let mut packet = Packet::new_zeroed();
         packet.cookie = self.cookie;
@@ -311,6 +322,185 @@ fn senders_that_are_forgotten_are_counted() {
     assert_eq!(script.counters.senders, 6);
 }
 
+fn reasons(script: &Script) -> Vec<Option<Reason>> {
+    script.requests().iter().map(|request| request.reason()).collect()
+}
+
+const URGENT: Option<Reason> = Some(Reason::Urgent);
+
+/// The pointer is in the packet with the byte, in those before it, and again in what is sent again.
+#[test]
+fn a_head_with_an_urgent_byte_is_unknown_and_its_neighbours_are_judged() {
+    let stream = [V1, V2, V1].concat();
+    for place in [0, 1, 2, 20, 40, V2.len() - 6] {
+        let mut script = Script::connected();
+        let urgent = V1.len() + place;
+        script.packet(PUSH, at(0), &stream[..10]);
+        script.urgent_packet(at(10), &stream[10..urgent], (urgent - 10 + 1) as u16);
+        script.urgent_packet(at(urgent), &stream[urgent..=urgent], 1);
+        script.urgent_packet(at(10), &stream[10..=urgent], (urgent - 10 + 1) as u16);
+        script.packet(PUSH, at(urgent + 1), &stream[urgent + 1..]);
+        assert_eq!(reasons(&script), [None, URGENT, None], "{place}");
+        assert_eq!(
+            script
+                .records
+                .iter()
+                .filter(|(kind, ..)| *kind == RecordKind::Changed)
+                .count(),
+            0
+        );
+    }
+    let mut script = Script::connected();
+    script.urgent_packet(at(0), &stream, V1.len() as u16);
+    assert_eq!(reasons(&script), [URGENT, URGENT, None]);
+}
+
+/// A pointer to what was judged before it came.
+#[test]
+fn an_urgent_byte_that_is_told_of_late() {
+    let mut script = Script::connected();
+    script.packet(PUSH, at(0), V1);
+    script.urgent_packet(at(0), V1, 10);
+    let (kind, request, _) = script.records.last().unwrap();
+    assert_eq!((*kind, request.reason()), (RecordKind::Changed, URGENT));
+    assert_eq!((request.seq, request.head_len), (at(9), 2));
+}
+
+/// The ranges of what is said to have changed.
+fn changed(script: &Script) -> Vec<(u32, u32, u32)> {
+    let changed = script.records.iter().filter(|(kind, ..)| *kind == RecordKind::Changed);
+    changed
+        .inspect(|(_, request, _)| assert_eq!(request.reason(), Some(Reason::Changed)))
+        .map(|(_, request, _)| {
+            (
+                request.seq,
+                request.seq.wrapping_add(request.head_len),
+                request.task.tgid,
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_sent_again_with_other_bytes_is_said() {
+    let stream = [V1, V2, V1].concat();
+    let name = V1.len() + V2.windows(5).position(|bytes| bytes == b"token").unwrap();
+    let mut other = stream.clone();
+    other[name..name + 5].copy_from_slice(b"nekot");
+    // As it was sent, one head of it, all that follows, and from the middle of a block.
+    for (from, to) in [
+        (0, stream.len()),
+        (V1.len(), V1.len() + V2.len()),
+        (V1.len(), stream.len()),
+    ] {
+        let mut script = Script::connected();
+        script.begins(7, at(0));
+        script.packet(PUSH, at(0), V1);
+        script.packet(PUSH, at(V1.len()), V2);
+        script.packet(PUSH, at(V1.len() + V2.len()), V1);
+        script.packet(PUSH, at(0), &stream);
+        assert_eq!(changed(&script), []);
+        script.packet(PUSH, at(from), &other[from..to]);
+        assert_eq!(changed(&script), [(at(V1.len()), at(V1.len() + V2.len()), 7)]);
+        assert_eq!(script.judged().len(), 3);
+        assert_eq!(script.counters.changed, 1);
+    }
+}
+
+/// The head goes on while what came before of it changes: one record, and its neighbours are judged.
+#[test]
+fn a_head_that_changes_before_it_ends() {
+    let mut script = Script::connected();
+    script.packet(PUSH, at(0), V1);
+    let from = V1.len();
+    script.packet(PUSH, at(from), &V2[..30]);
+    let mut other = V2[..30].to_vec();
+    other[20] = b'?';
+    script.packet(PUSH, at(from), &other);
+    script.packet(PUSH, at(from + 30), &[&V2[30..], V1].concat());
+    assert_eq!(reasons(&script), [None, Some(Reason::Changed), None]);
+    assert_eq!(changed(&script), []);
+}
+
+/// Cut otherwise than before: that can be told of whole blocks alone, and matters where pages are the sender's.
+#[test]
+fn what_cannot_be_compared_is_certain_only_in_pages_of_the_kernel() {
+    let middle = V1.len() + 10..V1.len() + 20;
+    for pages in [0, send_flags::SENDER_PAGES] {
+        let mut script = Script::connected();
+        script.sent(7, Phase::Begin, at(0), |send| send.flags = pages);
+        script.packet(PUSH, at(0), &[V1, V2].concat());
+        script.packet(PUSH, at(middle.start), &V2[10..20]);
+        let expected: &[_] = if pages == 0 {
+            &[]
+        } else {
+            &[(at(middle.start), at(middle.end), 7)]
+        };
+        assert_eq!(changed(&script), expected);
+        let marked = |request: &Request| request.flags & request_flags::SENDER_PAGES != 0;
+        assert!(script.requests().iter().all(|request| marked(request) == (pages != 0)));
+    }
+}
+
+/// From sendfile or with MSG_ZEROCOPY, and what is written behind it as usual.
+#[test]
+fn pages_that_stay_the_sender_s_are_marked_where_they_are() {
+    let mut script = Script::connected();
+    for (number, flags) in [0, send_flags::SENDER_PAGES, 0].into_iter().enumerate() {
+        script.sent(7, Phase::Begin, at(number * V1.len()), |send| send.flags = flags);
+    }
+    script.packet(PUSH, at(0), &[V1, V1, V1].concat());
+    let marks: Vec<_> = script
+        .requests()
+        .iter()
+        .map(|it| it.flags & request_flags::SENDER_PAGES != 0)
+        .collect();
+    assert_eq!(marks, [false, true, false]);
+}
+
+/// TCP_FASTOPEN_CONNECT: connected by one, the SYN leaves with what another one sends.
+#[test]
+fn with_fast_open_connect_the_sender_is_who_sends() {
+    let mut script = Script::new();
+    script.sent(6, Phase::Connect, 0, |send| send.cookie = 0);
+    script.sent(7, Phase::Begin, 12345, |send| send.cookie = 0);
+    script.packet(SYN, ISN, V1);
+    script.sent(7, Phase::End, at(V1.len()), |_| {});
+    assert_eq!(script.judged(), [(Verdict::V1, 7)]);
+}
+
+/// A head in the part of a packet that did not come here.
+#[test]
+fn what_is_cut_off_behind_a_head_is_reported() {
+    let mut script = Script::connected();
+    script.begins(7, at(0));
+    script.cut_packet(PUSH, at(0), &[V1, V2].concat(), V2.len());
+    assert_eq!(script.judged(), [(Verdict::V1, 7), (Verdict::Unknown, 7)]);
+    script.packet(PUSH, at(V1.len() + V2.len() + 100), V1);
+    assert_eq!(reasons(&script)[2..], [Some(Reason::Gap), None]);
+}
+
+/// More connections than there is room for.
+#[test]
+fn connections_that_are_given_up_are_reported() {
+    let mut script = Script::connected();
+    script.begins(7, at(0));
+    script.packet(PUSH, at(0), &V1[..20]);
+    for cookie in 1..=STREAMS_MAX.get() as u64 {
+        script.cookie = COOKIE + cookie;
+        script.packet(SYN, ISN, b"");
+    }
+    assert_eq!(
+        (reasons(&script), script.judged()),
+        (vec![Some(Reason::NoState)], vec![(Verdict::Unknown, 7)])
+    );
+    script.cookie = COOKIE;
+    script.begins(8, at(20));
+    script.packet(PUSH, at(20), &[&V1[20..], V1].concat());
+    assert_eq!(reasons(&script)[1..], [Some(Reason::NoState), None]);
+    assert_eq!(script.judged()[1..], [(Verdict::Unknown, 8), (Verdict::V1, 8)]);
+}
+
 /// A connection that has ended is no loss.
 #[test]
 fn only_connections_that_are_open_are_given_up() {
@@ -360,5 +550,18 @@ proptest! {
         let expected = [Verdict::V1, Verdict::V2, Verdict::V1, Verdict::V2].map(|verdict| (verdict, 7));
         assert_eq!(script.judged(), expected);
         assert_eq!(script.counters, Counters::default());
+    }
+
+    /// Whatever is sent again, cut off, urgent or in the sender's pages: no panic.
+    #[test]
+    fn any_packets(packets in proptest::collection::vec(
+        (any::<u8>(), -80_i32..300, 0..V2.len(), 0..80_usize, any::<u16>(), 0..8_u32), 0..40)) {
+        let mut script = Script::new();
+        for (flags, place, len, cut, pointer, send_flags) in packets {
+            let seq = at(0).wrapping_add_signed(place);
+            script.sent(7, Phase::Begin, seq, |send| send.flags = send_flags);
+            script.any_packet(flags & !RST, seq, &V2[..len], cut.min(len), pointer % 100);
+        }
+        assert!(script.records.iter().all(|(_, request, _)| request.verdict().is_some()));
     }
 }
