@@ -126,6 +126,7 @@ impl<'a> Daemon<'a> {
         .context("rights cannot be dropped")?;
         tracing::debug!("capabilities kept: {kept:?}");
         daemon.apply();
+        warn_of_rules(&daemon.config);
         let status = daemon.status();
         say(format_args!("ready: {}", daemon.session.describe()));
         notify::ready(&status);
@@ -231,6 +232,7 @@ impl<'a> Daemon<'a> {
                 }
                 self.config = config;
                 self.apply();
+                warn_of_rules(&self.config);
                 self.listen();
                 self.session.sink().metrics.set_reload_good(true);
                 notify::ready(&self.status());
@@ -307,6 +309,12 @@ impl<'a> Daemon<'a> {
             say(format_args!("{}", loss::describe(&lost)));
         }
         Ok(ExitCode::Ok)
+    }
+}
+
+fn warn_of_rules(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -310,9 +310,15 @@ fn config_command(command: ConfigCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConfigCommand::Print => io::stdout().write_all(config::DEFAULT.as_bytes())?,
         ConfigCommand::Check { file } => {
-            if let Err(error) = Config::read(&file) {
-                say(format_args!("{error}"));
-                return Ok(ExitCode::Failed);
+            let config = match Config::read(&file) {
+                Ok(config) => config,
+                Err(error) => {
+                    say(format_args!("{error}"));
+                    return Ok(ExitCode::Failed);
+                }
+            };
+            for warning in config.warnings() {
+                say(format_args!("warning: {warning}"));
             }
             say(format_args!("{}: fine", file.display()));
         }
