@@ -61,8 +61,8 @@ const TOOLS: [&str; 27] = [
 ];
 /// Characters of an id or a name, besides stars, that tell one container from any.
 const CONTAINER_MIN: usize = 3;
-/// A target that was cut to what is kept of it is this long, or up to three bytes shorter.
-const TARGET_CUT: usize = 1020;
+/// An HTTP/0.9 target that is no longer was kept whole.
+const TARGET_WHOLE: usize = 900;
 
 impl Pattern {
     pub fn matches(&self, event: &Event) -> bool {
@@ -197,9 +197,19 @@ fn fits_path(wanted: &str, event: &Event) -> bool {
         return false;
     };
     let path = path::normal(target);
-    // Of a long target only the beginning is kept: the path that was judged goes on, and may lead elsewhere.
-    let whole = target.len() < TARGET_CUT && path_class(target.as_bytes()) == event.path_class;
-    whole && (fits(wanted, &path) || fits(wanted, &format!("{}/", path.strip_suffix('/').unwrap_or(&path))))
+    is_whole(target, event)
+        && (fits(wanted, &path) || fits(wanted, &format!("{}/", path.strip_suffix('/').unwrap_or(&path))))
+}
+
+/// Of a long target only the beginning is kept: the path that was judged goes on behind it, and may lead elsewhere.
+fn is_whole(target: &str, event: &Event) -> bool {
+    let ends = match event.http.version {
+        None => false,
+        // Nothing stands behind such a target, and what is masked is shorter than it was.
+        Some("0.9") => target.len() <= TARGET_WHOLE && !target.contains("***"),
+        Some(_) => true,
+    };
+    ends && path_class(target.as_bytes()) == event.path_class
 }
 
 fn is_normal(path: &str) -> bool {

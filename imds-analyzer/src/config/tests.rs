@@ -220,7 +220,11 @@ fn paths_are_compared_as_the_class_is_judged() {
             .to_owned(),
     );
     event.path_class = PathClass::Plain;
+    event.http.version = None;
     assert!(!rule(&format!("path = \"{id}\"")).matches(&event), "cut");
+    event.http.version = Some("0.9");
+    assert!(!rule(&format!("path = \"{id}\"")).matches(&event), "cut, HTTP/0.9");
+    event.http.version = Some("1.1");
     event.http.target = Some(id.to_owned());
     event.path_class = PathClass::Credential;
     assert!(!rule(&format!("path = \"{id}\"")).matches(&event), "cut by the capture");
