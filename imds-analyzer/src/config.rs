@@ -17,6 +17,7 @@ use serde::Deserialize;
 use crate::{cli::DaemonArgs, secrets::ArgsMode, settings::OwnerChoice};
 
 mod error;
+mod path;
 mod pattern;
 mod places;
 #[cfg(test)]
@@ -287,6 +288,20 @@ impl Config {
             return Err("limits.kernel_burst must be at least limits.kernel_rate".to_owned());
         }
         Ok(())
+    }
+
+    /// Rules that do not do what they seem to, each with the remedy: they are valid, and in force.
+    pub fn warnings(&self) -> Vec<String> {
+        let lists = [("ignore", &self.ignore), ("expect", &self.expect)];
+        let entries = lists
+            .into_iter()
+            .flat_map(|(list, rules)| (1..).zip(rules).map(move |(number, rule)| (list, number, rule)));
+        entries
+            .filter_map(|(list, number, rule)| {
+                let weakness = rule.weakness()?;
+                Some(format!("[[{list}]] entry {number} ({rule}): {weakness}"))
+            })
+            .collect()
     }
 
     /// Keys in which `next` differs although they are read at start only. A new key has to be sorted in here.

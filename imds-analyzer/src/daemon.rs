@@ -152,6 +152,7 @@ impl<'a> Daemon<'a> {
         .context("rights cannot be dropped")?;
         tracing::debug!("capabilities kept: {kept:?}");
         daemon.apply();
+        warn_of_rules(&daemon.config);
         let status = daemon.status();
         say(format_args!("ready: {}", daemon.session.describe()));
         notify::ready(&status);
@@ -260,6 +261,7 @@ impl<'a> Daemon<'a> {
                 }
                 self.config = config;
                 self.apply();
+                warn_of_rules(&self.config);
                 self.listen();
                 self.session.sink().metrics.set_reload_good(true);
                 notify::ready(&self.status());
@@ -362,6 +364,12 @@ fn with_places_of_ours(config: Config) -> Result<Config, String> {
     match wait.recv_timeout(LOOK) {
         Ok(Err(error)) => Err(error),
         _ => Ok(config),
+    }
+}
+
+fn warn_of_rules(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -121,6 +121,12 @@ pub struct Process {
     /// Where what is known comes from in the first place.
     pub source: Source,
     pub executable: Option<String>,
+    /// The kernel says that `executable` is the system's: in the mount and user namespace of pid 1, and a file that root
+    /// owns and nobody else may write. Rules go by no other one.
+    pub executable_trusted: bool,
+    /// The process is in another user namespace than pid 1: root there can make the kernel name any file as the
+    /// executable (PR_SET_MM_MAP).
+    pub executable_claimed: bool,
     /// Masked; empty where nothing could be read.
     pub args: Vec<String>,
     /// `args` is not all there was.
@@ -136,14 +142,19 @@ pub struct Process {
     pub login: Option<Login>,
     /// systemd unit, from the cgroup path.
     pub unit: Option<String>,
+    /// The unit of this host's own systemd: `unit`, unless that is one inside of a container. Rules go by it.
+    pub system_unit: Option<String>,
     pub slice: Option<String>,
-    /// Unit and slice below a user's own systemd.
+    /// Unit and slice as a user has named them: below a user's own systemd, or below a cgroup that belongs to a user.
     pub user_unit: Option<String>,
     pub user_slice: Option<String>,
     /// Id of the login session.
     pub session: Option<String>,
+    /// Named by the system: nothing that a user can name gets here.
     pub container: Option<Container>,
     pub orchestrator: Option<Orchestrator>,
+    /// The container that a user's cgroup says it is, without name and image. Its id may be that of any other.
+    pub user_container: Option<Container>,
 }
 
 /// Where the facts on a process come from, `process.source`.

@@ -10,6 +10,7 @@ mod args;
 mod caller;
 pub mod cgroup;
 mod containers;
+mod executable;
 mod helper;
 mod name_service;
 mod paths;
@@ -35,7 +36,7 @@ use procfs::{Current as _, Uptime};
 use self::{
     ancestry::Ancestry,
     args::Argv,
-    cgroup::Placement,
+    cgroup::{Hierarchies, Placement},
     containers::Containers,
     name_service::NameService,
     paths::KernelPaths,
@@ -105,11 +106,14 @@ pub struct Resolver {
     processes: LruCache<Key, Entry>,
     ancestry: Ancestry,
     containers: Containers,
+    hierarchies: Hierarchies,
     users: Users,
     ticks: Ticks,
     boot: SystemTime,
     /// Inode number of the host's network namespace, if it can be read.
     host_net_ns: Option<u32>,
+    /// Where the host's programs run.
+    host: Option<executable::Host>,
     /// There are cgroup hierarchies of v1, of which the kernel side reads one only.
     has_cgroup_v1: bool,
     counters: Counters,
@@ -121,6 +125,7 @@ struct Announced<'a> {
     argv: Argv<'a>,
     ancestors: &'a [abi::Ancestor],
     paths: KernelPaths,
+    executable: abi::Executable,
     login: Option<(u32, u32)>,
 }
 
@@ -160,7 +165,9 @@ impl Resolver {
             processes: LruCache::new(capacity),
             ancestry: Ancestry::new(capacity, ticks, settings.args),
             containers: Containers::new(),
+            hierarchies: counters.note(Hierarchies::of_this_host()).unwrap_or_default(),
             users: Users::new(PathBuf::from(PASSWD), settings.name_service.then(NameService::new)),
+            host: counters.note(executable::Host::read()),
             ticks,
             boot: SystemTime::now() - since_boot,
             host_net_ns,
@@ -186,10 +193,12 @@ impl Resolver {
             },
             ancestors: owner.ancestors.get(..ancestors).unwrap_or(&owner.ancestors),
             paths: KernelPaths::of(owner.paths, names),
+            executable: owner.executable,
             login: (owner.paths_room != 0).then_some((owner.login_uid, owner.login_session)),
         };
         let needs_proc = self.has_cgroup_v1
             || !announced.paths.is_complete()
+            || !executable::is_known(&announced.executable)
             || announced.argv.cut
             || argv.is_empty()
             || ancestors == 0;
@@ -290,6 +299,7 @@ impl Resolver {
             argv,
             ancestors,
             paths,
+            executable: file,
             login,
         } = announced;
         let cmdline = found
@@ -298,6 +308,10 @@ impl Resolver {
         // Since the announcement the process may have executed another program, whose name is not the caller's.
         let same_program = found.is_some_and(|found| found.stat.comm == task.comm || argv.agrees_with(&cmdline));
         let current = found.filter(|_| same_program);
+        let standing = self
+            .host
+            .map(|host| executable::standing(host, &file, paths.executable.as_deref(), current, counters));
+        let standing = standing.unwrap_or_default();
         let mut path = |known: Option<Vec<u8>>, look: fn(&Proc) -> io::Result<Option<Vec<u8>>>| {
             let path = known.or_else(|| current.and_then(|found| counters.note(look(found)).flatten()));
             path.map(|path| path_shown(&path))
@@ -323,6 +337,8 @@ impl Resolver {
             source,
             name,
             executable,
+            executable_trusted: standing.trusted,
+            executable_claimed: standing.claimed,
             args,
             args_truncated,
             start: (task.start != 0).then(|| self.boot + Duration::from_nanos(task.start)),
@@ -332,12 +348,14 @@ impl Resolver {
             group_id: Some(task.gid),
             login: login.and_then(|(uid, session)| self.login(uid, session)),
             unit: placement.unit,
+            system_unit: placement.system_unit,
             slice: placement.slice,
             user_unit: placement.user_unit,
             user_slice: placement.user_slice,
             session: placement.session,
             container: placement.container,
             orchestrator: placement.orchestrator,
+            user_container: placement.user_container,
         }
     }
 
@@ -346,8 +364,8 @@ impl Resolver {
     fn place(&mut self, found: Option<&Proc>, path: Option<String>) -> Placement {
         let text = found.and_then(|found| self.counters.note(found.cgroup()));
         let mut placement = match (text, path) {
-            (Some(text), _) => cgroup::parse(&text),
-            (None, Some(path)) => cgroup::parse_path(&path),
+            (Some(text), _) => cgroup::parse_in(&text, &self.hierarchies),
+            (None, Some(path)) => cgroup::parse_path_in(&path, &self.hierarchies),
             (None, None) => Placement::default(),
         };
         if let Some(container) = &mut placement.container {

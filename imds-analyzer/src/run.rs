@@ -316,11 +316,19 @@ fn config_command(command: ConfigCommand) -> anyhow::Result<ExitCode> {
                 .and_then(|config| {
                     // The service is root, whoever asks.
                     let result = config.check_places(Trust::of_service());
-                    result.map_err(|error| format!("{}: {error}", file.display()))
+                    result
+                        .map(|()| config)
+                        .map_err(|error| format!("{}: {error}", file.display()))
                 });
-            if let Err(error) = checked {
-                say(format_args!("{error}"));
-                return Ok(ExitCode::Failed);
+            let config = match checked {
+                Ok(config) => config,
+                Err(error) => {
+                    say(format_args!("{error}"));
+                    return Ok(ExitCode::Failed);
+                }
+            };
+            for warning in config.warnings() {
+                say(format_args!("warning: {warning}"));
             }
             say(format_args!("{}: fine", file.display()));
         }

@@ -1,7 +1,15 @@
 //! `[[ignore]]` and `[[expect]]`: which calls are meant.
+//!
+//! Callers choose many of their own names. A key counts for what the system says: `unit` is one of the system's own
+//! manager, `container` one outside of users' own cgroups, `executable` a file of root's in the host's namespaces. Keys
+//! that a caller can satisfy at will are of use beside one of those, or `user`: [`Pattern::weakness`] says where none is.
 
+use std::fmt;
+
+use imds_analyzer_ebpf::classify::path_class;
 use serde::Deserialize;
 
+use super::path;
 use crate::event::{Event, Process};
 
 /// All that is given must match; nothing given is an error, as it would mean everything.
@@ -13,9 +21,12 @@ pub struct Pattern(Fields);
 #[serde(default, deny_unknown_fields)]
 struct Fields {
     unit: Option<String>,
+    user_unit: Option<String>,
     executable: Option<String>,
     container: Option<String>,
     user: Option<String>,
+    caller: Option<String>,
+    ancestor: Option<String>,
     path: Option<String>,
 }
 
@@ -29,6 +40,29 @@ impl TryFrom<Fields> for Pattern {
         Ok(Self(fields))
     }
 }
+
+/// Units in which users run what they like: their own manager and sessions, scheduled jobs, and logins without a session.
+const UNITS_OF_ANYBODY: [&str; 10] = [
+    "user@1000.service",
+    "session-1.scope",
+    "session-c1.scope",
+    "cron.service",
+    "crond.service",
+    "atd.service",
+    "ssh.service",
+    "sshd.service",
+    "sshd@1-10.0.0.1:22-10.0.0.2:50000.service",
+    "run-u1.service",
+];
+/// Programs that do what whoever starts them says.
+const TOOLS: [&str; 27] = [
+    "ash", "aws", "awk", "bash", "busybox", "curl", "dash", "dotnet", "gawk", "java", "ksh", "lua", "mawk", "nc",
+    "ncat", "node", "openssl", "perl", "php", "python", "ruby", "sh", "socat", "tclsh", "telnet", "wget", "zsh",
+];
+/// Characters of an id or a name, besides stars, that tell one container from any.
+const CONTAINER_MIN: usize = 3;
+/// An HTTP/0.9 target that is no longer was kept whole.
+const TARGET_WHOLE: usize = 900;
 
 impl Pattern {
     pub fn matches(&self, event: &Event) -> bool {
@@ -50,20 +84,159 @@ impl Pattern {
         };
         let Fields {
             unit,
+            user_unit,
             executable,
             container,
             user: wanted_user,
+            caller,
+            ancestor,
             path,
         } = &self.0;
         let place = process.and_then(|process| process.container.as_ref());
-        let unit_of = |of: fn(&Process) -> &Option<String>| process.and_then(|process| of(process).as_deref());
-        (fits(unit, unit_of(|process| &process.unit)) || fits(unit, unit_of(|process| &process.user_unit)))
-            && fits(executable, process.and_then(|process| process.executable.as_deref()))
+        let trusted = process.filter(|process| process.executable_trusted);
+        fits(unit, process.and_then(|process| process.system_unit.as_deref()))
+            && fits(user_unit, process.and_then(|process| process.user_unit.as_deref()))
+            && fits(executable, trusted.and_then(|process| process.executable.as_deref()))
             && (fits(container, place.map(|it| it.id.as_str()))
                 || fits(container, place.and_then(|it| it.name.as_deref())))
             && wanted_user.as_deref().is_none_or(user)
-            && fits(path, event.http.path.as_deref())
+            && fits(caller, Some(event.caller()))
+            && ancestor
+                .as_deref()
+                .is_none_or(|wanted| process.is_some_and(|process| descends(process, wanted)))
+            && path.as_deref().is_none_or(|wanted| fits_path(wanted, event))
     }
+
+    /// What makes the entry one that calls of any user can match, and how to mend it; what makes it match nothing.
+    pub fn weakness(&self) -> Option<&'static str> {
+        let Fields {
+            unit,
+            user_unit: _,
+            executable,
+            container,
+            user,
+            caller: _,
+            ancestor: _,
+            path,
+        } = &self.0;
+        if path
+            .as_deref()
+            .is_some_and(|path| path.starts_with('/') && !is_normal(path))
+        {
+            return Some(
+                "no call matches: paths are compared without empty and dot segments, percent-encoding, query and \
+                 fragment; write the path like that",
+            );
+        }
+        if user.as_deref().is_some_and(|user| !is_anything(user)) {
+            return None;
+        }
+        let of_anybody = |unit: &str| UNITS_OF_ANYBODY.iter().any(|other| fits(unit, other));
+        if unit.as_deref().is_some_and(|unit| !of_anybody(unit))
+            || container.as_deref().is_some_and(|it| literals(it) >= CONTAINER_MIN)
+            || executable.as_deref().is_some_and(is_one_program)
+        {
+            return None;
+        }
+        let any_program = "any user can run a program that it matches, and make the calls with it; add user, unit or \
+                           container, or name the whole path of a program that does one thing";
+        let any_call = "calls of any user can match, as callers choose what it names; add user, or a unit, container or \
+                        executable of the system's";
+        Some(if executable.is_some() { any_program } else { any_call })
+    }
+}
+
+impl fmt::Display for Pattern {
+    /// As in the file, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Fields {
+            unit,
+            user_unit,
+            executable,
+            container,
+            user,
+            caller,
+            ancestor,
+            path,
+        } = &self.0;
+        let keys = [
+            ("unit", unit),
+            ("user_unit", user_unit),
+            ("executable", executable),
+            ("container", container),
+            ("user", user),
+            ("caller", caller),
+            ("ancestor", ancestor),
+            ("path", path),
+        ];
+        let mut separator = "";
+        for (key, value) in keys {
+            if let Some(value) = value {
+                write!(f, "{separator}{key} = {value:?}")?;
+                separator = ", ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An ancestor with this executable, or this name.
+fn descends(process: &Process, wanted: &str) -> bool {
+    process.ancestors.iter().any(|ancestor| {
+        fits(wanted, &ancestor.name)
+            || ancestor
+                .executable
+                .as_deref()
+                .is_some_and(|executable| fits(wanted, executable))
+    })
+}
+
+/// Compares the path in its normal form, with a slash at its end and without.
+fn fits_path(wanted: &str, event: &Event) -> bool {
+    let Some(target) = event.http.target.as_deref() else {
+        return false;
+    };
+    let path = path::normal(target);
+    is_whole(target, event)
+        && (fits(wanted, &path) || fits(wanted, &format!("{}/", path.strip_suffix('/').unwrap_or(&path))))
+}
+
+/// Of a long target only the beginning is kept: the path that was judged goes on behind it, and may lead elsewhere.
+fn is_whole(target: &str, event: &Event) -> bool {
+    let ends = match event.http.version {
+        None => false,
+        // Nothing stands behind such a target, and what is masked is shorter than it was.
+        Some("0.9") => target.len() <= TARGET_WHOLE && !target.contains("***"),
+        Some(_) => true,
+    };
+    ends && path_class(target.as_bytes()) == event.path_class
+}
+
+fn is_normal(path: &str) -> bool {
+    let written = path.strip_suffix('/').filter(|it| !it.is_empty()).unwrap_or(path);
+    path::normal(written) == written
+}
+
+fn is_anything(pattern: &str) -> bool {
+    literals(pattern) == 0
+}
+
+/// Characters that are not stars.
+fn literals(pattern: &str) -> usize {
+    pattern.chars().filter(|&character| character != '*').count()
+}
+
+/// Not an interpreter or a tool, and not a name alone: users choose names of files in their own directories.
+fn is_one_program(pattern: &str) -> bool {
+    let Some((directory, file)) = pattern.rsplit_once('/') else {
+        return false;
+    };
+    // `python3.11` and `python*` are python.
+    let family = file.trim_end_matches(|last: char| last.is_ascii_digit() || "*.-".contains(last));
+    !directory.contains('*')
+        && pattern.starts_with('/')
+        && !is_anything(file)
+        && !TOOLS.iter().any(|tool| fits(file, tool) || family == *tool)
 }
 
 /// Whether `text` is `pattern`, in which `*` is any text. Takes the first place for each part, which is never wrong but

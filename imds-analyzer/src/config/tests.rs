@@ -1,6 +1,7 @@
-use std::{fs, os::unix::net::UnixListener};
+use std::{fs, os::unix::net::UnixListener, sync::Arc};
 
 use clap::Parser as _;
+use imds_analyzer_ebpf::classify::{PathClass, path_class};
 use proptest::prelude::*;
 
 use super::*;
@@ -243,22 +244,156 @@ fn what_is_no_file_is_refused() {
     assert!(Config::read(Path::new("/dev/zero")).is_err());
 }
 
+fn rule(text: &str) -> Pattern {
+    let config = Config::parse(&format!("[[ignore]]\n{text}")).expect(text);
+    config.ignore[0].clone()
+}
+
 #[test]
 fn patterns() {
     let event = full_event();
     for (pattern, matches) in [
         ("executable = \"/usr/bin/python3*\"", true),
         ("executable = \"/usr/bin/python3\"", false),
-        ("unit = \"app.service\"\nuser = \"app\"", true),
-        ("unit = \"app.service\"\nuser = \"root\"", false),
+        ("unit = \"user@1001.service\"\nuser = \"app\"", true),
+        ("unit = \"user@1001.service\"\nuser = \"root\"", false),
+        ("unit = \"app.service\"", false),
+        ("user_unit = \"app.service\"", true),
+        ("user_unit = \"user@1001.service\"", false),
         ("user = \"1000\"", true),
         ("container = \"0123456789ab*\"", true),
+        ("container = \"abcdabcd*\"", false),
+        ("caller = \"/opt/app/run.py (docker.io/*)\"", true),
+        ("caller = \"/opt/app/run.py\"", false),
+        ("ancestor = \"supervisord\"", true),
+        ("ancestor = \"/usr/bin/supervisord\"", true),
+        ("ancestor = \"/usr/bin/*\"\nunit = \"user@*\"", true),
+        ("ancestor = \"python3\"", false),
         ("path = \"*/security-credentials/*\"", true),
         ("path = \"/latest/user-data\"", false),
     ] {
-        let config = Config::parse(&format!("[[ignore]]\n{pattern}")).expect(pattern);
-        assert_eq!(config.ignore[0].matches(&event), matches, "{pattern}");
+        assert_eq!(rule(pattern).matches(&event), matches, "{pattern}");
     }
+}
+
+#[test]
+fn an_executable_counts_where_the_kernel_vouches_for_it() {
+    let mut event = full_event();
+    let process = Arc::make_mut(event.process.as_mut().expect("a process"));
+    process.executable_trusted = false;
+    assert!(!rule("executable = \"/usr/bin/python3*\"").matches(&event));
+    assert!(!rule("executable = \"*\"").matches(&event));
+    assert!(rule("user = \"app\"").matches(&event));
+}
+
+#[test]
+fn paths_are_compared_as_the_class_is_judged() {
+    let matches = |pattern: &str, target: &str| {
+        let mut event = full_event();
+        event.path_class = path_class(target.as_bytes());
+        event.http.target = Some(target.to_owned());
+        rule(&format!("path = \"{pattern}\"")).matches(&event)
+    };
+    let id = "/latest/meta-data/instance-id";
+    for target in [
+        "/latest/meta-data/instance-id",
+        "/latest/meta-data/instance-id?x=1",
+        "//latest/meta-data/instance-id",
+        "/latest/./meta-data/instance-id",
+        "/latest/meta-data/instance-id/",
+        "/latest/meta-data/x/../instance-id",
+        "/latest/meta%2ddata/instance-id",
+        "http://169.254.169.254/latest/meta-data/instance-id",
+    ] {
+        assert!(matches(id, target), "{target}");
+        assert!(matches("/latest/*", target), "{target}");
+        assert!(matches("/latest/meta-data/instance-id/", target), "{target}");
+        assert!(matches("/latest/meta-data/instance-id/*", target), "{target}");
+    }
+    let credential = "/latest/meta-data/iam/security-credentials/x";
+    for target in [
+        credential,
+        "latest/meta-data/instance-id",
+        "/latest/meta-data/instance-id/../iam/security-credentials/x",
+        "/latest/meta-data/instance-id/..%2fiam/security-credentials/x",
+        "/latest/meta-data/instance-id%3f",
+    ] {
+        assert!(!matches(id, target), "{target}");
+    }
+    // Only the beginning of a long target is kept, and it may lead elsewhere behind that.
+    let mut event = full_event();
+    event.http.target = Some(
+        format!("{id}/{}", "./".repeat(600))
+            .get(..1024)
+            .expect("long")
+            .to_owned(),
+    );
+    event.path_class = PathClass::Plain;
+    event.http.version = None;
+    assert!(!rule(&format!("path = \"{id}\"")).matches(&event), "cut");
+    event.http.version = Some("0.9");
+    assert!(!rule(&format!("path = \"{id}\"")).matches(&event), "cut, HTTP/0.9");
+    event.http.version = Some("1.1");
+    event.http.target = Some(id.to_owned());
+    event.path_class = PathClass::Credential;
+    assert!(!rule(&format!("path = \"{id}\"")).matches(&event), "cut by the capture");
+}
+
+#[test]
+fn rules_that_anybody_can_satisfy_are_named_with_the_remedy() {
+    for (text, warned) in [
+        ("path = \"/latest/meta-data/instance-id\"", true),
+        ("container = \"*\"", true),
+        ("container = \"**\"\npath = \"/latest/user-data\"", true),
+        ("container = \"abab*\"", false),
+        ("container = \"web\"", false),
+        ("user_unit = \"sync.service\"", true),
+        ("caller = \"/usr/bin/x\"", true),
+        ("ancestor = \"cron\"", true),
+        (
+            "ancestor = \"/usr/sbin/crond\"\ncaller = \"/opt/x\"\npath = \"/latest/*\"",
+            true,
+        ),
+        ("unit = \"*\"", true),
+        ("unit = \"*.service\"", true),
+        ("unit = \"user@*.service\"", true),
+        ("unit = \"session-*\"", true),
+        ("unit = \"cron*.service\"", true),
+        ("unit = \"amazon-ssm-agent.service\"", false),
+        ("unit = \"cloud-init*.service\"", false),
+        ("executable = \"/usr/bin/amazon-ssm-agent\"", false),
+        ("executable = \"/opt/agent-1.*/bin/agent\"", true),
+        ("executable = \"*/amazon-ssm-agent\"", true),
+        ("executable = \"*\"", true),
+        ("executable = \"/usr/bin/*\"", true),
+        ("executable = \"/usr/bin/curl\"", true),
+        ("executable = \"/usr/bin/python3.11\"", true),
+        ("executable = \"/usr/bin/pyth*\"", true),
+        ("executable = \"/usr/bin/ruby-2.7\"\npath = \"/latest/*\"", true),
+        ("executable = \"/usr/bin/curl\"\nuser = \"backup\"", false),
+        ("executable = \"/usr/bin/curl\"\nunit = \"backup.service\"", false),
+        ("user = \"root\"", false),
+        ("user = \"*\"", true),
+        ("user = \"0\"\npath = \"/latest/meta-data/\"", false),
+        ("user = \"0\"\npath = \"//latest/meta-data\"", true),
+        ("user = \"0\"\npath = \"/latest/meta-data?x\"", true),
+        ("user = \"0\"\npath = \"/\"", false),
+    ] {
+        let config = Config::parse(&format!("[[ignore]]\nuser = \"root\"\n[[expect]]\n{text}")).expect(text);
+        let warnings = config.warnings();
+        assert_eq!(!warnings.is_empty(), warned, "{text}: {warnings:?}");
+        for warning in &warnings {
+            let line = text.lines().next().expect("a key");
+            assert!(warning.starts_with("[[expect]] entry 1 ("), "{warning}");
+            assert!(
+                warning.contains(line) && (warning.contains("add user") || warning.contains("write")),
+                "{warning}"
+            );
+        }
+        // They are warnings: the rule is in force.
+        assert_eq!(config.check(), Ok(()));
+    }
+    assert_eq!(Config::default().warnings(), Vec::<String>::new());
 }
 
 #[test]

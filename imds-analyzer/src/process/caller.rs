@@ -57,9 +57,24 @@ fn place(placement: &Placement) -> Option<String> {
     if let Some(container) = &placement.container {
         return Some(container_place(container));
     }
+    if let Some(place) = users_place(placement) {
+        return Some(place);
+    }
     let lasting = |unit: &&String| unit.ends_with(".service") && !is_made_up(unit);
     let unit = placement.user_unit.as_ref().filter(lasting);
     unit.or(placement.unit.as_ref().filter(lasting)).cloned()
+}
+
+/// A name that a user chose, behind the system's for where that user's names begin: no system's unit or image has a slash
+/// behind a unit's name.
+fn users_place(placement: &Placement) -> Option<String> {
+    let lasting = |unit: &&String| unit.ends_with(".service") && !is_made_up(unit);
+    let chosen = match &placement.user_container {
+        Some(container) => container_place(container),
+        None => placement.user_unit.as_ref().filter(lasting)?.clone(),
+    };
+    let system = placement.unit.as_ref().filter(lasting).map_or("~", String::as_str);
+    Some(format!("{system}/{chosen}"))
 }
 
 fn container_place(container: &Container) -> String {

@@ -2,12 +2,14 @@
 //!
 //! A line is `hierarchy:controllers:path` (cgroups(7)); cgroup v2 is `0::path`, systemd's own v1 hierarchy has
 //! `name=systemd` for its controllers. On hybrid hosts both exist. Names that are not known for certain to be a
-//! container's, a pod's or a task's are left out.
+//! container's, a pod's or a task's are left out, and so are those that a user chose ([`Hierarchies`]).
 
 mod container;
+mod hierarchies;
 #[cfg(test)]
 mod tests;
 
+pub use self::hierarchies::Hierarchies;
 use crate::event::{Container, Orchestrator};
 
 /// Where a process stands.
@@ -16,67 +18,108 @@ pub struct Placement {
     /// The innermost service, else the innermost scope, as systemd names it; of what a user's own manager runs, that
     /// manager.
     pub unit: Option<String>,
+    /// As `unit`, of this host's own systemd: none inside of a container.
+    pub system_unit: Option<String>,
     /// The innermost slice.
     pub slice: Option<String>,
-    /// As `unit` and `slice`, below a user's own manager.
+    /// As `unit` and `slice`, below a user's own manager or another cgroup that belongs to a user.
     pub user_unit: Option<String>,
     pub user_slice: Option<String>,
     /// Id of the login session, from its scope.
     pub session: Option<String>,
-    /// The innermost container.
+    /// The innermost container of those that the system named.
     pub container: Option<Container>,
     pub orchestrator: Option<Orchestrator>,
+    /// Where there is none: the container that a user's names say it is.
+    pub user_container: Option<Container>,
 }
 
-/// Reads the text of `/proc/<pid>/cgroup`; what it does not know is left out.
+/// Reads the text of `/proc/<pid>/cgroup`; what it does not know is left out. By names alone.
 pub fn parse(text: &str) -> Placement {
-    let of_hierarchy = |wanted: &str| {
-        let mut lines = text.lines().filter_map(line);
-        lines
-            .find(|(controllers, _)| *controllers == wanted)
-            .map(|(_, path)| path)
-    };
-    let units = [of_hierarchy("name=systemd"), of_hierarchy("")];
-    let units = units.into_iter().flatten().map(units_of);
-    let mut placement = units.into_iter().find(|found| found.unit.is_some()).unwrap_or_default();
-    let containers = || text.lines().filter_map(line).map(|(_, path)| path);
-    placement.container = containers().find_map(container::innermost);
-    placement.orchestrator = containers().find_map(container::orchestrator);
-    placement
+    parse_in(text, &Hierarchies::default())
 }
 
-/// Reads one path, of the hierarchy that everything is in.
+/// Reads one path, of the hierarchy that everything is in. By names alone.
 pub fn parse_path(path: &str) -> Placement {
+    parse_path_in(path, &Hierarchies::default())
+}
+
+/// As [`parse`], on this host.
+pub fn parse_in(text: &str, hierarchies: &Hierarchies) -> Placement {
+    let lines: Vec<_> = text.lines().filter_map(line).collect();
+    let of_hierarchy = |wanted: &str| lines.iter().copied().find(|(controllers, _)| *controllers == wanted);
+    let of_units = [of_hierarchy("name=systemd"), of_hierarchy("")];
+    parse_lines(of_units.into_iter().flatten(), &lines, hierarchies)
+}
+
+/// As [`parse_path`], on this host.
+pub fn parse_path_in(path: &str, hierarchies: &Hierarchies) -> Placement {
+    let line = (hierarchies.of_kernel(), path);
+    parse_lines([line], &[line], hierarchies)
+}
+
+/// `of_units` are those lines that may be systemd's own, the best one first.
+fn parse_lines<'a>(
+    of_units: impl IntoIterator<Item = (&'a str, &'a str)>,
+    lines: &[(&'a str, &'a str)],
+    hierarchies: &Hierarchies,
+) -> Placement {
+    let mut units = of_units
+        .into_iter()
+        .map(|(controllers, path)| units_of(path, hierarchies.system_part(controllers, path)));
+    let is_known = |found: &Placement| found.unit.is_some() || found.user_unit.is_some() || lines.len() == 1;
+    let container = trusted(lines, hierarchies, container::innermost);
+    let user_container = match container {
+        Some(_) => None,
+        None => lines.iter().find_map(|(_, path)| container::innermost(path)),
+    };
     Placement {
-        container: container::innermost(path),
-        orchestrator: container::orchestrator(path),
-        ..units_of(path)
+        container,
+        user_container,
+        orchestrator: trusted(lines, hierarchies, container::orchestrator),
+        ..units.find(is_known).unwrap_or_default()
     }
 }
 
-/// Controllers and path.
+/// What the names say that the system chose. Who owns the directories is looked up where the whole path says something.
+fn trusted<T>(lines: &[(&str, &str)], hierarchies: &Hierarchies, read: fn(&str) -> Option<T>) -> Option<T> {
+    lines
+        .iter()
+        .filter(|(_, path)| read(path).is_some())
+        .find_map(|(controllers, path)| read(hierarchies.system_part(controllers, path)))
+}
+
+/// Controllers and path. That of a cgroup which is gone has a mark behind it.
 fn line(line: &str) -> Option<(&str, &str)> {
-    line.split_once(':')?.1.split_once(':')
+    let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+    Some((controllers, path.strip_suffix(" (deleted)").unwrap_or(path)))
 }
 
 fn names(path: &str) -> std::str::Split<'_, char> {
     path.split('/')
 }
 
-fn units_of(path: &str) -> Placement {
+/// `system` is the beginning of `path` that the system named.
+fn units_of(path: &str, system: &str) -> Placement {
     let names: Vec<&str> = names(path).collect();
-    let manager = names
-        .iter()
-        .position(|name| name.starts_with("user@") && name.ends_with(".service"));
-    let (system, user) = match manager {
-        Some(at) => names.split_at(at + 1),
-        None => (names.as_slice(), [].as_slice()),
+    let system = self::names(system).count().min(names.len());
+    let (of_system, _) = names.split_at(system);
+    // What runs in a container has that container's units, a user's manager there as well.
+    let container = container::outermost(of_system);
+    let manager = names.iter().position(|name| hierarchies::is_manager(name));
+    let own = match manager.filter(|at| *at < system || container.is_some()) {
+        Some(at) => at + 1,
+        None if container.is_some() => names.len(),
+        None => system,
     };
-    let session = innermost(system, ".scope");
+    let (own, user) = names.split_at(own);
+    let (outside, _) = names.split_at(container.map_or(system, |at| system.min(at + 1)));
+    let session = innermost(own, ".scope");
     let session = session.as_deref().and_then(|scope| scope.strip_prefix("session-"));
     Placement {
-        unit: unit(system),
-        slice: innermost(system, ".slice"),
+        unit: unit(own),
+        system_unit: unit(outside),
+        slice: innermost(own, ".slice"),
         user_unit: unit(user),
         user_slice: innermost(user, ".slice"),
         session: session.and_then(|id| id.strip_suffix(".scope")).map(str::to_owned),

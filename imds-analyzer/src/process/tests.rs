@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use imds_analyzer_ebpf::abi::{ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Paths, Task, path_flags};
+use imds_analyzer_ebpf::abi::{self, ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Paths, Task, path_flags};
 use zerocopy::FromZeros as _;
 
-use super::{Resolver, ResolverSettings, namespace_inode, proc::Proc};
+use super::{Resolver, ResolverSettings, cgroup::Hierarchies, namespace_inode, proc::Proc};
 use crate::{event::Source, secrets::ArgsMode};
 
 /// A process group that is ended with the test.
@@ -54,11 +54,14 @@ fn until_it_runs(pid: u32, cmdline: &[u8]) {
 }
 
 fn resolver() -> Resolver {
-    Resolver::new(ResolverSettings {
+    let mut resolver = Resolver::new(ResolverSettings {
         args: ArgsMode::Redacted,
         name_service: false,
         capacity: 100,
-    })
+    });
+    // Cgroups made up here have no directories.
+    resolver.hierarchies = Hierarchies::default();
+    resolver
 }
 
 fn comm(name: &str) -> [u8; COMM_LEN] {
@@ -225,6 +228,99 @@ fn what_the_kernel_read_of_files_outlives_the_process() {
     let process = resolver.resolve(&other.task).unwrap();
     assert_eq!((process.executable.clone(), process.login.clone()), (None, None));
     assert_eq!(process.caller, "run.py", "the working directory is not known");
+}
+
+/// Facts on the executable that the kernel read along with its path.
+#[test]
+fn the_kernel_s_facts_on_a_file_decide_whether_it_is_trusted() {
+    let mut resolver = resolver();
+    let host = resolver.host.unwrap();
+    let names = b"agent\0bin\0usr\0";
+    let mut announced = owner(
+        Task {
+            start: 4321,
+            tgid: 4_194_304,
+            comm: comm("agent"),
+            ..Task::default()
+        },
+        b"agent\0",
+        &[],
+    );
+    announced.paths = Paths {
+        executable_end: 14,
+        flags: path_flags::EXECUTABLE,
+        ..Paths::default()
+    };
+    let real = abi::Executable {
+        inode: 77,
+        uid: 0,
+        mode: libc::S_IFREG | 0o755,
+        mount_ns: host.mount_ns,
+        user_ns: host.user_ns,
+        ..abi::Executable::default()
+    };
+    let mut described = |executable: abi::Executable, flags: u16| {
+        announced.executable = executable;
+        announced.paths.flags = flags;
+        announced.task.exec += 1;
+        resolver.observe(&announced, names, b"agent\0");
+        let process = resolver.resolve(&announced.task).unwrap();
+        (process.executable_trusted, process.executable_claimed)
+    };
+    assert_eq!(described(real, path_flags::EXECUTABLE), (true, false));
+    // Of no path, nothing is trusted; and nothing that the kernel did not read.
+    assert_eq!(described(real, 0), (false, false));
+    assert_eq!(
+        described(abi::Executable::default(), path_flags::EXECUTABLE),
+        (false, false)
+    );
+    let mine = abi::Executable { uid: 1000, ..real };
+    assert_eq!(described(mine, path_flags::EXECUTABLE), (false, false));
+    let bound = abi::Executable {
+        mount_ns: host.mount_ns + 1,
+        ..real
+    };
+    assert_eq!(described(bound, path_flags::EXECUTABLE), (false, false));
+    let forged = abi::Executable {
+        user_ns: host.user_ns - 1,
+        ..real
+    };
+    assert_eq!(described(forged, path_flags::EXECUTABLE), (false, true));
+}
+
+/// Without the kernel's facts /proc has them, for as long as it is the same program.
+#[test]
+fn proc_vouches_for_a_running_program_of_roots() {
+    let (shell, _) = Running::shell("echo 0; exec sleep 60.5");
+    let pid = shell.0.id();
+    until_it_runs(pid, b"sleep\x0060.5\0");
+    let mut resolver = resolver();
+    let process = resolver.from_pid(pid).unwrap();
+    assert!(process.executable_trusted && !process.executable_claimed, "{process:?}");
+
+    // The kernel had another path, or another file: the program is not the one that called.
+    let mut announced = owner(task(&resolver, pid), b"sleep\x0060.5\0", &[]);
+    announced.paths = Paths {
+        executable_end: 14,
+        flags: path_flags::EXECUTABLE,
+        ..Paths::default()
+    };
+    resolver.observe(&announced, b"agent\0bin\0usr\0", b"sleep\x0060.5\0");
+    let process = resolver.resolve(&announced.task).unwrap();
+    assert_eq!(
+        (process.executable.as_deref(), process.executable_trusted),
+        (Some("/usr/bin/agent"), false)
+    );
+    announced.task.exec += 1;
+    announced.paths.flags = 0;
+    announced.executable = abi::Executable {
+        inode: 1,
+        mount_ns: 1,
+        user_ns: 1,
+        ..abi::Executable::default()
+    };
+    resolver.observe(&announced, b"", b"sleep\x0060.5\0");
+    assert!(!resolver.resolve(&announced.task).unwrap().executable_trusted);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Budgets nest: a caller has one, the unit or container it runs in has one, and the user has one. So nobody uses up
 //! another user's, however many programs they start and however many units they make. Tables are bounded in the same way:
 //! callers for whom there is no room share one entry of their own unit, units one of their own user. The first credential
-//! call of a caller is written whatever the budgets say.
+//! call of a caller, as a user, is written whatever the budgets and the ignore list say.
 
 use std::{
     cmp::Reverse,
@@ -35,6 +35,10 @@ const CALLERS_PER_USER: usize = 512;
 const CALLERS_MAX: usize = 4096;
 /// First calls remembered of one user.
 const SEEN_PER_USER: usize = 1024;
+/// Kinds of first calls.
+const SEEN_V1: u64 = 0;
+const SEEN_CREDENTIAL: u64 = 1;
+const SEEN_IGNORED: u64 = 2;
 /// What was idle for so long makes room for others.
 const IDLE: Duration = Duration::from_secs(60 * 60);
 /// How often a user who has used up a day's budget is told of.
@@ -68,6 +72,16 @@ pub struct Noise {
     hasher: RandomState,
     swept: Option<Instant>,
     unannounced: u64,
+}
+
+/// A credential call on the ignore list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ignored {
+    /// The first one of its caller, as this user.
+    First,
+    Again,
+    /// There is no room to remember it: the budgets decide.
+    NotKnown,
 }
 
 /// User, place, caller.
@@ -122,14 +136,19 @@ impl Noise {
 
     /// What is to become of `event`, and whether it is the first of its caller.
     pub fn judge(&mut self, event: &Event, now: Instant) -> (Decision, First) {
-        if self.ignore.iter().any(|pattern| pattern.matches(event)) {
+        let credential = event.path_class == PathClass::Credential;
+        let ignored = self.ignore.iter().any(|pattern| pattern.matches(event));
+        if ignored && !credential {
             return (Decision::Ignore, First::default());
         }
-        let credential = event.path_class == PathClass::Credential;
         let expected = self.expect.iter().any(|pattern| pattern.matches(event));
         let wanted = self.wanted(event);
         self.sweep_if_full(wanted, now);
         let key @ (uid, place, caller) = self.room_for(wanted, now);
+        let ignored = ignored.then(|| self.remember_ignored(uid, event));
+        if ignored == Some(Ignored::Again) {
+            return (Decision::Ignore, First::default());
+        }
         let first = if expected {
             First::default()
         } else {
@@ -147,7 +166,8 @@ impl Noise {
             return (Decision::Write, first);
         };
         caller.used = now;
-        let exempt = credential && !mem::replace(&mut caller.credential_written, true);
+        let first_of_place = credential && !mem::replace(&mut caller.credential_written, true);
+        let exempt = first_of_place || ignored == Some(Ignored::First);
         // None is charged for what another refuses.
         let budgets = [
             (&mut caller.budget, limits.caller, limits.window),
@@ -300,9 +320,8 @@ impl Noise {
             return First::default();
         };
         let (seen, unannounced) = (&mut user.seen, &mut self.unannounced);
-        // One bit tells the kinds apart.
         let mut is_first = |is: bool, kind: u64| {
-            let key = caller & !1 | kind;
+            let key = seen_key(caller, kind);
             if !is || seen.contains(&key) {
                 return false;
             }
@@ -313,10 +332,31 @@ impl Noise {
             seen.insert(key)
         };
         First {
-            v1: is_first(event.verdict == Verdict::V1, 0),
-            credential: is_first(credential, 1),
+            v1: is_first(event.verdict == Verdict::V1, SEEN_V1),
+            credential: is_first(credential, SEEN_CREDENTIAL),
         }
     }
+
+    /// Takes down a credential call on the ignore list, whatever unit or container it came from.
+    fn remember_ignored(&mut self, uid: u32, event: &Event) -> Ignored {
+        let key = seen_key(self.hash(event.caller()), SEEN_IGNORED);
+        let Some(user) = self.users.get_mut(&uid).filter(|_| uid != OTHER_USER) else {
+            return Ignored::NotKnown;
+        };
+        if user.seen.contains(&key) {
+            return Ignored::Again;
+        }
+        if user.seen.len() >= SEEN_PER_USER {
+            return Ignored::NotKnown;
+        }
+        user.seen.insert(key);
+        Ignored::First
+    }
+}
+
+/// Two bits tell the kinds apart.
+fn seen_key(caller: u64, kind: u64) -> u64 {
+    caller & !3 | kind
 }
 
 fn empty(event: &Event, (uid, place, caller): Key) -> Folded {

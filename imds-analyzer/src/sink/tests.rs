@@ -73,6 +73,8 @@ pub(crate) fn full_event() -> Event {
         program: "/opt/app/run.py".to_owned(),
         source: Source::Kernel,
         executable: Some("/usr/bin/python3.8".to_owned()),
+        executable_trusted: true,
+        executable_claimed: true,
         args: strings("python3 run.py"),
         args_truncated: true,
         start: Some(time(0) - Duration::from_secs(4211)),
@@ -94,6 +96,7 @@ pub(crate) fn full_event() -> Event {
             session: Some(7),
         }),
         unit: Some("user@1001.service".to_owned()),
+        system_unit: Some("user@1001.service".to_owned()),
         slice: Some("user-1001.slice".to_owned()),
         user_unit: Some("app.service".to_owned()),
         user_slice: Some("app.slice".to_owned()),
@@ -110,6 +113,11 @@ pub(crate) fn full_event() -> Event {
             namespace: Some("prod".to_owned()),
             cluster: Some("blue".to_owned()),
             ..Orchestrator::new(Platform::Kubernetes, "1b4e28ba-2fa1-11d2-883f-0016d3cca427".to_owned())
+        }),
+        user_container: Some(Container {
+            id: "abcd".repeat(16),
+            runtime: Some("podman".to_owned()),
+            ..Container::default()
         }),
     };
     Event {

@@ -178,7 +178,7 @@ fn places_that_last_are_part_of_the_key() {
         (unit("run-r0123456789abcdef0123456789abcdef.service"), "/app"),
         (unit("run-p1234-i5678.service"), "/app"),
         (unit("session-3.scope"), "/app"),
-        (user_unit, "/app (sync.service)"),
+        (user_unit, "/app (user@1000.service/sync.service)"),
         (Placement::default(), "/app"),
     ] {
         assert_eq!(key("/app", &placement), expected);

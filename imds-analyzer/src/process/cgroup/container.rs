@@ -12,6 +12,14 @@ pub(super) fn innermost(path: &str) -> Option<Container> {
     })
 }
 
+/// The place among `names` of the outermost container.
+pub(super) fn outermost(names: &[&str]) -> Option<usize> {
+    names.iter().enumerate().position(|(index, name)| {
+        let parents = names.get(..index).unwrap_or_default();
+        by_id(name, parents).or_else(|| by_name(name, parents)).is_some()
+    })
+}
+
 /// A container with an id of 64 hexadecimal digits, as all OCI runtimes of note give out.
 fn by_id(name: &str, parents: &[&str]) -> Option<Container> {
     let (prefix, id) = id(name)?;

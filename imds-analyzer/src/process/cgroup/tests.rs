@@ -106,8 +106,6 @@ fn docker() {
         Expected {
             unit: "user@1000.service",
             user_unit: "docker-9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d.scope",
-            runtime: "docker",
-            container: "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d",
             ..NONE
         },
     );
@@ -259,8 +257,9 @@ fn podman() {
         "podman-run(1), rootless",
         &format!("0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/container"),
         Expected {
+            unit: "user@1000.service",
             user_unit: "libpod-5eed917563583925ffdbd40a64efb2aaffe58638e57add8becaf460fe74f5b1c.scope",
-            ..expected("user@1000.service")
+            ..NONE
         },
     );
     check(
@@ -412,6 +411,24 @@ fn slices_and_sessions() {
 }
 
 #[test]
+fn a_users_own_container_is_named_as_the_user_s() {
+    const ID: &str = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d";
+    for (name, runtime) in [("docker", "docker"), ("libpod", "podman"), ("nerdctl", "containerd")] {
+        let path = format!("/user.slice/user-1000.slice/user@1000.service/user.slice/{name}-{ID}.scope/x");
+        let placement = parse_path(&path);
+        let container = placement.user_container.unwrap_or_default();
+        assert_eq!(
+            (container.id.as_str(), container.runtime.as_deref()),
+            (ID, Some(runtime)),
+            "{path}"
+        );
+        assert_eq!(placement.container, None, "{path}");
+    }
+    let of_system = parse_path(&format!("/system.slice/docker-{ID}.scope"));
+    assert_eq!(of_system.user_container, None);
+}
+
+#[test]
 fn shapes_that_nobody_knows() {
     const HEX: &str = "ee4b20e90ac7f42a10bd004d05646b13d8ab5e2c5e7cbc01abf8006bac01645";
     for text in [
@@ -429,7 +446,7 @@ fn shapes_that_nobody_knows() {
         "0::/\u{1b}[2J/\u{fffd}",
     ] {
         let mut placement = parse(text);
-        (placement.unit, placement.slice) = (None, None);
+        (placement.unit, placement.system_unit, placement.slice) = (None, None, None);
         assert_eq!(placement, Placement::default(), "{text}");
     }
 }

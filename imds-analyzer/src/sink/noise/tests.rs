@@ -32,6 +32,7 @@ fn event(uid: u32, unit: &str, caller: &str) -> Event {
     event.process = Some(Arc::new(Process {
         caller: caller.to_owned(),
         unit: Some(unit.to_owned()),
+        system_unit: Some(unit.to_owned()),
         container: None,
         user: crate::event::User {
             id: Some(uid),
@@ -155,6 +156,75 @@ fn lists() {
     let now = Instant::now();
     assert_eq!(noise.judge(&event(1, "quiet.service", "x"), now).0, Decision::Ignore);
     assert_eq!(noise.judge(&full_event(), now), (Decision::Write, First::default()));
+}
+
+/// A credential call that `[[ignore]]` has.
+fn ignored(uid: u32, caller: &str) -> Event {
+    let mut event = event(uid, "quiet.service", caller);
+    event.path_class = PathClass::Credential;
+    event
+}
+
+fn quiet(limits: Limits) -> Noise {
+    let config: Config = toml::from_str("[[ignore]]\nunit = \"quiet*\"").expect("a configuration");
+    Noise::new(&Config { limits, ..config })
+}
+
+#[test]
+fn the_first_credential_call_of_a_caller_is_never_ignored() {
+    let mut noise = quiet(limits(0, 0, 0));
+    let now = Instant::now();
+    let mut judge = |uid, caller| noise.judge(&ignored(uid, caller), now);
+    let first = First {
+        v1: true,
+        credential: true,
+    };
+    // In full, whatever the budgets say, and announced.
+    assert_eq!(judge(1, "/bin/a"), (Decision::Write, first));
+    assert_eq!(judge(1, "/bin/a"), (Decision::Ignore, First::default()));
+    // Each caller, and each user.
+    assert_eq!(judge(1, "/bin/b").0, Decision::Write);
+    assert_eq!(judge(2, "/bin/a").0, Decision::Write);
+    assert_eq!(judge(2, "/bin/a").0, Decision::Ignore);
+    let mut plain = ignored(3, "/bin/a");
+    plain.path_class = PathClass::Plain;
+    assert_eq!(noise.judge(&plain, now).0, Decision::Ignore);
+    assert_eq!(
+        noise.judge(&ignored(3, "/bin/a"), now).0,
+        Decision::Write,
+        "the first for credentials"
+    );
+    // The same caller in another container is not a new one.
+    let mut moved = ignored(1, "/bin/a");
+    let process = Arc::make_mut(moved.process.as_mut().expect("a process"));
+    process.container = Some(crate::event::Container {
+        id: "c".to_owned(),
+        ..Default::default()
+    });
+    assert_eq!(noise.judge(&moved, now).0, Decision::Ignore);
+}
+
+/// Callers made up until nobody can be told apart hide no credential call in the ignore list: it is counted at least.
+#[test]
+fn a_crowd_of_callers_hides_no_credential_call_in_the_ignore_list() {
+    let mut noise = quiet(limits(1, 1, 1));
+    let now = Instant::now();
+    let mut written = 0;
+    for caller in 0..3000 {
+        let decision = noise.judge(&ignored(1, &format!("/tmp/{caller}")), now).0;
+        assert_ne!(decision, Decision::Ignore, "{caller}");
+        written += usize::from(decision == Decision::Write);
+    }
+    assert!(written <= SEEN_PER_USER + CALLERS_PER_PLACE + 2, "{written}");
+    let nobody = {
+        let mut event = minimal_event();
+        event.path_class = PathClass::Credential;
+        event
+    };
+    let mut all = Noise::new(&toml::from_str("[[ignore]]\ncaller = \"*\"").expect("a configuration"));
+    for _ in 0..3 {
+        assert_ne!(all.judge(&nobody, now).0, Decision::Ignore, "nobody is known");
+    }
 }
 
 #[test]

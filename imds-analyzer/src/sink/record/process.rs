@@ -16,6 +16,9 @@ pub(super) struct Process<'a> {
     source: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     executable: Option<&'a str>,
+    /// The process is in a user namespace of its own, in which root can make the kernel name any file as the executable.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    executable_claimed: bool,
     /// Secrets are masked.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     args: &'a [String],
@@ -43,6 +46,7 @@ impl<'a> Process<'a> {
             name: &process.name,
             source: process.source.as_str(),
             executable: process.executable.as_deref(),
+            executable_claimed: process.executable_claimed,
             args: &process.args,
             command_line: CommandLine::new(&process.args),
             start: process.start.map(Seconds),

@@ -251,6 +251,9 @@ struct Systemd<'a> {
     user_unit: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_slice: Option<&'a str>,
+    /// The container that a user's names say it is: the id may be that of any other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_container: Option<Container<'a>>,
     /// Id of the login session.
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<&'a str>,
@@ -264,9 +267,11 @@ impl<'a> Systemd<'a> {
             slice: process.slice.as_deref(),
             user_unit: process.user_unit.as_deref(),
             user_slice: process.user_slice.as_deref(),
+            user_container: process.user_container.as_ref().map(Container::new),
             session: process.session.as_deref(),
         };
-        (fields.unit.is_some() || fields.slice.is_some()).then_some(fields)
+        let known = fields.unit.is_some() || fields.slice.is_some();
+        (known || fields.user_unit.is_some() || fields.user_container.is_some()).then_some(fields)
     }
 }
 

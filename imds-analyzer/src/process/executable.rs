@@ -1,0 +1,183 @@
+//! Whether the path of an executable says which program it is.
+//!
+//! A path alone proves nothing: in a mount namespace of one's own any file has any path, and in a user namespace of one's
+//! own the kernel names the file that one tells it to (PR_SET_MM_MAP). So the namespaces count, and whose the file is.
+
+use std::io;
+
+use imds_analyzer_ebpf::abi;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use super::{Counters, namespace_inode, proc::Proc};
+
+/// Inode numbers of the namespaces of pid 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Host {
+    pub(super) mount_ns: u32,
+    pub(super) user_ns: u32,
+}
+
+/// What follows from the facts on an executable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// See [`crate::event::Process::executable_trusted`].
+    pub(super) trusted: bool,
+    /// See [`crate::event::Process::executable_claimed`].
+    pub(super) claimed: bool,
+}
+
+impl Host {
+    /// # Errors
+    ///
+    /// Without `/proc`.
+    pub(super) fn read() -> io::Result<Self> {
+        // Without ptrace rights over pid 1, where we run is the best guess.
+        let of = |name: &str| {
+            let own = || namespace_inode(&format!("/proc/self/ns/{name}"));
+            namespace_inode(&format!("/proc/1/ns/{name}")).or_else(|_denied| own())
+        };
+        Ok(Self {
+            mount_ns: of("mnt")?,
+            user_ns: of("user")?,
+        })
+    }
+
+    pub(super) fn judge(self, file: &abi::Executable) -> Standing {
+        const WRITABLE_BY_OTHERS: u32 = 0o022;
+        let is_file = file.inode != 0 && file.mode & libc::S_IFMT == libc::S_IFREG;
+        let of_root = is_file && file.uid == 0 && file.mode & WRITABLE_BY_OTHERS == 0;
+        Standing {
+            trusted: of_root && file.mount_ns == self.mount_ns && file.user_ns == self.user_ns,
+            claimed: file.user_ns != 0 && file.user_ns != self.user_ns,
+        }
+    }
+}
+
+/// Whether the kernel side has read the facts.
+pub(super) fn is_known(file: &abi::Executable) -> bool {
+    file.inode != 0 && file.mount_ns != 0 && file.user_ns != 0
+}
+
+/// What the kernel's facts say, `file` with the `path` that was read along with it; what /proc says where they are not
+/// known, as long as that is the same program.
+pub(super) fn standing(
+    host: Host,
+    file: &abi::Executable,
+    path: Option<&[u8]>,
+    process: Option<&Proc>,
+    counters: &mut Counters,
+) -> Standing {
+    if is_known(file) && path.is_some() {
+        return host.judge(file);
+    }
+    let Some(process) = process else {
+        return host.judge(&abi::Executable::default());
+    };
+    let of_proc = || counters.note(process.exe()).flatten();
+    let Some(path) = path.map(<[u8]>::to_vec).or_else(of_proc) else {
+        return Standing::default();
+    };
+    let found = counters.note(look(process, host, &path)).unwrap_or_default();
+    let standing = host.judge(&found);
+    Standing {
+        // The kernel had another file: since then another program was executed.
+        trusted: standing.trusted && (file.inode == 0 || file.inode == found.inode),
+        ..standing
+    }
+}
+
+/// The same facts as /proc has them, of a process that still runs the program at `path`; all zeroes for another one.
+pub(super) fn look(process: &Proc, host: Host, path: &[u8]) -> io::Result<abi::Executable> {
+    let of = |name: &str| format!("/proc/{}/{name}", process.pid());
+    let mut file = abi::Executable {
+        mount_ns: namespace_inode(&of("ns/mnt"))?,
+        user_ns: namespace_inode(&of("ns/user"))?,
+        ..abi::Executable::default()
+    };
+    if file.mount_ns == host.mount_ns && file.user_ns == host.user_ns {
+        // From what the kernel has in memory: a file system of a user's own must not be asked, it may never answer.
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let data = statx(CWD, of("exe"), flags, StatxFlags::BASIC_STATS)?;
+        file.inode = data.stx_ino;
+        file.uid = data.stx_uid;
+        file.mode = u32::from(data.stx_mode);
+    }
+    // All of it was of one process and one program, if both are still there.
+    if process.exe()?.as_deref() != Some(path) {
+        return Ok(abi::Executable::default());
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Host = Host {
+        mount_ns: 0xf000_0001,
+        user_ns: 0xeffffffd,
+    };
+    const CURL: abi::Executable = abi::Executable {
+        inode: 7,
+        device: 0x0080_0001,
+        uid: 0,
+        mode: libc::S_IFREG | 0o755,
+        mount_ns: HOST.mount_ns,
+        user_ns: HOST.user_ns,
+        reserved: 0,
+    };
+
+    #[test]
+    fn only_root_s_files_in_the_host_s_namespaces_are_trusted() {
+        let trusted = Standing {
+            trusted: true,
+            claimed: false,
+        };
+        let setuid = abi::Executable {
+            mode: libc::S_IFREG | 0o4755,
+            ..CURL
+        };
+        assert_eq!((HOST.judge(&CURL), HOST.judge(&setuid)), (trusted, trusted));
+        let other_mount_ns = |file: &mut abi::Executable| file.mount_ns += 1;
+        let not_read = |file: &mut abi::Executable| *file = abi::Executable::default();
+        let changes: [fn(&mut abi::Executable); 8] = [
+            other_mount_ns,
+            not_read,
+            |file| file.uid = 1000,
+            |file| file.mode |= 0o020,
+            |file| file.mode |= 0o002,
+            |file| file.mode = libc::S_IFDIR | 0o755,
+            |file| file.inode = 0,
+            |file| file.user_ns = 0,
+        ];
+        for change in changes {
+            let mut file = CURL;
+            change(&mut file);
+            assert_eq!(HOST.judge(&file), Standing::default(), "{file:?}");
+        }
+        // The host's files and mounts, and a user namespace alone: what the kernel says can be forged.
+        let forged = abi::Executable {
+            user_ns: 0xf000_0002,
+            ..CURL
+        };
+        let claimed = Standing {
+            trusted: false,
+            claimed: true,
+        };
+        assert_eq!(HOST.judge(&forged), claimed);
+    }
+
+    #[test]
+    fn proc_says_the_same_of_this_process() {
+        let host = Host::read().expect("/proc");
+        let this = Proc::open(std::process::id()).expect("this process");
+        let path = this.exe().expect("readable").expect("a path");
+        let file = look(&this, host, &path).expect("readable");
+        assert_eq!(file.mount_ns, namespace_inode("/proc/self/ns/mnt").expect("readable"));
+        assert!(is_known(&file), "{file:?}");
+        assert_eq!(
+            look(&this, host, b"/usr/bin/other").expect("readable"),
+            abi::Executable::default()
+        );
+    }
+}
