@@ -125,6 +125,7 @@ impl<'a> Daemon<'a> {
         })
         .context("rights cannot be dropped")?;
         tracing::debug!("capabilities kept: {kept:?}");
+        daemon.session.rights_dropped();
         daemon.apply();
         let status = daemon.status();
         say(format_args!("ready: {}", daemon.session.describe()));

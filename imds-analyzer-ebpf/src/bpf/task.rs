@@ -2,7 +2,8 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns};
 use imds_analyzer_ebpf::abi::{
-    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Executable, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX, RecordKind, Task,
+    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Executable, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX,
+    RecordKind, Task,
 };
 
 use super::{counters, paths, read, settings_global::setting, transport_ring};
