@@ -35,8 +35,8 @@ use crate::{
     config::Config,
     kernel::plan::Wanted,
     run::{self, say},
-    session::{Budget, Flow, Options, Session},
-    settings::{FailOn, Filter},
+    session::{Flow, Options, Session},
+    settings::{Budget, FailOn, Filter},
     sink::{Sink as _, fanout::Fanout, loss, metrics::Snapshot},
 };
 

@@ -224,7 +224,9 @@ impl Resolver {
         if task.tgid == 0 || former.is_some_and(|entry| entry.complete && entry.announced.covers(print)) {
             return;
         }
+        // Where execs are not counted another program may go by the same key: its name is another then.
         let (announced_before, paths_before) = former
+            .filter(|former| former.comm == task.comm)
             .map(|former| (former.announced, former.paths.clone()))
             .unwrap_or_default();
         let ancestors = usize::try_from(owner.ancestors_len).unwrap_or(usize::MAX);

@@ -23,7 +23,7 @@ use crate::{
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
     send::{Lineage, SendTap},
-    settings::{FailOn, Filter},
+    settings::{Budget, FailOn, Filter},
     sink::{self, Notice, Sink, summary::Summary},
 };
 
@@ -50,23 +50,14 @@ pub struct Options<S> {
     pub sink: S,
 }
 
-/// Requests a second, and how many at once; a rate of 0 is no limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Budget {
-    pub rate: u32,
-    pub burst: u32,
-}
-
-impl Budget {
-    /// Puts it into what the programs are loaded with, in us. The send tap has none: what it hands over is not yet a
-    /// request of anybody's.
-    fn set(self, plan: &mut Plan) {
-        const SECOND: u32 = 1_000_000;
-        for tap in &mut plan.taps {
-            if let TapPlan::Wire { offsets, .. } = tap {
-                offsets.budget_cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
-                offsets.budget_depth = offsets.budget_cost.saturating_mul(self.burst);
-            }
+/// Puts a budget into what the programs are loaded with, in us. The send tap has none: what it hands over is not yet a
+/// request of anybody's.
+fn set_budget(plan: &mut Plan, budget: Budget) {
+    const SECOND: u32 = 1_000_000;
+    for tap in &mut plan.taps {
+        if let TapPlan::Wire { offsets, .. } = tap {
+            offsets.budget_cost = SECOND.checked_div(budget.rate).map_or(0, |cost| cost.max(1));
+            offsets.budget_depth = offsets.budget_cost.saturating_mul(budget.burst);
         }
     }
 }
@@ -160,7 +151,7 @@ impl<S: Sink> Session<S> {
     pub fn start(options: Options<S>) -> Result<Self, StartError> {
         let features = Features::probe();
         let mut plan = plan::plan(&features, options.wanted)?;
-        options.budget.set(&mut plan);
+        set_budget(&mut plan, options.budget);
         let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
         let stream = Stream::new(loaded.take_buffers().map_err(StartError::Refused)?)?;
         let resolver = Resolver::new(ResolverSettings {
@@ -475,6 +466,17 @@ pub struct Finished<S> {
     /// `--fail-on` matched.
     pub failed: bool,
     pub sink: S,
+}
+
+impl<S> Finished<S> {
+    /// How many of one kind were lost.
+    pub fn loss_of(&self, kind: &str) -> u64 {
+        self.loss
+            .iter()
+            .filter(|(name, _)| *name == kind)
+            .map(|(_, count)| count)
+            .sum()
+    }
 }
 
 fn count_error(errors: &mut Vec<(DecodeError, u64)>, error: DecodeError) {
