@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValuePars
 use crate::{
     config::StdoutFormat,
     secrets::ArgsMode,
-    settings::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice},
+    settings::{Budget, ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice},
 };
 
 mod generate;
@@ -195,6 +195,11 @@ pub struct WatchArgs {
     /// Ask the name service for users that /etc/passwd does not have: it may ask the network
     #[arg(long, help_heading = "How it works")]
     pub name_service: bool,
+
+    /// Calls a second of one user that are shown, five times as many at once; what is more is counted, and the
+    /// summary says how many. 0 is no limit
+    #[arg(long, value_name = "N", default_value_t = Budget::default().rate, help_heading = "How it works")]
+    pub kernel_rate: u32,
 
     /// Run this command, watch only it and its children, and stop when it ends
     #[arg(last = true)]

@@ -14,7 +14,11 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{cli::DaemonArgs, secrets::ArgsMode, settings::OwnerChoice};
+use crate::{
+    cli::DaemonArgs,
+    secrets::ArgsMode,
+    settings::{Budget, OwnerChoice},
+};
 
 mod error;
 mod path;
@@ -171,14 +175,15 @@ impl Default for Metrics {
 
 impl Default for Limits {
     fn default() -> Self {
+        let kernel = Budget::default();
         Self {
             window: Duration::from_secs(60),
             caller: 20,
             place: 200,
             user: 500,
             user_daily: 20_000,
-            kernel_rate: 2000,
-            kernel_burst: 2_000,
+            kernel_rate: kernel.rate,
+            kernel_burst: kernel.burst,
         }
     }
 }

@@ -38,8 +38,8 @@ use crate::{
     kernel::plan::Wanted,
     place::Trust,
     run::{self, say},
-    session::{Budget, Flow, Options, Session},
-    settings::{FailOn, Filter},
+    session::{Flow, Options, Session},
+    settings::{Budget, FailOn, Filter},
     sink::{
         Sink as _,
         fanout::Fanout,
@@ -151,6 +151,7 @@ impl<'a> Daemon<'a> {
         })
         .context("rights cannot be dropped")?;
         tracing::debug!("capabilities kept: {kept:?}");
+        daemon.session.rights_dropped();
         daemon.apply();
         warn_of_rules(&daemon.config);
         let status = daemon.status();

@@ -1,11 +1,18 @@
 //! Wire records and owners become events, each request exactly once.
 //!
-//! A head that a packet left unfinished is noticed by the kernel side and kept here: if its end does not come within
-//! [`HEAD_TIMEOUT`] it is reported `unknown`, and its end, should it still come, is not reported again.
+//! A state machine without clocks and files: the time is handed in, processes and older sockets come from a [`Lookup`],
+//! events go out through a closure. All that waits here is bounded, charged to the user who sent, and in arrival order:
+//!
+//! ```text
+//! pending   heads that a packet left unfinished, until their end comes or for HEAD_TIMEOUT; then reported `unknown`
+//! early     keys of heads that were reported before their end came: the end is not reported again
+//! held      heads in pages that their sender can still change, for HOLD; a change makes them `unknown`
+//! told      parts of streams that changed and were reported: a change that is seen twice is reported once
+//! ```
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -15,26 +22,49 @@ use imds_analyzer_ebpf::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{
-    event::{Event, NetNs, Tap, Thread},
-    http,
-    process::{
-        Resolver,
-        sockets::{ExistingSocket, find_existing},
-    },
-    sanitize,
+use self::{
+    queue::Queue,
+    range::{Range, Told},
 };
+use crate::{
+    event::{Event, NetNs, Process, Tap, Thread},
+    http, sanitize,
+};
+
+mod host;
+mod queue;
+mod range;
+#[cfg(test)]
+mod tests;
+
+pub use self::host::Host;
 
 /// How long a head may be unfinished.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a head is held whose sender can still change its bytes: TCP repeats a lost packet several times by then.
+pub const HOLD: Duration = Duration::from_secs(5);
 
-/// Unfinished heads remembered; beyond that the oldest is reported early.
-const PENDING_MAX: usize = 4096;
-/// Heads reported by time-out whose end may still come.
-const REPORTED_MAX: usize = 4096;
+/// How much waits at most.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Unfinished heads; one more, and one of the user who has most is reported early.
+    pending: usize,
+    /// Heads reported early whose end may still come: more than can be pending, and a user has as many sockets.
+    early: usize,
+    /// Heads held, and of one user; one more, and the oldest is written.
+    held: usize,
+    held_of_user: usize,
+}
+
+const LIMITS: Limits = Limits {
+    pending: 4096,
+    early: 8 * 4096,
+    held: 4096,
+    held_of_user: 512,
+};
 
 /// A head, by its socket and the sequence number of its first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct HeadKey {
     cookie: u64,
     sock: u64,
@@ -51,156 +81,296 @@ impl HeadKey {
     }
 }
 
-/// The stage between decoding and the sinks.
-pub struct Join {
-    resolver: Resolver,
-    pending: HashMap<HeadKey, (Request, Vec<u8>)>,
-    /// The keys of `pending` by the time their notice came, and when that was in ns since boot.
-    deadlines: VecDeque<(u64, HeadKey)>,
-    reported: HashSet<HeadKey>,
-    reported_order: VecDeque<HeadKey>,
-    /// Sockets older than the tool, by cookie.
-    existing: HashMap<u64, ExistingSocket>,
-    /// The cookie last looked for in vain: a look goes through all of /proc, and a connection has many requests.
-    not_found: Option<u64>,
-    /// Ends of heads that had been reported by time-out.
-    late_heads: u64,
-    /// Requests of which nobody knows the process.
-    ownerless: u64,
-    /// Looks that failed in searches for the owners of older sockets.
-    search_failures: u64,
+/// One moment by both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// ns since boot, the clock of the records.
+    pub since_boot: u64,
+    pub wall: SystemTime,
 }
 
-impl Join {
-    pub fn new(resolver: Resolver) -> Self {
+impl Now {
+    pub fn read() -> Self {
+        let boot = clock_gettime(ClockId::Boottime);
+        let since_boot = Duration::new(boot.tv_sec.unsigned_abs(), u32::try_from(boot.tv_nsec).unwrap_or(0));
         Self {
-            resolver,
-            pending: HashMap::new(),
-            deadlines: VecDeque::new(),
-            reported: HashSet::new(),
-            reported_order: VecDeque::new(),
-            existing: HashMap::new(),
-            not_found: None,
-            late_heads: 0,
-            ownerless: 0,
-            search_failures: 0,
+            since_boot: nanoseconds(since_boot),
+            wall: SystemTime::now(),
         }
     }
 
-    pub fn resolver(&mut self) -> &mut Resolver {
-        &mut self.resolver
+    /// The wall clock's time at `boot_time` ns since boot.
+    fn wall_at(self, boot_time: u64) -> SystemTime {
+        let at = match self.since_boot.checked_sub(boot_time) {
+            Some(age) => self.wall.checked_sub(Duration::from_nanos(age)),
+            // Records that were made while the batch is handled.
+            None => self.wall.checked_add(Duration::from_nanos(boot_time - self.since_boot)),
+        };
+        at.unwrap_or(self.wall)
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Facts that are not in the records.
+pub trait Lookup {
+    /// The process of a request's task; `None` where the kernel side knows nobody.
+    fn process(&mut self, task: &Task) -> Option<Arc<Process>>;
+    /// The process that holds the request's socket, which nobody was seen connecting.
+    fn holder(&mut self, now: Now, request: &Request) -> Option<Arc<Process>>;
+    /// The host's network namespace.
+    fn host_net_ns(&self) -> Option<u32>;
+}
+
+/// The stage between decoding and the sinks.
+pub struct Join<L> {
+    lookup: L,
+    /// Time never goes back.
+    since_boot: u64,
+    pending: Queue<Pending>,
+    early: Queue<()>,
+    held: Queue<Held>,
+    told: Told,
+    counters: Counters,
+}
+
+/// An unfinished head.
+#[derive(Debug)]
+struct Pending {
+    request: Request,
+    capture: Box<[u8]>,
+    changed: bool,
+}
+
+/// A judged head.
+#[derive(Debug)]
+struct Held {
+    event: Event,
+    range: Range,
+}
+
+/// What did not go as it should; nothing here is ever reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counters {
+    /// Ends of heads that had been reported early.
+    late_heads: u64,
+    /// Heads reported before their time for lack of room.
+    pending_evicted: u64,
+    /// Heads reported early that had to be forgotten: their ends are reported again.
+    early_forgotten: u64,
+    /// Heads written before their time for lack of room.
+    held_evicted: u64,
+    /// Requests of which nobody knows the process.
+    ownerless: u64,
+}
+
+impl<L: Lookup> Join<L> {
+    pub fn new(lookup: L) -> Self {
+        Self::with(lookup, LIMITS)
     }
 
-    /// Looks for sockets that are connected to IMDS already. Called once the hooks are in place, so that none is
-    /// missed in between.
-    pub fn find_existing_sockets(&mut self) {
-        match find_existing() {
-            Ok(found) => {
-                self.search_failures += found.failures;
-                self.existing
-                    .extend(found.sockets.into_iter().map(|socket| (socket.cookie, socket)));
-            }
-            Err(error) => {
-                self.search_failures += 1;
-                tracing::warn!("sockets that were open before cannot be found: {error:#}");
-            }
+    fn with(lookup: L, limits: Limits) -> Self {
+        Self {
+            lookup,
+            since_boot: 0,
+            pending: Queue::new(limits.pending, limits.pending),
+            early: Queue::new(limits.early, limits.early),
+            held: Queue::new(limits.held, limits.held_of_user),
+            told: Told::new(),
+            counters: Counters::default(),
         }
     }
 
-    /// What went wrong or was left out here and in the resolver, by kind.
-    pub fn counters(&self) -> [(&'static str, u64); 7] {
-        let resolver = self.resolver.counters();
-        // A process that may not be looked at is common; it matters when someone was looked for in vain.
-        let search_failures = if self.ownerless > 0 { self.search_failures } else { 0 };
+    pub fn lookup(&self) -> &L {
+        &self.lookup
+    }
+
+    pub fn lookup_mut(&mut self) -> &mut L {
+        &mut self.lookup
+    }
+
+    /// What went wrong or was left out here, by kind.
+    pub fn counters(&self) -> [(&'static str, u64); 5] {
+        let counters = self.counters;
         [
-            ("requests_without_process", self.ownerless),
-            ("socket_search_failures", search_failures),
-            ("late_heads", self.late_heads),
-            ("process_read_failures", resolver.failures),
-            ("processes_unannounced", resolver.unannounced),
-            ("container_names_overdue", resolver.container_names_overdue),
-            ("user_names_overdue", resolver.user_names_overdue),
+            ("requests_without_process", counters.ownerless),
+            ("late_heads", counters.late_heads),
+            ("unfinished_heads_evicted", counters.pending_evicted),
+            ("early_heads_forgotten", counters.early_forgotten),
+            ("held_heads_evicted", counters.held_evicted),
         ]
     }
 
-    /// A judged head.
-    pub fn request(&mut self, request: &Request, capture: &[u8]) -> Option<Event> {
+    /// Takes a judged head.
+    pub fn request(&mut self, now: Now, request: &Request, capture: &[u8], out: &mut impl FnMut(Event)) {
+        let since_boot = self.pass(now);
+        let (key, range) = (HeadKey::of(request), Range::new(request.seq, request.head_len));
+        let pending = self.pending.take(&key);
+        if self.early.take(&key).is_some() {
+            self.counters.late_heads += 1;
+            // A change of it is no news: it was reported `unknown`.
+            if in_sender_pages(request) {
+                self.told.add(key, range);
+            }
+            return;
+        }
+        let changed = pending.is_some_and(|pending| pending.changed) || self.told.overlaps(key, range);
+        if changed {
+            self.told.add(key, range);
+            out(self.event(now, &unknown(request, Reason::Changed), capture));
+            return;
+        }
+        let event = self.event(now, request, capture);
+        if !in_sender_pages(request) {
+            out(event);
+            return;
+        }
+        // Two heads with one key: the socket has been connected again.
+        if let Some(former) = self.held.take(&key) {
+            out(former.event);
+        }
+        let held = Held { event, range };
+        if let Some((.., evicted)) = self.held.push(key, request.task.uid, since_boot, held) {
+            self.counters.held_evicted += 1;
+            out(evicted.event);
+        }
+    }
+
+    /// Takes a head that has begun.
+    pub fn unfinished(&mut self, now: Now, request: &Request, capture: &[u8], out: &mut impl FnMut(Event)) {
+        let since_boot = self.pass(now);
         let key = HeadKey::of(request);
-        self.pending.remove(&key);
-        if self.reported.remove(&key) {
-            self.late_heads += 1;
-            return None;
+        if self.early.contains(&key) {
+            return;
         }
-        Some(self.event(request, capture))
-    }
-
-    /// A head that has begun. Returns another one that has to be reported to make room for it.
-    pub fn unfinished(&mut self, request: &Request, capture: &[u8]) -> Option<Event> {
-        let key = HeadKey::of(request);
-        if self.pending.insert(key, (*request, capture.to_vec())).is_none() {
-            self.deadlines.push_back((request.header.time, key));
+        if let Some(pending) = self.pending.get_mut(&key) {
+            pending.request = *request;
+            pending.capture = capture.into();
+            return;
         }
-        if self.pending.len() > PENDING_MAX {
-            self.next_expired(u64::MAX, Reason::Unfinished)
-        } else {
-            None
+        let pending = Pending {
+            request: *request,
+            capture: capture.into(),
+            changed: false,
+        };
+        if let Some((key, user, evicted)) = self.pending.push(key, request.task.uid, since_boot, pending) {
+            self.counters.pending_evicted += 1;
+            self.report_early(now, key, user, &evicted, Reason::Unfinished, out);
         }
     }
 
-    /// How long until a head times out.
-    pub fn next_deadline(&mut self) -> Option<Duration> {
-        while let Some((begun, key)) = self.deadlines.front() {
-            if self.pending.contains_key(key) {
-                return Some((Duration::from_nanos(*begun) + HEAD_TIMEOUT).saturating_sub(since_boot()));
-            }
-            self.deadlines.pop_front();
-        }
-        None
-    }
-
-    /// The next head that has timed out by now.
-    pub fn expired(&mut self) -> Option<Event> {
-        let timeout = HEAD_TIMEOUT.as_nanos() as u64;
-        self.next_expired(
-            (since_boot().as_nanos() as u64).saturating_sub(timeout),
-            Reason::Timeout,
-        )
-    }
-
-    /// All heads that are still unfinished, at the end of a run.
-    pub fn unfinished_at_end(&mut self) -> Option<Event> {
-        self.next_expired(u64::MAX, Reason::Unfinished)
-    }
-
-    fn next_expired(&mut self, begun_until: u64, reason: Reason) -> Option<Event> {
-        loop {
-            let (begun, key) = *self.deadlines.front()?;
-            if begun > begun_until {
-                return None;
-            }
-            self.deadlines.pop_front();
-            let Some((mut request, capture)) = self.pending.remove(&key) else {
-                continue;
-            };
-            request.verdict = Verdict::Unknown as u8;
-            request.reason = reason as u8;
-            self.remember_reported(key);
-            return Some(self.event(&request, &capture));
-        }
-    }
-
-    fn remember_reported(&mut self, key: HeadKey) {
-        if self.reported.insert(key) {
-            self.reported_order.push_back(key);
-        }
-        while self.reported_order.len() > REPORTED_MAX {
-            if let Some(oldest) = self.reported_order.pop_front() {
-                self.reported.remove(&oldest);
+    /// Takes the notice that bytes which had been judged were sent again, and were others. The heads that wait and that
+    /// they belong to are `unknown`; bytes before those belong to heads that are written already, and are an event of
+    /// their own.
+    pub fn changed(&mut self, now: Now, notice: &Request, out: &mut impl FnMut(Event)) {
+        self.pass(now);
+        let (key, range) = (HeadKey::of(notice), Range::new(notice.seq, notice.head_len));
+        // What is still unfinished goes on to wherever the notice may reach.
+        let open = |key: HeadKey| Range::new(key.seq, Range::MAX);
+        let held: Vec<(HeadKey, Range)> = self
+            .held
+            .of_socket(key)
+            .map(|(key, held)| (key, held.range))
+            .filter(|(_, held)| held.overlaps(range))
+            .collect();
+        let pending: Vec<HeadKey> = self.pending.of_socket(key).map(|(key, _)| key).collect();
+        let early = self.early.of_socket(key).map(|(key, ())| key);
+        let unfinished = pending.iter().copied().chain(early);
+        let first = unfinished
+            .filter(|key| open(*key).overlaps(range))
+            .chain(held.iter().map(|(key, _)| *key))
+            .map(|key| range.offset_of(key.seq))
+            .min();
+        let rest = match first {
+            Some(first) => u32::try_from(first).unwrap_or(0),
+            None => range.len,
+        };
+        let own = (rest > 0)
+            .then(|| Range::new(range.seq, rest))
+            .filter(|own| !self.told.contains(key, *own));
+        for key in pending.into_iter().filter(|key| open(*key).overlaps(range)) {
+            if let Some(pending) = self.pending.get_mut(&key) {
+                pending.changed = true;
             }
         }
+        for (key, range) in held {
+            self.told.add(key, range);
+            if let Some(Held { mut event, .. }) = self.held.take(&key) {
+                event.verdict = Verdict::Unknown;
+                event.reason = Some(Reason::Changed);
+                out(event);
+            }
+        }
+        // All of it: where a head is held, so are those behind it whose bytes can change.
+        self.told.add(key, range);
+        if own.is_some() {
+            let mut request = unknown(notice, Reason::Changed);
+            // The notice knows the socket and nothing of the head.
+            request.facts = 0;
+            request.path_class = PathClass::NotImds as u8;
+            out(self.event(now, &request, &[]));
+        }
     }
 
-    fn event(&mut self, request: &Request, capture: &[u8]) -> Event {
+    /// A socket is connected: what was known of its connection before is of no use.
+    pub fn connected(&mut self, cookie: u64, sock: u64) {
+        self.told.forget(HeadKey { cookie, sock, seq: 0 });
+    }
+
+    /// When [`Self::expire`] has something to do next, in ns since boot.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let pending = self.pending.oldest().map(|since| due(since, HEAD_TIMEOUT));
+        let held = self.held.oldest().map(|since| due(since, HOLD));
+        [pending, held].into_iter().flatten().min()
+    }
+
+    /// Lets go of all that has waited long enough.
+    pub fn expire(&mut self, now: Now, out: &mut impl FnMut(Event)) {
+        let since_boot = self.pass(now);
+        while let Some((.., held)) = before(since_boot, HOLD).and_then(|until| self.held.take_oldest(until)) {
+            out(held.event);
+        }
+        while let Some((key, user, pending)) =
+            before(since_boot, HEAD_TIMEOUT).and_then(|until| self.pending.take_oldest(until))
+        {
+            self.report_early(now, key, user, &pending, Reason::Timeout, out);
+        }
+    }
+
+    /// Lets go of all that waits, at the end of a run.
+    pub fn finish(&mut self, now: Now, out: &mut impl FnMut(Event)) {
+        while let Some((.., held)) = self.held.take_oldest(u64::MAX) {
+            out(held.event);
+        }
+        while let Some((key, user, pending)) = self.pending.take_oldest(u64::MAX) {
+            self.report_early(now, key, user, &pending, Reason::Unfinished, out);
+        }
+    }
+
+    fn pass(&mut self, now: Now) -> u64 {
+        self.since_boot = self.since_boot.max(now.since_boot);
+        self.since_boot
+    }
+
+    fn report_early(
+        &mut self,
+        now: Now,
+        key: HeadKey,
+        user: u32,
+        pending: &Pending,
+        reason: Reason,
+        out: &mut impl FnMut(Event),
+    ) {
+        let reason = if pending.changed { Reason::Changed } else { reason };
+        if self.early.push(key, user, self.since_boot, ()).is_some() {
+            self.counters.early_forgotten += 1;
+        }
+        out(self.event(now, &unknown(&pending.request, reason), &pending.capture));
+    }
+
+    fn event(&mut self, now: Now, request: &Request, capture: &[u8]) -> Event {
         let reason = request.reason();
         let verdict = request.verdict().unwrap_or(Verdict::Unknown);
         let http = http::parse(capture, request.facts, reason);
@@ -211,12 +381,12 @@ impl Join {
             }
             _ => request.path_class().unwrap_or(PathClass::NotImds),
         };
-        let (process, owner) = self.owner(request);
-        let host_net_ns = self.resolver.host_net_ns();
+        let (process, owner) = self.owner(now, request);
+        let host_net_ns = self.lookup.host_net_ns();
         let destination = address(request.family, request.destination, request.destination_port);
         let packet_destination = address(request.family, request.packet_destination, request.packet_port);
         Event {
-            time: wall_clock(request.header.time),
+            time: now.wall_at(request.header.time),
             verdict,
             reason,
             path_class,
@@ -244,29 +414,42 @@ impl Join {
         }
     }
 
-    /// The process behind a request: from the kernel's notes, or, for a socket older than the tool, from a search.
-    fn owner(&mut self, request: &Request) -> (Option<std::sync::Arc<crate::event::Process>>, Option<OwnerHook>) {
-        if let Some(process) = self.resolver.resolve(&request.task) {
+    /// The process behind a request: from the kernel's notes, or, where they know nobody, who holds the socket.
+    fn owner(&mut self, now: Now, request: &Request) -> (Option<Arc<Process>>, Option<OwnerHook>) {
+        if let Some(process) = self.lookup.process(&request.task) {
             return (Some(process), OwnerHook::from_raw(request.task.hook));
         }
-        if !self.existing.contains_key(&request.cookie) && self.not_found != Some(request.cookie) {
-            self.find_existing_sockets();
-            if !self.existing.contains_key(&request.cookie) {
-                self.not_found = Some(request.cookie);
-            }
-        }
-        let holder = self
-            .existing
-            .get(&request.cookie)
-            .and_then(|socket| socket.holders.first().copied());
-        match holder.and_then(|pid| self.resolver.from_pid(pid)) {
+        match self.lookup.holder(now, request) {
             Some(process) => (Some(process), Some(OwnerHook::SockDiag)),
             None => {
-                self.ownerless += 1;
+                self.counters.ownerless += 1;
                 (None, None)
             }
         }
     }
+}
+
+/// The request without a verdict.
+fn unknown(request: &Request, reason: Reason) -> Request {
+    Request {
+        verdict: Verdict::Unknown as u8,
+        reason: reason as u8,
+        ..*request
+    }
+}
+
+/// Whether the bytes may still change before they arrive, and the kernel side tells if they do.
+fn in_sender_pages(request: &Request) -> bool {
+    request.flags & request_flags::SENDER_PAGES != 0 && request.flags & request_flags::SEND_TAP == 0
+}
+
+fn due(since: u64, after: Duration) -> u64 {
+    since.saturating_add(nanoseconds(after))
+}
+
+/// The latest begin of what has waited for `time`; `None` where the host is younger than that.
+fn before(now: u64, time: Duration) -> Option<u64> {
+    now.checked_sub(nanoseconds(time))
 }
 
 /// The thread, where it is not the process's first.
@@ -286,18 +469,3 @@ fn address(family: u8, bytes: [u8; 16], port: u16) -> SocketAddr {
     };
     SocketAddr::new(ip, port)
 }
-
-fn since_boot() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
-}
-
-/// The wall clock's time at `boot_time` ns since boot, by what both clocks say now.
-fn wall_clock(boot_time: u64) -> SystemTime {
-    let age = since_boot().saturating_sub(Duration::from_nanos(boot_time));
-    let now = SystemTime::now();
-    now.checked_sub(age).unwrap_or(now)
-}
-
-#[cfg(test)]
-mod tests;

@@ -11,8 +11,8 @@ use crate::{
     lab::{self, Lab, Server, StepOutcome, Tour},
     run::{self, Signals, say},
     secrets::ArgsMode,
-    session::{Budget, Flow, Options, Session, StartError},
-    settings::{FailOn, Filter},
+    session::{Flow, Options, Session, StartError},
+    settings::{Budget, FailOn, Filter},
 };
 
 /// Builds the lab, tours it, and with `--keep` leaves it to the user until interrupted.

@@ -21,6 +21,7 @@ mod tests;
 mod users;
 
 use std::{
+    hash::{BuildHasher as _, RandomState},
     io,
     num::NonZeroUsize,
     os::unix::fs::MetadataExt as _,
@@ -117,6 +118,7 @@ pub struct Resolver {
     /// There are cgroup hierarchies of v1, of which the kernel side reads one only.
     has_cgroup_v1: bool,
     counters: Counters,
+    hashing: RandomState,
 }
 
 /// What the kernel side announced of a process.
@@ -142,8 +144,50 @@ struct Entry {
     process: Arc<Process>,
     /// The name as the kernel has it.
     comm: [u8; abi::COMM_LEN],
-    /// Nothing that a later announcement could add.
+    /// Nothing that a later announcement of the same could add.
     complete: bool,
+    announced: Print,
+    /// As they were announced: who sends is announced without.
+    paths: KernelPaths,
+}
+
+/// An announcement in short: a process can change its arguments, its directory and its cgroup between two calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Print {
+    /// `None` where there were none.
+    argv: Option<u64>,
+    paths: Option<u64>,
+}
+
+impl Print {
+    fn of(owner: &abi::Owner, names: &[u8], argv: &[u8], hashing: &RandomState) -> Self {
+        let abi::Paths {
+            executable_end,
+            working_directory_end,
+            cgroup_end,
+            flags,
+        } = owner.paths;
+        let names = names.get(..usize::from(cgroup_end)).unwrap_or(names);
+        let ends = (executable_end, working_directory_end, flags);
+        Self {
+            argv: (!argv.is_empty()).then(|| hashing.hash_one((owner.argv_len, argv))),
+            paths: (flags != 0).then(|| hashing.hash_one((ends, names))),
+        }
+    }
+
+    /// Nothing in `later` is news.
+    fn covers(self, later: Self) -> bool {
+        later.argv.is_none_or(|argv| self.argv == Some(argv))
+            && later.paths.is_none_or(|paths| self.paths == Some(paths))
+    }
+
+    /// What was announced last of each.
+    fn or(self, former: Self) -> Self {
+        Self {
+            argv: self.argv.or(former.argv),
+            paths: self.paths.or(former.paths),
+        }
+    }
 }
 
 impl Resolver {
@@ -173,6 +217,7 @@ impl Resolver {
             host_net_ns,
             has_cgroup_v1: own_cgroups.is_none_or(|text| text.lines().any(|line| !line.starts_with("0::"))),
             counters,
+            hashing: RandomState::new(),
         }
     }
 
@@ -181,9 +226,16 @@ impl Resolver {
     pub fn observe(&mut self, owner: &abi::Owner, names: &[u8], argv: &[u8]) {
         let task = &owner.task;
         let key = Key::of(task);
-        if task.tgid == 0 || self.processes.get(&key).is_some_and(|entry| entry.complete) {
+        let print = Print::of(owner, names, argv, &self.hashing);
+        let former = self.processes.get(&key);
+        if task.tgid == 0 || former.is_some_and(|entry| entry.complete && entry.announced.covers(print)) {
             return;
         }
+        // Where execs are not counted another program may go by the same key: its name is another then.
+        let (announced_before, paths_before) = former
+            .filter(|former| former.comm == task.comm)
+            .map(|former| (former.announced, former.paths.clone()))
+            .unwrap_or_default();
         let ancestors = usize::try_from(owner.ancestors_len).unwrap_or(usize::MAX);
         let whole = usize::try_from(owner.argv_len).unwrap_or(usize::MAX);
         let announced = Announced {
@@ -192,7 +244,7 @@ impl Resolver {
                 cut: whole > argv.len(),
             },
             ancestors: owner.ancestors.get(..ancestors).unwrap_or(&owner.ancestors),
-            paths: KernelPaths::of(owner.paths, names),
+            paths: KernelPaths::of(owner.paths, names).or(paths_before),
             executable: owner.executable,
             login: (owner.paths_room != 0).then_some((owner.login_uid, owner.login_session)),
         };
@@ -203,6 +255,7 @@ impl Resolver {
             || argv.is_empty()
             || ancestors == 0;
         let found = needs_proc.then(|| self.find(task)).flatten();
+        let paths = announced.paths.clone();
         let process = self.describe(task, found.as_ref(), announced, Source::Kernel);
         let complete = !process.args.is_empty();
         self.processes.put(
@@ -211,6 +264,8 @@ impl Resolver {
                 process: Arc::new(process),
                 comm: task.comm,
                 complete,
+                announced: print.or(announced_before),
+                paths,
             },
         );
     }
@@ -235,6 +290,8 @@ impl Resolver {
                 process: Arc::clone(&process),
                 comm: task.comm,
                 complete: false,
+                announced: Print::default(),
+                paths: KernelPaths::default(),
             },
         );
         Some(process)
@@ -242,7 +299,15 @@ impl Resolver {
 
     /// The process that has `pid` now, as /proc shows it; `None` when there is none. Not remembered.
     pub fn from_pid(&mut self, pid: u32) -> Option<Arc<Process>> {
+        self.from_pid_at(pid, u64::MAX)
+    }
+
+    /// The process that had `pid` at `time` (ns since boot) and has it still.
+    pub fn from_pid_at(&mut self, pid: u32, time: u64) -> Option<Arc<Process>> {
         let found = self.counters.note(Proc::open(pid))?;
+        if found.stat.start > self.ticks.of(time) {
+            return None;
+        }
         let (uid, gid) = self.counters.note(found.ids())?;
         let task = abi::Task {
             start: self.ticks.to_nanoseconds(found.stat.start),
@@ -299,24 +364,31 @@ impl Resolver {
             argv,
             ancestors,
             paths,
-            executable: file,
+            executable,
             login,
         } = announced;
         let cmdline = found
             .and_then(|found| counters.note(found.cmdline()))
             .unwrap_or_default();
         // Since the announcement the process may have executed another program, whose name is not the caller's.
-        let same_program = found.is_some_and(|found| found.stat.comm == task.comm || argv.agrees_with(&cmdline));
+        // A name and arguments prove little, the file does where the kernel side knows it.
+        let same_program = found.is_some_and(|found| {
+            (found.stat.comm == task.comm || argv.agrees_with(&cmdline)) && found.executes(&executable)
+        });
         let current = found.filter(|_| same_program);
         let standing = self
             .host
-            .map(|host| executable::standing(host, &file, paths.executable.as_deref(), current, counters));
+            .map(|host| executable::standing(host, &executable, paths.executable.as_deref(), current, counters));
         let standing = standing.unwrap_or_default();
         let mut path = |known: Option<Vec<u8>>, look: fn(&Proc) -> io::Result<Option<Vec<u8>>>| {
             let path = known.or_else(|| current.and_then(|found| counters.note(look(found)).flatten()));
             path.map(|path| path_shown(&path))
         };
-        let executable = path(paths.executable, Proc::exe);
+        let unproven = paths.executable.is_none();
+        let path_found = path(paths.executable, Proc::exe);
+        // Looked at again: an exec between the two looks shows in the second.
+        let proven = !unproven || current.is_some_and(|found| found.executes(&executable));
+        let executable = path_found.filter(|_| proven);
         let working_directory = path(paths.working_directory, Proc::cwd);
         let placement = self.place(found, paths.cgroup);
         let argv = if same_program { argv.or_longer(&cmdline) } else { argv };
@@ -393,12 +465,40 @@ impl Entry {
             return;
         }
         self.comm = task.comm;
+        let name = sanitize::comm(&task.comm);
+        let program = caller::program(&caller::Facts {
+            name: &name,
+            executable: process.executable.as_deref(),
+            args: &process.args,
+            working_directory: process.working_directory.as_deref(),
+        });
+        let caller = match program == process.program {
+            true => process.caller.clone(),
+            false => caller::key(&program, &placement(process)),
+        };
         self.process = Arc::new(Process {
-            name: sanitize::comm(&task.comm),
+            name,
+            program,
+            caller,
             user: users.user(task.uid),
             group_id: Some(task.gid),
             ..Process::clone(process)
         });
+    }
+}
+
+/// Where a process stands, as it was described.
+fn placement(process: &Process) -> Placement {
+    Placement {
+        unit: process.unit.clone(),
+        system_unit: process.system_unit.clone(),
+        slice: process.slice.clone(),
+        user_unit: process.user_unit.clone(),
+        user_slice: process.user_slice.clone(),
+        session: process.session.clone(),
+        container: process.container.clone(),
+        orchestrator: process.orchestrator.clone(),
+        user_container: process.user_container.clone(),
     }
 }
 

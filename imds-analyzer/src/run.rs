@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use imds_analyzer_ebpf::abi::OwnerHook;
+use imds_analyzer_ebpf::abi::{Loss, OwnerHook};
 use tokio::{
     process::Child,
     signal::unix::{Signal, SignalKind, signal},
@@ -27,7 +27,7 @@ use crate::{
     kernel::plan::{Object, Wanted},
     lab_command,
     place::Trust,
-    session::{Budget, Finished, Flow, Options, Session, StartError},
+    session::{Finished, Flow, Options, Session, StartError},
     settings::{self, ColorChoice, Format, ObjectChoice, OwnerChoice, WatchSettings},
     sink::{self, Output, Sink, Style, json::JsonSink, loss, text::TextSink},
 };
@@ -213,7 +213,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         fail_on: settings.fail_on.clone(),
         count: settings.count,
         quiet: settings.quiet,
-        budget: Budget::default(),
+        budget: settings.budget,
         sink: stdout_sink(settings.format, settings.color, settings.verbose),
     })?;
     say(format_args!("ready: {}", session.describe()));
@@ -259,6 +259,12 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
     if !finished.failed && uncounted > 0 && settings.fail_on.leaves_local_v1_out() {
         say(format_args!(
             "--fail-on v1 did not match: {uncounted} v1 calls went to an address of this host itself (v1-local matches those)."
+        ));
+    }
+    let over_budget = finished.loss_of(Loss::BudgetV1.as_str());
+    if !finished.failed && over_budget > 0 && settings.fail_on.has_v1() {
+        say(format_args!(
+            "--fail-on did not match, but {over_budget} v1 calls were counted only: run it again with --kernel-rate 0."
         ));
     }
     Ok(if finished.failed {

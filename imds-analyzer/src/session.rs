@@ -7,13 +7,13 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use imds_analyzer_ebpf::abi::{Loss, RecordKind, Request, program};
+use imds_analyzer_ebpf::abi::{Loss, OwnerHook, RecordKind, Request, program};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     decode::{self, DecodeError, Record},
     event::Event,
-    join::Join,
+    join::{Host, Join, Now},
     kernel::{
         features::Features,
         load::{self, Hook, Loaded},
@@ -23,7 +23,7 @@ use crate::{
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
     send::{Lineage, SendTap},
-    settings::{FailOn, Filter},
+    settings::{Budget, FailOn, Filter},
     sink::{self, Notice, Sink, summary::Summary},
 };
 
@@ -52,23 +52,14 @@ pub struct Options<S> {
     pub sink: S,
 }
 
-/// Requests a second, and how many at once; a rate of 0 is no limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Budget {
-    pub rate: u32,
-    pub burst: u32,
-}
-
-impl Budget {
-    /// Puts it into what the programs are loaded with, in us. The send tap has none: what it hands over is not yet a
-    /// request of anybody's.
-    fn set(self, plan: &mut Plan) {
-        const SECOND: u32 = 1_000_000;
-        for tap in &mut plan.taps {
-            if let TapPlan::Wire { offsets, .. } = tap {
-                offsets.budget_cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
-                offsets.budget_depth = offsets.budget_cost.saturating_mul(self.burst);
-            }
+/// Puts a budget into what the programs are loaded with, in us. The send tap has none: what it hands over is not yet a
+/// request of anybody's.
+fn set_budget(plan: &mut Plan, budget: Budget) {
+    const SECOND: u32 = 1_000_000;
+    for tap in &mut plan.taps {
+        if let TapPlan::Wire { offsets, .. } = tap {
+            offsets.budget_cost = SECOND.checked_div(budget.rate).map_or(0, |cost| cost.max(1));
+            offsets.budget_depth = offsets.budget_cost.saturating_mul(budget.burst);
         }
     }
 }
@@ -102,7 +93,7 @@ pub struct Session<S> {
     /// There may be more to read without waiting.
     more: bool,
     loaded: Loaded,
-    join: Join,
+    join: Join<Host>,
     send: SendTap,
     outlet: Outlet<S>,
     /// As of the last loss notice.
@@ -162,7 +153,7 @@ impl<S: Sink> Session<S> {
     pub fn start(options: Options<S>) -> Result<Self, StartError> {
         let features = Features::probe();
         let mut plan = plan::plan(&features, options.wanted)?;
-        options.budget.set(&mut plan);
+        set_budget(&mut plan, options.budget);
         let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
         let stream = Stream::new(loaded.take_buffers().map_err(StartError::Refused)?)?;
         let resolver = Resolver::new(ResolverSettings {
@@ -170,8 +161,8 @@ impl<S: Sink> Session<S> {
             name_service: options.name_service,
             capacity: PROCESSES,
         });
-        let mut join = Join::new(resolver);
-        join.find_existing_sockets();
+        let mut join = Join::new(Host::new(resolver));
+        join.lookup_mut().find_older_sockets(Now::read());
         let mut outlet = Outlet {
             filter: options.filter,
             fail_on: options.fail_on,
@@ -245,7 +236,7 @@ impl<S: Sink> Session<S> {
         } else {
             tokio::select! {
                 ready = self.stream.ready() => ready?,
-                () = sleep(deadline) => {}
+                () = until(deadline) => {}
                 () = kernel_messages(&mut self.logger) => {}
             }
             self.more = true;
@@ -298,32 +289,36 @@ impl<S: Sink> Session<S> {
             ..
         } = self;
         let mut outcome = Ok(Flow::On);
-        let mut write = |event: Option<Event>| {
-            if let (Some(event), Ok(Flow::On)) = (event, &outcome) {
+        let mut write = |event: Event| {
+            if let Ok(Flow::On) = outcome {
                 outcome = outlet.event(&event);
             }
         };
         send.set_clock();
+        let now = Now::read();
         let count = stream.drain(BATCH, |taken| match taken {
             Taken::Record(bytes) => match decode::decode(bytes) {
                 Ok(Record::Owner(mut owner, names, argv)) => {
                     if object != Object::Modern {
                         send.announced(&mut owner);
                     }
-                    join.resolver().observe(&owner, names, argv);
+                    if owner.task.hook == OwnerHook::Connect as u8 {
+                        join.connected(owner.cookie, owner.sock);
+                    }
+                    join.lookup_mut().resolver().observe(&owner, names, argv);
                 }
-                Ok(Record::Request(request, capture)) => write(join.request(&request, capture)),
-                Ok(Record::Pending(request, capture)) => write(join.unfinished(&request, capture)),
-                Ok(Record::Changed(request)) => write(join.request(&request, &[])),
+                Ok(Record::Request(request, capture)) => join.request(now, &request, capture, &mut write),
+                Ok(Record::Pending(request, capture)) => join.unfinished(now, &request, capture, &mut write),
+                Ok(Record::Changed(notice)) => join.changed(now, &notice, &mut write),
                 Ok(Record::Send(mut piece, data)) => {
                     send.take(&mut piece, data, &mut |kind, request: &_, capture: &_| {
-                        write(judged(join, kind, request, capture));
+                        judged(join, now, kind, request, capture, &mut write);
                     });
                 }
                 Ok(Record::Lineage(record)) => send.descends(&record),
                 Ok(Record::Packet(packet, data)) => {
                     send.packet(&packet, data, &mut |kind, request: &_, capture: &_| {
-                        write(judged(join, kind, request, capture));
+                        judged(join, now, kind, request, capture, &mut write);
                     });
                 }
                 Err(error) => count_error(decode_errors, error),
@@ -331,13 +326,11 @@ impl<S: Sink> Session<S> {
             Taken::Lost(count, time) => {
                 *lost += count;
                 send.lost(time, &mut |kind, request: &_, capture: &_| {
-                    write(judged(join, kind, request, capture));
+                    judged(join, now, kind, request, capture, &mut write);
                 });
             }
         });
-        while let (Ok(Flow::On), Some(event)) = (&outcome, join.expired()) {
-            outcome = outlet.event(&event);
-        }
+        join.expire(now, &mut write);
         self.more = count == BATCH;
         match outcome {
             Ok(Flow::On) => Ok(Flow::On),
@@ -351,11 +344,13 @@ impl<S: Sink> Session<S> {
     /// Reports what is still unfinished and sums up. Returns the summary, what was lost, and whether `--fail-on`
     /// matched.
     pub fn finish(mut self) -> io::Result<Finished<S>> {
-        while let Some(event) = self.join.unfinished_at_end() {
-            if self.outlet.event(&event)? != Flow::On {
-                break;
+        let mut outcome = Ok(Flow::On);
+        self.join.finish(Now::read(), &mut |event| {
+            if let Ok(Flow::On) = outcome {
+                outcome = self.outlet.event(&event);
             }
-        }
+        });
+        outcome?;
         if let Some(logger) = &mut self.logger {
             logger.get_mut().flush();
         }
@@ -398,6 +393,11 @@ impl<S: Sink> Session<S> {
         let sink = &mut self.outlet.sink;
         sink.notice(SystemTime::now(), &Notice::Loss { counts: &counts })?;
         sink.flush()
+    }
+
+    /// Rights were given up: what takes them is not tried any more.
+    pub fn rights_dropped(&mut self) {
+        self.join.lookup_mut().forbid_searches();
     }
 
     /// Where records go.
@@ -450,7 +450,11 @@ impl<S: Sink> Session<S> {
             (Loss::GapBytes.as_str(), send.gap_bytes),
         ]);
         loss.extend(self.decode_errors.iter().map(|(kind, count)| (kind.as_str(), *count)));
+        let ownerless = counters
+            .iter()
+            .any(|&(kind, count)| kind == "requests_without_process" && count > 0);
         loss.extend(counters);
+        loss.extend(self.join.lookup().counters(ownerless));
         loss.extend(self.outlet.sink.loss());
         loss.retain(|&(_, count)| count > 0);
         loss
@@ -458,12 +462,18 @@ impl<S: Sink> Session<S> {
 }
 
 /// What the send tap says of a head, as if it came from the kernel.
-fn judged(join: &mut Join, kind: RecordKind, request: &Request, capture: &[u8]) -> Option<Event> {
+fn judged(
+    join: &mut Join<Host>,
+    now: Now,
+    kind: RecordKind,
+    request: &Request,
+    capture: &[u8],
+    out: &mut impl FnMut(Event),
+) {
     match kind {
-        RecordKind::Pending => join.unfinished(request, capture),
-        // As [`Record::Changed`].
-        RecordKind::Changed => join.request(request, &[]),
-        _ => join.request(request, capture),
+        RecordKind::Pending => join.unfinished(now, request, capture, out),
+        RecordKind::Changed => join.changed(now, request, out),
+        _ => join.request(now, request, capture, out),
     }
 }
 
@@ -476,6 +486,17 @@ pub struct Finished<S> {
     pub sink: S,
 }
 
+impl<S> Finished<S> {
+    /// How many of one kind were lost.
+    pub fn loss_of(&self, kind: &str) -> u64 {
+        self.loss
+            .iter()
+            .filter(|(name, _)| *name == kind)
+            .map(|(_, count)| count)
+            .sum()
+    }
+}
+
 fn count_error(errors: &mut Vec<(DecodeError, u64)>, error: DecodeError) {
     match errors.iter_mut().find(|(kind, _)| *kind == error) {
         Some((_, count)) => *count += 1,
@@ -483,9 +504,13 @@ fn count_error(errors: &mut Vec<(DecodeError, u64)>, error: DecodeError) {
     }
 }
 
-async fn sleep(duration: Option<Duration>) {
-    match duration {
-        Some(duration) => tokio::time::sleep(duration).await,
+/// Until so many ns since boot.
+async fn until(deadline: Option<u64>) {
+    match deadline {
+        Some(deadline) => {
+            let left = deadline.saturating_sub(Now::read().since_boot);
+            tokio::time::sleep(Duration::from_nanos(left)).await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -79,6 +79,33 @@ pub enum ObjectChoice {
     LegacyWire,
 }
 
+/// Requests a second, and how many at once; a rate of 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    pub rate: u32,
+    pub burst: u32,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            rate: 2000,
+            burst: 10_000,
+        }
+    }
+}
+
+impl Budget {
+    /// With a burst in the proportion of the default's.
+    pub fn of_rate(rate: u32) -> Self {
+        let default = Self::default();
+        Self {
+            rate,
+            burst: rate.saturating_mul(default.burst / default.rate),
+        }
+    }
+}
+
 /// What `watch` is to do.
 #[derive(Clone, Debug)]
 pub struct WatchSettings {
@@ -96,6 +123,7 @@ pub struct WatchSettings {
     pub object: ObjectChoice,
     pub args: ArgsMode,
     pub name_service: bool,
+    pub budget: Budget,
     pub command: Option<Command>,
 }
 
@@ -141,6 +169,7 @@ impl TryFrom<WatchArgs> for WatchSettings {
             object: args.object,
             args: args.args,
             name_service: args.name_service,
+            budget: Budget::of_rate(args.kernel_rate),
             command: command.next().map(|program| Command {
                 program,
                 args: command.collect(),
@@ -241,6 +270,12 @@ impl FailOn {
     /// Whether a v1 call matches only if it is not local.
     pub fn leaves_local_v1_out(&self) -> bool {
         self.0.contains(&FailCondition::V1) && !self.0.contains(&FailCondition::V1Local)
+    }
+
+    /// Whether any v1 call matches.
+    pub fn has_v1(&self) -> bool {
+        let v1 = [FailCondition::V1, FailCondition::V1Local];
+        self.0.iter().any(|condition| v1.contains(condition))
     }
 
     pub fn matches(&self, event: &Event) -> bool {

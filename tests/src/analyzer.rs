@@ -69,7 +69,7 @@ pub struct Ended {
 }
 
 impl Analyzer {
-    /// Starts `watch --format json` with further arguments, and waits until it is ready.
+    /// Starts `watch --format json` with further arguments and without budgets, and waits until it is ready.
     pub fn watch(args: &[&str]) -> Self {
         Self::watch_in(Turn::take(), args)
     }
@@ -77,7 +77,9 @@ impl Analyzer {
     /// As [`Self::watch`], by a test whose turn it is already.
     pub fn watch_in(turn: Turn, args: &[&str]) -> Self {
         let mut command = Command::new(binary());
-        command.args(["watch", "--format", "json"]).args(args);
+        command
+            .args(["watch", "--format", "json", "--kernel-rate", "0"])
+            .args(args);
         Self::start_in(turn, command)
     }
 

@@ -83,7 +83,7 @@ struct Analyzer(Child);
 impl Analyzer {
     fn start(owner: &str) -> Result<Self> {
         let mut child = Command::new(lab::binary())
-            .args(["watch", "--format", "json", "--owner", owner])
+            .args(["watch", "--format", "json", "--kernel-rate", "0", "--owner", owner])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -22,13 +22,12 @@ pub(super) enum Class {
 }
 
 impl Class {
-    /// A user who has used more than the budget's depth, shifted by this, is no light one. Announced processes are the
-    /// largest records.
+    /// So many records at once are little. Announced processes are the largest ones.
     #[inline(always)]
-    const fn share(self) -> u64 {
+    const fn light(self) -> u64 {
         match self {
-            Self::Owner => 4,
-            Self::Request | Self::Credential | Self::Pending => 3,
+            Self::Owner => 100,
+            Self::Request | Self::Credential | Self::Pending => 400,
         }
     }
 }
@@ -57,7 +56,7 @@ pub(super) fn allows(uid: u32, class: Class) -> bool {
     let value = unsafe { *full_at };
     let begin = if value > now { value } else { now };
     let used = begin - now;
-    if used > depth || used > depth >> class.share() && transport_ring::is_half_full() {
+    if used > depth || used > cost * class.light() && transport_ring::is_half_full() {
         return false;
     }
     // SAFETY: as above.

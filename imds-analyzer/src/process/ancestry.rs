@@ -1,6 +1,9 @@
 //! The chain of ancestors, from the parent to pid 1.
 
-use std::num::NonZeroUsize;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    num::NonZeroUsize,
+};
 
 use imds_analyzer_ebpf::abi::{self, COMM_LEN};
 use lru::LruCache;
@@ -18,15 +21,24 @@ const CHAIN_MAX: usize = 256;
 /// Bytes of an ancestor's arguments that are shown at most.
 const ARGS_SHOWN: usize = 1024;
 
-/// Remembers ancestors, so that a thousand children of one shell cost one look at it, and who started whom.
+/// Remembers ancestors, so that a thousand children of one shell describe it once, and who started whom.
 #[derive(Debug)]
 pub(super) struct Ancestry {
-    known: LruCache<Key, Ancestor>,
+    known: LruCache<Key, Known>,
     /// The first parent that was seen of a process, by its pid and start: once that has exited, the kernel names pid 1
     /// or another reaper in its place.
     parents: LruCache<(u32, u64), abi::Ancestor>,
     ticks: Ticks,
     args: ArgsMode,
+    hashing: RandomState,
+}
+
+/// An ancestor, and what its arguments and executable were when it was described: a shell that executes a shell keeps
+/// its pid, start and name.
+#[derive(Debug)]
+struct Known {
+    ancestor: Ancestor,
+    print: Option<u64>,
 }
 
 /// The name is part of it: it changes when the process executes another program.
@@ -45,6 +57,7 @@ impl Ancestry {
             parents: LruCache::new(capacity),
             ticks,
             args,
+            hashing: RandomState::new(),
         }
     }
 
@@ -113,11 +126,15 @@ impl Ancestry {
             start: self.ticks.of(seen.start),
             comm: padded(seen.comm),
         };
-        let known = match self.known.get(&key) {
-            Some(known) => Some(known.clone()),
-            None => proc::find(seen.tgid, seen.start, self.ticks, counters)
+        let known = match self.known(&key) {
+            Some(known) => Some(known),
+            None => match proc::find(seen.tgid, seen.start, self.ticks, counters)
                 .filter(|found| found.stat.comm == key.comm)
-                .map(|found| self.found(&found, counters)),
+            {
+                Some(found) => Some(self.describe(&found, counters)),
+                // What runs there by now is another program, or another process.
+                None => self.known.peek(&key).map(|known| known.ancestor.clone()),
+            },
         };
         Ancestor {
             pid: seen.tgid,
@@ -128,25 +145,49 @@ impl Ancestry {
     }
 
     fn found(&mut self, found: &Proc, counters: &mut Counters) -> Ancestor {
-        let key = Key {
-            pid: found.pid(),
-            start: found.stat.start,
-            comm: found.stat.comm,
-        };
-        if let Some(known) = self.known.get(&key) {
-            return known.clone();
+        match self.known(&Key::of(found)) {
+            Some(known) => known,
+            None => self.describe(found, counters),
         }
+    }
+
+    /// The ancestor as it was described, unless it shows other arguments or another executable by now; one that shows
+    /// none has exited.
+    fn known(&mut self, key: &Key) -> Option<Ancestor> {
+        let known = self.known.get(key)?;
+        let print = proc::cmdline_and_exe(key.pid).map(|shown| self.hashing.hash_one(shown));
+        (print.is_none() || print == known.print).then(|| known.ancestor.clone())
+    }
+
+    fn describe(&mut self, found: &Proc, counters: &mut Counters) -> Ancestor {
+        let key = Key::of(found);
         let cmdline = counters.note(found.cmdline()).unwrap_or_default();
+        let exe = counters.note(found.exe()).flatten();
+        let print = exe.as_ref().map(|exe| self.hashing.hash_one((&cmdline, exe)));
         let (args, _cut) = Argv::of_cmdline(&cmdline).shown(self.args, ARGS_SHOWN);
         let ancestor = Ancestor {
             pid: key.pid,
             name: sanitize::comm(&key.comm),
-            executable: counters.note(found.exe()).flatten().map(|path| path_shown(&path)),
+            executable: exe.map(|path| path_shown(&path)),
             args,
             user_id: counters.note(found.ids()).map(|(uid, _gid)| uid),
         };
-        self.known.put(key, ancestor.clone());
+        let known = Known {
+            ancestor: ancestor.clone(),
+            print,
+        };
+        self.known.put(key, known);
         ancestor
+    }
+}
+
+impl Key {
+    fn of(found: &Proc) -> Self {
+        Self {
+            pid: found.pid(),
+            start: found.stat.start,
+            comm: found.stat.comm,
+        }
     }
 }
 

@@ -43,6 +43,15 @@ impl KernelPaths {
         }
     }
 
+    /// These, and of those that are missing what was known before.
+    pub(super) fn or(self, former: Self) -> Self {
+        Self {
+            executable: self.executable.or(former.executable),
+            working_directory: self.working_directory.or(former.working_directory),
+            cgroup: self.cgroup.or(former.cgroup),
+        }
+    }
+
     pub(super) fn is_complete(&self) -> bool {
         self.executable.is_some() && self.working_directory.is_some() && self.cgroup.is_some()
     }

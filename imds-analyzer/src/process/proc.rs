@@ -2,13 +2,15 @@
 //! the same pid: what is read through it belongs to the process whose start time was checked.
 
 use std::{
+    fs::{self, File},
     io::{self, ErrorKind, Read as _},
     os::unix::ffi::OsStringExt as _,
     path::PathBuf,
 };
 
-use imds_analyzer_ebpf::abi::COMM_LEN;
+use imds_analyzer_ebpf::abi::{COMM_LEN, Executable};
 use procfs::{ProcError, process::Process};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::Counters;
 
@@ -84,6 +86,18 @@ impl Proc {
         path(|| self.process.exe())
     }
 
+    /// Whether it executes this file, as far as can be told: any will do where the kernel side knows of none.
+    pub(super) fn executes(&self, known: &Executable) -> bool {
+        if known.inode == 0 {
+            return true;
+        }
+        // What is cached will do: a server that does not answer stops nobody.
+        let flags = AtFlags::STATX_DONT_SYNC;
+        let path = format!("/proc/{}/exe", self.pid());
+        statx(CWD, path, flags, StatxFlags::INO)
+            .is_ok_and(|found| is_file(known, (found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
+    }
+
     pub(super) fn cwd(&self) -> io::Result<Option<Vec<u8>>> {
         path(|| self.process.cwd())
     }
@@ -143,6 +157,29 @@ impl Stat {
     }
 }
 
+/// Whether a file on `device` (major and minor number) is the kernel side's.
+fn is_file(known: &Executable, device: (u32, u32), inode: u64) -> bool {
+    /// `MINORBITS`, include/linux/kdev_t.h.
+    const MINOR_BITS: u32 = 20;
+    let (major, minor) = (known.device >> MINOR_BITS, known.device & ((1 << MINOR_BITS) - 1));
+    // overlayfs and btrfs show the numbers of layers and subvolumes where the kernel has the file system's; all of those
+    // are of the one major number that belongs to no device.
+    let anonymous = major == 0 && device.0 == 0;
+    known.inode == inode && (anonymous || (major, minor) == device)
+}
+
+/// A process's arguments and executable as they are at this moment, if there are any; whose they are is for the caller
+/// to know.
+pub(super) fn cmdline_and_exe(pid: u32) -> Option<(Vec<u8>, Vec<u8>)> {
+    let directory = PathBuf::from(format!("/proc/{pid}"));
+    let mut cmdline = Vec::new();
+    let max = u64::try_from(CMDLINE_MAX).unwrap_or(u64::MAX);
+    let file = File::open(directory.join("cmdline")).ok()?;
+    file.take(max).read_to_end(&mut cmdline).ok()?;
+    let exe = fs::read_link(directory.join("exe")).ok()?;
+    Some((cmdline, exe.into_os_string().into_vec())).filter(|(cmdline, _)| !cmdline.is_empty())
+}
+
 /// Whether the error means that the process has exited.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
@@ -193,7 +230,57 @@ mod tests {
         io::{Error, ErrorKind},
     };
 
-    use super::{Stat, is_gone, link};
+    use imds_analyzer_ebpf::abi::Executable;
+
+    use super::{Proc, Stat, is_file, is_gone, link};
+
+    #[test]
+    fn an_executable_is_its_file_and_not_its_name() {
+        let known = |device, inode| Executable {
+            device,
+            inode,
+            ..Executable::default()
+        };
+        for (kernel, inode, device, found, same) in [
+            // 8:1 and 259:7, 20 bits of minor number.
+            (8 << 20 | 1, 42, (8, 1), 42, true),
+            (8 << 20 | 1, 42, (8, 1), 43, false),
+            (8 << 20 | 1, 42, (8, 2), 42, false),
+            (259 << 20 | 7, 42, (259, 7), 42, true),
+            (259 << 20 | 7, 42, (3, 7), 42, false),
+            (8 << 20 | 0xf_ffff, 42, (8, 0xf_ffff), 42, true),
+            (8 << 20 | 0xf_ffff, 42, (8, 0xf_fffe), 42, false),
+            // overlayfs: one number for the file system, others for its layers.
+            (54, 42, (0, 55), 42, true),
+            (54, 42, (0, 55), 43, false),
+            (54, 42, (8, 54), 42, false),
+            (8 << 20 | 1, 1 << 40, (8, 1), 0, false),
+        ] {
+            assert_eq!(
+                is_file(&known(kernel, inode), device, found),
+                same,
+                "{kernel:x} {device:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_process_executes_its_own_file_and_no_other() {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let this = Proc::open(std::process::id()).expect("this process");
+        let file = std::fs::metadata("/proc/self/exe").expect("its executable");
+        let device = libc::major(file.dev()) << 20 | libc::minor(file.dev());
+        let mut known = Executable {
+            device,
+            inode: file.ino(),
+            ..Executable::default()
+        };
+        assert!(this.executes(&known));
+        known.inode += 1;
+        assert!(!this.executes(&known));
+        assert!(this.executes(&Executable::default()), "nothing is known");
+    }
 
     #[test]
     fn a_link_of_a_process_that_exits_is_gone_and_not_refused() {

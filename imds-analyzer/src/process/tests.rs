@@ -557,3 +557,277 @@ fn nobody_has_a_pid_beyond_the_limit() {
     assert_eq!(resolver().from_pid(u32::MAX), None);
     assert_eq!(resolver().from_pid(pid_of_this_test()).unwrap().pid, pid_of_this_test());
 }
+
+/// A process that is gone, with the paths of `names` announced.
+fn announced_with_paths(task: Task, argv: &[u8], names: &[u8], ends: [u16; 3]) -> Owner {
+    let mut announced = owner(task, argv, &[]);
+    announced.paths_room = names.len().try_into().unwrap();
+    let [executable_end, working_directory_end, cgroup_end] = ends;
+    announced.paths = Paths {
+        executable_end,
+        working_directory_end,
+        cgroup_end,
+        flags: path_flags::EXECUTABLE | path_flags::WORKING_DIRECTORY | path_flags::CGROUP,
+    };
+    announced
+}
+
+#[test]
+fn what_is_announced_later_is_as_of_the_later_call() {
+    let mut resolver = resolver();
+    let gone = Task {
+        start: 4321,
+        exec: 1,
+        tgid: 4_194_304,
+        comm: comm("worker"),
+        ..Task::default()
+    };
+    let names = b"worker\0bin\0app\0opt\0a.service\0system.slice\0";
+    let moved = b"worker\0bin\0app\0opt\0b.service\0system.slice\0";
+    let ends = [11, 19, 42];
+    let mut step = |argv: &[u8], names: Option<&[u8]>| {
+        match names {
+            Some(names) => resolver.observe(&announced_with_paths(gone, argv, names, ends), names, argv),
+            None => resolver.observe(&owner(gone, argv, &[]), &[], argv),
+        }
+        resolver.resolve(&gone).unwrap()
+    };
+    let first = step(b"worker\0idle\0", Some(names));
+    assert_eq!(first.args, ["worker", "idle"]);
+    assert_eq!(first.unit.as_deref(), Some("a.service"));
+    assert!(
+        Arc::ptr_eq(&first, &step(b"worker\0idle\0", Some(names))),
+        "nothing new"
+    );
+    assert!(
+        Arc::ptr_eq(&first, &step(b"worker\0idle\0", None)),
+        "who sends comes without paths"
+    );
+    assert!(
+        Arc::ptr_eq(&first, &step(b"", None)),
+        "argv that could not be read is none"
+    );
+
+    // setproctitle(3), announced as a sender.
+    let retitled = step(b"worker: job 7\0", None);
+    assert_eq!(retitled.args, ["worker: job 7"]);
+    assert_eq!(retitled.executable, first.executable, "a title changes no path");
+    assert_eq!(retitled.unit, first.unit);
+    assert!(Arc::ptr_eq(&retitled, &step(b"worker: job 7\0", Some(names))));
+    // Moved to another cgroup.
+    let moved = step(b"worker: job 7\0", Some(moved));
+    assert_eq!(
+        (moved.args.clone(), moved.unit.as_deref()),
+        (retitled.args.clone(), Some("b.service"))
+    );
+    // And back to what it was.
+    assert_eq!(step(b"worker\0idle\0", Some(names)).args, ["worker", "idle"]);
+    assert_eq!(first.args, ["worker", "idle"], "what was written stays");
+}
+
+#[test]
+fn a_longer_argv_that_begins_alike_is_another() {
+    let mut resolver = resolver();
+    let gone = Task {
+        start: 4321,
+        exec: 1,
+        tgid: 4_194_304,
+        ..Task::default()
+    };
+    let mut args = |argv: &[u8], whole: u32| {
+        let mut announced = owner(gone, argv, &[]);
+        announced.argv_len = whole;
+        resolver.observe(&announced, &[], argv);
+        let process = resolver.resolve(&gone).unwrap();
+        (process.args.join(" "), process.args_truncated)
+    };
+    assert_eq!(args(b"a\0b\0", 4), ("a b".to_owned(), false));
+    assert_eq!(args(b"a\0b\0c\0", 6), ("a b c".to_owned(), false));
+    assert!(args(b"a\0b\0c\0", 5000).1, "cut");
+    assert_eq!(args(b"a\0", 2), ("a".to_owned(), false));
+}
+
+#[test]
+fn an_exec_that_is_counted_is_another_program_whatever_it_shows() {
+    let mut resolver = resolver();
+    let program = |exec, name| Task {
+        start: 4321,
+        exec,
+        tgid: 4_194_304,
+        comm: comm(name),
+        ..Task::default()
+    };
+    for (exec, name, argv) in [
+        (1, "python3", &b"python3\0a.py\0"[..]),
+        (2, "sleep", b"sleep\x001\0"),
+        (3, "python3", b"python3\0b.py\0"),
+    ] {
+        resolver.observe(&owner(program(exec, name), argv, &[]), &[], argv);
+    }
+    let args = [1, 2, 3].map(|exec| resolver.resolve(&program(exec, "python3")).unwrap().args.join(" "));
+    assert_eq!(args, ["python3 a.py", "sleep 1", "python3 b.py"]);
+}
+
+#[test]
+fn user_group_and_name_are_those_of_the_request() {
+    let mut resolver = resolver();
+    let gone = Task {
+        start: 4321,
+        exec: 1,
+        tgid: 4_194_304,
+        uid: 0,
+        gid: 0,
+        comm: comm("before"),
+        ..Task::default()
+    };
+    resolver.observe(&owner(gone, b"tool\0-v\0", &[]), &[], b"tool\0-v\0");
+    assert_eq!(resolver.resolve(&gone).unwrap().caller, "before");
+    for (uid, gid, name) in [(0, 0, "after"), (65_534, 65_534, "after"), (0, 7, "before")] {
+        let now = Task {
+            uid,
+            gid,
+            comm: comm(name),
+            ..gone
+        };
+        let process = resolver.resolve(&now).unwrap();
+        assert_eq!((process.user.id, process.group_id), (Some(uid), Some(gid)));
+        assert_eq!((process.name.as_str(), process.caller.as_str()), (name, name));
+        assert_eq!(process.args, ["tool", "-v"]);
+        let user = if uid == 0 { "root" } else { "nobody" };
+        assert_eq!(process.user.name.as_deref(), Some(user));
+    }
+    // An executable that is known is not named anew, nor is its place.
+    let names = b"worker\0bin\0app\0opt\0a.service\0system.slice\0";
+    let known = Task { exec: 2, ..gone };
+    resolver.observe(
+        &announced_with_paths(known, b"worker\0", names, [11, 19, 42]),
+        names,
+        b"worker\0",
+    );
+    let renamed = Task {
+        comm: comm("other"),
+        ..known
+    };
+    let process = resolver.resolve(&renamed).unwrap();
+    assert_eq!(
+        (process.name.as_str(), process.caller.as_str()),
+        ("other", "/bin/worker (a.service)")
+    );
+}
+
+#[test]
+fn a_path_from_proc_is_that_of_the_announced_file_or_none() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let mut resolver = resolver();
+    let file = std::fs::metadata("/proc/self/exe").unwrap();
+    let right = (file.ino(), libc::major(file.dev()) << 20 | libc::minor(file.dev()));
+    let mut process = |exec, (inode, device): (u64, u32)| {
+        let task = Task {
+            exec,
+            ..task(&resolver, pid_of_this_test())
+        };
+        let mut announced = owner(task, b"kernel\0", &[]);
+        (announced.executable.inode, announced.executable.device) = (inode, device);
+        resolver.observe(&announced, &[], b"kernel\0");
+        resolver.resolve(&task).unwrap()
+    };
+    assert!(process(1, right).executable.is_some());
+    assert!(process(2, (0, 0)).executable.is_some(), "the kernel side knows of none");
+    for (exec, wrong) in [(3, (right.0 + 1, right.1)), (4, (right.0, right.1 ^ 8 << 20))] {
+        let process = process(exec, wrong);
+        assert_eq!(
+            (process.executable.as_deref(), process.working_directory.as_deref()),
+            (None, None)
+        );
+        assert_eq!(process.args, ["kernel"]);
+    }
+}
+
+#[test]
+fn a_shell_that_executes_a_shell_is_another_ancestor() {
+    let (shell, child) = Running::shell("trap 'exec sh -c \"sleep 60; :\" second' USR1; sleep 60 & echo $!; wait");
+    let pid = shell.0.id();
+    let mut resolver = resolver();
+    let parent_as_seen = task(&resolver, pid);
+    let seen = Ancestor {
+        start: parent_as_seen.start,
+        tgid: pid,
+        uid: 0,
+        comm: parent_as_seen.comm,
+    };
+    let parent = |resolver: &mut Resolver, exec| {
+        let child = Task {
+            start: 4321,
+            exec,
+            tgid: 4_194_304,
+            comm: comm("child"),
+            ..Task::default()
+        };
+        resolver.observe(&owner(child, b"child\0", &[seen]), &[], b"child\0");
+        let process = resolver.resolve(&child).unwrap();
+        process.ancestors.first().unwrap().args.join(" ")
+    };
+    assert!(parent(&mut resolver, 1).contains("trap"));
+    assert!(parent(&mut resolver, 2).contains("trap"));
+    // SAFETY: kill takes no pointers; a child of ours that was not waited for.
+    unsafe { libc::kill(i32::try_from(pid).unwrap(), libc::SIGUSR1) };
+    until_it_runs(pid, b"sh\0-c\0sleep 60; :\0second\0");
+    assert_eq!(task(&resolver, pid).comm, parent_as_seen.comm);
+    assert_eq!(parent(&mut resolver, 3), "sh -c sleep 60; : second");
+    // From /proc alone, too: above the child that sleeps.
+    let from_proc = resolver.from_pid(child).unwrap();
+    assert_eq!(
+        from_proc.ancestors.first().unwrap().args.join(" "),
+        "sh -c sleep 60; : second"
+    );
+    drop(shell);
+    assert_eq!(
+        parent(&mut resolver, 4),
+        "sh -c sleep 60; : second",
+        "as it was when it was there"
+    );
+}
+
+#[test]
+fn a_shell_that_becomes_something_else_was_a_shell() {
+    let (shell, _) = Running::shell("trap 'exec sleep 60' USR1; sleep 60 & echo $!; wait");
+    let pid = shell.0.id();
+    let mut resolver = resolver();
+    let parent = task(&resolver, pid);
+    let seen = Ancestor {
+        start: parent.start,
+        tgid: pid,
+        uid: 0,
+        comm: parent.comm,
+    };
+    let mut parent_of = |exec| {
+        let child = Task {
+            start: 4321,
+            exec,
+            tgid: 4_194_304,
+            comm: comm("child"),
+            ..Task::default()
+        };
+        resolver.observe(&owner(child, b"child\0", &[seen]), &[], b"child\0");
+        resolver.resolve(&child).unwrap().ancestors.first().unwrap().clone()
+    };
+    let before = parent_of(1);
+    // SAFETY: kill takes no pointers; a child of ours that was not waited for.
+    unsafe { libc::kill(i32::try_from(pid).unwrap(), libc::SIGUSR1) };
+    until_it_runs(pid, b"sleep\x0060\0");
+    assert_eq!(
+        parent_of(2),
+        before,
+        "the kernel saw the shell, and no other has been seen since"
+    );
+    assert_eq!(before.name, "sh");
+}
+
+#[test]
+fn a_pid_is_a_holder_s_only_if_it_was_there() {
+    let mut resolver = resolver();
+    let this = task(&resolver, pid_of_this_test());
+    assert_eq!(resolver.from_pid_at(this.tgid, this.start - 1_000_000_000), None);
+    assert_eq!(resolver.from_pid_at(this.tgid, this.start + 1).unwrap().pid, this.tgid);
+}

@@ -1,0 +1,68 @@
+//! `watch` reports so many calls of one user; what is more is counted, exactly.
+
+use imds_analyzer_tests::{Stage, is_legacy};
+use serde_json::Value;
+
+const CALLS: usize = 300;
+
+/// So many v1 calls, on one connection.
+const FLOOD: &str = r#"
+connection = connect()
+for number in range(300):
+    connection.sendall(f"GET {path}/{number} HTTP/1.1\r\nHost: imds\r\n\r\n".encode())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += connection.recv(4096)
+    length = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    body = answer.split(b"\r\n\r\n", 1)[1]
+    while len(body) < length:
+        body += connection.recv(4096)
+"#;
+
+fn counted_only(summary: &Value) -> u64 {
+    summary["imds"]["loss"]["budget_v1"].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn what_is_over_the_budget_of_a_user_is_counted() {
+    // The send tap has no budgets.
+    if is_legacy() {
+        return;
+    }
+    // All at once are five times as many as in a second.
+    for (rate, at_least, at_most) in [
+        ("0", CALLS, CALLS),
+        ("2000", CALLS, CALLS),
+        ("10", 50, CALLS - 1),
+        ("1", 5, CALLS - 1),
+    ] {
+        let stage = Stage::new(&["--kernel-rate", rate]);
+        stage.python(FLOOD);
+        let ended = stage.end();
+        let summary = ended.notices("imds-analyzer-summary").pop().expect("a summary");
+        let written = ended.requests().len();
+        assert!((at_least..=at_most).contains(&written), "{rate}: {written}");
+        // Others may call on this machine, too.
+        assert!(
+            counted_only(&summary) >= (CALLS - written) as u64,
+            "{rate}: {written}, {summary:#?}"
+        );
+        assert_eq!(
+            ended.stderr.contains("counted only"),
+            counted_only(&summary) > 0,
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn a_condition_that_may_have_matched_is_said() {
+    if is_legacy() {
+        return;
+    }
+    let stage = Stage::new(&["--kernel-rate", "1", "--comm", "nobody", "--fail-on", "v1-local"]);
+    stage.python(FLOOD);
+    let ended = stage.end();
+    assert!(ended.stderr.contains("--kernel-rate 0"), "{}", ended.stderr);
+}

@@ -1,0 +1,111 @@
+//! Who is named is who it was at the time of the call: a program that executes another, or shows other arguments than before.
+
+use imds_analyzer_tests::{Stage, is_legacy};
+use serde_json::Value;
+
+fn command_line(process: &Value) -> &str {
+    process["command_line"].as_str().unwrap_or_default()
+}
+
+/// The record of the call whose path ends so.
+fn of_call<'a>(records: &'a [Value], end: &str) -> &'a Value {
+    let found = records.iter().find(|record| {
+        record["url"]["original"]
+            .as_str()
+            .is_some_and(|path| path.ends_with(end))
+    });
+    found.unwrap_or_else(|| panic!("no call {end} in {records:#?}"))
+}
+
+#[test]
+fn an_ancestor_that_executes_its_own_kind_is_another_one() {
+    for (kind, depth, script) in [
+        ("a shell", 0, "$CALL/first; exec sh -c '$CALL/second; :' and-then"),
+        (
+            "a shell of equally long arguments",
+            0,
+            "$CALL/first; exec sh -c '$CALL/second; :' and-then; #",
+        ),
+        (
+            "a shell without environment",
+            0,
+            "$CALL/first; exec env -i sh -c '$CALL/second; :' and-then",
+        ),
+        (
+            "a shell above a shell",
+            1,
+            "sh -c '$CALL/first; :'; exec sh -c 'sh -c \"$CALL/second; :\"; :' and-then",
+        ),
+        (
+            "three in a row",
+            0,
+            "$CALL/first; exec sh -c '$CALL/between; exec sh -c \"$CALL/second; :\" and-then' and",
+        ),
+    ] {
+        let stage = Stage::new(&[]);
+        let script = script.replace("$CALL", &format!("curl -sm10 {}", stage.url()));
+        let pid = stage.run("sh", &["-c", &script]);
+        let records = stage.records();
+        let ancestor = |call| {
+            let ancestor = &of_call(&records, call)["process"]["ancestors"][depth];
+            assert_eq!(ancestor["pid"], pid, "{kind}: {records:#?}");
+            command_line(ancestor)
+        };
+        assert!(ancestor("/first").contains("exec"), "{kind}: {}", ancestor("/first"));
+        let second = ancestor("/second");
+        assert!(
+            second.ends_with(" and-then") && !second.contains("exec"),
+            "{kind}: {second}"
+        );
+    }
+}
+
+/// Arguments as a process shows them by now, which setproctitle(3) writes over those it was started with.
+const TITLE: &str = r#"
+fields = open("/proc/self/stat").read().rsplit(")", 1)[1].split()
+begin, end = int(fields[45]), int(fields[46])
+def title(text):
+    ctypes.memset(begin, 0, end - begin)
+    ctypes.memmove(begin, text, len(text))
+get(connect())
+title(b"worker: job 7")
+path += "/job-7"
+get(connect())
+title(b"worker: idle")
+path = path.replace("job-7", "idle")
+get(connect())
+"#;
+
+#[test]
+fn arguments_are_those_of_the_call() {
+    let stage = Stage::new(&[]);
+    let first = stage.path.clone();
+    stage.python(TITLE);
+    let records = stage.records();
+    let of = |end| command_line(&of_call(&records, end)["process"]);
+    assert!(of(&first).contains("python3"), "{records:#?}");
+    assert_eq!(of("/job-7"), "worker: job 7");
+    assert_eq!(of("/idle"), "worker: idle");
+}
+
+/// The third program's memory is where the first one's was: an address is no identity.
+#[test]
+fn a_program_after_two_execs_is_itself() {
+    if is_legacy() {
+        return;
+    }
+    for round in 0..5 {
+        let stage = Stage::new(&[]);
+        let url = format!("{}/last", stage.url());
+        let script = format!("get(connect())\nos.execv('/bin/sh', ['sh', '-c', 'exec curl -sm10 {url}'])\n");
+        stage.python(&script);
+        let records = stage.records();
+        let last = &of_call(&records, "/last")["process"];
+        assert_eq!(last["name"], "curl", "{round}: {last:#?}");
+        assert_eq!(command_line(last), format!("curl -sm10 {url}"), "{round}");
+        assert!(
+            last["executable"].as_str().is_some_and(|path| path.ends_with("/curl")),
+            "{round}: {last:#?}"
+        );
+    }
+}
