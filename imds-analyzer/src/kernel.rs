@@ -9,5 +9,6 @@ pub mod features;
 pub mod load;
 pub mod offsets;
 pub mod plan;
+pub mod selftest;
 pub mod stream;
 pub mod tracefs;

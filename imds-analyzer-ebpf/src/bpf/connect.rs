@@ -75,7 +75,7 @@ fn observe(ctx: &SockAddrContext) {
         senders.set_announced(&identity);
     }
     if budget::allows(socket.connector.uid, Class::Owner) {
-        task::announce::<true>(&socket.connector, identity.mm, leader, socket.sock(), cookie);
+        task::announce::<true>(&identity, leader, cgroup, OwnerHook::Connect, socket.sock(), cookie);
     } else {
         counters::add(Loss::BudgetNotice, 1);
     }

@@ -14,7 +14,7 @@ use super::{
     report, sender,
     settings_global::setting,
     skb::Skb,
-    socket::{self, Ends, NOTES, Socket, noted},
+    socket::{self, Ends, Socket, noted},
     task,
 };
 
@@ -179,16 +179,40 @@ pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
     let Some(socket) = socket::existing(sk, ctx.cast()) else {
         return 0;
     };
-    if socket.old != 0 {
-        socket.classifier.join_midstream(Reason::Midstream);
-    } else {
-        socket.classifier.restart();
-        if socket.connector.tgid == 0 {
-            last_resort(skb, socket);
-        }
-    }
     let sock = socket.sock();
     ends_into(&mut socket.ends, skb, sock);
+    if socket.old != 0 {
+        socket.classifier.join_midstream(Reason::Midstream);
+        return 0;
+    }
+    socket.classifier.restart();
+    // No hook saw who connected (MPTCP on some kernels). A first SYN leaves in the context of its connect(2), so the current
+    // task is it, unless it is a kernel thread.
+    if socket.connector.tgid == 0 {
+        let (identity, leader) = task::identity();
+        if identity.mm != 0 && identity.tgid != 0 {
+            task::facts_into(&mut socket.connector, &identity, leader, 0, OwnerHook::Egress);
+            imds_announce(ctx);
+        }
+    }
+    0
+}
+
+/// Announces the current task for the socket whose packet this is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_announce(ctx: *mut __sk_buff) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let Some(socket) = socket::existing(sk, ctx.cast()) else {
+        return 0;
+    };
+    let sock = socket.sock();
+    let (identity, leader) = task::identity();
+    task::announce::<false>(&identity, leader, 0, OwnerHook::Egress, sock, skb.cookie());
     0
 }
 
@@ -213,17 +237,6 @@ pub(super) fn ends_into(ends: &mut Ends, skb: Skb, sock: u64) {
     };
     ends.packet_port = Segment::read(skb).map_or(0, |segment| segment.port);
     ends.reserved2 = 0;
-}
-
-/// No hook saw who connected (MPTCP on some kernels). A first SYN leaves in the context of its connect(2), so the
-/// current task is it, unless it is a kernel thread.
-#[inline(always)]
-fn last_resort(skb: Skb, socket: &mut Socket) {
-    let (identity, leader) = task::identity();
-    if identity.mm != 0 && identity.tgid != 0 {
-        task::facts_into(&mut socket.connector, &identity, leader, 0, OwnerHook::Egress);
-        task::announce::<false>(&socket.connector, identity.mm, leader, socket.sock(), skb.cookie());
-    }
 }
 
 /// Notes the current task as the sender of the bytes from `seq` on, where that is certain though no sender hook sees it: a
@@ -264,16 +277,10 @@ pub(crate) extern "C" fn imds_sender(ctx: *mut __sk_buff, seq: u32, syn: u32) ->
     if known || senders.is_last(&identity) {
         return 0;
     }
-    let note = sender::note(senders, &identity, leader, 0, OwnerHook::Egress, seq);
+    sender::note(senders, &identity, leader, 0, OwnerHook::Egress, seq);
     if !senders.is_announced(&identity) {
         senders.set_announced(&identity);
-        task::announce::<false>(
-            &senders.notes[note & (NOTES - 1)].task,
-            identity.mm,
-            leader,
-            sock,
-            cookie,
-        );
+        imds_announce(ctx);
     }
     0
 }
@@ -497,9 +504,31 @@ pub(crate) extern "C" fn imds_report(ctx: *mut __sk_buff, kind: u32) -> u32 {
             RecordKind::Pending
         };
         let seq = socket.next_seq.wrapping_sub(socket.classifier.head().len);
-        report::send(socket, kind, imds_note(ctx, seq));
+        let note = imds_note(ctx, seq);
+        if imds_admits(ctx, kind as u32, note) != 0 {
+            report::send(socket, kind, note);
+        }
     }
     0
+}
+
+/// What [`report::admits`] says: 0 for no.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_admits(ctx: *mut __sk_buff, kind: u32, note: u32) -> u32 {
+    let sk = Skb(ctx).full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let kind = if kind == RecordKind::Pending as u32 {
+        RecordKind::Pending
+    } else {
+        RecordKind::Request
+    };
+    match socket::existing(sk, ctx.cast()) {
+        Some(socket) => report::admits(socket, kind, note) as u32,
+        None => 0,
+    }
 }
 
 /// What [`report::find_note`] finds of the byte at `seq`.

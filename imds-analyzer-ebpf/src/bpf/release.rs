@@ -23,6 +23,9 @@ pub(super) fn observe(sk: *mut bpf_sock) {
     };
     if socket.classifier.close() == Step::Head {
         let seq = socket.next_seq.wrapping_sub(socket.classifier.head().len);
-        report::send(socket, RecordKind::Request, report::find_note(socket, seq));
+        let note = report::find_note(socket, seq);
+        if report::admits(socket, RecordKind::Request, note) {
+            report::send(socket, RecordKind::Request, note);
+        }
     }
 }

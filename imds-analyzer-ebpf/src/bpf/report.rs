@@ -20,16 +20,23 @@ use super::{
 /// [`find_note`] has found of its first byte.
 #[inline(always)]
 pub(super) fn send(socket: &Socket, kind: RecordKind, note: u32) {
-    let head = socket.classifier.head();
-    if let Some(loss) = over_budget(sender_uid(socket, note), &head, kind) {
-        counters::add(loss, 1);
-        return;
-    }
     let (_, capture_len) = socket.classifier.capture();
     if capture_len <= CAPTURE_SHORT {
         fill::<CAPTURE_SHORT>(socket, kind, note, capture_len);
     } else {
         fill::<CAPTURE_MAX>(socket, kind, note, capture_len);
+    }
+}
+
+/// Whether the budget of its user lets [`send`] send; if not, that is counted.
+#[inline(always)]
+pub(super) fn admits(socket: &Socket, kind: RecordKind, note: u32) -> bool {
+    match over_budget(sender_uid(socket, note), &socket.classifier.head(), kind) {
+        Some(loss) => {
+            counters::add(loss, 1);
+            false
+        }
+        None => true,
     }
 }
 

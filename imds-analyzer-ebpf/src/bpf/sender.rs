@@ -51,25 +51,18 @@ fn observe(sock: u64, hook: OwnerHook) {
             None => return,
         },
     };
-    let note = note(senders, &identity, leader, task::current_cgroup(), hook, seq);
+    let cgroup = task::current_cgroup();
+    note(senders, &identity, leader, cgroup, hook, seq);
     if !senders.is_announced(&identity) {
         senders.set_announced(&identity);
         // Another than who connected, as few are: its paths are left to /proc.
-        task::announce::<false>(&senders.notes[note].task, identity.mm, leader, sock, cookie);
+        task::announce::<false>(&identity, leader, cgroup, hook, sock, cookie);
     }
 }
 
 /// Notes that the current task sends from `seq` on, if it is another than before or has changed its user or name since.
-/// Returns the place of the note.
 #[inline(always)]
-pub(super) fn note(
-    senders: &mut Senders,
-    identity: &Identity,
-    leader: u64,
-    cgroup: u64,
-    hook: OwnerHook,
-    seq: u32,
-) -> usize {
+pub(super) fn note(senders: &mut Senders, identity: &Identity, leader: u64, cgroup: u64, hook: OwnerHook, seq: u32) {
     let count = senders.count;
     let next = count as usize & (NOTES - 1);
     // The place of the oldest note serves for the comparison: it is the next one to be taken.
@@ -80,7 +73,6 @@ pub(super) fn note(
     if count == 0 || !is_same(&senders.notes[last].task, &senders.notes[next].task) {
         senders.count = count.wrapping_add(1);
     }
-    next
 }
 
 #[inline(always)]

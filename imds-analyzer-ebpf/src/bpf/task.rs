@@ -127,10 +127,18 @@ pub(super) fn net_namespace(sock: u64) -> u32 {
     }
 }
 
-/// Announces the process of `task`, which is the current one, as it stands; with its paths or without. Those are many
+/// Announces the current task, which is `who`, as it stands; with its paths or without. Those are many
 /// instructions for the verifier, which on some kernels (6.1) follows them again for each way that leads here.
 #[inline(always)]
-pub(super) fn announce<const PATHS: bool>(task: &Task, mm: u64, leader: u64, sock: u64, cookie: u64) {
+pub(super) fn announce<const PATHS: bool>(
+    who: &Identity,
+    leader: u64,
+    cgroup: u64,
+    hook: OwnerHook,
+    sock: u64,
+    cookie: u64,
+) {
+    let mm = who.mm;
     let start: u64 = field(mm + setting!(mm_arg_start)).unwrap_or(0);
     let end: u64 = field(mm + setting!(mm_arg_end)).unwrap_or(0);
     let argv = Argv {
@@ -138,9 +146,9 @@ pub(super) fn announce<const PATHS: bool>(task: &Task, mm: u64, leader: u64, soc
         len: end.saturating_sub(start),
     };
     if argv.len <= ARGV_SHORT as u64 {
-        fill::<PATHS, ARGV_SHORT>(task, mm, leader, sock, cookie, argv);
+        fill::<PATHS, ARGV_SHORT>(who, leader, cgroup, hook, sock, cookie, argv);
     } else {
-        fill::<PATHS, ARGV_MAX>(task, mm, leader, sock, cookie, argv);
+        fill::<PATHS, ARGV_MAX>(who, leader, cgroup, hook, sock, cookie, argv);
     }
 }
 
@@ -151,7 +159,16 @@ struct Argv {
 }
 
 #[inline(always)]
-fn fill<const PATHS: bool, const N: usize>(task: &Task, mm: u64, leader: u64, sock: u64, cookie: u64, argv: Argv) {
+fn fill<const PATHS: bool, const N: usize>(
+    who: &Identity,
+    leader: u64,
+    cgroup: u64,
+    hook: OwnerHook,
+    sock: u64,
+    cookie: u64,
+    argv: Argv,
+) {
+    let mm = who.mm;
     let Some(mut entry) = transport_ring::reserve::<OwnerRecord<N>>() else {
         counters::add(Loss::OwnerRing, 1);
         return;
@@ -173,7 +190,8 @@ fn fill<const PATHS: bool, const N: usize>(task: &Task, mm: u64, leader: u64, so
     };
     record.owner.sock = sock;
     record.owner.cookie = cookie;
-    record.owner.task = *task;
+    record.owner.task.reserved = [0; 3];
+    facts_into(&mut record.owner.task, who, leader, cgroup, hook);
     record.owner.net_ns = net_namespace(sock);
     record.owner.argv_len = if argv.len > u32::MAX as u64 {
         u32::MAX

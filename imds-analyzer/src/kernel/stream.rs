@@ -1,7 +1,7 @@
 //! Records out of the kernel, as they come: from the ring buffer, or in the order of time from the perf buffers, one a
 //! CPU.
 
-use std::{future::poll_fn, io, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, io, task::Poll};
 
 use aya::maps::{
     MapData, RingBuf,
@@ -15,14 +15,21 @@ use zeroize::Zeroizing;
 
 /// Where an object's records are.
 pub enum Buffers {
-    Ring(RingBuf<MapData>),
+    /// And the records that were read from it already.
+    Ring(RingBuf<MapData>, Vec<Vec<u8>>),
     Perf(Vec<PerfEventArrayBuffer<MapData>>),
 }
 
 /// The buffers, with waiting.
 pub enum Stream {
-    Ring(AsyncFd<RingBuf<MapData>>),
+    Ring(RingStream),
     Perf(PerfStream),
+}
+
+/// A ring buffer, and the records that were read from it before.
+pub struct RingStream {
+    ring: AsyncFd<RingBuf<MapData>>,
+    early: VecDeque<Vec<u8>>,
 }
 
 /// What is taken from a stream.
@@ -36,10 +43,11 @@ impl Stream {
     /// Must be called inside a tokio runtime.
     pub fn new(buffers: Buffers) -> io::Result<Self> {
         match buffers {
-            // SAFETY: the ring buffer owns its descriptor and keeps it until it is dropped.
-            Buffers::Ring(ring) => Ok(Self::Ring(unsafe {
-                AsyncFd::register_with_interest(ring, Interest::READABLE)
-            }?)),
+            Buffers::Ring(ring, early) => Ok(Self::Ring(RingStream {
+                // SAFETY: the ring buffer owns its descriptor and keeps it until it is dropped.
+                ring: unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?,
+                early: early.into(),
+            })),
             Buffers::Perf(buffers) => PerfStream::new(buffers).map(Self::Perf),
         }
     }
@@ -48,7 +56,10 @@ impl Stream {
     pub async fn ready(&self) -> io::Result<()> {
         match self {
             // What is there is read to the end every time: the next edge is the next record.
-            Self::Ring(ring) => ring.readable().await.map(|mut guard| guard.clear_ready()),
+            Self::Ring(stream) if stream.early.is_empty() => {
+                stream.ring.readable().await.map(|mut guard| guard.clear_ready())
+            }
+            Self::Ring(_) => Ok(()),
             Self::Perf(stream) => stream.ready().await,
         }
     }
@@ -56,9 +67,13 @@ impl Stream {
     /// Hands records to `take`: up to `limit` of the ring buffer's, all that are in order of the others; how many it were.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Taken<'_>)) -> usize {
         match self {
-            Self::Ring(ring) => {
-                let ring = ring.get_mut();
+            Self::Ring(stream) => {
+                let ring = stream.ring.get_mut();
                 for count in 0..limit {
+                    if let Some(record) = stream.early.pop_front() {
+                        take(Taken::Record(&record));
+                        continue;
+                    }
                     let Some(record) = ring.next() else { return count };
                     take(Taken::Record(&record));
                 }

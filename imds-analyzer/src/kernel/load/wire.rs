@@ -1,6 +1,6 @@
 //! The wire tap: the modern object.
 
-use std::time::Instant;
+use std::{thread, time::Instant};
 
 use anyhow::{Context, anyhow};
 use aya::{
@@ -12,7 +12,11 @@ use imds_analyzer_ebpf::abi::{OwnerHook, Settings, map, program};
 use zerocopy::IntoBytes;
 
 use super::{
-    super::{cgroup, plan, stream::Buffers},
+    super::{
+        cgroup, plan,
+        selftest::{Failure, Place},
+        stream::Buffers,
+    },
     Hook, Loaded, chain,
 };
 
@@ -37,41 +41,57 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
         cgroup: &cgroup,
         btf: None,
     };
-    // Owners first, so that nobody is seen sending whose connecting could have been seen.
-    let mut hooks: Vec<_> = [program::CONNECT4, program::CONNECT6, program::RELEASE]
-        .into_iter()
-        .map(|name| loader.attach(name))
-        .collect();
-    let mut owner = None;
-    for hook in owners {
-        let Some(name) = sender_program(*hook) else {
-            owner = Some(*hook);
-            break;
-        };
-        let attached = loader.attach(name);
-        let works = attached.error.is_none();
-        hooks.push(attached);
-        if works {
-            owner = Some(*hook);
-            break;
-        }
-    }
-    let tap = loader.attach(program::EGRESS);
+    // The place for the proof is made meanwhile: most of both is waiting for the kernel.
+    let (hooks, place) = thread::scope(|scope| {
+        let place = thread::Builder::new()
+            .name("selftest".to_owned())
+            .spawn_scoped(scope, Place::new);
+        // Owners first, so that nobody is seen sending whose connecting could have been seen.
+        let mut owners = owners.iter().copied();
+        let mut hooks: Vec<_> = [program::CONNECT4, program::CONNECT6, program::RELEASE]
+            .into_iter()
+            .map(|name| loader.attach(name))
+            .collect();
+        let owner = loader.attach_owner(&mut owners, &mut hooks);
+        let tap = loader.attach(program::EGRESS);
+        let place = place.map(|place| place.join());
+        ((hooks, owner, owners, tap), place)
+    });
+    let (mut hooks, mut owner, mut owners, tap) = hooks;
     if let Some(error) = &tap.error {
         return Err(anyhow!("the wire tap cannot be attached: {error}"));
     }
     hooks.push(tap);
-    drop(loader);
-    let Some(owner) = owner else {
-        let why = hooks
-            .iter()
-            .rev()
-            .find_map(|hook| hook.error.as_deref())
-            .unwrap_or("unknown");
-        return Err(anyhow!("the owner hook that was asked for cannot be had: {why}"));
+    let place = place
+        .context("no thread for the self-test")?
+        .map_err(|_panicked| anyhow!("the thread of the self-test ended early"))?
+        .context("the wire tap is not used")?;
+    let mut records = RingBuf::try_from(
+        loader
+            .ebpf
+            .take_map(map::RECORDS)
+            .context("the object has no ring buffer")?,
+    )?;
+    let (owner, proof) = loop {
+        let Some(tried) = owner else {
+            let why = hooks
+                .iter()
+                .rev()
+                .find_map(|hook| hook.error.as_deref())
+                .unwrap_or("unknown");
+            return Err(anyhow!("the owner hook that was asked for is not available: {why}"));
+        };
+        match place.prove(&mut records, tried) {
+            Ok(proof) => break (tried, proof),
+            Err(error @ Failure::Owner(_)) => {
+                loader.give_up(tried, &mut hooks, &error);
+                owner = loader.attach_owner(&mut owners, &mut hooks);
+            }
+            Err(error) => return Err(anyhow!(error).context("the wire tap is not used")),
+        }
     };
+    drop(loader);
     let loss = PerCpuArray::try_from(ebpf.take_map(map::LOSS).context("the object has no loss counters")?)?;
-    let records = RingBuf::try_from(ebpf.take_map(map::RECORDS).context("the object has no ring buffer")?)?;
     Ok(Loaded {
         _kprobes: Vec::new(),
         tracefs: None,
@@ -79,10 +99,13 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
         ebpf,
         _stages: None,
         loss,
-        buffers: Some(Buffers::Ring(records)),
+        buffers: Some(Buffers::Ring(records, proof.early)),
         object: plan::Object::Modern,
         refused: Vec::new(),
-        findings: Vec::new(),
+        findings: vec![format!(
+            "the wire tap proved itself: it saw a v1 and a v2 request of its own, and who sent them, in {:.1} ms",
+            proof.elapsed.as_secs_f64() * 1e3
+        )],
         follows_processes: false,
         hooks,
         owner,
@@ -125,6 +148,43 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// Attaches the next of `owners` that the kernel takes.
+    fn attach_owner(
+        &mut self,
+        owners: &mut impl Iterator<Item = OwnerHook>,
+        hooks: &mut Vec<Hook>,
+    ) -> Option<OwnerHook> {
+        for hook in owners {
+            let Some(name) = sender_program(hook) else {
+                return Some(hook);
+            };
+            let attached = self.attach(name);
+            let works = attached.error.is_none();
+            hooks.push(attached);
+            if works {
+                return Some(hook);
+            }
+        }
+        None
+    }
+
+    /// Detaches the program of an owner hook that did not prove itself.
+    fn give_up(&mut self, owner: OwnerHook, hooks: &mut [Hook], why: &Failure) {
+        let name = sender_program(owner).unwrap_or(program::CONNECT4);
+        let unloaded = match self.ebpf.program_mut(name) {
+            Some(Program::BtfTracePoint(program)) => program.unload(),
+            Some(Program::FEntry(program)) => program.unload(),
+            Some(Program::KProbe(program)) => program.unload(),
+            _ => Ok(()),
+        };
+        if let Err(error) = unloaded {
+            tracing::debug!("{name}: {error}");
+        }
+        for hook in hooks.iter_mut().filter(|hook| hook.program == name) {
+            hook.error = Some(why.to_string());
+        }
+    }
+
     fn attach(&mut self, name: &'static str) -> Hook {
         let mut hook = Hook::new(name);
         let Some(program) = self.ebpf.program_mut(name) else {

@@ -1,0 +1,243 @@
+//! The wire tap proves itself before it says ready: a connection of this process to an IMDS of its own, in a network
+//! namespace of its own, of which the records are held against what was sent.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    io::Write as _,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use aya::maps::{MapData, RingBuf};
+use imds_analyzer_ebpf::{
+    abi::{OwnerHook, Request},
+    classify::Verdict,
+    target,
+};
+
+use crate::{
+    decode::{self, Record},
+    lab::Lab,
+    process::in_first_pid_namespace,
+};
+
+/// How long the records may take: they are there when the send returns, unless something is in their way.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Between two looks into the ring buffer.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A wire tap that has seen what it was to see.
+#[derive(Debug)]
+pub struct Proof {
+    pub elapsed: Duration,
+    /// Records of others that came meanwhile, in their order.
+    pub early: Vec<Vec<u8>>,
+}
+
+/// The tap cannot be relied on, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(
+        "no request of its own can be made to prove it: {0:#} (a network namespace takes CAP_SYS_ADMIN, and user.max_net_namespaces above 0)"
+    )]
+    Place(anyhow::Error),
+    #[error(
+        "a request of its own was not seen within {} s: a program at another cgroup may drop it, or this is not the host's cgroup root",
+        DEADLINE.as_secs()
+    )]
+    Unseen,
+    #[error("a request of its own was judged {found}, not {expected}")]
+    Verdict { expected: &'static str, found: String },
+    #[error("a request of its own was seen without its path")]
+    Path,
+    #[error("a token of its own was shown")]
+    Token,
+    /// The bytes are right, who sent them is not.
+    #[error("a request of its own was not seen with its sender: {0}")]
+    Owner(String),
+}
+
+/// Where the proof is made. Making it takes longer than the proof, and needs nothing of the tap.
+pub struct Place {
+    lab: Lab,
+    listener: TcpListener,
+}
+
+impl Place {
+    pub fn new() -> Result<Self, Failure> {
+        let new = || {
+            let lab = Lab::local()?;
+            let listen = || TcpListener::bind((Ipv4Addr::from(target::IPV4), target::PORT));
+            let listener = lab.client.run(listen)?.context("a port to listen on")?;
+            anyhow::Ok(Self { lab, listener })
+        };
+        new().map_err(Failure::Place)
+    }
+
+    /// Sends a v1 and a v2 request, the first in two pieces, and reads `records` until both are there.
+    pub fn prove(&self, records: &mut RingBuf<MapData>, owner: OwnerHook) -> Result<Proof, Failure> {
+        let started = Instant::now();
+        let (nonce, token) = (random(), random());
+        let path = format!("/latest/meta-data/{nonce}");
+        let (cookie, _connection) = self
+            .send(&[
+                "GET /latest/meta-data/",
+                &format!("{nonce} HTTP/1.1\r\nHost: imds\r\n\r\n"),
+                &format!("GET {path} HTTP/1.1\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n"),
+            ])
+            .context("the connection")
+            .map_err(Failure::Place)?;
+        let mut early = Vec::new();
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            while let Some(bytes) = records.next() {
+                match decode::decode(&bytes) {
+                    Ok(Record::Request(request, capture)) if request.cookie == cookie => {
+                        seen.push((request, String::from_utf8_lossy(capture).into_owned()));
+                    }
+                    Ok(Record::Pending(request, _)) if request.cookie == cookie => {}
+                    Ok(Record::Owner(announced, ..)) if announced.cookie == cookie => {}
+                    // What cannot be decoded is counted by the session.
+                    _ => early.push(bytes.to_vec()),
+                }
+            }
+            if seen.len() < 2 {
+                if started.elapsed() > DEADLINE {
+                    return Err(Failure::Unseen);
+                }
+                thread::sleep(PAUSE);
+            }
+        }
+        for ((request, capture), expected) in seen.iter().zip([Verdict::V1, Verdict::V2]) {
+            check(request, capture, expected, &path, &token)?;
+        }
+        for (request, _) in &seen {
+            check_owner(request, owner)?;
+        }
+        Ok(Proof {
+            elapsed: started.elapsed(),
+            early,
+        })
+    }
+
+    /// Sends pieces on a connection, each in a packet of its own. Returns the cookie of its socket, and both of its ends.
+    fn send(&self, pieces: &[&str]) -> anyhow::Result<(u64, (TcpStream, TcpStream))> {
+        let connect = || TcpStream::connect((Ipv4Addr::from(target::IPV4), target::PORT));
+        let mut client = self.lab.client.run(connect)??;
+        client.set_nodelay(true)?;
+        let (server, _) = self.listener.accept()?;
+        let cookie = rustix::net::sockopt::socket_cookie(&client)?;
+        for piece in pieces {
+            client.write_all(piece.as_bytes())?;
+        }
+        Ok((cookie, (client, server)))
+    }
+}
+
+fn check(request: &Request, capture: &str, expected: Verdict, path: &str, token: &str) -> Result<(), Failure> {
+    if request.verdict() != Some(expected) {
+        let found = request.verdict().unwrap_or(Verdict::Unknown).as_str();
+        return Err(Failure::Verdict {
+            expected: expected.as_str(),
+            found: match request.reason() {
+                Some(reason) => format!("{found}/{}", reason.as_str()),
+                None => found.to_owned(),
+            },
+        });
+    }
+    if capture.contains(token) {
+        return Err(Failure::Token);
+    }
+    if !capture.starts_with(&format!("GET {path} ")) {
+        return Err(Failure::Path);
+    }
+    Ok(())
+}
+
+fn check_owner(request: &Request, owner: OwnerHook) -> Result<(), Failure> {
+    let task = &request.task;
+    let hook = OwnerHook::from_raw(task.hook).map_or("nobody", OwnerHook::as_str);
+    if hook != owner.as_str() {
+        return Err(Failure::Owner(format!(
+            "{} did not note it, {hook} did",
+            owner.as_str()
+        )));
+    }
+    // In a pid namespace this process has another number.
+    if in_first_pid_namespace() && task.tgid != std::process::id() {
+        return Err(Failure::Owner(format!(
+            "process {} and not {}",
+            task.tgid,
+            std::process::id()
+        )));
+    }
+    Ok(())
+}
+
+/// A word that nobody else sends.
+fn random() -> String {
+    let half = || RandomState::new().hash_one(0);
+    format!("{:016x}{:016x}", half(), half())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed assertion is the point of a test")]
+
+    use imds_analyzer_ebpf::abi::Task;
+    use zerocopy::FromZeros as _;
+
+    use super::*;
+
+    fn request(verdict: Verdict, hook: OwnerHook, tgid: u32) -> Request {
+        let mut request = Request::new_zeroed();
+        request.verdict = verdict as u8;
+        request.task = Task {
+            tgid,
+            hook: hook as u8,
+            ..Task::default()
+        };
+        request
+    }
+
+    #[test]
+    fn a_request_is_held_against_what_was_sent() {
+        let (path, token) = ("/latest/meta-data/1", "secret");
+        let v1 = request(Verdict::V1, OwnerHook::Connect, 1);
+        let result = |capture: &str, expected| check(&v1, capture, expected, path, token);
+        assert!(result("GET /latest/meta-data/1 HTTP/1.1\n", Verdict::V1).is_ok());
+        assert!(matches!(
+            result("GET /latest/meta-data/1 HTTP/1.1\n", Verdict::V2),
+            Err(Failure::Verdict { expected: "v2", .. })
+        ));
+        assert!(matches!(
+            result("GET /latest/meta-data/12 HTTP/1.1\n", Verdict::V1),
+            Err(Failure::Path)
+        ));
+        assert!(matches!(
+            result("GET /latest/meta-data/1 HTTP/1.1\nA: secret\n", Verdict::V1),
+            Err(Failure::Token)
+        ));
+    }
+
+    #[test]
+    fn the_sender_is_this_process_and_was_seen_by_the_hook() {
+        let own = std::process::id();
+        let result = |hook, tgid| check_owner(&request(Verdict::V1, hook, tgid), OwnerHook::TpBtf);
+        assert!(result(OwnerHook::TpBtf, own).is_ok());
+        assert!(matches!(result(OwnerHook::Connect, own), Err(Failure::Owner(_))));
+        assert_eq!(
+            result(OwnerHook::TpBtf, own + 1).is_err(),
+            in_first_pid_namespace(),
+            "another process"
+        );
+    }
+
+    #[test]
+    fn no_two_words_are_the_same() {
+        assert_ne!(random(), random());
+        assert_eq!(random().len(), 32);
+    }
+}
