@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::statfs;
+use rustix::fs::{FsWord, statfs};
 
 /// Where the hierarchies of cgroups are mounted; without mounts names alone decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,9 +148,9 @@ pub(super) fn is_manager(unit: &str) -> bool {
 }
 
 fn is_cgroup(point: &Path) -> bool {
-    const CGROUP: i64 = 0x0027_e0eb;
-    const CGROUP2: i64 = 0x6367_7270;
-    statfs(point).is_ok_and(|it| matches!(i64::try_from(it.f_type), Ok(CGROUP | CGROUP2)))
+    const CGROUP: FsWord = 0x0027_e0eb;
+    const CGROUP2: FsWord = 0x6367_7270;
+    statfs(point).is_ok_and(|it| matches!(it.f_type, CGROUP | CGROUP2))
 }
 
 /// Blanks and the like are written in octal: `\040`.
