@@ -25,6 +25,10 @@ use crate::{
     sanitize,
 };
 
+mod relay;
+
+use self::relay::Relays;
+
 /// How long a head may be unfinished.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -59,6 +63,7 @@ pub struct Join {
     deadlines: VecDeque<(u64, HeadKey)>,
     reported: HashSet<HeadKey>,
     reported_order: VecDeque<HeadKey>,
+    relays: Relays,
     /// Sockets older than the tool, by cookie.
     existing: HashMap<u64, ExistingSocket>,
     /// The cookie last looked for in vain: a look goes through all of /proc, and a connection has many requests.
@@ -79,6 +84,7 @@ impl Join {
             deadlines: VecDeque::new(),
             reported: HashSet::new(),
             reported_order: VecDeque::new(),
+            relays: Relays::default(),
             existing: HashMap::new(),
             not_found: None,
             late_heads: 0,
@@ -211,6 +217,11 @@ impl Join {
         };
         let (process, owner) = self.owner(request);
         let host_net_ns = self.resolver.host_net_ns();
+        let is_helper = process.as_ref().is_some_and(|process| process.network_helper);
+        let relay = is_helper && self.relays.is_relayed(request, capture);
+        if !is_helper && Some(request.net_ns) != host_net_ns {
+            self.relays.sent(request, capture);
+        }
         let destination = address(request.family, request.destination, request.destination_port);
         let packet_destination = address(request.family, request.packet_destination, request.packet_port);
         Event {
@@ -230,6 +241,7 @@ impl Join {
                 NetNs::Other
             },
             local: request.flags & request_flags::LOCAL != 0,
+            relay,
             forwarded: request.facts & facts::FORWARDED != 0,
             malformed: request.facts & facts::MALFORMED != 0,
             sender_pages: request.flags & request_flags::SENDER_PAGES != 0,

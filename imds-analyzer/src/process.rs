@@ -10,6 +10,7 @@ mod args;
 mod caller;
 pub mod cgroup;
 mod containers;
+mod helper;
 mod name_service;
 mod paths;
 mod proc;
@@ -299,22 +300,28 @@ impl Resolver {
         };
         let executable = path(paths.executable, Proc::exe);
         let working_directory = path(paths.working_directory, Proc::cwd);
-        let placement = self.place(found, paths.cgroup);
+        let network_helper = executable.as_deref().is_some_and(helper::is_named_so)
+            && counters.note(helper::holds_tun(task.tgid)).unwrap_or_default();
+        let placement = self.place(task, found, paths.cgroup);
         let argv = if same_program { argv.or_longer(&cmdline) } else { argv };
         let (args, args_truncated) = argv.shown(self.args, args::SHOWN);
         let name = sanitize::comm(&task.comm);
-        let program = caller::program(&caller::Facts {
+        let counters = &mut self.counters;
+        let ancestors = self.ancestry.of(task, found, ancestors, counters);
+        let facts = caller::Facts {
             name: &name,
             executable: executable.as_deref(),
             args: &args,
             working_directory: working_directory.as_deref(),
-        });
-        let counters = &mut self.counters;
+        };
+        let program = caller::program(&facts, &ancestors);
         let login = login.or_else(|| counters.note(found?.login()));
         Process {
             pid: task.tgid,
-            caller: caller::key(&program, &placement),
-            program,
+            caller: caller::key(&program.text, &placement),
+            program: program.text,
+            run_by: program.run_by,
+            network_helper,
             source,
             name,
             executable,
@@ -322,7 +329,7 @@ impl Resolver {
             args_truncated,
             start: (task.start != 0).then(|| self.boot + Duration::from_nanos(task.start)),
             working_directory,
-            ancestors: self.ancestry.of(task, found, ancestors, counters),
+            ancestors,
             user: self.users.user(task.uid),
             group_id: Some(task.gid),
             login: login.and_then(|(uid, session)| self.login(uid, session)),
@@ -337,19 +344,40 @@ impl Resolver {
     }
 
     /// By what /proc says, which has all hierarchies; by the kernel's path where the process is gone, or where there is
-    /// one hierarchy only.
-    fn place(&mut self, found: Option<&Proc>, path: Option<String>) -> Placement {
+    /// one hierarchy only. Of a process that waits to be waited for, /proc shows less than was known before.
+    fn place(&mut self, task: &abi::Task, found: Option<&Proc>, path: Option<String>) -> Placement {
         let text = found.and_then(|found| self.counters.note(found.cgroup()));
-        let mut placement = match (text, path) {
+        let of_kernel = path.map(|path| cgroup::parse_path(&path));
+        let mut placement = match (text, of_kernel) {
+            (Some(text), of_kernel) if cgroup::may_be_of_exited(&text) => {
+                let before = of_kernel.or_else(|| self.placed_before(task)).unwrap_or_default();
+                cgroup::parse(&text).or(before)
+            }
             (Some(text), _) => cgroup::parse(&text),
-            (None, Some(path)) => cgroup::parse_path(&path),
-            (None, None) => Placement::default(),
+            (None, Some(of_kernel)) => of_kernel,
+            (None, None) => self.placed_before(task).unwrap_or_default(),
         };
         if let Some(container) = &mut placement.container {
             let orchestrator = placement.orchestrator.as_mut();
             self.containers.add_names(container, orchestrator, &mut self.counters);
         }
         placement
+    }
+
+    /// As the process was described before, whatever program it ran then.
+    fn placed_before(&self, task: &abi::Task) -> Option<Placement> {
+        let same = |key: &Key| key.pid == task.tgid && key.start == task.start && task.start != 0;
+        let (_key, entry) = self.processes.iter().find(|(key, _)| same(key))?;
+        let process = &entry.process;
+        Some(Placement {
+            unit: process.unit.clone(),
+            slice: process.slice.clone(),
+            user_unit: process.user_unit.clone(),
+            user_slice: process.user_slice.clone(),
+            session: process.session.clone(),
+            container: process.container.clone(),
+            orchestrator: process.orchestrator.clone(),
+        })
     }
 
     /// Audit's `u32::MAX` is nobody, and no session.

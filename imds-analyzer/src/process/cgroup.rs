@@ -54,9 +54,42 @@ pub fn parse_path(path: &str) -> Placement {
     }
 }
 
-/// Controllers and path.
+/// Whether the text may be that of a process that has exited: of v1 hierarchies /proc then shows the root, whatever cgroup
+/// the process is in until it is waited for (`proc_cgroup_show`). It need not be in all of them: the process may have
+/// exited while the text was made, and the line of systemd's own hierarchy is the last one of v1.
+pub fn may_be_of_exited(text: &str) -> bool {
+    let lines = || {
+        text.lines()
+            .filter_map(line)
+            .filter(|(controllers, _)| !controllers.is_empty())
+    };
+    let of_units = lines().find(|(controllers, _)| *controllers == "name=systemd");
+    of_units.or_else(|| lines().last()).is_some_and(|(_, path)| path == "/")
+}
+
+impl Placement {
+    /// With what `other` knows of the same process where this one knows nothing. A container belongs to what placed it, and
+    /// a user's unit to that user's manager: they are taken together.
+    pub fn or(self, other: Self) -> Self {
+        let is_placed = self.container.is_some() || self.orchestrator.is_some();
+        let has_units = self.unit.is_some() || self.slice.is_some() && other.unit.is_none();
+        let (container, orchestrator) = if is_placed {
+            (self.container.clone(), self.orchestrator.clone())
+        } else {
+            (other.container.clone(), other.orchestrator.clone())
+        };
+        Self {
+            container,
+            orchestrator,
+            ..if has_units { self } else { other }
+        }
+    }
+}
+
+/// Controllers and path. That of a cgroup which is gone has a mark behind it.
 fn line(line: &str) -> Option<(&str, &str)> {
-    line.split_once(':')?.1.split_once(':')
+    let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+    Some((controllers, path.strip_suffix(" (deleted)").unwrap_or(path)))
 }
 
 fn names(path: &str) -> std::str::Split<'_, char> {
