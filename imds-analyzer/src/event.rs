@@ -28,6 +28,8 @@ pub struct Event {
     pub net_ns: NetNs,
     /// The peer is an address of this host itself.
     pub local: bool,
+    /// It repeats another request that was seen: a rootless network helper made a container's call for it.
+    pub relay: bool,
     /// X-Forwarded-For is present.
     pub forwarded: bool,
     /// The head breaks the grammar of HTTP.
@@ -116,8 +118,13 @@ pub struct Process {
     /// What callers are told apart by, the same from one run of the program to the next: `program`, and the place it
     /// runs in.
     pub caller: String,
-    /// The executable, or the script of an interpreter; the name where neither is known.
+    /// The executable, or the script of an interpreter; the name in brackets where the executable is not known. A tool
+    /// that another program runs is `script > tool`.
     pub program: String,
+    /// What stands before ` > ` in `program`.
+    pub run_by: Option<String>,
+    /// It is a rootless network helper, which makes the calls of others.
+    pub network_helper: bool,
     /// Where what is known comes from in the first place.
     pub source: Source,
     pub executable: Option<String>,

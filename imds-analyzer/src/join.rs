@@ -25,6 +25,7 @@ use rustix::time::{ClockId, clock_gettime};
 use self::{
     queue::Queue,
     range::{Range, Told},
+    relay::Relays,
 };
 use crate::{
     event::{Event, NetNs, Process, Tap, Thread},
@@ -34,6 +35,7 @@ use crate::{
 mod host;
 mod queue;
 mod range;
+mod relay;
 #[cfg(test)]
 mod tests;
 
@@ -133,6 +135,7 @@ pub struct Join<L> {
     early: Queue<()>,
     held: Queue<Held>,
     told: Told,
+    relays: Relays,
     counters: Counters,
 }
 
@@ -179,6 +182,7 @@ impl<L: Lookup> Join<L> {
             early: Queue::new(limits.early, limits.early),
             held: Queue::new(limits.held, limits.held_of_user),
             told: Told::new(),
+            relays: Relays::default(),
             counters: Counters::default(),
         }
     }
@@ -383,6 +387,11 @@ impl<L: Lookup> Join<L> {
         };
         let (process, owner) = self.owner(now, request);
         let host_net_ns = self.lookup.host_net_ns();
+        let is_helper = process.as_ref().is_some_and(|process| process.network_helper);
+        let relay = is_helper && self.relays.is_relayed(request, capture);
+        if !is_helper && Some(request.net_ns) != host_net_ns {
+            self.relays.sent(request, capture);
+        }
         let destination = address(request.family, request.destination, request.destination_port);
         let packet_destination = address(request.family, request.packet_destination, request.packet_port);
         Event {
@@ -402,6 +411,7 @@ impl<L: Lookup> Join<L> {
                 NetNs::Other
             },
             local: request.flags & request_flags::LOCAL != 0,
+            relay,
             forwarded: request.facts & facts::FORWARDED != 0,
             malformed: request.facts & facts::MALFORMED != 0,
             sender_pages: request.flags & request_flags::SENDER_PAGES != 0,

@@ -13,6 +13,7 @@ mod containers;
 mod executable;
 mod helper;
 mod name_service;
+mod network_helper;
 mod paths;
 mod proc;
 pub mod sockets;
@@ -390,22 +391,28 @@ impl Resolver {
         let proven = !unproven || current.is_some_and(|found| found.executes(&executable));
         let executable = path_found.filter(|_| proven);
         let working_directory = path(paths.working_directory, Proc::cwd);
-        let placement = self.place(found, paths.cgroup);
+        let network_helper = executable.as_deref().is_some_and(network_helper::is_named_so)
+            && counters.note(network_helper::holds_tun(task.tgid)).unwrap_or_default();
+        let placement = self.place(task, found, paths.cgroup);
         let argv = if same_program { argv.or_longer(&cmdline) } else { argv };
         let (args, args_truncated) = argv.shown(self.args, args::SHOWN);
         let name = sanitize::comm(&task.comm);
-        let program = caller::program(&caller::Facts {
+        let counters = &mut self.counters;
+        let ancestors = self.ancestry.of(task, found, ancestors, counters);
+        let facts = caller::Facts {
             name: &name,
             executable: executable.as_deref(),
             args: &args,
             working_directory: working_directory.as_deref(),
-        });
-        let counters = &mut self.counters;
+        };
+        let program = caller::program(&facts, &ancestors);
         let login = login.or_else(|| counters.note(found?.login()));
         Process {
             pid: task.tgid,
-            caller: caller::key(&program, &placement),
-            program,
+            caller: caller::key(&program.text, &placement),
+            program: program.text,
+            run_by: program.run_by,
+            network_helper,
             source,
             name,
             executable,
@@ -415,7 +422,7 @@ impl Resolver {
             args_truncated,
             start: (task.start != 0).then(|| self.boot + Duration::from_nanos(task.start)),
             working_directory,
-            ancestors: self.ancestry.of(task, found, ancestors, counters),
+            ancestors,
             user: self.users.user(task.uid),
             group_id: Some(task.gid),
             login: login.and_then(|(uid, session)| self.login(uid, session)),
@@ -432,19 +439,31 @@ impl Resolver {
     }
 
     /// By what /proc says, which has all hierarchies; by the kernel's path where the process is gone, or where there is
-    /// one hierarchy only.
-    fn place(&mut self, found: Option<&Proc>, path: Option<String>) -> Placement {
+    /// one hierarchy only. Of a process that waits to be waited for, /proc shows less than was known before.
+    fn place(&mut self, task: &abi::Task, found: Option<&Proc>, path: Option<String>) -> Placement {
         let text = found.and_then(|found| self.counters.note(found.cgroup()));
-        let mut placement = match (text, path) {
+        let of_kernel = path.map(|path| cgroup::parse_path_in(&path, &self.hierarchies));
+        let mut placement = match (text, of_kernel) {
+            (Some(text), of_kernel) if cgroup::may_be_of_exited(&text) => {
+                let before = of_kernel.or_else(|| self.placed_before(task)).unwrap_or_default();
+                cgroup::parse_in(&text, &self.hierarchies).or(before)
+            }
             (Some(text), _) => cgroup::parse_in(&text, &self.hierarchies),
-            (None, Some(path)) => cgroup::parse_path_in(&path, &self.hierarchies),
-            (None, None) => Placement::default(),
+            (None, Some(of_kernel)) => of_kernel,
+            (None, None) => self.placed_before(task).unwrap_or_default(),
         };
         if let Some(container) = &mut placement.container {
             let orchestrator = placement.orchestrator.as_mut();
             self.containers.add_names(container, orchestrator, &mut self.counters);
         }
         placement
+    }
+
+    /// As the process was described before, whatever program it ran then.
+    fn placed_before(&self, task: &abi::Task) -> Option<Placement> {
+        let same = |key: &Key| key.pid == task.tgid && key.start == task.start && task.start != 0;
+        let (_key, entry) = self.processes.iter().find(|(key, _)| same(key))?;
+        Some(placement(&entry.process))
     }
 
     /// Audit's `u32::MAX` is nobody, and no session.
@@ -466,19 +485,21 @@ impl Entry {
         }
         self.comm = task.comm;
         let name = sanitize::comm(&task.comm);
-        let program = caller::program(&caller::Facts {
+        let facts = caller::Facts {
             name: &name,
             executable: process.executable.as_deref(),
             args: &process.args,
             working_directory: process.working_directory.as_deref(),
-        });
-        let caller = match program == process.program {
+        };
+        let program = caller::program(&facts, &process.ancestors);
+        let caller = match program.text == process.program {
             true => process.caller.clone(),
-            false => caller::key(&program, &placement(process)),
+            false => caller::key(&program.text, &placement(process)),
         };
         self.process = Arc::new(Process {
             name,
-            program,
+            program: program.text,
+            run_by: program.run_by,
             caller,
             user: users.user(task.uid),
             group_id: Some(task.gid),

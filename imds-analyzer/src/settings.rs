@@ -245,9 +245,9 @@ pub enum FailCondition {
 impl FailCondition {
     fn matches(self, event: &Event) -> bool {
         match self {
-            Self::V1 => event.verdict == Verdict::V1 && !event.local,
-            Self::V1Local => event.verdict == Verdict::V1 && event.local,
-            Self::Unknown => event.verdict == Verdict::Unknown && !event.local,
+            Self::V1 => event.verdict == Verdict::V1 && !event.local && !event.relay,
+            Self::V1Local => event.verdict == Verdict::V1 && event.local && !event.relay,
+            Self::Unknown => event.verdict == Verdict::Unknown && !event.local && !event.relay,
         }
     }
 }

@@ -267,7 +267,11 @@ for i in range(5):
     let records = stage.records();
     let second: Vec<_> = records
         .iter()
-        .filter(|record| record["url"]["path"].as_str().is_some_and(|path| path.ends_with("/second")))
+        .filter(|record| {
+            record["url"]["path"]
+                .as_str()
+                .is_some_and(|path| path.ends_with("/second"))
+        })
         .collect();
     assert_eq!((records.len(), second.len()), (10, 5));
     for record in second {
@@ -309,7 +313,10 @@ os.wait(); answer(s)
 "
     ));
     let record = stage.record();
-    let sender = record["url"]["path"].as_str().and_then(|path| path.rsplit('/').next()).expect("a pid");
+    let sender = record["url"]["path"]
+        .as_str()
+        .and_then(|path| path.rsplit('/').next())
+        .expect("a pid");
     assert_eq!(record["process"]["pid"].to_string(), sender, "{record:#}");
 }
 

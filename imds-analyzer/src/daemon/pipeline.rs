@@ -63,7 +63,8 @@ impl Sink for Pipeline {
     fn write(&mut self, event: &Event) -> io::Result<()> {
         self.metrics.count(event);
         self.requests += 1;
-        self.v1 += u64::from(event.verdict == imds_analyzer_ebpf::classify::Verdict::V1 && !event.local);
+        self.v1 +=
+            u64::from(event.verdict == imds_analyzer_ebpf::classify::Verdict::V1 && !event.local && !event.relay);
         let (decision, first) = self.noise.judge(event, Instant::now());
         if first.v1 || first.credential {
             self.metrics.count_first_seen(first);

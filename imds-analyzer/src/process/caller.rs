@@ -4,18 +4,149 @@
 //! container's image, or else the unit. Both are made of what may be shown: arguments are masked before they come here,
 //! and with `args = executable` there is no script among them.
 
+mod fold;
 mod interpreter;
 #[cfg(test)]
 mod tests;
 
 use self::interpreter::Runs;
 use super::cgroup::Placement;
-use crate::{event::Container, sanitize};
+use crate::{
+    event::{Ancestor, Container},
+    sanitize,
+};
 
 /// Bytes of a caller's key at most.
 const CALLER_MAX: usize = 256;
+/// Of these, bytes of what runs a tool.
+const RUN_BY_MAX: usize = 128;
+/// Bytes of a path that are looked at.
+const PATH_MAX: usize = 1024;
+/// As many ancestors are asked whether they run the tool.
+const ANCESTORS_ASKED: usize = 16;
 /// What readlink of `/proc/<pid>/exe` puts behind the path of a file that is gone.
 pub(super) const DELETED: &str = " (deleted)";
+
+/// Programs that do what others tell them: which of these calls says little, who runs it says much.
+const TOOLS: [&str; 31] = [
+    "aria2c",
+    "aws",
+    "aws_completer",
+    "axel",
+    "busybox",
+    "curl",
+    "curlie",
+    "ec2-metadata",
+    "ec2metadata",
+    "fetch",
+    "gawk",
+    "gron",
+    "GET",
+    "http",
+    "httpie",
+    "https",
+    "jq",
+    "links",
+    "lwp-request",
+    "lynx",
+    "nc",
+    "nc.openbsd",
+    "nc.traditional",
+    "ncat",
+    "netcat",
+    "openssl",
+    "socat",
+    "telnet",
+    "wget",
+    "xh",
+    "yq",
+];
+/// Those that are modules: `python -m awscli`.
+const TOOL_MODULES: [&str; 3] = ["awscli", "httpie", "urllib"];
+/// Programs that run another one in their own way: whoever runs these runs that.
+const WRAPPERS: [&str; 42] = [
+    "catatonit",
+    "chroot",
+    "chrt",
+    "chronic",
+    "doas",
+    "docker-init",
+    "dumb-init",
+    "env",
+    "find",
+    "flock",
+    "gosu",
+    "ionice",
+    "ip",
+    "logsave",
+    "ltrace",
+    "nice",
+    "nohup",
+    "nsenter",
+    "numactl",
+    "parallel",
+    "pkexec",
+    "prlimit",
+    "run-one",
+    "run-parts",
+    "runuser",
+    "script",
+    "setarch",
+    "setpriv",
+    "setsid",
+    "setuidgid",
+    "stdbuf",
+    "strace",
+    "su",
+    "su-exec",
+    "sudo",
+    "taskset",
+    "time",
+    "timeout",
+    "tini",
+    "unshare",
+    "watch",
+    "xargs",
+];
+/// Programs that start what a person, a schedule or a unit asks for: unit and container say more than their names.
+const STARTERS: [&str; 36] = [
+    "agetty",
+    "amazon-ssm-agent",
+    "anacron",
+    "atd",
+    "conmon",
+    "containerd-shim",
+    "containerd-shim-runc-v1",
+    "containerd-shim-runc-v2",
+    "cron",
+    "crond",
+    "crun",
+    "docker-containerd-shim",
+    "dockerd",
+    "dropbear",
+    "fcron",
+    "gnome-terminal-server",
+    "in.telnetd",
+    "init",
+    "login",
+    "lxc-start",
+    "mosh-server",
+    "podman",
+    "runc",
+    "runsv",
+    "s6-supervise",
+    "screen",
+    "ssm-document-worker",
+    "ssm-session-worker",
+    "sshd",
+    "sshd-auth",
+    "sshd-session",
+    "systemd",
+    "systemd-executor",
+    "systemd-nspawn",
+    "tmux",
+    "xterm",
+];
 
 /// What is known of a process by now.
 #[derive(Clone, Copy, Debug)]
@@ -27,20 +158,178 @@ pub(super) struct Facts<'a> {
     pub(super) working_directory: Option<&'a str>,
 }
 
-/// The script, the module or main class of an interpreter, the applet of a multi-call program, or the executable; the
-/// process's name where that is not known.
-pub(super) fn program(facts: &Facts<'_>) -> String {
-    // An upgrade replaces a running program's file: it is still the same program.
-    let executable = facts.executable.map(|path| path.strip_suffix(DELETED).unwrap_or(path));
-    let file = base_name(executable.or_else(|| Some(facts.args.first()?)).unwrap_or(facts.name));
-    let found = match interpreter::runs(file, facts.args) {
-        Some(Runs::Script(path)) => Some(absolute(path, facts.working_directory)),
-        Some(Runs::Named(kind, what)) => Some(format!("{kind} {what}")),
-        Some(Runs::Applet(applet)) => Some(format!("{} {applet}", executable.unwrap_or(file))),
-        None => None,
+/// A program, and what runs it if it is a tool that says little by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Program {
+    /// `program`, or `script > tool`.
+    pub(super) text: String,
+    /// What stands before ` > `.
+    pub(super) run_by: Option<String>,
+}
+
+/// What a program is good for when somebody has to be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It stands for itself.
+    Own,
+    /// Of [`TOOLS`].
+    Tool,
+    /// An interpreter with text of its runner, `sh -c`.
+    Text,
+    /// An interpreter that reads its input: a person's commands, or a part of a script.
+    Input,
+    /// Of [`WRAPPERS`].
+    Wrapper,
+    /// Of [`STARTERS`].
+    Starter,
+}
+
+impl Role {
+    fn of(name: &str) -> Self {
+        let plain = interpreter::without_version(name);
+        let is_of = |names: &[&str]| names.contains(&name) || names.contains(&plain);
+        if is_of(&TOOLS) {
+            Self::Tool
+        } else if is_of(&WRAPPERS) {
+            Self::Wrapper
+        } else if is_of(&STARTERS) {
+            Self::Starter
+        } else {
+            Self::Own
+        }
+    }
+}
+
+/// One process's own program.
+struct Known {
+    text: String,
+    role: Role,
+    /// The script of which interpreter it is.
+    script_of: Option<String>,
+}
+
+impl Known {
+    /// The script, the module or main class of an interpreter, the applet of a multi-call program, or the executable;
+    /// where the executable is not known, what the process says of itself, in brackets.
+    fn of(facts: &Facts<'_>) -> Self {
+        // An upgrade replaces a running program's file: it is still the same program.
+        let executable = facts.executable.map(|path| path.strip_suffix(DELETED).unwrap_or(path));
+        let first = || Some(facts.args.first()?.as_str());
+        let file = base_name(executable.or_else(first).unwrap_or(facts.name));
+        let (mut file, mut runs, mut applet) = (file, interpreter::runs(file, facts.args), None);
+        // `busybox sh script` is the script.
+        if let Some(Runs::Applet(name, args)) = runs {
+            (file, applet) = (name, Some(name));
+            runs = interpreter::runs(name, args).filter(|runs| !matches!(runs, Runs::Applet(..)));
+        }
+        let mut script_of = None;
+        let (found, role) = match runs {
+            Some(Runs::Script(path)) => {
+                script_of = Some(file.to_owned());
+                let path = absolute(path, facts.working_directory);
+                let role = match Role::of(base_name(&path)) {
+                    Role::Tool => Role::Tool,
+                    _ => Role::Own,
+                };
+                (Some(fold::path(&path)), role)
+            }
+            Some(Runs::Named(kind, what)) => {
+                let package = what.split('.').next().unwrap_or(what);
+                let is_tool = TOOL_MODULES.contains(&package);
+                let role = if is_tool { Role::Tool } else { Role::Own };
+                (Some(format!("{kind} {what}")), role)
+            }
+            Some(Runs::Text) => (None, Role::Text),
+            Some(Runs::Input) => (None, Role::Input),
+            Some(Runs::Applet(..)) | None => (None, Role::of(file)),
+        };
+        let text = match (found, executable) {
+            (Some(found), Some(_)) => found,
+            (Some(claimed), None) => marked(&claimed),
+            (None, Some(path)) => {
+                let path = fold::path(&sanitize::bounded(path.to_owned(), PATH_MAX));
+                match applet {
+                    Some(applet) => format!("{path} {applet}"),
+                    None => path,
+                }
+            }
+            (None, None) => marked(facts.name),
+        };
+        Self { text, role, script_of }
+    }
+}
+
+/// What a process says of itself and the kernel does not confirm: it must not look like an executable, nor like a tool
+/// that another program runs.
+fn marked(claimed: &str) -> String {
+    let claimed = claimed.replace(['[', ']', '>', '(', ')'], "_");
+    format!("[{}]", fold::path(&sanitize::bounded(claimed, RUN_BY_MAX)))
+}
+
+/// The program of a process whose ancestors are `ancestors`, the parent first.
+pub(super) fn program(facts: &Facts<'_>, ancestors: &[Ancestor]) -> Program {
+    let known = Known::of(facts);
+    let run_by = run_by(known.role, ancestors).map(|text| sanitize::bounded(text, RUN_BY_MAX));
+    let text = match &run_by {
+        Some(run_by) => format!("{run_by} > {}", known.text),
+        None => known.text,
     };
-    let program = found.or(executable.map(str::to_owned));
-    sanitize::bounded(program.unwrap_or_else(|| facts.name.to_owned()), CALLER_MAX)
+    Program {
+        text: sanitize::bounded(text, CALLER_MAX),
+        run_by,
+    }
+}
+
+/// The nearest ancestor that is a script or a program of its own, if the process is a tool. What lies between, a `sh -c` or
+/// a `timeout`, does only what that says. Nobody, where a person, a schedule or a unit runs it: that is the unit's to tell.
+fn run_by(role: Role, ancestors: &[Ancestor]) -> Option<String> {
+    if !matches!(role, Role::Tool | Role::Text | Role::Input) {
+        return None;
+    }
+    // An interpreter reads a part of a shell's script (`bash <<EOF`), or what a person types: only the former has a script
+    // of a shell next to it.
+    let mut input = role == Role::Input;
+    for ancestor in ancestors.iter().take(ANCESTORS_ASKED) {
+        if ancestor.pid == 1 {
+            return None;
+        }
+        let known = of_ancestor(ancestor)?;
+        let is_script = known.script_of.is_some();
+        match known.role {
+            Role::Own | Role::Tool if input => {
+                let of_shell = known.script_of.as_deref().is_some_and(interpreter::is_shell);
+                return of_shell.then_some(known.text);
+            }
+            Role::Own => return Some(known.text),
+            Role::Tool if is_script => return Some(known.text),
+            Role::Tool | Role::Text | Role::Wrapper => {}
+            Role::Input => input = true,
+            Role::Starter => return None,
+        }
+    }
+    None
+}
+
+/// `None` where it cannot be told what it runs.
+fn of_ancestor(ancestor: &Ancestor) -> Option<Known> {
+    let facts = Facts {
+        name: &ancestor.name,
+        executable: ancestor.executable.as_deref(),
+        args: &ancestor.args,
+        working_directory: None,
+    };
+    let is_interpreter = |path: &str| interpreter::runs(base_name(path), &[]).is_some();
+    let unknown = ancestor.args.is_empty() && facts.executable.is_none_or(is_interpreter);
+    if !unknown {
+        return Some(Known::of(&facts));
+    }
+    // The kernel names a process after the script that it was told to execute; an interpreter's own name says nothing.
+    let role = Role::of(&ancestor.name);
+    (!is_interpreter(&ancestor.name)).then(|| Known {
+        text: marked(&ancestor.name),
+        role,
+        script_of: None,
+    })
 }
 
 /// `program (place)`, or the program alone.
@@ -62,7 +351,8 @@ fn place(placement: &Placement) -> Option<String> {
     }
     let lasting = |unit: &&String| unit.ends_with(".service") && !is_made_up(unit);
     let unit = placement.user_unit.as_ref().filter(lasting);
-    unit.or(placement.unit.as_ref().filter(lasting)).cloned()
+    unit.or(placement.unit.as_ref().filter(lasting))
+        .map(|unit| fold::unit(unit))
 }
 
 /// A name that a user chose, behind the system's for where that user's names begin: no system's unit or image has a slash
@@ -105,8 +395,9 @@ fn base_name(path: &str) -> &str {
 
 /// As the process meant it; as it was written where the working directory is not known.
 fn absolute(path: &str, directory: Option<&str>) -> String {
+    let path = path.get(..path.floor_char_boundary(PATH_MAX)).unwrap_or(path);
     let Some(directory) = directory.filter(|_| !path.starts_with('/')) else {
-        return path.to_owned();
+        return path.trim_start_matches("./").to_owned();
     };
     let directory = directory.strip_suffix(DELETED).unwrap_or(directory);
     let mut names: Vec<&str> = directory.split('/').filter(|name| !name.is_empty()).collect();

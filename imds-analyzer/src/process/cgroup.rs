@@ -89,6 +89,37 @@ fn trusted<T>(lines: &[(&str, &str)], hierarchies: &Hierarchies, read: fn(&str) 
         .find_map(|(controllers, path)| read(hierarchies.system_part(controllers, path)))
 }
 
+/// Whether the text may be that of a process that has exited: of v1 hierarchies /proc then shows the root, whatever cgroup
+/// the process is in until it is waited for (`proc_cgroup_show`). It need not be in all of them: the process may have
+/// exited while the text was made, and the line of systemd's own hierarchy is the last one of v1.
+pub fn may_be_of_exited(text: &str) -> bool {
+    let lines = || {
+        text.lines()
+            .filter_map(line)
+            .filter(|(controllers, _)| !controllers.is_empty())
+    };
+    let of_units = lines().find(|(controllers, _)| *controllers == "name=systemd");
+    of_units.or_else(|| lines().last()).is_some_and(|(_, path)| path == "/")
+}
+
+impl Placement {
+    /// With what `other` knows of the same process where this one knows nothing. A container belongs to what placed it, and
+    /// a user's unit to that user's manager: they are taken together.
+    pub fn or(self, other: Self) -> Self {
+        let is_placed = self.container.is_some() || self.orchestrator.is_some() || self.user_container.is_some();
+        let has_units = self.unit.is_some() || self.slice.is_some() && other.unit.is_none();
+        let of = if is_placed { &self } else { &other };
+        let (container, user_container) = (of.container.clone(), of.user_container.clone());
+        let orchestrator = of.orchestrator.clone();
+        Self {
+            container,
+            user_container,
+            orchestrator,
+            ..if has_units { self } else { other }
+        }
+    }
+}
+
 /// Controllers and path. That of a cgroup which is gone has a mark behind it.
 fn line(line: &str) -> Option<(&str, &str)> {
     let (controllers, path) = line.split_once(':')?.1.split_once(':')?;

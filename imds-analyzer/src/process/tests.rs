@@ -227,7 +227,10 @@ fn what_the_kernel_read_of_files_outlives_the_process() {
     resolver.observe(&other, names, argv);
     let process = resolver.resolve(&other.task).unwrap();
     assert_eq!((process.executable.clone(), process.login.clone()), (None, None));
-    assert_eq!(process.caller, "run.py", "the working directory is not known");
+    assert_eq!(
+        process.caller, "[run.py] (app.service)",
+        "the working directory is not known, its place was"
+    );
 }
 
 /// Facts on the executable that the kernel read along with its path.

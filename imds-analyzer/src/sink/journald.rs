@@ -142,6 +142,9 @@ pub(super) fn event_entry(event: &Event) -> Vec<u8> {
     entry.optional("IMDS_REASON", event.reason.map(|reason| reason.as_str()));
     entry.field("IMDS_ENDPOINT", event.endpoint());
     entry.field("IMDS_LOCAL", if event.local { "1" } else { "0" });
+    if event.relay {
+        entry.field("IMDS_RELAY", "1");
+    }
     entry.optional("IMDS_METHOD", event.http.method.as_deref());
     entry.optional("IMDS_USER_AGENT", event.http.user_agent.as_deref());
     entry.caller(event);

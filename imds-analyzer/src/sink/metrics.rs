@@ -27,6 +27,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     callers: IntCounterVec,
+    relayed: IntCounterVec,
     first_seen: IntCounterVec,
     unwritten: IntCounterVec,
     lost: IntCounterVec,
@@ -151,6 +152,11 @@ impl Metrics {
                 "Requests to the metadata service by caller; callers beyond the bound are other.",
                 &["caller", "uid", "version", "local"],
             )?,
+            relayed: counters(
+                "imds_analyzer_relayed_requests_total",
+                "Requests of rootless network helpers that repeat a container's request, which is counted in the others.",
+                &["version"],
+            )?,
             first_seen: counters(
                 "imds_analyzer_first_seen_total",
                 "Callers not seen before that made their first v1 or credential request.",
@@ -207,6 +213,10 @@ impl Metrics {
     /// Counts a request.
     pub fn count(&mut self, event: &Event) {
         let version = event.verdict.version().as_str();
+        if event.relay {
+            self.relayed.with_label_values(&[version]).inc();
+            return;
+        }
         let local = if event.local { "true" } else { "false" };
         self.requests
             .with_label_values(&[version, event.verdict.as_str(), event.path_class.as_str(), local])

@@ -23,6 +23,8 @@ pub struct Summary {
     callers: HashMap<String, Caller>,
     real: Tally,
     local: Tally,
+    /// Calls that repeat others which are counted.
+    relayed: Counts,
     /// Of the last caller; kept to be filled again.
     key: String,
 }
@@ -83,6 +85,10 @@ impl Summary {
     /// Counts `event`.
     pub fn add(&mut self, event: &Event) {
         let version = event.verdict.version();
+        if event.relay {
+            self.relayed.add(version);
+            return;
+        }
         let tally = if event.local { &mut self.local } else { &mut self.real };
         tally.total.add(version);
 
@@ -104,6 +110,11 @@ impl Summary {
     /// All calls to IMDS, or all calls to an address of this host.
     pub fn total(&self, local: bool) -> Counts {
         self.tally(local).total
+    }
+
+    /// Calls of rootless network helpers that repeat a call of a container, if any: that one is counted.
+    pub fn relayed(&self) -> Option<Counts> {
+        Some(self.relayed).filter(|counts| counts.sum() > 0)
     }
 
     /// Calls by callers beyond those in [`Self::callers`], if any.

@@ -71,6 +71,8 @@ pub(crate) fn full_event() -> Event {
         name: "python3".to_owned(),
         caller: "/opt/app/run.py (docker.io/library/app:1.2)".to_owned(),
         program: "/opt/app/run.py".to_owned(),
+        run_by: None,
+        network_helper: false,
         source: Source::Kernel,
         executable: Some("/usr/bin/python3.8".to_owned()),
         executable_trusted: true,
@@ -132,6 +134,7 @@ pub(crate) fn full_event() -> Event {
         forwarded: true,
         malformed: true,
         sender_pages: true,
+        relay: false,
         http: HttpRequest {
             method: Some("GET".to_owned()),
             target: Some(format!("{path}?x=1")),
@@ -164,6 +167,7 @@ pub(crate) fn minimal_event() -> Event {
         forwarded: false,
         malformed: false,
         sender_pages: false,
+        relay: false,
         http: HttpRequest::default(),
         source: "[fd00::5]:43210".parse().expect("an address"),
         destination: "[fd00:ec2::254]:80".parse().expect("an address"),
@@ -178,8 +182,8 @@ pub(super) fn unknown_event() -> Event {
     let process = Process {
         pid: 77,
         name: "nc".to_owned(),
-        caller: "nc".to_owned(),
-        program: "nc".to_owned(),
+        caller: "[nc]".to_owned(),
+        program: "[nc]".to_owned(),
         source: Source::Proc,
         ..Process::default()
     };
@@ -236,7 +240,7 @@ pub(super) fn samples() -> Vec<Event> {
         Some("amazon-ssm-agent.service".to_owned()),
     );
     process.executable = Some("/snap/amazon-ssm-agent/7993/amazon-ssm-agent".to_owned());
-    process.program = "/snap/amazon-ssm-agent/7993/amazon-ssm-agent".to_owned();
+    process.program = "/snap/amazon-ssm-agent/*/amazon-ssm-agent".to_owned();
     process.caller = format!("{} (amazon-ssm-agent.service)", process.program);
     process.ancestors = vec![ancestor(1, "systemd", "init")];
     token.process = Some(Arc::new(process.clone()));
@@ -258,7 +262,7 @@ pub(super) fn samples() -> Vec<Event> {
     let mut other = shell;
     other.verdict = Verdict::OtherCloud;
     target(&mut other, PathClass::NotImds, "/computeMetadata/v1/instance/");
-    (process.pid, process.name) = (3001, "cloud-init".to_owned());
+    (process.pid, process.name) = (3001, "MainThread".to_owned());
     process.user.name = None;
     process.ancestors = (1..=7).rev().map(|pid| ancestor(pid * 100, "bash", "bash")).collect();
     other.process = Some(Arc::new(process));

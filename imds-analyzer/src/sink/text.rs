@@ -140,26 +140,70 @@ fn request(event: &Event, width: usize) -> String {
 }
 
 fn caller(event: &Event) -> String {
-    match event.process.as_deref() {
-        Some(process) => {
-            let script = script(process).map(|script| format!(" {}", foreign(script, NAME_WIDTH)));
-            let name = foreign(&process.name, NAME_WIDTH);
-            format!("{name}[{}]{}", process.pid, script.unwrap_or_default())
-        }
-        None => "unknown process".to_owned(),
+    let Some(process) = event.process.as_deref() else {
+        return "unknown process".to_owned();
+    };
+    let mut text = format!("{}[{}]", foreign(&process.name, NAME_WIDTH), process.pid);
+    // Writing to a String does not fail.
+    if let Some(program) = program(process) {
+        let _ = write!(text, " {}", foreign(program, NAME_WIDTH));
     }
+    if let Some(run_by) = run_by(process) {
+        let _ = write!(text, " by {}", foreign(run_by, NAME_WIDTH));
+    }
+    text
 }
 
-/// What an interpreter runs, without its directory; `None` for what is no interpreter, and for a script that is named
-/// as its process is.
-fn script(process: &Process) -> Option<&str> {
-    let file = |path: &str| path.rsplit('/').next().map(str::len).unwrap_or_default();
+/// The program where the process's name does not tell it (`MainThread`, `python3` for a script), without its directory.
+fn program(process: &Process) -> Option<&str> {
     let executable = process.executable.as_deref()?;
-    if executable.starts_with(&process.program) {
-        return None;
+    let program = match &process.run_by {
+        Some(run_by) => process.program.strip_prefix(run_by.as_str())?.strip_prefix(" > ")?,
+        None => process.program.as_str(),
+    };
+    let told = last_name(program);
+    // `sh` is what dash was called by, and the name of `busybox wget` is wget.
+    let called = process
+        .args
+        .first()
+        .map(|arg| last_name(arg.strip_prefix('-').unwrap_or(arg)));
+    let applet = told.rsplit(' ').next();
+    // As far as nothing is folded in it.
+    let is_executable = program
+        .split('*')
+        .next()
+        .is_some_and(|start| executable.starts_with(start));
+    let is_called_so = called.is_some_and(|called| is_named(&process.name, called));
+    let is_told = is_named(&process.name, told)
+        || applet.is_some_and(|applet| is_named(&process.name, applet))
+        || is_executable && (is_called_so || is_named(&process.name, last_name(executable)));
+    (!is_told).then_some(told)
+}
+
+/// What runs the tool, unless one of the nearest ancestors on the line is named so.
+fn run_by(process: &Process) -> Option<&str> {
+    let run_by = last_name(process.run_by.as_deref()?);
+    let shown = process.ancestors.iter().take(CHAIN_MIN);
+    let mut names = shown.map(|ancestor| ancestor.name.as_str());
+    (!names.any(|name| is_named(name, run_by.trim_matches(['[', ']'])))).then_some(run_by)
+}
+
+/// The kernel cuts the names of processes after 15 bytes.
+fn is_named(name: &str, program: &str) -> bool {
+    const NAME_MAX: usize = 15;
+    name == program || name.len() == NAME_MAX && program.starts_with(name)
+}
+
+/// The last name of a path; the two last ones where that is folded to nothing.
+fn last_name(path: &str) -> &str {
+    let at = path.rfind('/').map_or(0, |at| at + 1);
+    let name = path.get(at..).unwrap_or(path);
+    let says_nothing = name.trim_matches(|char: char| !char.is_alphanumeric()).is_empty();
+    let above = path.get(..at.saturating_sub(1)).and_then(|above| above.rfind('/'));
+    match above.filter(|_| says_nothing) {
+        Some(at) => path.get(at + 1..).unwrap_or(path),
+        None => name,
     }
-    let script = process.program.get(process.program.len() - file(&process.program)..)?;
-    (script != process.name).then_some(script)
 }
 
 /// As much of the chain as fits into `room`, the parent first; what is left out is marked.
@@ -198,6 +242,170 @@ mod tests {
                 .for_each(|event| sink.write(event).expect("a buffer takes all"));
             sink.flush().expect("a buffer takes all");
         })
+    }
+
+    #[test]
+    fn a_line_names_the_program_where_the_name_says_nothing() {
+        let of = |name: &str, executable: &str, command: &str, program: &str, run_by: &str| {
+            let mut event = full_event();
+            let mut process = event.process.as_deref().cloned().expect("a process");
+            (process.pid, process.name) = (7, name.to_owned());
+            process.executable = Some(executable.to_owned()).filter(|path| !path.is_empty());
+            process.args = command.split(' ').map(str::to_owned).collect();
+            process.run_by = Some(run_by.to_owned()).filter(|text| !text.is_empty());
+            process.program = match &process.run_by {
+                Some(run_by) => format!("{run_by} > {program}"),
+                None => program.to_owned(),
+            };
+            event.process = Some(process.into());
+            caller(&event)
+        };
+        for (name, executable, command, program, run_by, expected) in [
+            (
+                "MainThread",
+                "/usr/bin/node",
+                "node",
+                "/usr/bin/node",
+                "",
+                "MainThread[7] node",
+            ),
+            (
+                "MainThread",
+                "/usr/bin/node",
+                "node a.js",
+                "/srv/dist/server.js",
+                "",
+                "MainThread[7] server.js",
+            ),
+            (
+                "node",
+                "/usr/bin/node",
+                "node a.js",
+                "/srv/dist/server.js",
+                "",
+                "node[7] server.js",
+            ),
+            (
+                "pool-1-thread-3",
+                "/opt/agent/bin/agentd",
+                "agentd -x",
+                "/opt/agent/bin/agentd",
+                "",
+                "pool-1-thread-3[7] agentd",
+            ),
+            (
+                "java",
+                "/usr/lib/jvm/jdk-17/bin/java",
+                "java -cp x Main",
+                "java com.example.Main",
+                "",
+                "java[7] java com.example.Main",
+            ),
+            (
+                "python3",
+                "/usr/bin/python3.8",
+                "python3 -m pkg",
+                "python -m pkg",
+                "",
+                "python3[7] python -m pkg",
+            ),
+            (
+                "python3",
+                "/usr/bin/python3.8",
+                "python3 x",
+                "/tmp/tmp*/*",
+                "",
+                "python3[7] tmp*/*",
+            ),
+            (
+                "gunicorn: worke",
+                "/usr/bin/python3.8",
+                "gunicorn: worker",
+                "/usr/bin/python3.8",
+                "",
+                "gunicorn: worke[7] python3.8",
+            ),
+            // Here the name says it.
+            (
+                "run.py",
+                "/usr/bin/python3.8",
+                "python3 ./run.py",
+                "/srv/run.py",
+                "",
+                "run.py[7]",
+            ),
+            (
+                "amazon-ssm-agen",
+                "/snap/a/79/amazon-ssm-agent",
+                "x",
+                "/snap/a/*/amazon-ssm-agent",
+                "",
+                "amazon-ssm-agen[7]",
+            ),
+            ("sh", "/usr/bin/dash", "sh -c x", "/usr/bin/dash", "", "sh[7]"),
+            ("sh", "/usr/bin/dash", "-sh", "/usr/bin/dash", "", "sh[7]"),
+            (
+                "nc",
+                "/usr/bin/nc.openbsd",
+                "nc 1 2",
+                "/usr/bin/nc.openbsd",
+                "",
+                "nc[7]",
+            ),
+            ("wget", "/bin/busybox", "wget x", "/bin/busybox wget", "", "wget[7]"),
+            (
+                "fetcher",
+                "/opt/fetcher (deleted)",
+                "x",
+                "/opt/fetcher",
+                "",
+                "fetcher[7]",
+            ),
+            ("nc", "", "", "[nc]", "", "nc[7]"),
+            // What runs a tool, unless the chain has it.
+            (
+                "curl",
+                "/usr/bin/curl",
+                "curl x",
+                "/usr/bin/curl",
+                "/srv/deploy.sh",
+                "curl[7] by deploy.sh",
+            ),
+            (
+                "curl",
+                "/usr/bin/curl",
+                "curl x",
+                "/usr/bin/curl",
+                "/usr/bin/supervisord",
+                "curl[7]",
+            ),
+            (
+                "curl",
+                "/usr/bin/curl",
+                "curl x",
+                "/usr/bin/curl",
+                "[supervisord]",
+                "curl[7]",
+            ),
+            (
+                "sh",
+                "/bin/busybox",
+                "sh -c x",
+                "/bin/busybox sh",
+                "/srv/x.sh",
+                "sh[7] by x.sh",
+            ),
+        ] {
+            assert_eq!(of(name, executable, command, program, run_by), expected);
+        }
+        let long = of(
+            "python3",
+            "/usr/bin/python3",
+            "python3 x",
+            &format!("/srv/{}.py", "x".repeat(300)),
+            "",
+        );
+        assert_eq!(columns(&long), "python3[7] ".len() + NAME_WIDTH, "{long}");
     }
 
     #[test]

@@ -7,8 +7,12 @@ pub(super) enum Runs<'a> {
     Script(&'a str),
     /// A module or class, and what runs it: `python -m pkg`, `java com.example.Main`.
     Named(&'static str, &'a str),
-    /// One of the programs that one file is.
-    Applet(&'a str),
+    /// One of the programs that one file is, and the arguments from its name on.
+    Applet(&'a str, &'a [String]),
+    /// Text that stands on the command line: `sh -c`, `python3 -c`.
+    Text,
+    /// Nothing that its arguments name: what it reads from its input, a person's commands too.
+    Input,
 }
 
 /// How an interpreter takes its arguments.
@@ -18,8 +22,10 @@ struct Syntax {
     valued: &'static str,
     /// Short options whose value, if any, is the rest of the argument.
     attached: &'static str,
-    /// Short options that bring the program's text, or read it from elsewhere: there is no script.
+    /// Short options that bring the program's text: there is no script.
     inline: &'static str,
+    /// Short option for reading the program from the standard input.
+    input: Option<char>,
     /// Short option for the script.
     file: Option<char>,
     /// Short option for a module, and how that is called.
@@ -33,6 +39,7 @@ const PLAIN: Syntax = Syntax {
     valued: "",
     attached: "",
     inline: "",
+    input: None,
     file: None,
     module: None,
     long_valued: &[],
@@ -51,7 +58,8 @@ const PYTHON: Syntax = Syntax {
 /// sh(1p), bash(1), zsh(1).
 const SHELL: Syntax = Syntax {
     valued: "oO",
-    inline: "cs",
+    inline: "c",
+    input: Some('s'),
     long_valued: &["--rcfile", "--init-file"],
     ..PLAIN
 };
@@ -115,12 +123,20 @@ const DOTNET: Syntax = Syntax {
     ..PLAIN
 };
 
-/// What the interpreter `file` runs; `None` for a program that is none, and for one that was given no file.
+/// Whether `file` is a shell.
+pub(super) fn is_shell(file: &str) -> bool {
+    matches!(
+        without_version(file),
+        "sh" | "bash" | "rbash" | "dash" | "ash" | "zsh" | "ksh" | "mksh"
+    )
+}
+
+/// What the interpreter `file` runs; `None` for a program that is none.
 pub(super) fn runs<'a>(file: &str, args: &'a [String]) -> Option<Runs<'a>> {
     let mut rest = args.get(1..).unwrap_or_default();
     let syntax = match without_version(file) {
+        _ if is_shell(file) => SHELL,
         "python" | "pypy" => PYTHON,
-        "sh" | "bash" | "rbash" | "dash" | "ash" | "zsh" | "ksh" | "mksh" => SHELL,
         "node" | "nodejs" => NODE,
         "ruby" => RUBY,
         "perl" => PERL,
@@ -130,29 +146,30 @@ pub(super) fn runs<'a>(file: &str, args: &'a [String]) -> Option<Runs<'a>> {
                 rest = rest.get(1..).unwrap_or_default();
             }
             // Its other commands build and run projects.
-            return script(DOTNET, rest).filter(|runs| matches!(runs, Runs::Script(path) if path.ends_with(".dll")));
+            return Some(script(DOTNET, rest))
+                .filter(|runs| matches!(runs, Runs::Script(path) if path.ends_with(".dll")));
         }
         "java" => return java(rest),
         "busybox" | "toybox" | "coreutils" => return applet(file, args),
         _ => return None,
     };
-    script(syntax, rest)
+    Some(script(syntax, rest))
 }
 
-fn without_version(file: &str) -> &str {
+pub(super) fn without_version(file: &str) -> &str {
     file.trim_end_matches(|char: char| char.is_ascii_digit() || matches!(char, '.' | '-'))
 }
 
-fn script(syntax: Syntax, args: &[String]) -> Option<Runs<'_>> {
+fn script(syntax: Syntax, args: &[String]) -> Runs<'_> {
     let mut args = args.iter().map(String::as_str);
     while let Some(arg) = args.next() {
         if arg == "--" {
-            return args.next().and_then(file);
+            return args.next().map_or(Runs::Input, file);
         }
         if arg.starts_with("--") {
             let name = arg.split('=').next().unwrap_or(arg);
             if syntax.long_inline.contains(&name) {
-                return None;
+                return Runs::Text;
             }
             if syntax.long_valued.contains(&arg) {
                 args.next();
@@ -167,20 +184,23 @@ fn script(syntax: Syntax, args: &[String]) -> Option<Runs<'_>> {
             Cluster::TakesNext => {
                 args.next();
             }
-            Cluster::Inline => return None,
-            Cluster::File(rest) => return rest.or_else(|| args.next()).and_then(file),
+            Cluster::Inline => return Runs::Text,
+            Cluster::Input => return Runs::Input,
+            Cluster::File(rest) => return rest.or_else(|| args.next()).map_or(Runs::Input, file),
             Cluster::Module(kind, rest) => {
-                return rest.or_else(|| args.next()).map(|module| Runs::Named(kind, module));
+                let module = rest.or_else(|| args.next());
+                return module.map_or(Runs::Input, |module| Runs::Named(kind, module));
             }
         }
     }
-    None
+    Runs::Input
 }
 
 enum Cluster<'a> {
     Flags,
     TakesNext,
     Inline,
+    Input,
     File(Option<&'a str>),
     Module(&'static str, Option<&'a str>),
 }
@@ -191,6 +211,9 @@ fn cluster(syntax: Syntax, options: &str) -> Cluster<'_> {
         let rest = options.get(at + option.len_utf8()..).filter(|rest| !rest.is_empty());
         if syntax.inline.contains(option) {
             return Cluster::Inline;
+        }
+        if syntax.input == Some(option) {
+            return Cluster::Input;
         }
         if syntax.file == Some(option) {
             return Cluster::File(rest);
@@ -213,9 +236,14 @@ fn cluster(syntax: Syntax, options: &str) -> Cluster<'_> {
 }
 
 /// `-` is the standard input, and a descriptor's number says nothing.
-fn file(path: &str) -> Option<Runs<'_>> {
-    let is_file = !path.is_empty() && path != "-" && !path.starts_with("/dev/") && !path.starts_with("/proc/");
-    is_file.then_some(Runs::Script(path))
+fn file(path: &str) -> Runs<'_> {
+    if path.is_empty() || path == "-" {
+        Runs::Input
+    } else if path.starts_with("/dev/") || path.starts_with("/proc/") {
+        Runs::Text
+    } else {
+        Runs::Script(path)
+    }
 }
 
 /// java(1): long options with one dash, and the main class is no file.
@@ -240,24 +268,28 @@ fn java(args: &[String]) -> Option<Runs<'_>> {
     let mut args = args.iter().map(String::as_str);
     while let Some(arg) = args.next() {
         match arg {
-            "-jar" => return args.next().and_then(file),
+            "-jar" => return args.next().map(file),
             "-m" | "--module" => return args.next().map(|module| Runs::Named("java -m", module)),
             _ if VALUED.contains(&arg) => {
                 args.next();
             }
             // A file of further arguments.
             _ if arg.starts_with(['-', '@']) => {}
-            _ if arg.ends_with(".java") => return file(arg),
+            _ if arg.ends_with(".java") => return Some(file(arg)),
             class => return Some(Runs::Named("java", class)),
         }
     }
     None
 }
 
-/// `wget` by its own name, and `busybox wget`.
+/// `wget` by its own name, and `busybox wget`; a login shell's name begins with a dash.
 fn applet<'a>(file: &str, args: &'a [String]) -> Option<Runs<'a>> {
-    let mut names = args.iter().map(|arg| super::base_name(arg));
-    let first = names.next()?;
-    let name = if first == file { names.next()? } else { first };
-    (!name.is_empty() && !name.starts_with('-')).then_some(Runs::Applet(name))
+    let name = |arg: &'a String| super::base_name(arg.strip_prefix('-').unwrap_or(arg));
+    let first = name(args.first()?);
+    let at = usize::from(first == file);
+    let rest = args.get(at..)?;
+    let own = rest.first()?;
+    let is_option = at > 0 && own.starts_with('-');
+    let name = name(own);
+    (!name.is_empty() && !is_option).then_some(Runs::Applet(name, rest))
 }

@@ -2,12 +2,13 @@ use super::*;
 
 fn program_of(executable: &str, command: &str) -> String {
     let args: Vec<String> = command.split(' ').map(str::to_owned).collect();
-    program(&Facts {
+    let facts = Facts {
         name: "name",
         executable: Some(executable).filter(|path| !path.is_empty()),
         args: &args,
         working_directory: Some("/srv/app"),
-    })
+    };
+    program(&facts, &[]).text
 }
 
 #[test]
@@ -121,11 +122,22 @@ fn other_programs_are_their_executable() {
         ("/bin/busybox", "wget -qO- http://169.254.169.254/", "/bin/busybox wget"),
         ("/bin/busybox", "busybox wget -q", "/bin/busybox wget"),
         ("/bin/busybox", "busybox", "/bin/busybox"),
+        ("/bin/busybox", "sh -c x", "/bin/busybox sh"),
+        ("/bin/busybox", "-sh", "/bin/busybox sh"),
+        (
+            "/bin/busybox",
+            "/bin/sh /etc/periodic/hourly/tag",
+            "/etc/periodic/hourly/tag",
+        ),
+        ("/bin/busybox", "busybox ash ./tag.sh x", "/srv/app/tag.sh"),
         // Arguments are the process's own to write: the executable says that this is no python.
         ("/opt/agent", "python3 /opt/app/run.py", "/opt/agent"),
-        // Where it is not known, arguments are all there is to go by.
-        ("", "python3 /opt/app/run.py", "/opt/app/run.py"),
-        ("", "/opt/agent -x", "name"),
+        // Where it is not known, what the process says of itself is all there is to go by, and marked as that.
+        ("", "python3 /opt/app/run.py", "[/opt/app/run.py]"),
+        ("", "/opt/agent -x", "[name]"),
+        ("", "sh /usr/bin/curl", "[/usr/bin/curl]"),
+        ("", "python3 -m pkg", "[python -m pkg]"),
+        ("", "busybox wget", "[name]"),
     ] {
         assert_eq!(program_of(executable, command), expected, "{executable}: {command}");
     }
@@ -140,12 +152,12 @@ fn without_a_working_directory_a_script_is_as_it_was_written() {
         args: &args,
         working_directory: None,
     };
-    assert_eq!(program(&facts), "run.py");
+    assert_eq!(program(&facts, &[]).text, "run.py");
     let only_the_program = Facts {
         args: &args[..1],
         ..facts
     };
-    assert_eq!(program(&only_the_program), "/usr/bin/python3");
+    assert_eq!(program(&only_the_program, &[]).text, "/usr/bin/python3");
 }
 
 #[test]
@@ -179,6 +191,11 @@ fn places_that_last_are_part_of_the_key() {
         (unit("run-p1234-i5678.service"), "/app"),
         (unit("session-3.scope"), "/app"),
         (user_unit, "/app (user@1000.service/sync.service)"),
+        (
+            unit("sshd@7-10.0.0.5:22-10.0.0.9:51234.service"),
+            "/app (sshd@*.service)",
+        ),
+        (unit("app@blue.service"), "/app (app@blue.service)"),
         (Placement::default(), "/app"),
     ] {
         assert_eq!(key("/app", &placement), expected);
@@ -194,11 +211,354 @@ fn keys_are_bounded() {
         args: &[],
         working_directory: None,
     };
-    let program = program(&facts);
+    let program = program(&facts, &[]).text;
     assert_eq!(program.len(), CALLER_MAX);
     let placement = Placement {
         unit: Some("a.service".to_owned()),
         ..Placement::default()
     };
     assert_eq!(key(&program, &placement).len(), CALLER_MAX);
+}
+
+#[test]
+fn random_parts_of_programs_are_folded() {
+    for (executable, command, expected) in [
+        (
+            "/snap/amazon-ssm-agent/7993/amazon-ssm-agent",
+            "x",
+            "/snap/amazon-ssm-agent/*/amazon-ssm-agent",
+        ),
+        ("/tmp/tmpab12cd34/x (deleted)", "x", "/tmp/tmp*/x"),
+        (
+            "/usr/bin/python3.8",
+            "python3 /tmp/tmpab12cd34/run.py",
+            "/tmp/tmp*/run.py",
+        ),
+        (
+            "/usr/bin/python3.8",
+            "python3 /root/.ansible/tmp/ansible-tmp-1732.5-17-18/AnsiballZ_x.py",
+            "/root/.ansible/tmp/ansible-tmp-*/AnsiballZ_x.py",
+        ),
+        (
+            "/usr/bin/java",
+            "java -jar /opt/app/releases/20261125010101/app.jar",
+            "/opt/app/releases/*/app.jar",
+        ),
+        ("/tmp/_MEIab12cd/busybox", "wget x", "/tmp/_MEI*/busybox wget"),
+        ("", "sh /tmp/tmp.Zk3xQ9aBcD/x.sh", "[/tmp/tmp.*/x.sh]"),
+        ("/memfd:a1b2c3d4e5f60718 (deleted)", "x", "/memfd:*"),
+        ("/usr/bin/python3.11", "python3", "/usr/bin/python3.11"),
+    ] {
+        assert_eq!(program_of(executable, command), expected, "{executable}: {command}");
+    }
+}
+
+/// `name|executable|arguments`, each absent if empty.
+fn ancestor(text: &str) -> Ancestor {
+    let mut parts = text.split('|');
+    let mut part = || parts.next().unwrap_or_default().to_owned();
+    let (name, executable, args) = (part(), part(), part());
+    Ancestor {
+        pid: 100,
+        name,
+        executable: Some(executable).filter(|path| !path.is_empty()),
+        args: args
+            .split(' ')
+            .filter(|arg| !arg.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        user_id: Some(0),
+    }
+}
+
+/// The program of `tool` (`executable|arguments`), by its ancestors from the parent on; pid 1 is added.
+fn run(tool: &str, ancestors: &[&str]) -> String {
+    let (executable, args) = tool.split_once('|').unwrap_or((tool, ""));
+    let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
+    let facts = Facts {
+        name: base_name(executable),
+        executable: Some(executable).filter(|path| path.starts_with('/')),
+        args: &args,
+        working_directory: None,
+    };
+    let mut ancestors: Vec<Ancestor> = ancestors.iter().map(|text| ancestor(text)).collect();
+    ancestors.push(Ancestor {
+        pid: 1,
+        ..ancestor("systemd|/usr/lib/systemd/systemd|/sbin/init")
+    });
+    let program = program(&facts, &ancestors);
+    let prefix = program.run_by.as_ref().map(|run_by| format!("{run_by} > "));
+    assert!(
+        program.text.starts_with(prefix.as_deref().unwrap_or_default()),
+        "{program:?}"
+    );
+    program.text
+}
+
+const CURL: &str = "/usr/bin/curl|curl -s http://169.254.169.254/";
+const SSHD: &str = "sshd|/usr/sbin/sshd|sshd: alice@pts/0";
+const BASH: &str = "bash|/usr/bin/bash|-bash";
+
+#[test]
+fn a_tool_is_what_runs_it() {
+    let script = "backup.sh|/usr/bin/dash|/bin/sh /opt/backup.sh";
+    for (tool, ancestors, expected) in [
+        (CURL, [script].as_slice(), "/opt/backup.sh > /usr/bin/curl"),
+        (
+            CURL,
+            &["deploy.sh|/usr/bin/bash|/bin/bash -e /opt/deploy.sh prod"],
+            "/opt/deploy.sh > /usr/bin/curl",
+        ),
+        // From an interpreter of any kind, and from a program of its own.
+        (
+            CURL,
+            &["python3|/usr/bin/python3.8|python3 /opt/tag.py"],
+            "/opt/tag.py > /usr/bin/curl",
+        ),
+        (
+            CURL,
+            &["sh|/usr/bin/dash|sh -c curl x", "ruby|/usr/bin/ruby|ruby /opt/tag.rb"],
+            "/opt/tag.rb > /usr/bin/curl",
+        ),
+        (
+            CURL,
+            &["sh|/usr/bin/dash|sh -c curl x", "agent|/opt/agent/agentd|agentd"],
+            "/opt/agent/agentd > /usr/bin/curl",
+        ),
+        (
+            CURL,
+            &["make|/usr/bin/make|make all", script],
+            "/usr/bin/make > /usr/bin/curl",
+        ),
+        (
+            CURL,
+            &["java|/usr/bin/java|java com.example.Main"],
+            "java com.example.Main > /usr/bin/curl",
+        ),
+        (
+            CURL,
+            &["agentd|/opt/agent/releases/20261125010101/agentd|x"],
+            "/opt/agent/releases/*/agentd > /usr/bin/curl",
+        ),
+        // Other tools, and interpreters with text or a heredoc.
+        ("/usr/bin/wget|wget x", &[script], "/opt/backup.sh > /usr/bin/wget"),
+        (
+            "/usr/local/aws-cli/v2/2.15.30/dist/aws|aws s3 ls",
+            &[script],
+            "/opt/backup.sh > /usr/local/aws-cli/v2/2.15.30/dist/aws",
+        ),
+        (
+            "/usr/bin/python3.8|python3 /usr/bin/aws s3 ls",
+            &[script],
+            "/opt/backup.sh > /usr/bin/aws",
+        ),
+        (
+            "/usr/bin/python3.8|python3 -m awscli s3 ls",
+            &[script],
+            "/opt/backup.sh > python -m awscli",
+        ),
+        (
+            "/usr/bin/python3.8|python3 -c code",
+            &[script],
+            "/opt/backup.sh > /usr/bin/python3.8",
+        ),
+        (
+            "/usr/bin/python3.8|python3 -",
+            &[script],
+            "/opt/backup.sh > /usr/bin/python3.8",
+        ),
+        (
+            "/usr/bin/bash|bash -c exec 3<>/dev/tcp/x",
+            &[script],
+            "/opt/backup.sh > /usr/bin/bash",
+        ),
+        (
+            "/usr/bin/perl|perl -e code",
+            &[script],
+            "/opt/backup.sh > /usr/bin/perl",
+        ),
+        (
+            "/bin/busybox|wget x",
+            &["x|/bin/busybox|/bin/sh /opt/backup.sh"],
+            "/opt/backup.sh > /bin/busybox wget",
+        ),
+        (
+            "/bin/busybox|nc x",
+            &["sh|/bin/busybox|sh -c x", "x|/bin/busybox|ash /opt/backup.sh"],
+            "/opt/backup.sh > /bin/busybox nc",
+        ),
+        (
+            "/usr/bin/nc.openbsd|nc x",
+            &[script],
+            "/opt/backup.sh > /usr/bin/nc.openbsd",
+        ),
+        ("/usr/bin/socat|socat x", &[script], "/opt/backup.sh > /usr/bin/socat"),
+        (
+            CURL,
+            &["bash|/usr/bin/bash|bash", script],
+            "/opt/backup.sh > /usr/bin/curl",
+        ),
+        // Wrappers between.
+        (
+            CURL,
+            &["timeout|/usr/bin/timeout|timeout 5 curl x", script],
+            "/opt/backup.sh > /usr/bin/curl",
+        ),
+        (
+            CURL,
+            &[
+                "xargs|/usr/bin/xargs|xargs curl",
+                "sudo|/usr/bin/sudo|sudo xargs curl",
+                "nohup|/usr/bin/nohup|x",
+                script,
+            ],
+            "/opt/backup.sh > /usr/bin/curl",
+        ),
+        (
+            CURL,
+            &[
+                "timeout|/bin/busybox|timeout 5 curl x",
+                "env|/usr/bin/env|env A=b x",
+                "sh|/usr/bin/dash|sh -c x",
+                script,
+            ],
+            "/opt/backup.sh > /usr/bin/curl",
+        ),
+        // A script that is a tool is nearer than who calls that.
+        (
+            CURL,
+            &["ec2-metadata|/usr/bin/bash|/bin/bash /usr/bin/ec2-metadata -i", script],
+            "/usr/bin/ec2-metadata > /usr/bin/curl",
+        ),
+        // By schedules, units and logins: the script, if there is one.
+        (
+            CURL,
+            &[
+                script,
+                "sh|/usr/bin/dash|/bin/sh -c /opt/backup.sh",
+                "cron|/usr/sbin/cron|cron -f",
+            ],
+            "/opt/backup.sh > /usr/bin/curl",
+        ),
+        (CURL, &[script, BASH, SSHD, SSHD], "/opt/backup.sh > /usr/bin/curl"),
+        // Nearer programs are those that have to be mended.
+        (
+            CURL,
+            &[script, "python3|/usr/bin/python3|python3 /usr/bin/supervisord -n"],
+            "/opt/backup.sh > /usr/bin/curl",
+        ),
+        // The script's process was not seen itself: its name is what is known.
+        (CURL, &["backup.sh"], "[backup.sh] > /usr/bin/curl"),
+        (CURL, &["backup.sh|/usr/bin/dash|"], "[backup.sh] > /usr/bin/curl"),
+        (CURL, &["a] > /bin/x"], "[a_ _ /bin/x] > /usr/bin/curl"),
+        ("curl|curl x", &[script], "/opt/backup.sh > [curl]"),
+        // Where the shell started is not known, only how the script was called.
+        (
+            CURL,
+            &["sh|/usr/bin/dash|sh ./jobs/backup.sh"],
+            "jobs/backup.sh > /usr/bin/curl",
+        ),
+        (
+            CURL,
+            &["x|/usr/bin/dash|/bin/sh /tmp/tmp.Zk3xQ9aBcD/backup.sh"],
+            "/tmp/tmp.*/backup.sh > /usr/bin/curl",
+        ),
+    ] {
+        assert_eq!(run(tool, ancestors), expected, "{tool}: {ancestors:?}");
+    }
+}
+
+#[test]
+fn a_tool_stands_alone_where_no_script_runs_it() {
+    for ancestors in [
+        // A person, at a terminal or with text for a shell.
+        [BASH, SSHD, SSHD].as_slice(),
+        &["bash|/usr/bin/bash|bash --norc", "tmux: server|/usr/bin/tmux|tmux"],
+        &["sudo|/usr/bin/sudo|sudo curl x", BASH, "login|/usr/bin/login|login"],
+        &[
+            "bash|/usr/bin/bash|bash",
+            "su|/usr/bin/su|su",
+            "sudo|/usr/bin/sudo|sudo su",
+            BASH,
+            SSHD,
+        ],
+        &["bash|/usr/bin/bash|bash -c curl x", SSHD],
+        &[
+            "bash|/usr/bin/bash|bash -l",
+            "node|/usr/bin/node|node /home/a/.vscode-server/server-main.js",
+        ],
+        &["zsh|/usr/bin/zsh|-zsh", "teleport|/usr/local/bin/teleport|teleport"],
+        &[
+            "sh|/usr/bin/dash|sh",
+            "ssm-session-wor|/usr/bin/ssm-session-worker|x",
+            "ssm-agent-worke|/usr/bin/ssm-agent-worker|x",
+        ],
+        // A schedule, a unit, a container.
+        &["sh|/usr/bin/dash|/bin/sh -c curl x", "cron|/usr/sbin/cron|cron -f"],
+        &["sh|/usr/bin/dash|/bin/sh -c curl x", "crond|/usr/sbin/crond|crond -n"],
+        &[],
+        &["bash|/usr/bin/bash|bash -c curl x"],
+        &["containerd-shim|/usr/bin/containerd-shim-runc-v2|x"],
+        &[
+            "tini|/sbin/tini|tini -- sh -c x",
+            "containerd-shim|/usr/bin/containerd-shim-runc-v2|x",
+        ],
+        &["systemd|/usr/lib/systemd/systemd|/lib/systemd/systemd --user"],
+        // A shell of which nothing but its name is known.
+        &["sh"],
+        &["sh|/usr/bin/dash|", "backup.sh|/usr/bin/dash|/bin/sh /opt/backup.sh"],
+    ] {
+        assert_eq!(run(CURL, ancestors), "/usr/bin/curl", "{ancestors:?}");
+    }
+    // Programs of their own say enough.
+    let script = "backup.sh|/usr/bin/dash|/bin/sh /opt/backup.sh";
+    for (program, expected) in [
+        ("/usr/bin/terraform|terraform plan", "/usr/bin/terraform"),
+        ("/usr/bin/python3.8|python3 /opt/tag.py", "/opt/tag.py"),
+        ("/usr/bin/java|java com.example.Main", "java com.example.Main"),
+        ("/opt/curl-agent|x", "/opt/curl-agent"),
+    ] {
+        assert_eq!(run(program, &[script]), expected);
+    }
+}
+
+#[test]
+fn names_never_look_like_executables() {
+    for name in [
+        "/usr/bin/curl",
+        "curl",
+        "x] > /bin/curl",
+        "[curl]",
+        "/a (b.service)",
+        "",
+        "\u{1b}[2J",
+    ] {
+        let facts = Facts {
+            name,
+            executable: None,
+            args: &[],
+            working_directory: None,
+        };
+        let program = program(&facts, &[]);
+        assert!(
+            program.text.starts_with('[') && program.text.ends_with(']'),
+            "{program:?}"
+        );
+        assert!(
+            !program.text.contains('>') && program.text.matches(['[', ']', '(']).count() == 2,
+            "{program:?}"
+        );
+    }
+}
+
+#[test]
+fn who_runs_a_tool_leaves_room_for_it() {
+    let long = format!("x|/usr/bin/dash|/bin/sh /opt/{}.sh", "ä".repeat(300));
+    let text = run(CURL, &[&long]);
+    assert!(
+        text.ends_with("… > /usr/bin/curl") && text.len() <= CALLER_MAX,
+        "{text}"
+    );
+    let wrappers = vec!["timeout|/usr/bin/timeout|timeout 5 x"; 500];
+    assert_eq!(run(CURL, &wrappers), "/usr/bin/curl");
 }

@@ -22,6 +22,9 @@ pub(super) fn outermost(names: &[&str]) -> Option<usize> {
 
 /// A container with an id of 64 hexadecimal digits, as all OCI runtimes of note give out.
 fn by_id(name: &str, parents: &[&str]) -> Option<Container> {
+    if let Some(container) = of_task(name, parents) {
+        return Some(container);
+    }
     let (prefix, id) = id(name)?;
     let runtime = runtime(prefix).or_else(|| parents.iter().rev().find_map(|parent| parent_runtime(parent)));
     Some(Container {
@@ -55,7 +58,7 @@ fn runtime(prefix: &str) -> Option<&'static str> {
 /// namespaces.
 fn parent_runtime(parent: &str) -> Option<&'static str> {
     match parent {
-        "docker" | "docker.service" | "ecs" => Some("docker"),
+        "docker" | "docker.service" | "ecs" | "ecs-anywhere" => Some("docker"),
         "default" | "k8s.io" => Some("containerd"),
         "libpod_parent" => Some("podman"),
         _ => None,
@@ -149,15 +152,37 @@ fn pod(name: &str, parents: &[&str]) -> Option<Orchestrator> {
     })
 }
 
-/// `/ecs/<task>/<container>` or `/ecs/<cluster>/<task>/<container>`, and `ecstasks-<task>.slice` with cgroup v2.
+/// The cgroups below which ECS has those of its tasks, with cgroup v1.
+const ECS_ROOTS: [&str; 2] = ["ecs", "ecs-anywhere"];
+
+/// `/ecs/<task>/<container>` or `/ecs/<cluster>/<task>/<container>`, and `ecstasks-<task>.slice` with cgroup v2, where
+/// slices nest at each dash of an id that has some.
 fn task(name: &str, parents: &[&str]) -> Option<Orchestrator> {
     let id = match name.strip_prefix("ecstasks-") {
         Some(slice) => slice.strip_suffix(".slice")?.replace('_', "-"),
         None => {
-            let below_ecs = parents.iter().rev().take(2).any(|parent| *parent == "ecs");
-            let is_task = name.len() >= 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-            (below_ecs && is_task && self::id(name).is_none()).then(|| name.to_owned())?
+            let below_ecs = parents.iter().rev().take(2).any(|parent| ECS_ROOTS.contains(parent));
+            below_ecs.then(|| name.to_owned())?
         }
     };
-    Some(Orchestrator::new(Platform::Ecs, id))
+    is_task_id(&id).then(|| Orchestrator::new(Platform::Ecs, id))
+}
+
+/// 32 hexadecimal digits; a uuid, as ids were before 2018.
+fn is_task_id(id: &str) -> bool {
+    let is_hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let lengths: Vec<usize> = id.split('-').map(str::len).collect();
+    matches!(lengths.as_slice(), [32] | [8, 4, 4, 4, 12]) && id.split('-').all(is_hex)
+}
+
+/// `/ecs/<task>/<task>-<number>`, as Fargate names containers; nothing tells their runtime.
+fn of_task(name: &str, parents: &[&str]) -> Option<Container> {
+    let (task, number) = name.rsplit_once('-')?;
+    let below_ecs = parents.iter().rev().take(3).any(|parent| ECS_ROOTS.contains(parent));
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let of_task = below_ecs && is_number && parents.last() == Some(&task) && is_task_id(task);
+    of_task.then(|| Container {
+        id: name.to_owned(),
+        ..Container::default()
+    })
 }

@@ -153,6 +153,117 @@ fn amazon_ecs() {
 }
 
 #[test]
+fn ids_of_ecs_tasks_are_those_of_tasks() {
+    const ID: &str = "432624d2150b349fe35ba397284dea788c2bf66b885d14dfc1569b01890ca7da";
+    const TASK: &str = "bf1ddbfbbc8f45c9b1ac4f779368741e";
+    const UUID: &str = "5a0d5ced-df6c-44c1-928d-367a815d890f";
+    let slices = "ecstasks.slice/ecstasks-5a0d5ced.slice/ecstasks-5a0d5ced-df6c.slice/ecstasks-5a0d5ced-df6c-44c1.slice/\
+                  ecstasks-5a0d5ced-df6c-44c1-928d.slice/ecstasks-5a0d5ced-df6c-44c1-928d-367a815d890f.slice";
+    let fargate = format!("{TASK}-1234567890");
+    let (docker, bare) = ("docker", "");
+    for (path, task, container, runtime) in [
+        (format!("/ecs/{TASK}/{ID}"), TASK, ID, docker),
+        (format!("/ecs/{UUID}/{ID}"), UUID, ID, docker),
+        (format!("/ecs/my-cluster/{TASK}/{ID}"), TASK, ID, docker),
+        (format!("/ecs/my-cluster/{UUID}/{ID}"), UUID, ID, docker),
+        // A cluster that is called as tasks are.
+        (format!("/ecs/{UUID}/{TASK}/{ID}"), TASK, ID, docker),
+        (format!("/ecs-anywhere/{TASK}/{ID}"), TASK, ID, docker),
+        (format!("/ecs/{TASK}/{ID}/system.slice/nginx.service"), TASK, ID, docker),
+        (format!("/docker/{ID}/ecs/{TASK}/{ID}"), TASK, ID, docker),
+        // Fargate: the container's id begins as the task's.
+        (format!("/ecs/{TASK}/{fargate}"), TASK, &fargate, bare),
+        (format!("/ecs/my-cluster/{TASK}/{fargate}"), TASK, &fargate, bare),
+        (
+            format!("/ecs/{UUID}/{UUID}-0987654321"),
+            UUID,
+            "5a0d5ced-df6c-44c1-928d-367a815d890f-0987654321",
+            bare,
+        ),
+        (
+            format!("/ecstasks.slice/ecstasks-{TASK}.slice/docker-{ID}.scope"),
+            TASK,
+            ID,
+            docker,
+        ),
+        (
+            format!("/ecstasks.slice/ecstasks-{TASK}.slice/docker-{ID}.scope (deleted)"),
+            TASK,
+            ID,
+            docker,
+        ),
+        (format!("/{slices}/docker-{ID}.scope"), UUID, ID, docker),
+        (
+            format!(
+                "/ecstasks.slice/ecstasks-{}.slice/docker-{ID}.scope",
+                UUID.replace('-', "_")
+            ),
+            UUID,
+            ID,
+            docker,
+        ),
+        (format!("/ecstasks.slice/ecstasks-{TASK}.slice"), TASK, "", bare),
+        // No ids of tasks.
+        (format!("/ecs/my-cluster/{ID}"), "", ID, docker),
+        (format!("/ecs/{}/{ID}", "-".repeat(40)), "", ID, docker),
+        (format!("/ecs/{TASK}abcd/{ID}"), "", ID, docker),
+        (
+            format!("/ecstasks.slice/ecstasks-web.slice/docker-{ID}.scope"),
+            "",
+            ID,
+            docker,
+        ),
+        (format!("/system.slice/docker-{ID}.scope"), "", ID, docker),
+        (format!("/ecs/{TASK}/{UUID}-17"), TASK, "", bare),
+        (format!("/{TASK}/{fargate}"), "", "", bare),
+    ] {
+        for text in [
+            format!("0::{path}"),
+            format!("12:pids:/\n9:perf_event:{path}\n1:name=systemd:/"),
+        ] {
+            let [.., found_runtime, found_container, found_task, _qos] = summary(&parse(&text));
+            assert_eq!(
+                [found_task.as_str(), &found_container, &found_runtime],
+                [task, container, runtime],
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_process_that_has_exited_is_where_it_was() {
+    let kernel = || parse_path("/system.slice/app.service");
+    for (text, of_exited) in [
+        ("12:pids:/\n1:name=systemd:/\n", true),
+        ("12:pids:/\n1:name=systemd:/\n0::/system.slice/app.service\n", true),
+        // It exited while the text was made.
+        ("12:pids:/system.slice/app.service\n1:name=systemd:/\n", true),
+        ("12:pids:/\n", true),
+        ("12:pids:/\n1:name=systemd:/system.slice/other.service\n", false),
+        ("0::/\n", false),
+        ("0::/system.slice/app.service\n", false),
+        ("", false),
+    ] {
+        assert_eq!(super::may_be_of_exited(text), of_exited, "{text}");
+        if of_exited {
+            assert_eq!(parse(text).or(kernel()).unit.as_deref(), Some("app.service"), "{text}");
+        }
+    }
+    // What /proc still says counts more, and what belongs together is not torn apart.
+    let now = parse("1:name=systemd:/\n0::/user.slice/user-1000.slice/user@1000.service/app.slice/sync.service\n");
+    assert_eq!(now.clone().or(kernel()), now);
+    let container = parse_path("/docker/3726184226f5d3147c25fdeab5b60097e378e8a720503a5e19ecfdf29f869860");
+    let both = container.clone().or(kernel());
+    assert_eq!((both.container, both.unit), (container.container, kernel().unit));
+    assert_eq!(Placement::default().or(kernel()), kernel());
+    assert_eq!(kernel().or(Placement::default()), kernel());
+    // The cgroup is gone, too.
+    let gone = parse("0::/system.slice/app.service (deleted)");
+    assert_eq!(gone.unit.as_deref(), Some("app.service"));
+}
+
+#[test]
 fn kubernetes() {
     check(
         "opencontainers/runc#4620: CRI-O, v1, systemd driver",

@@ -183,6 +183,9 @@ struct SummaryFields<'a> {
     other_callers: Option<CountFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
     local_other_callers: Option<CountFields>,
+    /// Calls of rootless network helpers that repeat one of the calls above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relayed_total: Option<CountFields>,
 }
 
 impl<'a> SummaryFields<'a> {
@@ -194,6 +197,7 @@ impl<'a> SummaryFields<'a> {
             callers: callers.map(CallerFields::new).collect(),
             other_callers: summary.other_callers(false).map(CountFields::new),
             local_other_callers: summary.other_callers(true).map(CountFields::new),
+            relayed_total: summary.relayed().map(CountFields::new),
         }
     }
 }

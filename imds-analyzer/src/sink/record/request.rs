@@ -127,6 +127,9 @@ struct Imds<'a> {
     netns: &'static str,
     /// The peer is an address of this host itself.
     local: bool,
+    /// It repeats a request that has a record of its own: a rootless network helper sends a container's request again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    relay: bool,
     /// X-Forwarded-For is present.
     forwarded: bool,
     /// The head breaks the grammar of HTTP.
@@ -157,6 +160,7 @@ impl<'a> Imds<'a> {
             owner: event.owner.map(OwnerHook::as_str),
             netns: event.net_ns.as_str(),
             local: event.local,
+            relay: event.relay,
             forwarded: event.forwarded,
             malformed: event.malformed,
             sender_pages: event.sender_pages,

@@ -42,6 +42,13 @@ fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: 
             color,
         )?;
     }
+    if let Some(counts) = summary.relayed() {
+        let Counts { v1, v2, other, unknown } = counts;
+        writeln!(
+            text,
+            "\nA rootless network helper repeated {v1} v1, {v2} v2, {other} other, {unknown} unknown of them, not counted again."
+        )?;
+    }
     writeln!(text, "\n{}", loss::describe(loss))
 }
 

@@ -20,6 +20,9 @@ pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
     if event.local {
         marks.push((CAUTION, "local".to_owned()));
     }
+    if event.relay {
+        marks.push((CAUTION, "relay".to_owned()));
+    }
     if event.net_ns == NetNs::Other {
         marks.push((PLAIN, "netns".to_owned()));
     }
