@@ -204,7 +204,8 @@ fn urgent(script: &str) -> Vec<String> {
 s = connect(); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 def urgent(byte): s.send(byte, socket.MSG_OOB)
 {script}
-answer(s)
+try: answer(s)
+except ConnectionError: pass
 "
     )))
 }
@@ -225,8 +226,8 @@ fn an_urgent_byte_inside_the_path_and_the_requests_beside_it() {
     let seen = urgent(
         "
 s.sendall(v1(path + '/a')); answer(s)
-head = v1(path + '/b')
-s.sendall(head[:9]); urgent(b'x'); s.sendall(head[9:]); time.sleep(0.1)
+head = v1(path + '/b'); cut = head.index(b'/b') + 2
+s.sendall(head[:cut]); urgent(b'x'); s.sendall(head[cut:]); time.sleep(0.1)
 s.sendall(v2(path + '/c'))
 ",
     );
@@ -325,7 +326,7 @@ os.wait(); answer(s)
 fn the_way_of_the_head_is_what_is_local() {
     let lab = Lab::routed().expect("lab");
     let ip = |args: &[&str]| run(&lab.client, "ip", args);
-    ip(&["route", "add", "169.254.169.254/32", "dev", "lo"]);
+    ip(&["route", "prepend", "169.254.169.254/32", "dev", "lo"]);
     let client = lab.client.clone();
     let stage = Stage::of(lab, "json", &[]);
     let script = format!(

@@ -684,7 +684,7 @@ fn user_group_and_name_are_those_of_the_request() {
         ..Task::default()
     };
     resolver.observe(&owner(gone, b"tool\0-v\0", &[]), &[], b"tool\0-v\0");
-    assert_eq!(resolver.resolve(&gone).unwrap().caller, "before");
+    assert_eq!(resolver.resolve(&gone).unwrap().caller, "[before]");
     for (uid, gid, name) in [(0, 0, "after"), (65_534, 65_534, "after"), (0, 7, "before")] {
         let now = Task {
             uid,
@@ -694,7 +694,10 @@ fn user_group_and_name_are_those_of_the_request() {
         };
         let process = resolver.resolve(&now).unwrap();
         assert_eq!((process.user.id, process.group_id), (Some(uid), Some(gid)));
-        assert_eq!((process.name.as_str(), process.caller.as_str()), (name, name));
+        assert_eq!(
+            (process.name.as_str(), process.caller.clone()),
+            (name, format!("[{name}]"))
+        );
         assert_eq!(process.args, ["tool", "-v"]);
         let user = if uid == 0 { "root" } else { "nobody" };
         assert_eq!(process.user.name.as_deref(), Some(user));
