@@ -32,6 +32,13 @@ fn run(lab: &Lab, command: &[&str]) {
     assert!(wait(&mut child).success(), "{command:?}");
 }
 
+/// A daemon with these rules, in which no other calls on this machine use up a budget.
+fn start(rules: &str) -> Service {
+    Service::start(&format!("{rules}\n{LIMITS}"))
+}
+
+const LIMITS: &str = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
+
 /// A path of this test's own, for nothing.
 fn path(name: &str) -> String {
     format!("/latest/meta-data/e2e-rules-{}-{name}", process::id())
@@ -96,7 +103,7 @@ fn an_executable_counts_only_as_a_file_of_roots_in_the_hosts_namespaces() {
     let agent = Agent::new("/usr/bin/curl");
     let at = agent.text();
     let glob = at.replace("/bin/", "*/");
-    let service = Service::start(&format!(
+    let service = start(&format!(
         "[[ignore]]\nexecutable = \"{at}\"\npath = \"/latest/meta-data/e2e-*\"\n[[ignore]]\nexecutable = \"{glob}\""
     ));
     let (lab, _server) = lab_with_imds();
@@ -319,7 +326,7 @@ fn remap(line: &str) -> io::Result<()> {
 #[test]
 fn an_executable_that_is_forged_is_marked_and_matches_no_rule() {
     let agent = Agent::new("/bin/bash");
-    let service = Service::start(&format!("[[ignore]]\nexecutable = \"{}\"", agent.text()));
+    let service = start(&format!("[[ignore]]\nexecutable = \"{}\"", agent.text()));
     let (lab, _server) = lab_with_imds();
     let (forged, unshared) = (path("forged"), path("user-ns"));
     let this = env::current_exe().expect("this test");
@@ -468,7 +475,7 @@ fn no_name_that_a_user_gives_a_cgroup_borrows_from_the_system() {
     let victim = Victim::new();
     let id = &victim.id;
     let prefix = &id[..60];
-    let service = Service::start(&format!(
+    let service = start(&format!(
         "[[ignore]]\nunit = \"e2e-agent.service\"\n[[ignore]]\ncontainer = \"{prefix}*\"\n[[ignore]]\ncontainer = \"victim\"",
     ));
     let (lab, _server) = lab_with_imds();
@@ -521,7 +528,7 @@ fn no_name_that_a_user_gives_a_cgroup_borrows_from_the_system() {
     cgroups.until_left_out(&service, &lab, "e2e-agent.service");
     cgroups.until_left_out(&service, &lab, &format!("nerdctl-{id}.scope"));
     drop(service);
-    let service = Service::start("");
+    let service = start("");
     let record = cgroups.record(&service, &lab, &format!("nerdctl-{id}.scope"), &path("real-name"));
     assert_eq!(
         record["container"]["image"]["name"], "registry.test/victim:1.0",
@@ -534,7 +541,7 @@ fn no_name_that_a_user_gives_a_cgroup_borrows_from_the_system() {
 #[test]
 fn an_ignored_path_is_the_one_that_is_meant() {
     let wanted = path("meant");
-    let service = Service::start(&format!("[[ignore]]\npath = \"{wanted}\""));
+    let service = start(&format!("[[ignore]]\npath = \"{wanted}\""));
     let (lab, _server) = lab_with_imds();
     let name = wanted.strip_prefix("/latest/meta-data/").expect("below");
     let ways = [
@@ -606,7 +613,7 @@ fn an_ignored_path_is_the_one_that_is_meant() {
 
 #[test]
 fn the_first_credential_call_of_a_caller_is_written_though_a_rule_has_it() {
-    let service = Service::start("[[ignore]]\npath = \"/latest/meta-data/iam/*\"");
+    let service = start("[[ignore]]\npath = \"/latest/meta-data/iam/*\"");
     let (lab, _server) = lab_with_imds();
     let role = format!("/latest/meta-data/iam/security-credentials/e2e-{}", process::id());
     let url = format!("http://169.254.169.254{role}");
@@ -632,7 +639,7 @@ fn rules_name_callers_and_ancestors() {
     fs::write(&script, "#!/bin/sh\n/usr/bin/curl -sm10 -o /dev/null \"$1\"\ntrue\n").expect("written");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("executable");
     let script = script.to_str().expect("UTF-8");
-    let service = Service::start(
+    let service = start(
         "[[ignore]]\nuser = \"root\"\nancestor = \"e2e-nightly.sh\"\n[[ignore]]\nuser = \"65534\"\ncaller = \"*curl*\"",
     );
     let (lab, _server) = lab_with_imds();
@@ -669,9 +676,9 @@ fn a_rule_that_anybody_can_satisfy_is_said() {
         "{output:#?}"
     );
 
-    let mut service = Service::start("[[ignore]]\nuser_unit = \"sync.service\"");
+    let mut service = start("[[ignore]]\nuser_unit = \"sync.service\"");
     let (lab, _server) = lab_with_imds();
-    service.configure(WEAK);
+    service.configure(&format!("{WEAK}{LIMITS}"));
     service.signal(libc::SIGHUP);
     let ignored = "/latest/meta-data/instance-id";
     imds_analyzer_tests::until("the configuration is read", || {
