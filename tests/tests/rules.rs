@@ -15,7 +15,7 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{Service, get, imds_analyzer, lab_with_imds, of_path, run_to_end, wait};
+use imds_analyzer_tests::{Service, get, imds_analyzer, lab_with_imds, of_path, wait};
 use serde_json::{Value, json};
 
 const NOBODY: u32 = 65534;
@@ -31,6 +31,13 @@ fn run(lab: &Lab, command: &[&str]) {
         .expect("started");
     assert!(wait(&mut child).success(), "{command:?}");
 }
+
+/// A daemon with these rules, in which no other calls on this machine use up a budget.
+fn start(rules: &str) -> Service {
+    Service::start(&format!("{rules}\n{LIMITS}"))
+}
+
+const LIMITS: &str = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
 
 /// A path of this test's own, for nothing.
 fn path(name: &str) -> String {
@@ -52,18 +59,33 @@ fn record(service: &Service, path: &str) -> Value {
     records.into_iter().find(of_path).expect("it was there")
 }
 
+/// For bash: one call for `$1`, then it stays until its input ends.
+const CALL_AND_STAY: &str = "exec 3<>/dev/tcp/169.254.169.254/80; printf 'GET %s HTTP/1.1\\r\\nHost: imds\\r\\n\\r\\n' \"$1\" >&3; \
+                             read -r _ <&3; read -r _ || true";
+
+/// The record of a call by a process that is still there when it is described.
+fn record_of(service: &Service, command: &mut process::Command, path: &str) -> Value {
+    command.stdin(process::Stdio::piped()).stdout(process::Stdio::null());
+    let mut child = command.spawn().expect("started");
+    let record = record(service, path);
+    drop(child.stdin.take());
+    assert!(wait(&mut child).success(), "{command:?}");
+    record
+}
+
 /// A program that root owns and everybody may run, in a directory like that; any user's namespaces may put another there.
 struct Agent {
     dir: tempfile::TempDir,
 }
 
 impl Agent {
-    fn new() -> Self {
+    /// A copy of `program`.
+    fn new(program: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("readable");
         fs::create_dir(dir.path().join("bin")).expect("a directory");
         let agent = Self { dir };
-        fs::copy("/usr/bin/curl", agent.path()).expect("copied");
+        fs::copy(program, agent.path()).expect("copied");
         agent
     }
 
@@ -78,10 +100,10 @@ impl Agent {
 
 #[test]
 fn an_executable_counts_only_as_a_file_of_roots_in_the_hosts_namespaces() {
-    let agent = Agent::new();
+    let agent = Agent::new("/usr/bin/curl");
     let at = agent.text();
     let glob = at.replace("/bin/", "*/");
-    let service = Service::start(&format!(
+    let service = start(&format!(
         "[[ignore]]\nexecutable = \"{at}\"\npath = \"/latest/meta-data/e2e-*\"\n[[ignore]]\nexecutable = \"{glob}\""
     ));
     let (lab, _server) = lab_with_imds();
@@ -259,7 +281,9 @@ fn forged_call(path: &str, file: &Path) -> io::Result<()> {
     check(result.into())?;
     let mut stream = TcpStream::connect("169.254.169.254:80")?;
     stream.write_all(get(path).as_bytes())?;
-    stream.read_exact(&mut [0; 12])
+    stream.read_exact(&mut [0; 12])?;
+    // Until it was described.
+    io::stdin().read_to_end(&mut Vec::new()).map(drop)
 }
 
 /// Puts an anonymous copy in the place of a mapping of the executable, a line of `/proc/self/maps`.
@@ -301,8 +325,8 @@ fn remap(line: &str) -> io::Result<()> {
 
 #[test]
 fn an_executable_that_is_forged_is_marked_and_matches_no_rule() {
-    let agent = Agent::new();
-    let service = Service::start(&format!("[[ignore]]\nexecutable = \"{}\"", agent.text()));
+    let agent = Agent::new("/bin/bash");
+    let service = start(&format!("[[ignore]]\nexecutable = \"{}\"", agent.text()));
     let (lab, _server) = lab_with_imds();
     let (forged, unshared) = (path("forged"), path("user-ns"));
     let this = env::current_exe().expect("this test");
@@ -311,20 +335,14 @@ fn an_executable_that_is_forged_is_marked_and_matches_no_rule() {
         .args(["--exact", "forge", "--ignored", "--nocapture", "--test-threads=1"])
         .env("FORGE_PATH", &forged)
         .env("FORGE_FILE", agent.path());
-    let output = run_to_end(&mut command);
-    assert_eq!(output.code, Some(0), "{output:#?}");
+    let forged = record_of(&service, &mut command, &forged);
     // The real one in a user namespace of its own: nothing tells it from a forged one.
-    let url = format!("http://169.254.169.254{unshared}");
-    run(
-        &lab,
-        &[
-            &AS_NOBODY[..],
-            &["unshare", "-U", &agent.text(), "-sm10", "-o", "/dev/null", &url],
-        ]
-        .concat(),
-    );
-    for path in [&forged, &unshared] {
-        let record = record(&service, path);
+    let mut command = lab.client.command(AS_NOBODY[0]);
+    let agents = agent.text();
+    command.args(&AS_NOBODY[1..]);
+    command.args(["unshare", "-U", &agents, "-c", CALL_AND_STAY, "agent", &unshared]);
+    let unshared = record_of(&service, &mut command, &unshared);
+    for record in [&forged, &unshared] {
         assert_eq!(record["process"]["executable"], json!(agent.text()), "{record:#}");
         assert_eq!(record["process"]["executable_claimed"], true, "{record:#}");
     }
@@ -375,13 +393,34 @@ impl Cgroups {
         directory
     }
 
-    /// One call by an unprivileged user from inside of `path`.
-    fn call(&mut self, lab: &Lab, path: &str, url_path: &str) {
+    /// A shell that becomes `command` as an unprivileged user inside of `path`.
+    fn command(&mut self, lab: &Lab, path: &str, command: &[&str]) -> process::Command {
         let procs = self.make(path).join("cgroup.procs");
-        let url = format!("http://169.254.169.254{url_path}");
-        let script =
-            "echo $$ >\"$0\"; exec setpriv --reuid=65534 --regid=65534 --clear-groups curl -sm10 -o /dev/null \"$1\"";
-        run(lab, &["sh", "-ec", script, procs.to_str().expect("UTF-8"), &url]);
+        let script = "echo $$ >\"$0\"; exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
+        let mut shell = lab.client.command("sh");
+        shell
+            .args(["-ec", script, procs.to_str().expect("UTF-8")])
+            .args(command);
+        shell
+    }
+
+    /// The record of one call from inside of `path`.
+    fn record(&mut self, service: &Service, lab: &Lab, path: &str, url_path: &str) -> Value {
+        let mut command = self.command(lab, path, &["bash", "-c", CALL_AND_STAY, "bash", url_path]);
+        record_of(service, &mut command, url_path)
+    }
+
+    /// Makes calls from inside of `path` until one is left out.
+    fn until_left_out(&mut self, service: &Service, lab: &Lab, path: &str) {
+        let mut count = 0;
+        imds_analyzer_tests::until("a call is left out", || {
+            count += 1;
+            let url_path = self::path(&format!("real-{}-{count}", path.len()));
+            let url = format!("http://169.254.169.254{url_path}");
+            let mut command = self.command(lab, path, &["curl", "-sm10", "-o", "/dev/null", &url]);
+            assert!(wait(&mut command.spawn().expect("started")).success());
+            written(service, lab, &[url_path]) == [0]
+        });
     }
 }
 
@@ -436,7 +475,7 @@ fn no_name_that_a_user_gives_a_cgroup_borrows_from_the_system() {
     let victim = Victim::new();
     let id = &victim.id;
     let prefix = &id[..60];
-    let service = Service::start(&format!(
+    let service = start(&format!(
         "[[ignore]]\nunit = \"e2e-agent.service\"\n[[ignore]]\ncontainer = \"{prefix}*\"\n[[ignore]]\ncontainer = \"victim\"",
     ));
     let (lab, _server) = lab_with_imds();
@@ -463,8 +502,7 @@ fn no_name_that_a_user_gives_a_cgroup_borrows_from_the_system() {
         chown(directory, Some(NOBODY), Some(NOBODY)).expect("delegated");
         for (number, name) in names.iter().enumerate() {
             let path = path(&format!("cgroup-{at}-{number}"));
-            cgroups.call(&lab, &format!("{parent}/{name}"), &path);
-            let record = record(&service, &path);
+            let record = cgroups.record(&service, &lab, &format!("{parent}/{name}"), &path);
             assert_eq!(
                 (&record["container"], &record["orchestrator"]),
                 (&Value::Null, &Value::Null),
@@ -486,31 +524,24 @@ fn no_name_that_a_user_gives_a_cgroup_borrows_from_the_system() {
         }
     }
     // The system's own, in which the same user runs the same program: the rules are in force, and the names are there.
-    let real = [path("real-unit"), path("real-container")];
-    cgroups.call(&lab, "e2e-agent.service", &real[0]);
-    cgroups.call(&lab, &format!("nerdctl-{id}.scope"), &real[1]);
     assert_eq!(written(&service, &lab, &paths), vec![1; paths.len()]);
-    assert_eq!(written(&service, &lab, &real), [0, 0]);
-    service.configure("");
-    service.signal(libc::SIGHUP);
-    let named = path("real-name");
-    // The service may take a moment to read the configuration again.
-    imds_analyzer_tests::until("the rule is gone", || {
-        cgroups.call(&lab, &format!("nerdctl-{id}.scope"), &named);
-        of_path(&service.records(), &named) > 0
-    });
-    let record = record(&service, &named);
+    cgroups.until_left_out(&service, &lab, "e2e-agent.service");
+    cgroups.until_left_out(&service, &lab, &format!("nerdctl-{id}.scope"));
+    drop(service);
+    let service = start("");
+    let record = cgroups.record(&service, &lab, &format!("nerdctl-{id}.scope"), &path("real-name"));
     assert_eq!(
         record["container"]["image"]["name"], "registry.test/victim:1.0",
         "{record:#}"
     );
-    assert_eq!(record["imds"]["caller"], "/usr/bin/curl (registry.test/victim:1.0)");
+    let caller = record["imds"]["caller"].as_str().expect("a caller");
+    assert!(caller.ends_with(" (registry.test/victim:1.0)"), "{caller}");
 }
 
 #[test]
 fn an_ignored_path_is_the_one_that_is_meant() {
     let wanted = path("meant");
-    let service = Service::start(&format!("[[ignore]]\npath = \"{wanted}\""));
+    let service = start(&format!("[[ignore]]\npath = \"{wanted}\""));
     let (lab, _server) = lab_with_imds();
     let name = wanted.strip_prefix("/latest/meta-data/").expect("below");
     let ways = [
@@ -582,7 +613,7 @@ fn an_ignored_path_is_the_one_that_is_meant() {
 
 #[test]
 fn the_first_credential_call_of_a_caller_is_written_though_a_rule_has_it() {
-    let service = Service::start("[[ignore]]\npath = \"/latest/meta-data/iam/*\"");
+    let service = start("[[ignore]]\npath = \"/latest/meta-data/iam/*\"");
     let (lab, _server) = lab_with_imds();
     let role = format!("/latest/meta-data/iam/security-credentials/e2e-{}", process::id());
     let url = format!("http://169.254.169.254{role}");
@@ -608,7 +639,7 @@ fn rules_name_callers_and_ancestors() {
     fs::write(&script, "#!/bin/sh\n/usr/bin/curl -sm10 -o /dev/null \"$1\"\ntrue\n").expect("written");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("executable");
     let script = script.to_str().expect("UTF-8");
-    let service = Service::start(
+    let service = start(
         "[[ignore]]\nuser = \"root\"\nancestor = \"e2e-nightly.sh\"\n[[ignore]]\nuser = \"65534\"\ncaller = \"*curl*\"",
     );
     let (lab, _server) = lab_with_imds();
@@ -645,9 +676,9 @@ fn a_rule_that_anybody_can_satisfy_is_said() {
         "{output:#?}"
     );
 
-    let mut service = Service::start("[[ignore]]\nuser_unit = \"sync.service\"");
+    let mut service = start("[[ignore]]\nuser_unit = \"sync.service\"");
     let (lab, _server) = lab_with_imds();
-    service.configure(WEAK);
+    service.configure(&format!("{WEAK}{LIMITS}"));
     service.signal(libc::SIGHUP);
     let ignored = "/latest/meta-data/instance-id";
     imds_analyzer_tests::until("the configuration is read", || {
