@@ -59,7 +59,7 @@ const AT_A_TIME: usize = 2;
 /// The programs of tests in which an owner hook has a part: they run once for each.
 const OF_HOOKS: [&str; 5] = ["callers", "owners", "records", "syscalls", "verdicts"];
 /// Those in which the kernel has one: they run once in each guest. All others run in [`QUICKEST`], but for [`OF_WORDS`].
-const OF_KERNELS: [&str; 9] = [
+const OF_KERNELS: [&str; 10] = [
     "attribution",
     "commands",
     "framing",
@@ -68,6 +68,7 @@ const OF_KERNELS: [&str; 9] = [
     "resources",
     "routed",
     "streams",
+    "trust",
     "views",
 ];
 /// Those about what is typed and shown: the host has them, and guests only if everything is run.

@@ -69,7 +69,7 @@ impl Feature {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Privileges => {
-                "run as root (sudo), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_PTRACE (before 5.11 CAP_SYS_RESOURCE too)"
+                "run as root (sudo), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE, and CAP_SYS_ADMIN for its self-test in a network namespace (before 5.11 CAP_SYS_RESOURCE too)"
             }
             Self::KernelReads => "boot with lockdown=integrity, or without lockdown",
             Self::Cgroup2 => {
