@@ -278,7 +278,8 @@ impl Ended {
     /// /proc, where processes come and go, is no such loss; nor is a sender that was not noted because its hook was preempted
     /// on that CPU, which slow CPUs see: who connected is the owner then. The wire tap knows no such misses.
     pub fn lost(&self) -> Vec<String> {
-        const LOOK_UPS: [&str; 6] = [
+        const LOOK_UPS: [&str; 7] = [
+            "spare_state",
             "recursion_misses",
             "socket_search_failures",
             "process_read_failures",

@@ -7,7 +7,9 @@ use imds_analyzer_ebpf::abi::Loss;
 use super::layout;
 
 /// Details that a record lacks though nothing on its way was lost: the process was gone or could not be looked at in time.
-const NOTES: [&str; 4] = [
+/// And connections that were followed in spare memory.
+const NOTES: [&str; 5] = [
+    Loss::SpareState.as_str(),
     "process_read_failures",
     "processes_unannounced",
     "container_names_overdue",
