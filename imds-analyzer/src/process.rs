@@ -364,7 +364,7 @@ impl Resolver {
         placement
     }
 
-    /// As the process was described before, whatever program it ran then.
+    /// The place in an earlier description of the process, of whatever program it ran then.
     fn placed_before(&self, task: &abi::Task) -> Option<Placement> {
         let same = |key: &Key| key.pid == task.tgid && key.start == task.start && task.start != 0;
         let (_key, entry) = self.processes.iter().find(|(key, _)| same(key))?;

@@ -22,14 +22,14 @@ const HELPERS: [&str; 9] = [
 /// Open files looked at of one process.
 const FILES_MAX: usize = 1024;
 
-/// Whether an executable's name is that of a helper; by its name alone nobody is one.
+/// True for the name of a helper; the name alone makes no helper.
 pub(super) fn is_named_so(executable: &str) -> bool {
     let executable = executable.strip_suffix(DELETED).unwrap_or(executable);
     let name = executable.rsplit('/').next().unwrap_or(executable);
     HELPERS.contains(&name)
 }
 
-/// Whether the process holds a tun device, by the device's number: paths are those of a mount namespace that is gone.
+/// True if the process holds a tun device, by the device's number: paths are those of a mount namespace that is gone.
 pub(super) fn holds_tun(pid: u32) -> io::Result<bool> {
     let mut files = fs::read_dir(format!("/proc/{pid}/fd"))?.take(FILES_MAX);
     // One that is closed meanwhile is none.
