@@ -64,7 +64,9 @@ pub fn may_be_of_exited(text: &str) -> bool {
             .filter(|(controllers, _)| !controllers.is_empty())
     };
     let of_units = lines().find(|(controllers, _)| *controllers == "name=systemd");
-    of_units.or_else(|| lines().last()).is_some_and(|(_, path)| path == "/")
+    of_units
+        .or_else(|| lines().next_back())
+        .is_some_and(|(_, path)| path == "/")
 }
 
 impl Placement {
