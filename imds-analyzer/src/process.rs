@@ -300,8 +300,10 @@ impl Resolver {
         };
         let executable = path(paths.executable, Proc::exe);
         let working_directory = path(paths.working_directory, Proc::cwd);
+        // One that has exited cannot be asked; what it repeats proves itself, by the request that was seen before.
+        let holds_tun = |counters: &mut Counters| counters.note(helper::holds_tun(task.tgid));
         let network_helper = executable.as_deref().is_some_and(helper::is_named_so)
-            && counters.note(helper::holds_tun(task.tgid)).unwrap_or_default();
+            && holds_tun(counters).is_some_and(|holds| holds.unwrap_or(true));
         let placement = self.place(task, found, paths.cgroup);
         let argv = if same_program { argv.or_longer(&cmdline) } else { argv };
         let (args, args_truncated) = argv.shown(self.args, args::SHOWN);
