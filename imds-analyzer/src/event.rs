@@ -121,7 +121,7 @@ pub struct Process {
     /// The executable, or the script of an interpreter; the name in brackets where the executable is not known. A tool
     /// that another program runs is `script > tool`.
     pub program: String,
-    /// What stands before ` > ` in `program`.
+    /// The script or program before ` > ` in `program`.
     pub run_by: Option<String>,
     /// It is a rootless network helper, which makes the calls of others.
     pub network_helper: bool,

@@ -391,8 +391,10 @@ impl Resolver {
         let proven = !unproven || current.is_some_and(|found| found.executes(&executable));
         let executable = path_found.filter(|_| proven);
         let working_directory = path(paths.working_directory, Proc::cwd);
+        // One that has exited cannot be asked; what it repeats proves itself, by the request that was seen before.
+        let holds_tun = |counters: &mut Counters| counters.note(network_helper::holds_tun(task.tgid));
         let network_helper = executable.as_deref().is_some_and(network_helper::is_named_so)
-            && counters.note(network_helper::holds_tun(task.tgid)).unwrap_or_default();
+            && holds_tun(counters).is_some_and(|holds| holds.unwrap_or(true));
         let placement = self.place(task, found, paths.cgroup);
         let argv = if same_program { argv.or_longer(&cmdline) } else { argv };
         let (args, args_truncated) = argv.shown(self.args, args::SHOWN);
@@ -459,7 +461,7 @@ impl Resolver {
         placement
     }
 
-    /// As the process was described before, whatever program it ran then.
+    /// The place in an earlier description of the process, of whatever program it ran then.
     fn placed_before(&self, task: &abi::Task) -> Option<Placement> {
         let same = |key: &Key| key.pid == task.tgid && key.start == task.start && task.start != 0;
         let (_key, entry) = self.processes.iter().find(|(key, _)| same(key))?;

@@ -2,12 +2,16 @@
 //! process's facts.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::{self, Stdio},
 };
 
-use imds_analyzer_tests::{PYTHON, Stage, is_legacy, sender_hook, wait};
+use imds_analyzer::lab::{Lab, NetNs};
+use imds_analyzer_tests::{PYTHON, Stage, is_legacy, run, sender_hook, wait};
 use serde_json::{Value, json};
 
 fn text(value: &Value) -> &str {
@@ -298,4 +302,153 @@ fn tokens_and_passwords_in_command_lines_stay_there() {
             }
         }
     }
+}
+
+fn script(path: &Path, text: &str) {
+    fs::write(path, text).expect("a script");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a mode");
+}
+
+fn caller(record: &Value) -> String {
+    let caller = text(&record["imds"]["caller"]);
+    // Tests may run in a unit.
+    caller.split(" (").next().unwrap_or(caller).to_owned()
+}
+
+#[test]
+fn two_scripts_with_one_tool_are_two_callers() {
+    let scene = Stage::new(&[]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let directory = directory.path().canonicalize().expect("a directory");
+    let url = scene.url();
+    // What follows curl keeps the shells from becoming it.
+    let call = format!("curl -sm10 {url}");
+    for (name, text) in [
+        ("backup.sh", format!("#!/bin/sh\n{call}\ntrue\n")),
+        (
+            "deploy.sh",
+            format!("#!/bin/bash\ntimeout 9 env A=b sh -c '{call}; true'\ntrue\n"),
+        ),
+        ("tag.py", format!("#!{PYTHON}\nimport os; os.system('{call}; true')\n")),
+        (
+            "rotate.sh",
+            format!("#!/bin/bash\nbash <<EOF\n{call}\ntrue\nEOF\ntrue\n"),
+        ),
+    ] {
+        let path = directory.join(name);
+        script(&path, &text);
+        for _ in 0..2 {
+            scene.run(path.to_str().expect("UTF-8"), &[]);
+        }
+    }
+    let records = scene.records();
+    assert_eq!(records.len(), 8, "{records:#?}");
+    let callers: BTreeSet<String> = records.iter().map(caller).collect();
+    assert_eq!(callers.len(), 4, "{callers:?}");
+    for (name, caller) in ["backup.sh", "deploy.sh", "rotate.sh", "tag.py"].iter().zip(&callers) {
+        assert!(
+            caller.contains(name) && caller.ends_with(" > /usr/bin/curl"),
+            "{callers:?}"
+        );
+    }
+}
+
+#[test]
+fn the_same_program_in_another_temporary_directory_is_the_same_caller() {
+    let scene = Stage::new(&[]);
+    for suffix in ["ab12cd34", "0x9q_1zz", "qwertzui"] {
+        let directory = format!("/tmp/tmp{suffix}{}", process::id());
+        fs::create_dir(&directory).expect("a directory");
+        let program = format!("{directory}/fetcher");
+        fs::copy("/usr/bin/curl", &program).expect("a copy");
+        scene.run(&program, &["-sm10", &scene.url()]);
+        fs::remove_dir_all(&directory).expect("gone");
+    }
+    let records = scene.records();
+    assert_eq!(records.len(), 3);
+    let callers: BTreeSet<String> = records.iter().map(caller).collect();
+    assert!(callers.len() == 1 || is_legacy(), "{callers:?}");
+}
+
+/// The executable is not known of a sender that is gone before it is looked at.
+#[test]
+fn a_name_is_no_executable() {
+    let scene = Stage::new(&["--owner", &sender_hook()]);
+    scene.python(
+        r#"
+for name in [b"/usr/bin/curl", b"curl", b"x > /bin/curl"] * 5:
+    connection = connect()
+    if os.fork() == 0:
+        ctypes.CDLL(None).prctl(15, name, 0, 0, 0)
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: imds\r\n\r\n".encode())
+        os._exit(0)
+    connection.recv(4096)
+    os.wait()
+"#,
+    );
+    let records = scene.records();
+    assert_eq!(records.len(), 15);
+    for record in &records {
+        let caller = caller(record);
+        let executable = &record["process"]["executable"];
+        match executable.as_str() {
+            Some(executable) => assert!(caller.ends_with(executable), "{record:#}"),
+            None => assert!(caller.ends_with(']') && !caller.ends_with("curl"), "{record:#}"),
+        }
+    }
+}
+
+/// A namespace of its own, with a cable to the metadata service.
+fn cabled(lab: &Lab) -> NetNs {
+    let namespace = NetNs::new().expect("a namespace");
+    let path = namespace.path();
+    let ip = |to: &NetNs, args: &str| run(to, "ip", &args.split(' ').collect::<Vec<_>>());
+    ip(
+        &lab.server,
+        &format!("link add h1 type veth peer name h0 netns {}", path.display()),
+    );
+    ip(&lab.server, "addr add 10.124.0.2/24 dev h1");
+    ip(&lab.server, "link set h1 up");
+    ip(&namespace, "addr add 10.124.0.1/24 dev h0");
+    ip(&namespace, "link set h0 up");
+    ip(&namespace, "route add 169.254.169.254 via 10.124.0.2");
+    namespace
+}
+
+#[test]
+fn what_a_network_helper_repeats_is_told_apart() {
+    let scene = Stage::of(Lab::routed().expect("lab"), "json", &[]);
+    let outside = cabled(&scene.lab);
+    let directory = tempfile::tempdir().expect("a directory");
+    let helper = directory.path().join("slirp4netns");
+    fs::copy(fs::canonicalize(PYTHON).expect("python"), &helper).expect("a copy");
+    let helper = helper.to_str().expect("UTF-8");
+    const CALL: &str = "import os, socket, sys\n\
+        if sys.argv[2] == 'tun': held = os.open('/dev/net/tun', os.O_RDWR)\n\
+        s = socket.create_connection(('169.254.169.254', 80), 10)\n\
+        s.sendall(f'GET {sys.argv[1]} HTTP/1.1\\r\\n\\r\\n'.encode()); s.recv(9)\n";
+    let call = |namespace: &NetNs, program: &str, kind: &str| {
+        let mut command = namespace.command(program);
+        let status = command
+            .env("PYTHONHOME", "/usr")
+            .args(["-c", CALL, &scene.path, kind])
+            .status();
+        assert!(status.expect("a program").success(), "{program} {kind}");
+    };
+    if fs::File::open("/dev/net/tun").is_err() {
+        println!("no tun device here");
+        return;
+    }
+    call(&scene.lab.client, PYTHON, "container");
+    call(&outside, helper, "none");
+    call(&outside, PYTHON, "tun");
+    call(&outside, helper, "tun");
+    // There is nothing left that it could repeat.
+    call(&outside, helper, "tun");
+    let ended = scene.end();
+    let relays: Vec<bool> = ended.requests().iter().map(|it| it["imds"]["relay"] == true).collect();
+    assert_eq!(relays, [false, false, false, true, false], "{:#?}", ended.requests());
+    let summary = &ended.notices("imds-analyzer-summary")[0]["imds"]["summary"];
+    assert_eq!(summary["total"]["v1"], 4, "{summary:#}");
+    assert_eq!(summary["relayed_total"]["v1"], 1, "{summary:#}");
 }

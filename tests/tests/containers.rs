@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::{self, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use imds_analyzer_tests::{PYTHON, Service, Stage, curl, lab_with_imds, of_path, run_to_end, until};
+use imds_analyzer_tests::{PYTHON, Service, Stage, curl, is_legacy, lab_with_imds, of_path, run_to_end, until, wait};
 use serde_json::{Value, json};
 
 /// A bundle where containerd has those of its namespace `default`, gone when this is dropped.
@@ -209,6 +210,83 @@ impl Drop for Servers {
         for pid in &self.0 {
             // SAFETY: of this test's own making; they wait for nothing but this.
             unsafe { libc::kill(*pid, libc::SIGKILL) };
+        }
+    }
+}
+
+/// A cgroup in both v1 hierarchies that say where a process runs, gone when this is dropped.
+struct V1Cgroup(Vec<PathBuf>);
+
+impl V1Cgroup {
+    /// `None` on hosts without them.
+    fn new(path: &str) -> Option<Self> {
+        let roots = ["pids", "systemd"].map(|name| Path::new("/sys/fs/cgroup").join(name));
+        if !roots.iter().all(|root| root.join("cgroup.procs").exists()) {
+            return None;
+        }
+        let cgroups = roots.map(|root| root.join(path));
+        for cgroup in &cgroups {
+            fs::create_dir_all(cgroup).expect("a cgroup");
+        }
+        Some(Self(cgroups.to_vec()))
+    }
+}
+
+impl Drop for V1Cgroup {
+    fn drop(&mut self) {
+        for cgroup in &self.0 {
+            let _ = fs::remove_dir(cgroup);
+            // Its parent too, if nobody else is in there.
+            let _ = cgroup.parent().map(fs::remove_dir);
+        }
+    }
+}
+
+/// A v1 hierarchy shows the root for whoever waits to be waited for.
+#[test]
+fn a_process_that_nobody_has_waited_for_is_where_it_was() {
+    let id = format!("{:064x}", process::id());
+    let unit = format!("e2e-{}.service", process::id());
+    let task = format!("{:032x}", process::id());
+    for (path, field, expected) in [
+        (format!("e2e.slice/{unit}"), "/systemd/unit", unit.as_str()),
+        (format!("e2e.slice/docker-{id}.scope"), "/container/id", id.as_str()),
+        (format!("ecs/{task}/{id}"), "/orchestrator/resource/id", task.as_str()),
+    ] {
+        let scene = Stage::new(&[]);
+        let Some(cgroup) = V1Cgroup::new(&path) else {
+            println!("no cgroups of v1 here");
+            return;
+        };
+        let script = "import os, sys\n\
+            for path in sys.argv[2:]: open(path + '/cgroup.procs', 'w').write(str(os.getpid()))\n\
+            child = os.fork()\n\
+            if child == 0: os.execvp('curl', ['curl', '-sm10', '-o', '/dev/null', sys.argv[1]])\n\
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)\n\
+            print('exited', flush=True)\n\
+            sys.stdin.read()\n";
+        let signal = |signal| {
+            let pid = scene.analyzer.pid().try_into().expect("a pid");
+            // SAFETY: no pointers are passed; the process is a child of ours that was not waited for.
+            assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        };
+        signal(libc::SIGSTOP);
+        let mut command = scene.command(PYTHON, &["-c", script, &scene.url()]);
+        command.args(&cgroup.0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut parent = command.spawn().expect("python");
+        let mut line = String::new();
+        let mut output = BufReader::new(parent.stdout.take().expect("piped"));
+        output.read_line(&mut line).expect("its output");
+        signal(libc::SIGCONT);
+        assert_eq!(line, "exited\n");
+        let mut scene = scene;
+        scene.analyzer.wait_for_count(1);
+        drop(parent.stdin.take());
+        assert!(wait(&mut parent).success());
+        let record = scene.record();
+        // Without the kernel's path nothing is known of it.
+        if !is_legacy() {
+            assert_eq!(record.pointer(field), Some(&json!(expected)), "{path}: {record:#}");
         }
     }
 }

@@ -33,7 +33,7 @@ struct Sent {
 }
 
 impl Relays {
-    /// Whether `request` was sent before, by the one for whom its sender, a network helper, sends it again.
+    /// True if somebody sent `request` before: its sender, a network helper, sends it again for them.
     pub(super) fn is_relayed(&mut self, request: &Request, capture: &[u8]) -> bool {
         let content = self.content(request, capture);
         let is_it = |sent: &Sent| {
@@ -64,7 +64,7 @@ impl Relays {
         }
     }
 
-    /// As much of the head as is captured, its length and what it was taken for.
+    /// A hash of the captured head, of its length and of its verdict.
     fn content(&self, request: &Request, capture: &[u8]) -> u64 {
         let judged = (request.verdict, request.reason, request.facts, request.head_len);
         let peer = (request.destination, request.destination_port);

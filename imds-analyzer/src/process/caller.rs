@@ -10,7 +10,7 @@ mod interpreter;
 mod tests;
 
 use self::interpreter::Runs;
-use super::cgroup::Placement;
+use super::{cgroup::Placement, network_helper};
 use crate::{
     event::{Ancestor, Container},
     sanitize,
@@ -18,11 +18,11 @@ use crate::{
 
 /// Bytes of a caller's key at most.
 const CALLER_MAX: usize = 256;
-/// Of these, bytes of what runs a tool.
+/// Bytes of the part before ` > ` at most.
 const RUN_BY_MAX: usize = 128;
 /// Bytes of a path that are looked at.
 const PATH_MAX: usize = 1024;
-/// As many ancestors are asked whether they run the tool.
+/// Ancestors looked at for the one that runs the tool.
 const ANCESTORS_ASKED: usize = 16;
 /// What readlink of `/proc/<pid>/exe` puts behind the path of a file that is gone.
 pub(super) const DELETED: &str = " (deleted)";
@@ -163,24 +163,24 @@ pub(super) struct Facts<'a> {
 pub(super) struct Program {
     /// `program`, or `script > tool`.
     pub(super) text: String,
-    /// What stands before ` > `.
+    /// The part before ` > `.
     pub(super) run_by: Option<String>,
 }
 
-/// What a program is good for when somebody has to be named.
+/// A program's part in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     /// It stands for itself.
     Own,
-    /// Of [`TOOLS`].
+    /// One of [`TOOLS`].
     Tool,
     /// An interpreter with text of its runner, `sh -c`.
     Text,
     /// An interpreter that reads its input: a person's commands, or a part of a script.
     Input,
-    /// Of [`WRAPPERS`].
+    /// One of [`WRAPPERS`], or a network helper.
     Wrapper,
-    /// Of [`STARTERS`].
+    /// One of [`STARTERS`].
     Starter,
 }
 
@@ -190,7 +190,7 @@ impl Role {
         let is_of = |names: &[&str]| names.contains(&name) || names.contains(&plain);
         if is_of(&TOOLS) {
             Self::Tool
-        } else if is_of(&WRAPPERS) {
+        } else if is_of(&WRAPPERS) || network_helper::is_named_so(name) {
             Self::Wrapper
         } else if is_of(&STARTERS) {
             Self::Starter
@@ -259,7 +259,7 @@ impl Known {
     }
 }
 
-/// What a process says of itself and the kernel does not confirm: it must not look like an executable, nor like a tool
+/// A process's own claim that the kernel does not confirm, in brackets: it must not look like an executable, nor like a tool
 /// that another program runs.
 fn marked(claimed: &str) -> String {
     let claimed = claimed.replace(['[', ']', '>', '(', ')'], "_");

@@ -89,7 +89,7 @@ fn trusted<T>(lines: &[(&str, &str)], hierarchies: &Hierarchies, read: fn(&str) 
         .find_map(|(controllers, path)| read(hierarchies.system_part(controllers, path)))
 }
 
-/// Whether the text may be that of a process that has exited: of v1 hierarchies /proc then shows the root, whatever cgroup
+/// True if the text may be that of a process that has exited: of v1 hierarchies /proc then shows the root, whatever cgroup
 /// the process is in until it is waited for (`proc_cgroup_show`). It need not be in all of them: the process may have
 /// exited while the text was made, and the line of systemd's own hierarchy is the last one of v1.
 pub fn may_be_of_exited(text: &str) -> bool {

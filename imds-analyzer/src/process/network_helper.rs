@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
 };
 
-use super::caller::DELETED;
+use super::{caller::DELETED, proc::is_gone};
 
 /// Names of their executables.
 const HELPERS: [&str; 9] = [
@@ -22,19 +22,33 @@ const HELPERS: [&str; 9] = [
 /// Open files looked at of one process.
 const FILES_MAX: usize = 1024;
 
-/// Whether an executable's name is that of a helper; by its name alone nobody is one.
+/// True for the name of a helper; the name alone makes no helper.
 pub(super) fn is_named_so(executable: &str) -> bool {
     let executable = executable.strip_suffix(DELETED).unwrap_or(executable);
     let name = executable.rsplit('/').next().unwrap_or(executable);
     HELPERS.contains(&name)
 }
 
-/// Whether the process holds a tun device, by the device's number: paths are those of a mount namespace that is gone.
-pub(super) fn holds_tun(pid: u32) -> io::Result<bool> {
-    let mut files = fs::read_dir(format!("/proc/{pid}/fd"))?.take(FILES_MAX);
-    // One that is closed meanwhile is none.
-    let is_tun = |file: io::Result<fs::DirEntry>| fs::metadata(file.ok()?.path()).ok().map(|data| is_tun(&data));
-    Ok(files.any(|file| is_tun(file) == Some(true)))
+/// True if the process holds a tun device, by the device's number: paths are those of a mount namespace that is gone.
+/// `None` if the process has exited: one that is waited for still has its directory, and no files.
+pub(super) fn holds_tun(pid: u32) -> io::Result<Option<bool>> {
+    let files = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(files) => files.take(FILES_MAX),
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut holds = None;
+    for file in files {
+        let path = match file {
+            Ok(file) => file.path(),
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // A file that is closed meanwhile is none.
+        let is_tun = fs::metadata(path).is_ok_and(|data| is_tun(&data));
+        holds = Some(holds.unwrap_or_default() || is_tun);
+    }
+    Ok(holds)
 }
 
 fn is_tun(data: &fs::Metadata) -> bool {
@@ -60,7 +74,19 @@ mod tests {
         for executable in ["/usr/bin/curl", "/usr/bin/slirp4netns/curl", "/usr/bin/pasta2", ""] {
             assert!(!is_named_so(executable), "{executable}");
         }
-        assert!(!holds_tun(std::process::id()).expect("our own files"));
-        assert!(holds_tun(u32::MAX).is_err());
+        assert_eq!(holds_tun(std::process::id()).expect("our own files"), Some(false));
+        assert_eq!(holds_tun(u32::MAX).expect("nobody"), None);
+    }
+
+    #[test]
+    fn of_a_process_that_has_exited_nothing_is_told() {
+        let mut child = std::process::Command::new("true").spawn().expect("a program");
+        let pid = child.id();
+        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).expect("not waited for");
+        while !stat().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        assert_eq!(holds_tun(pid).expect("no files"), None);
+        child.wait().expect("our own child");
     }
 }

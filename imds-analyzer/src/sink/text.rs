@@ -180,7 +180,7 @@ fn program(process: &Process) -> Option<&str> {
     (!is_told).then_some(told)
 }
 
-/// What runs the tool, unless one of the nearest ancestors on the line is named so.
+/// The script that runs the tool, unless one of the nearest ancestors on the line has its name.
 fn run_by(process: &Process) -> Option<&str> {
     let run_by = last_name(process.run_by.as_deref()?);
     let shown = process.ancestors.iter().take(CHAIN_MIN);

@@ -1,6 +1,6 @@
 //! Paths without their random parts, so that the same program is one caller from run to run and from host to host.
 //!
-//! What changes is known by its shape (uuids, hashes, times, long numbers), or by the place where a program is known to
+//! Random parts are known by their shape (uuids, hashes, times, long numbers), or by the place where a program is known to
 //! put it (`/snap/<name>/<revision>`, `/proc/<pid>`, a directory for temporary files). `*` stands in its place. Versions
 //! stay: `python3.11` and `jdk-17` are programs of their own.
 
@@ -20,7 +20,7 @@ const RANDOM: usize = 6;
 const SHORT_NUMBER: usize = 3;
 const SHORT_RUN: usize = 5;
 
-/// What begins a name of which the rest is random.
+/// Beginnings of names of which the rest is random.
 const RANDOM_AFTER: [&str; 16] = [
     "ansible-tmp-",
     "durable-",
@@ -166,7 +166,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Of a snap; `x1` is that of one that was not signed.
+/// The revision of a snap; `x1` is that of an unsigned one.
 fn is_revision(name: &str) -> bool {
     is_number(name.strip_prefix('x').unwrap_or(name))
 }
@@ -208,7 +208,7 @@ fn is_extension(text: &str) -> bool {
     (1..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
-/// What Python's tempfile puts behind `tmp`.
+/// The letters that Python's tempfile puts behind `tmp`.
 fn is_of_tempfile(rest: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let has_digit = rest.bytes().any(|byte| byte.is_ascii_digit());
@@ -332,7 +332,7 @@ fn changes(part: &str) -> usize {
         .count()
 }
 
-/// What stands beside a star is part of the same: `*-12.5`, `4711-*`, `*_*`.
+/// Joins stars with the stars and numbers beside them: `*-12.5`, `4711-*`, `*_*`.
 fn joined(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     let mut rest = name;

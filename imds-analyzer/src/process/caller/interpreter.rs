@@ -123,7 +123,7 @@ const DOTNET: Syntax = Syntax {
     ..PLAIN
 };
 
-/// Whether `file` is a shell.
+/// True for the name of a shell.
 pub(super) fn is_shell(file: &str) -> bool {
     matches!(
         without_version(file),
@@ -131,7 +131,7 @@ pub(super) fn is_shell(file: &str) -> bool {
     )
 }
 
-/// What the interpreter `file` runs; `None` for a program that is none.
+/// Finds out what the interpreter `file` runs; `None` for a program that is no interpreter.
 pub(super) fn runs<'a>(file: &str, args: &'a [String]) -> Option<Runs<'a>> {
     let mut rest = args.get(1..).unwrap_or_default();
     let syntax = match without_version(file) {

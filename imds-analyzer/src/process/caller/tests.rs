@@ -424,6 +424,11 @@ fn a_tool_is_what_runs_it() {
             ],
             "/opt/backup.sh > /usr/bin/curl",
         ),
+        (
+            CURL,
+            &["passt.avx2|/usr/bin/passt.avx2|pasta -- curl x", script],
+            "/opt/backup.sh > /usr/bin/curl",
+        ),
         // A script that is a tool is nearer than who calls that.
         (
             CURL,
