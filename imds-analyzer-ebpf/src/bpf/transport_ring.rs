@@ -8,8 +8,9 @@ use aya_ebpf::{
 };
 use imds_analyzer_ebpf::abi::{CAPTURE_MAX, RequestRecord};
 
-/// Room for about 9,000 short requests, or 3,300 long ones, or 2,600 announced processes, that user space has not read yet.
-const RING_SIZE: usize = 4 * 1024 * 1024;
+/// Room for about 4,600 short requests, or 1,600 long ones, or 1,300 announced processes, that user space has not read yet.
+/// Twice of it counts as resident memory of user space, which maps it.
+const RING_SIZE: usize = 2 * 1024 * 1024;
 
 #[btf_map]
 static RECORDS: RingBuf<RequestRecord<CAPTURE_MAX>, RING_SIZE> = RingBuf::new();
