@@ -165,8 +165,9 @@ fn scripts_are_told_apart_from_their_interpreter() {
     assert_eq!(records.len(), 2);
     for record in records {
         let caller = record["imds"]["caller"].as_str().expect("a caller");
+        // The name of the temporary directory is folded.
         assert!(
-            caller == script.to_str().expect("UTF-8") || caller.starts_with(&format!("{} (", script.display())),
+            caller.ends_with("/job.py") || caller.contains("/job.py ("),
             "{record:#}"
         );
     }

@@ -4,8 +4,8 @@
 use std::{
     fs,
     hash::{BuildHasher as _, RandomState},
-    io::Write as _,
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    io::{self, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -28,14 +28,6 @@ use crate::{
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Between two looks into the ring buffer.
 const PAUSE: Duration = Duration::from_millis(1);
-
-/// A wire tap that has seen what it was to see.
-#[derive(Debug)]
-pub struct Proof {
-    pub elapsed: Duration,
-    /// Records of others that came meanwhile, in their order.
-    pub early: Vec<Vec<u8>>,
-}
 
 /// The tap cannot be relied on, and why.
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +74,14 @@ impl Place {
         new().map_err(Failure::Place)
     }
 
-    /// Sends a v1 and a v2 request, the first in two pieces, and reads `records` until both are there.
-    pub fn prove(&self, records: &mut RingBuf<MapData>, owner: OwnerHook) -> Result<Proof, Failure> {
+    /// Sends a v1 and a v2 request, the first in two pieces, and reads `records` until both are there. Returns how long it
+    /// took. Records of others that come meanwhile are appended to `early`, in their order.
+    pub fn prove(
+        &self,
+        records: &mut RingBuf<MapData>,
+        owner: OwnerHook,
+        early: &mut Vec<Vec<u8>>,
+    ) -> Result<Duration, Failure> {
         let started = Instant::now();
         let (nonce, token) = (random(), random());
         let path = format!("/latest/meta-data/{nonce}");
@@ -93,9 +91,10 @@ impl Place {
                 &format!("{nonce} HTTP/1.1\r\nHost: imds\r\n\r\n"),
                 &format!("GET {path} HTTP/1.1\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n"),
             ])
-            .context("the connection")
-            .map_err(Failure::Place)?;
-        let mut early = Vec::new();
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Failure::Unseen,
+                _ => Failure::Place(anyhow::Error::from(error).context("the connection")),
+            })?;
         let mut seen = Vec::new();
         while seen.len() < 2 {
             while let Some(bytes) = records.next() {
@@ -122,17 +121,16 @@ impl Place {
         for (request, _) in &seen {
             check_owner(request, owner)?;
         }
-        Ok(Proof {
-            elapsed: started.elapsed(),
-            early,
-        })
+        Ok(started.elapsed())
     }
 
     /// Sends pieces on a connection, each in a packet of its own. Returns the cookie of its socket, and both of its ends.
-    fn send(&self, pieces: &[&str]) -> anyhow::Result<(u64, (TcpStream, TcpStream))> {
-        let connect = || TcpStream::connect((Ipv4Addr::from(target::IPV4), target::PORT));
-        let mut client = self.lab.client.run(connect)??;
+    fn send(&self, pieces: &[&str]) -> io::Result<(u64, (TcpStream, TcpStream))> {
+        let address = SocketAddr::from((target::IPV4, target::PORT));
+        let connect = || TcpStream::connect_timeout(&address, DEADLINE);
+        let mut client = self.lab.client.run(connect).map_err(io::Error::other)??;
         client.set_nodelay(true)?;
+        client.set_write_timeout(Some(DEADLINE))?;
         let (server, _) = self.listener.accept()?;
         let cookie = rustix::net::sockopt::socket_cookie(&client)?;
         for piece in pieces {

@@ -72,7 +72,8 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
             .take_map(map::RECORDS)
             .context("the object has no ring buffer")?,
     )?;
-    let (owner, proof) = loop {
+    let mut early = Vec::new();
+    let (owner, elapsed) = loop {
         let Some(tried) = owner else {
             let why = hooks
                 .iter()
@@ -81,8 +82,8 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
                 .unwrap_or("unknown");
             return Err(anyhow!("the owner hook that was asked for is not available: {why}"));
         };
-        match place.prove(&mut records, tried) {
-            Ok(proof) => break (tried, proof),
+        match place.prove(&mut records, tried, &mut early) {
+            Ok(elapsed) => break (tried, elapsed),
             Err(error @ Failure::Owner(_)) => {
                 loader.give_up(tried, &mut hooks, &error);
                 owner = loader.attach_owner(&mut owners, &mut hooks);
@@ -99,12 +100,12 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
         ebpf,
         _stages: None,
         loss,
-        buffers: Some(Buffers::Ring(records, proof.early)),
+        buffers: Some(Buffers::Ring(records, early)),
         object: plan::Object::Modern,
         refused: Vec::new(),
         findings: vec![format!(
             "the wire tap proved itself: it saw a v1 and a v2 request of its own, and who sent them, in {:.1} ms",
-            proof.elapsed.as_secs_f64() * 1e3
+            elapsed.as_secs_f64() * 1e3
         )],
         follows_processes: false,
         hooks,
