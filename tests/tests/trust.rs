@@ -203,10 +203,13 @@ fn urgent(script: &str) -> Vec<String> {
         "
 s = connect(); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 def urgent(byte): s.send(byte, socket.MSG_OOB)
-{script}
-try: answer(s)
+# What the server cannot read ends the connection.
+try:
+    {}
+    answer(s)
 except ConnectionError: pass
-"
+",
+        script.trim().replace('\n', "\n    ")
     )))
 }
 
