@@ -203,10 +203,10 @@ fn urgent(script: &str) -> Vec<String> {
         "
 s = connect(); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 def urgent(byte): s.send(byte, socket.MSG_OOB)
-# What the server cannot read ends the connection.
+# The server may wait for the byte that it does not read, or end the connection.
 try:
     {}
-    answer(s)
+    s.shutdown(socket.SHUT_WR); answer(s)
 except ConnectionError: pass
 ",
         script.trim().replace('\n', "\n    ")
