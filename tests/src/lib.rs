@@ -40,5 +40,5 @@ pub use self::{
     service::{Service, curl, free_port, lab_with_imds, of_path, sample, send, until},
     stage::{PYTHON, Stage, schema},
     stop::StopAtEnd,
-    tricks::{EXEC_TWICE, FAST_OPEN_CONNECT, Urgent, send_with, silent_peer},
+    tricks::{EXEC_TWICE, Urgent, fast_open_connect_names_the_sender, send_with, silent_peer},
 };

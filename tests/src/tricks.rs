@@ -6,8 +6,9 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
+use serde_json::Value;
 
-use crate::{IMDS_V4, get, get_with_token};
+use crate::{Analyzer, IMDS_V4, get, get_with_token, run, serve, sysctl};
 
 const PATH: &str = "/latest/user-data";
 
@@ -115,7 +116,7 @@ pub fn send_with(stream: &TcpStream, bytes: &[u8], flags: i32) {
 
 /// Connects as TCP_FASTOPEN_CONNECT does, before anything leaves, and lets a child send what opens the connection.
 /// Arguments: the address, and what to send. Prints the child's pid.
-pub const FAST_OPEN_CONNECT: &str = "
+const FAST_OPEN_CONNECT: &str = "
 import os, socket, sys
 s = socket.socket()
 s.setsockopt(6, 30, 1)
@@ -144,3 +145,23 @@ for _ in range(5):
         os.execv('/bin/sh', ['sh', '-c', 'exec curl -s -o /dev/null http://%s/latest/second' % sys.argv[1]])
     os.waitpid(pid, 0)
 ";
+
+/// Runs [`FAST_OPEN_CONNECT`] under `analyzer`: the process that sends is named, and not the one that connects.
+pub fn fast_open_connect_names_the_sender(mut analyzer: Analyzer) {
+    let lab = Lab::local().expect("lab");
+    let _server = serve(&lab);
+    sysctl(&lab.client, "tcp_fastopen", "5");
+    let request = get("/latest/fast-open");
+    let output = run(
+        &lab.client,
+        "python3",
+        &["-c", FAST_OPEN_CONNECT, "169.254.169.254", &request],
+    );
+    let child: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a pid");
+    let is_own = |record: &&Value| record["url"]["original"] == "/latest/fast-open";
+    analyzer.wait_or_go_on(|records| records.iter().any(|record| is_own(&record)));
+    let records = analyzer.stop().requests();
+    let own: Vec<_> = records.iter().filter(is_own).collect();
+    assert_eq!(own.len(), 1, "{records:#?}");
+    assert_eq!(own[0]["process"]["pid"], child, "{:#}", own[0]);
+}

@@ -12,9 +12,9 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, FAST_OPEN_CONNECT, IMDS_V4, Scene, Urgent, binary, briefs, connect, get, get_with_token, imds_analyzer,
-    of_port, port, programs_in_the_kernel, put_token, read_response, run, send_with, serve, set_option, silent_peer,
-    sysctl, until,
+    Analyzer, IMDS_V4, Scene, Urgent, binary, briefs, connect, fast_open_connect_names_the_sender, get, get_with_token,
+    imds_analyzer, of_port, port, programs_in_the_kernel, put_token, read_response, run, send_with, serve, set_option,
+    silent_peer, sysctl, until,
 };
 use serde_json::Value;
 
@@ -288,22 +288,6 @@ fn fast_open_connect() {
     if !can_run() {
         return;
     }
-    let mut analyzer = start();
-    let lab = Lab::local().expect("lab");
-    let _server = serve(&lab);
-    sysctl(&lab.client, "tcp_fastopen", "5");
-    let request = get("/latest/fast-open");
-    let output = run(
-        &lab.client,
-        "python3",
-        &["-c", FAST_OPEN_CONNECT, "169.254.169.254", &request],
-    );
-    let child: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a pid");
-    let is_own = |record: &&Value| record["url"]["original"] == "/latest/fast-open";
-    analyzer.wait_or_go_on(|records| records.iter().any(|record| is_own(&record)));
-    let records = analyzer.stop().requests();
-    let own: Vec<_> = records.iter().filter(is_own).collect();
-    assert_eq!(own.len(), 1, "{records:#?}");
-    assert_eq!(own[0]["process"]["pid"], child, "{:#}", own[0]);
+    fast_open_connect_names_the_sender(start());
     gone();
 }

@@ -16,8 +16,8 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, EXEC_TWICE, FAST_OPEN_CONNECT, IMDS_V4, Scene, Urgent, binary, brief, connect, get, get_with_token,
-    imds_analyzer, port, read_response, run, run_to_end, send_with, serve, set_option, silent_peer, sysctl,
+    Analyzer, EXEC_TWICE, IMDS_V4, Scene, Urgent, binary, brief, connect, fast_open_connect_names_the_sender, get,
+    get_with_token, imds_analyzer, port, read_response, run, run_to_end, send_with, serve, set_option, silent_peer,
 };
 use serde_json::Value;
 
@@ -358,23 +358,7 @@ fn fast_open_connect() {
     if !can_run() {
         return;
     }
-    let mut analyzer = Analyzer::watch(&["--object", "legacy"]);
-    let lab = Lab::local().expect("lab");
-    let _server = serve(&lab);
-    sysctl(&lab.client, "tcp_fastopen", "5");
-    let request = get("/latest/fast-open");
-    let output = run(
-        &lab.client,
-        "python3",
-        &["-c", FAST_OPEN_CONNECT, "169.254.169.254", &request],
-    );
-    let child: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a pid");
-    let is_own = |record: &&Value| record["url"]["original"] == "/latest/fast-open";
-    analyzer.wait_or_go_on(|records| records.iter().any(|record| is_own(&record)));
-    let records = analyzer.stop().requests();
-    let own: Vec<_> = records.iter().filter(is_own).collect();
-    assert_eq!(own.len(), 1, "{records:#?}");
-    assert_eq!(own[0]["process"]["pid"], child, "{:#}", own[0]);
+    fast_open_connect_names_the_sender(Analyzer::watch(&["--object", "legacy"]));
 }
 
 /// After two execs the memory map of a program may be where that of the first one was: it is another program.

@@ -172,13 +172,7 @@ pub(crate) extern "C" fn imds_packet(ctx: *mut __sk_buff) -> u32 {
 #[inline(never)]
 pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb(ctx);
-    let sk = skb.full_sock();
-    if sk.is_null() {
-        return 0;
-    }
-    let Some(socket) = socket::existing(sk, ctx.cast()) else {
-        return 0;
-    };
+    let Some(socket) = socket::of_packet(skb) else { return 0 };
     let sock = socket.sock();
     ends_into(&mut socket.ends, skb, sock);
     if socket.old != 0 {
@@ -203,13 +197,7 @@ pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
 #[inline(never)]
 pub(crate) extern "C" fn imds_announce(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb(ctx);
-    let sk = skb.full_sock();
-    if sk.is_null() {
-        return 0;
-    }
-    let Some(socket) = socket::existing(sk, ctx.cast()) else {
-        return 0;
-    };
+    let Some(socket) = socket::of_packet(skb) else { return 0 };
     let sock = socket.sock();
     let (identity, leader) = task::identity();
     task::announce::<false>(&identity, leader, 0, OwnerHook::Egress, sock, skb.cookie());
@@ -246,13 +234,7 @@ pub(super) fn ends_into(ends: &mut Ends, skb: Skb, sock: u64) {
 #[inline(never)]
 pub(crate) extern "C" fn imds_sender(ctx: *mut __sk_buff, seq: u32, syn: u32) -> u32 {
     let skb = Skb(ctx);
-    let sk = skb.full_sock();
-    if sk.is_null() {
-        return 0;
-    }
-    let Some(socket) = socket::existing(sk, ctx.cast()) else {
-        return 0;
-    };
+    let Some(socket) = socket::of_packet(skb) else { return 0 };
     let sock = socket.sock();
     if syn == 0 && !task::is_mptcp_sender(sock) {
         return 0;
@@ -269,12 +251,8 @@ pub(crate) extern "C" fn imds_sender(ctx: *mut __sk_buff, seq: u32, syn: u32) ->
             None => return 0,
         },
     };
-    let connector = &socket.connector;
-    let known = senders.count == 0
-        && connector.tgid == identity.tgid
-        && connector.start == identity.start
-        && connector.exec == identity.exec;
-    if known || senders.is_last(&identity) {
+    let is_connector = senders.count == 0 && identity.is_of(&socket.connector);
+    if is_connector || senders.is_last(&identity) {
         return 0;
     }
     sender::note(senders, &identity, leader, 0, OwnerHook::Egress, seq);
@@ -289,11 +267,6 @@ pub(crate) extern "C" fn imds_sender(ctx: *mut __sk_buff, seq: u32, syn: u32) ->
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_unjudged(ctx: *mut __sk_buff, kind: u32, seq: u32, len: u32, reason: u32) -> u32 {
-    let skb = Skb(ctx);
-    let sk = skb.full_sock();
-    if sk.is_null() {
-        return 0;
-    }
     let kind = if kind == RecordKind::Changed as u32 {
         RecordKind::Changed
     } else {
@@ -303,7 +276,7 @@ pub(crate) extern "C" fn imds_unjudged(ctx: *mut __sk_buff, kind: u32, seq: u32,
         Some(reason) => reason,
         None => Reason::Gap,
     };
-    if let Some(socket) = socket::existing(sk, ctx.cast()) {
+    if let Some(socket) = socket::of_packet(Skb(ctx)) {
         report::unjudged(socket, kind, imds_note(ctx, seq), seq, len, reason);
     }
     0
@@ -456,14 +429,11 @@ pub(crate) extern "C" fn imds_span(ctx: *mut __sk_buff, offset: u32, len: u32) -
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_scan(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
-    let skb = Skb(ctx);
-    let sk = skb.full_sock();
-    if sk.is_null() || len == 0 {
+    if len == 0 {
         return 0;
     }
-    let Some(socket) = socket::existing(sk, ctx.cast()) else {
-        return 0;
-    };
+    let skb = Skb(ctx);
+    let Some(socket) = socket::of_packet(skb) else { return 0 };
     let skipped = socket.classifier.skip(len);
     if skipped > 0 {
         socket.next_seq = socket.next_seq.wrapping_add(skipped);
@@ -493,11 +463,7 @@ pub(crate) extern "C" fn imds_scan(ctx: *mut __sk_buff, offset: u32, len: u32) -
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_report(ctx: *mut __sk_buff, kind: u32) -> u32 {
-    let sk = Skb(ctx).full_sock();
-    if sk.is_null() {
-        return 0;
-    }
-    if let Some(socket) = socket::existing(sk, ctx.cast()) {
+    if let Some(socket) = socket::of_packet(Skb(ctx)) {
         let kind = if kind == RecordKind::Request as u32 {
             RecordKind::Request
         } else {
@@ -516,16 +482,12 @@ pub(crate) extern "C" fn imds_report(ctx: *mut __sk_buff, kind: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_admits(ctx: *mut __sk_buff, kind: u32, note: u32) -> u32 {
-    let sk = Skb(ctx).full_sock();
-    if sk.is_null() {
-        return 0;
-    }
     let kind = if kind == RecordKind::Pending as u32 {
         RecordKind::Pending
     } else {
         RecordKind::Request
     };
-    match socket::existing(sk, ctx.cast()) {
+    match socket::of_packet(Skb(ctx)) {
         Some(socket) => report::admits(socket, kind, note) as u32,
         None => 0,
     }
@@ -535,11 +497,7 @@ pub(crate) extern "C" fn imds_admits(ctx: *mut __sk_buff, kind: u32, note: u32) 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_note(ctx: *mut __sk_buff, seq: u32) -> u32 {
-    let sk = Skb(ctx).full_sock();
-    if sk.is_null() {
-        return u32::MAX;
-    }
-    match socket::existing(sk, ctx.cast()) {
+    match socket::of_packet(Skb(ctx)) {
         Some(socket) => report::find_note(socket, seq),
         None => u32::MAX,
     }

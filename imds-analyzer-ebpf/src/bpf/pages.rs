@@ -24,13 +24,7 @@ const SPANS: u32 = 32;
 #[inline(never)]
 pub(crate) extern "C" fn imds_pages(ctx: *mut __sk_buff, seq: u32, offset: u32, len: u32) -> u32 {
     let skb = Skb(ctx);
-    let sk = skb.full_sock();
-    if sk.is_null() {
-        return 0;
-    }
-    let Some(socket) = socket::existing(sk, ctx.cast()) else {
-        return 0;
-    };
+    let Some(socket) = socket::of_packet(skb) else { return 0 };
     if are_senders(read::number(ctx, &mut socket.skb)) {
         if socket.pages == 0 {
             socket.pages = 1;
@@ -58,13 +52,7 @@ pub(crate) extern "C" fn imds_pages(ctx: *mut __sk_buff, seq: u32, offset: u32, 
 #[inline(never)]
 pub(crate) extern "C" fn imds_again(ctx: *mut __sk_buff, seq: u32, offset: u32, len: u32) -> u32 {
     let skb = Skb(ctx);
-    let sk = skb.full_sock();
-    if sk.is_null() {
-        return 0;
-    }
-    let Some(socket) = socket::existing(sk, ctx.cast()) else {
-        return 0;
-    };
+    let Some(socket) = socket::of_packet(skb) else { return 0 };
     // As TCP compares sequence numbers: half of the circle is before.
     let end = seq.wrapping_add(len);
     let before = |a: u32, b: u32| a.wrapping_sub(b) > i32::MAX as u32;
@@ -91,7 +79,7 @@ pub(crate) extern "C" fn imds_again(ctx: *mut __sk_buff, seq: u32, offset: u32, 
     0
 }
 
-/// Whether the packet at `skb` has pages that its sender can write.
+/// True if the sender of the packet at `skb` can write its pages.
 #[inline(always)]
 fn are_senders(skb: u64) -> bool {
     let head: u64 = read::kernel(skb + setting!(skb_head)).unwrap_or(0);

@@ -28,7 +28,7 @@ pub(super) fn send(socket: &Socket, kind: RecordKind, note: u32) {
     }
 }
 
-/// Whether the budget of its user lets [`send`] send; if not, that is counted.
+/// True if the budget of its user lets [`send`] send; a refusal is counted.
 #[inline(always)]
 pub(super) fn admits(socket: &Socket, kind: RecordKind, note: u32) -> bool {
     match over_budget(sender_uid(socket, note), &socket.classifier.head(), kind) {
@@ -40,7 +40,7 @@ pub(super) fn admits(socket: &Socket, kind: RecordKind, note: u32) -> bool {
     }
 }
 
-/// What to count in place of the record, where its user's budget is used up.
+/// The loss to count in place of the record, where its user's budget is used up.
 #[inline(always)]
 fn over_budget(uid: u32, head: &Head, kind: RecordKind) -> Option<Loss> {
     let (class, loss) = if kind as u16 == RecordKind::Pending as u16 {

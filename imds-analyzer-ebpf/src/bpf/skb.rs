@@ -57,7 +57,7 @@ impl Skb {
         context_field!(self.0, len)
     }
 
-    /// Whether the packet leaves through the loopback device: its destination is an address of this host.
+    /// True if the packet leaves through the loopback device: its destination is an address of this host.
     #[inline(always)]
     pub(super) fn is_local(self) -> bool {
         // The index every network namespace gives its loopback device (LOOPBACK_IFINDEX, include/net/flow.h).

@@ -20,7 +20,7 @@ use imds_analyzer_ebpf::{
     classify::Classifier,
 };
 
-use super::{counters, task::Identity};
+use super::{counters, skb::Skb, task::Identity};
 
 /// State of one connection; all zeroes is a socket that has not connected yet.
 #[repr(C)]
@@ -124,7 +124,7 @@ static SOCKETS: SkStorage<Socket> = SkStorage::new();
 #[btf_map]
 static SPARE: LruHashMap<u64, Socket, 1024> = LruHashMap::new();
 
-/// What a new entry of the spare table is copied from: it is too large for the stack.
+/// A new entry of the spare table is a copy of this: it is too large for the stack.
 // SAFETY: integers alone, for which zeroes are valid.
 static NEW: Socket = unsafe { core::mem::zeroed() };
 
@@ -153,6 +153,16 @@ pub(super) fn existing<'a>(sk: *mut bpf_sock, ctx: *mut c_void) -> Option<&'a mu
         Some(socket) => Some(socket),
         None => spare(cookie(ctx)),
     }
+}
+
+/// The state of the socket that a packet belongs to, if it has any.
+#[inline(always)]
+pub(super) fn of_packet<'a>(skb: Skb) -> Option<&'a mut Socket> {
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return None;
+    }
+    existing(sk, skb.0.cast())
 }
 
 /// Forgets all about `sk`, the socket of the program's context `ctx`: it connects again.
@@ -222,11 +232,11 @@ impl Senders {
             && self.announced_exec == process.exec
     }
 
-    /// Whether the latest note is on this process.
+    /// True if the latest note is on this process.
     #[inline(always)]
     pub(super) fn is_last(&self, process: &Identity) -> bool {
         let last = &self.notes[self.count.wrapping_sub(1) as usize & (NOTES - 1)].task;
-        self.count > 0 && last.tgid == process.tgid && last.start == process.start && last.exec == process.exec
+        self.count > 0 && process.is_of(last)
     }
 
     #[inline(always)]

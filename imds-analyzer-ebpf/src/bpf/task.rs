@@ -20,6 +20,14 @@ pub(super) struct Identity {
     pub(super) mm: u64,
 }
 
+impl Identity {
+    /// True if `task` is a thread of the same program in the same process.
+    #[inline(always)]
+    pub(super) fn is_of(&self, task: &Task) -> bool {
+        task.tgid == self.tgid && task.start == self.start && task.exec == self.exec
+    }
+}
+
 /// ns since boot, the clock of process start times (`bpf_ktime_get_boot_ns`: 5.8, commit 71d19214776e).
 #[inline(always)]
 pub(super) fn now() -> u64 {
@@ -109,7 +117,7 @@ fn pid_namespace(task: u64) -> Option<u32> {
     field(namespace + setting!(pid_namespace_inum))
 }
 
-/// Whether the socket at `sock` is a path of an MPTCP connection, on which the current process is at work: it holds the
+/// True if the socket at `sock` is a path of an MPTCP connection and the current process is at work on it: it holds the
 /// socket's lock, and then nobody else sends. Timers and softirqs find the lock taken, and leave the work to its holder
 /// (`tcp_write_timer`, `tcp_tsq_handler`, net/ipv4).
 #[inline(always)]

@@ -15,7 +15,7 @@ const RING_SIZE: usize = 2 * 1024 * 1024;
 #[btf_map]
 static RECORDS: RingBuf<RequestRecord<CAPTURE_MAX>, RING_SIZE> = RingBuf::new();
 
-/// Whether more than half of the room is taken by what user space has not read yet.
+/// True if records that user space has not read yet take more than half of the room.
 #[inline(always)]
 pub(super) fn is_half_full() -> bool {
     let map = ptr::from_ref(&RECORDS).cast_mut().cast();
