@@ -14,7 +14,7 @@ use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
     Analyzer, IMDS_V4, Scene, Urgent, binary, briefs, connect, fast_open_connect_names_the_sender, get, get_with_token,
     imds_analyzer, of_port, port, programs_in_the_kernel, put_token, read_response, run, send_with, serve, set_option,
-    silent_peer, sysctl, until,
+    silent_peer, until,
 };
 use serde_json::Value;
 
