@@ -153,8 +153,8 @@ fn short_lived(hook: &str, load: usize) {
     let callers = counts(&|_, _, record| {
         record["imds"]["caller"]
             .as_str()
-            // The hash of the build is folded.
-            .is_some_and(|caller| caller.contains("/attribution-"))
+            // The hash of the build, which guests have not, is folded.
+            .is_some_and(|caller| caller.starts_with(program.trim_end_matches(|c: char| c.is_ascii_hexdigit())))
     });
     println!(
         "{hook}, {load} busy threads: {count} processes at {rate:.0} a second: {records} records, {pids} with the pid, \

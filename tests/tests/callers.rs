@@ -317,28 +317,39 @@ fn caller(record: &Value) -> String {
 
 #[test]
 fn two_scripts_with_one_tool_are_two_callers() {
-    let scene = Stage::new(&[]);
+    let mut scene = Stage::new(&[]);
     let directory = tempfile::tempdir().expect("a directory");
     let directory = directory.path().canonicalize().expect("a directory");
     let url = scene.url();
     // What follows curl keeps the shells from becoming it.
     let call = format!("curl -sm10 {url}");
+    // Every process on the way, until its call has been described.
+    let stay = "read -r _ || true";
+    let mut count = 0;
     for (name, text) in [
-        ("backup.sh", format!("#!/bin/sh\n{call}\ntrue\n")),
+        ("backup.sh", format!("#!/bin/sh\n{call}\n{stay}\n")),
         (
             "deploy.sh",
-            format!("#!/bin/bash\ntimeout 9 env A=b sh -c '{call}; true'\ntrue\n"),
+            format!("#!/bin/bash\ntimeout 9 env A=b sh -c '{call}; {stay}'\n{stay}\n"),
         ),
-        ("tag.py", format!("#!{PYTHON}\nimport os; os.system('{call}; true')\n")),
+        (
+            "tag.py",
+            format!("#!{PYTHON}\nimport os, sys; os.system('{call}; {stay}'); sys.stdin.read()\n"),
+        ),
         (
             "rotate.sh",
-            format!("#!/bin/bash\nbash <<EOF\n{call}\ntrue\nEOF\ntrue\n"),
+            format!("#!/bin/bash\nexec 3<&0\nbash <<EOF\n{call}\nread -r _ <&3 || true\nEOF\n{stay}\n"),
         ),
     ] {
         let path = directory.join(name);
         script(&path, &text);
         for _ in 0..2 {
-            scene.run(path.to_str().expect("UTF-8"), &[]);
+            let mut script = scene.command(path.to_str().expect("UTF-8"), &[]);
+            let mut script = script.stdin(Stdio::piped()).spawn().expect("a script");
+            count += 1;
+            scene.analyzer.wait_for(|records| records.len() >= count);
+            drop(script.stdin.take());
+            assert!(wait(&mut script).success());
         }
     }
     let records = scene.records();
