@@ -21,15 +21,10 @@ pub(super) enum Class {
     Owner = 3,
 }
 
-impl Class {
-    /// So many records at once are little. Announced processes are the largest ones.
-    #[inline(always)]
-    const fn light(self) -> u64 {
-        match self {
-            Self::Owner => 100,
-            Self::Request | Self::Credential | Self::Pending => 400,
-        }
-    }
+/// So many records of a [`Class`] at once are little. Announced processes are the largest ones.
+#[inline(always)]
+const fn light(class: u32) -> u64 {
+    if class == Class::Owner as u32 { 100 } else { 400 }
 }
 
 /// When a user's budget of one class would be full again, in ns since boot. The least recently active go first, which
@@ -37,29 +32,31 @@ impl Class {
 #[btf_map]
 static BUDGETS: LruHashMap<u64, u64, 4096> = LruHashMap::new();
 
-/// Takes one record from the budget of `uid`, if there is one left. Two CPUs at once may take the same one: a budget is not
+/// Takes one record of a [`Class`] from the budget of `uid`: 1 if there was one left, else 0. Two CPUs at once may take the same one: a budget is not
 /// exact, the count of what is over it is.
-#[inline(always)]
-pub(super) fn allows(uid: u32, class: Class) -> bool {
+// VERIFIER: a global function, as `imds_announce`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_allows(uid: u32, class: u32) -> u32 {
     let (cost, depth) = (setting!(budget_cost) * 1000, setting!(budget_depth) * 1000);
     if cost == 0 {
-        return true;
+        return 1;
     }
     let key = (uid as u64) << 8 | class as u64;
     let now = task::now();
     let Some(full_at) = BUDGETS.get_ptr_mut(key) else {
         // No room for the entry is no reason to keep silent.
         let _ = BUDGETS.insert(key, now + cost, 0);
-        return true;
+        return 1;
     };
     // SAFETY: a map's value, an aligned word; races are described above.
     let value = unsafe { *full_at };
     let begin = if value > now { value } else { now };
     let used = begin - now;
-    if used > depth || used > cost * class.light() && transport_ring::is_half_full() {
-        return false;
+    if used > depth || used > cost * light(class) && transport_ring::is_half_full() {
+        return 0;
     }
     // SAFETY: as above.
     unsafe { *full_at = begin + cost };
-    true
+    1
 }

@@ -7,10 +7,11 @@ use imds_analyzer_ebpf::{
 };
 
 use super::{
-    budget::{self, Class},
+    budget::{Class, imds_allows},
     counters,
     read::context_field,
-    skb, socket, task,
+    skb, socket,
+    task::{self, imds_announce_paths},
 };
 
 const IPPROTO_TCP: u32 = 6;
@@ -67,15 +68,21 @@ fn observe(ctx: &SockAddrContext) {
     let Some(socket) = socket::of(sk, context) else { return };
     let (identity, leader) = task::identity();
     let cgroup = task::current_cgroup();
-    task::facts_into(&mut socket.connector, &identity, leader, cgroup, OwnerHook::Connect);
+    task::facts_into(
+        &mut socket.connector,
+        &identity,
+        leader,
+        cgroup,
+        OwnerHook::Connect as u8,
+    );
     socket.set_sock(sk);
     // SAFETY: the program's own context.
     let cookie = unsafe { bpf_get_socket_cookie(context) };
     if let Some(senders) = socket::new_senders(socket.sock(), cookie) {
         senders.set_announced(&identity);
     }
-    if budget::allows(socket.connector.uid, Class::Owner) {
-        task::announce::<true>(&identity, leader, cgroup, OwnerHook::Connect, socket.sock(), cookie);
+    if imds_allows(socket.connector.uid, Class::Owner as u32) != 0 {
+        imds_announce_paths(socket.sock(), cookie, cgroup, OwnerHook::Connect as u32);
     } else {
         counters::add(Loss::BudgetNotice, 1);
     }

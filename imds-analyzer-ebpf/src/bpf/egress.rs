@@ -11,20 +11,23 @@ use imds_analyzer_ebpf::{
 use super::{
     counters,
     pages::{imds_again, imds_pages},
-    report, sender,
+    report,
+    sender::imds_note_sender,
     settings_global::setting,
     skb::Skb,
     socket::{self, Ends, Socket, noted},
-    task,
+    task::{self, imds_announce},
 };
 
 /// Bytes looked at by one call of [`imds_scan`].
 // VERIFIER: it follows every way through the classifier for each of them, about 4,000 instructions a byte.
 const CHUNK: usize = 4;
-/// Calls of [`imds_scan`] by one of [`imds_span`], and of that for one packet: 64 KiB in chunks, and a quarter more for
-/// pipelined heads, each of which ends a call early.
-const STEPS: u32 = 128;
-const SPANS: u32 = 160;
+/// Calls of [`imds_scan`] by one of [`imds_span`], of that by one of [`imds_payload`], and of that for one packet: 64 KiB
+/// in chunks, and a quarter more for pipelined heads, each of which ends a call early.
+// VERIFIER: three loops of few rounds, because it follows each round of each.
+const STEPS: u32 = 32;
+const SPANS: u32 = 32;
+const PAYLOADS: u32 = 20;
 /// In the result of [`imds_scan`]: a head is to be reported. The bits below are the bytes taken.
 const HEAD: u32 = 1 << 31;
 
@@ -185,22 +188,10 @@ pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
     if socket.connector.tgid == 0 {
         let (identity, leader) = task::identity();
         if identity.mm != 0 && identity.tgid != 0 {
-            task::facts_into(&mut socket.connector, &identity, leader, 0, OwnerHook::Egress);
-            imds_announce(ctx);
+            task::facts_into(&mut socket.connector, &identity, leader, 0, OwnerHook::Egress as u8);
+            imds_announce(sock, skb.cookie(), 0, OwnerHook::Egress as u32);
         }
     }
-    0
-}
-
-/// Announces the current task for the socket whose packet this is.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn imds_announce(ctx: *mut __sk_buff) -> u32 {
-    let skb = Skb(ctx);
-    let Some(socket) = socket::of_packet(skb) else { return 0 };
-    let sock = socket.sock();
-    let (identity, leader) = task::identity();
-    task::announce::<false>(&identity, leader, 0, OwnerHook::Egress, sock, skb.cookie());
     0
 }
 
@@ -239,26 +230,17 @@ pub(crate) extern "C" fn imds_sender(ctx: *mut __sk_buff, seq: u32, syn: u32) ->
     if syn == 0 && !task::is_mptcp_sender(sock) {
         return 0;
     }
-    let (identity, leader) = task::identity();
+    let (identity, _) = task::identity();
     if identity.mm == 0 || identity.tgid == 0 {
         return 0;
     }
     let cookie = skb.cookie();
-    let senders = match socket::senders(sock, cookie) {
-        Some(senders) => senders,
-        None => match socket::new_senders(sock, cookie) {
-            Some(senders) => senders,
-            None => return 0,
-        },
+    let is_known = match socket::senders(sock, cookie) {
+        Some(senders) if senders.count > 0 => senders.is_last(&identity),
+        _ => identity.is_of(&socket.connector),
     };
-    let is_connector = senders.count == 0 && identity.is_of(&socket.connector);
-    if is_connector || senders.is_last(&identity) {
-        return 0;
-    }
-    sender::note(senders, &identity, leader, 0, OwnerHook::Egress, seq);
-    if !senders.is_announced(&identity) {
-        senders.set_announced(&identity);
-        imds_announce(ctx);
+    if !is_known {
+        imds_note_sender(sock, cookie, 0, OwnerHook::Egress as u32, seq);
     }
     0
 }
@@ -277,7 +259,7 @@ pub(crate) extern "C" fn imds_unjudged(ctx: *mut __sk_buff, kind: u32, seq: u32,
         None => Reason::Gap,
     };
     if let Some(socket) = socket::of_packet(Skb(ctx)) {
-        report::unjudged(socket, kind, imds_note(ctx, seq), seq, len, reason);
+        report::unjudged(socket, kind, report::note(socket, seq), seq, len, reason);
     }
     0
 }
@@ -348,12 +330,12 @@ fn stream(skb: Skb, socket: &mut Socket, segment: &Segment) {
         socket.classifier.spoil(Reason::Urgent);
     }
     // VERIFIER: a constant bound.
-    for _ in 0..SPANS {
-        let taken = imds_span(skb.0, offset, left);
+    for _ in 0..PAYLOADS {
+        let taken = imds_payload(skb.0, offset, left);
         if taken == 0 {
             break;
         }
-        offset += taken;
+        offset = offset.wrapping_add(taken);
         left = left.saturating_sub(taken);
     }
     if is_urgent {
@@ -402,6 +384,22 @@ fn note_unfinished(ctx: *mut __sk_buff, socket: &mut Socket) {
     socket.noted = level;
     socket.noted_seq = seq;
     imds_report(ctx, RecordKind::Pending as u32);
+}
+
+/// As [`imds_span`], for more of them.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_payload(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    let mut taken = 0_u32;
+    // VERIFIER: a constant bound.
+    for _ in 0..SPANS {
+        let result = imds_span(ctx, offset.wrapping_add(taken), len.saturating_sub(taken));
+        if result == 0 {
+            break;
+        }
+        taken = taken.wrapping_add(result);
+    }
+    taken
 }
 
 /// Takes `len` payload bytes at `offset`, or as many as one call may look at, and reports the heads in them. Returns how
@@ -469,36 +467,7 @@ pub(crate) extern "C" fn imds_report(ctx: *mut __sk_buff, kind: u32) -> u32 {
         } else {
             RecordKind::Pending
         };
-        let seq = socket.next_seq.wrapping_sub(socket.classifier.head().len);
-        let note = imds_note(ctx, seq);
-        if imds_admits(ctx, kind as u32, note) != 0 {
-            report::send(socket, kind, note);
-        }
+        report::send(socket, kind);
     }
     0
-}
-
-/// What [`report::admits`] says: 0 for no.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn imds_admits(ctx: *mut __sk_buff, kind: u32, note: u32) -> u32 {
-    let kind = if kind == RecordKind::Pending as u32 {
-        RecordKind::Pending
-    } else {
-        RecordKind::Request
-    };
-    match socket::of_packet(Skb(ctx)) {
-        Some(socket) => report::admits(socket, kind, note) as u32,
-        None => 0,
-    }
-}
-
-/// What [`report::find_note`] finds of the byte at `seq`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn imds_note(ctx: *mut __sk_buff, seq: u32) -> u32 {
-    match socket::of_packet(Skb(ctx)) {
-        Some(socket) => report::find_note(socket, seq),
-        None => u32::MAX,
-    }
 }

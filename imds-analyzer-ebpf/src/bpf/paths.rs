@@ -29,7 +29,7 @@ pub(super) fn read_into(paths: &mut Paths, names: &mut Names, task: u64, mm: u64
     read::store(end, 0);
     let mut flags = 0;
     if setting!(mm_exe_file) != 0 {
-        let file: u64 = read::kernel(mm + setting!(mm_exe_file)).unwrap_or(0);
+        let (file, _) = read::kernel_or_zero::<u64>(mm + setting!(mm_exe_file));
         let executable = file + setting!(file_path);
         if whole(walk(executable, end, names), end, 0) {
             flags |= path_flags::EXECUTABLE;
@@ -40,7 +40,7 @@ pub(super) fn read_into(paths: &mut Paths, names: &mut Names, task: u64, mm: u64
     }
     paths.executable_end = read::load(end);
     if setting!(task_fs) != 0 {
-        let fs: u64 = read::kernel(task + setting!(task_fs)).unwrap_or(0);
+        let (fs, _) = read::kernel_or_zero::<u64>(task + setting!(task_fs));
         let directory = fs + setting!(fs_pwd);
         if whole(walk(directory, end, names), end, paths.executable_end) {
             flags |= path_flags::WORKING_DIRECTORY;
@@ -69,22 +69,25 @@ fn whole(walked: Option<()>, end: &mut u16, start: u16) -> bool {
 /// a longer one than there is room for.
 #[inline(always)]
 fn walk(path: u64, end: &mut u16, names: &mut Names) -> Option<()> {
-    let mut dentry: u64 = read::kernel(path + setting!(path_dentry))?;
-    let vfsmount: u64 = read::kernel(path + setting!(path_mnt))?;
+    let (mut dentry, _) = read::kernel_or_zero::<u64>(path + setting!(path_dentry));
+    let (vfsmount, _) = read::kernel_or_zero::<u64>(path + setting!(path_mnt));
     let mut mount = vfsmount.wrapping_sub(setting!(mount_vfsmount));
     // VERIFIER: a constant bound; every pass is looked at.
     for _ in 0..FILE_DEPTH {
-        let root: u64 = read::kernel(mount + setting!(mount_vfsmount) + setting!(vfsmount_root))?;
+        let (root, _) = read::kernel_or_zero::<u64>(mount + setting!(mount_vfsmount) + setting!(vfsmount_root));
+        let (parent, failed) = read::kernel_or_zero::<u64>(dentry + setting!(dentry_parent));
+        if failed != 0 {
+            return None;
+        }
         if dentry == root {
-            let above: u64 = read::kernel(mount + setting!(mount_parent))?;
+            let (above, _) = read::kernel_or_zero::<u64>(mount + setting!(mount_parent));
             if above == mount {
                 return Some(());
             }
-            dentry = read::kernel(mount + setting!(mount_mountpoint))?;
+            (dentry, _) = read::kernel_or_zero(mount + setting!(mount_mountpoint));
             mount = above;
         } else {
             append(dentry + setting!(dentry_name), end, names)?;
-            let parent: u64 = read::kernel(dentry + setting!(dentry_parent))?;
             // A root that is no mount's: what cannot be reached has no path.
             if parent == dentry {
                 return None;
@@ -110,14 +113,14 @@ fn is_deleted(path: u64) -> bool {
 /// The cgroup of v2, or of a v1 hierarchy where those are in use.
 #[inline(always)]
 fn cgroup(task: u64, end: &mut u16, names: &mut Names) -> Option<()> {
-    let css_set: u64 = read::kernel(task + setting!(task_cgroups))?;
-    let cgroup: u64 = if setting!(css_set_subsys) != 0 {
-        let state: u64 = read::kernel(css_set + setting!(css_set_subsys))?;
-        read::kernel(state + setting!(css_cgroup))?
+    let (css_set, _) = read::kernel_or_zero::<u64>(task + setting!(task_cgroups));
+    let (cgroup, _): (u64, _) = if setting!(css_set_subsys) != 0 {
+        let (state, _) = read::kernel_or_zero::<u64>(css_set + setting!(css_set_subsys));
+        read::kernel_or_zero(state + setting!(css_cgroup))
     } else {
-        read::kernel(css_set + setting!(css_set_dfl_cgrp))?
+        read::kernel_or_zero(css_set + setting!(css_set_dfl_cgrp))
     };
-    let mut node: u64 = read::kernel(cgroup + setting!(cgroup_kn))?;
+    let (mut node, _) = read::kernel_or_zero::<u64>(cgroup + setting!(cgroup_kn));
     // VERIFIER: as in `walk`.
     for _ in 0..CGROUP_DEPTH {
         let parent: u64 = read::kernel(node + setting!(kernfs_parent))?;
@@ -133,7 +136,7 @@ fn cgroup(task: u64, end: &mut u16, names: &mut Names) -> Option<()> {
 /// Appends the name that the pointer at an address leads to.
 #[inline(always)]
 fn append(pointer: u64, end: &mut u16, names: &mut Names) -> Option<()> {
-    let name: u64 = read::kernel(pointer)?;
+    let (name, _) = read::kernel_or_zero::<u64>(pointer);
     let start = read::load(end);
     let len = read::kernel_str_into::<NAME_MAX, PATHS_MAX>(names, start, name)?;
     read::store(end, start + len);

@@ -30,6 +30,23 @@ pub(super) fn kernel<T: Plain>(address: u64) -> Option<T> {
     (result == 0).then(|| unsafe { value.assume_init() })
 }
 
+/// The value at a kernel address, and 0; zeroes and 1 where it cannot be read.
+// VERIFIER: no branch. Kernels up to 6.1 follow both ways of each one to the end of the program.
+#[inline(always)]
+pub(super) fn kernel_or_zero<T: Plain>(address: u64) -> (T, u64) {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: as in `kernel`.
+    let result = unsafe {
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const c_void,
+        )
+    };
+    // SAFETY: all of it was written, zeroes on failure (kernel/trace/bpf_trace.c), and any bytes are a valid `Plain`.
+    (unsafe { value.assume_init() }, result as u64 >> 63)
+}
+
 /// A pointer as a number. `scratch` is memory of a map's value or a record.
 #[inline(always)]
 pub(super) fn number<T>(pointer: *mut T, scratch: &mut u64) -> u64 {
@@ -79,6 +96,18 @@ pub(super) fn load(field: &u16) -> u16 {
 pub(super) fn store(field: &mut u16, value: u16) {
     // SAFETY: a reference is valid to write.
     unsafe { core::ptr::write_volatile(field, value) };
+}
+
+/// Copies the first N bytes of `from`, eight at a time. Both are at multiples of eight.
+// VERIFIER: a copy of unknown alignment is compiled to one load and one store a byte, eight times as many to follow.
+#[inline(always)]
+pub(super) fn copy_aligned<const N: usize, const M: usize>(to: &mut [u8; N], from: &[u8; M]) {
+    const { assert!(N <= M && N.is_multiple_of(8)) };
+    let (to, from) = (to.as_mut_ptr().cast::<u64>(), from.as_ptr().cast::<u64>());
+    for i in 0..N / 8 {
+        // SAFETY: within both arrays, as just checked, and aligned as the caller says.
+        unsafe { to.add(i).write(from.add(i).read()) };
+    }
 }
 
 /// Copies `len` bytes, at most N and N a power of two, from the current process's memory. Never faults a page in.

@@ -22,10 +22,6 @@ pub(super) fn observe(sk: *mut bpf_sock) {
         return;
     };
     if socket.classifier.close() == Step::Head {
-        let seq = socket.next_seq.wrapping_sub(socket.classifier.head().len);
-        let note = report::find_note(socket, seq);
-        if report::admits(socket, RecordKind::Request, note) {
-            report::send(socket, RecordKind::Request, note);
-        }
+        report::send(socket, RecordKind::Request);
     }
 }

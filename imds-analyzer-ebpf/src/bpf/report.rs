@@ -9,17 +9,22 @@ use imds_analyzer_ebpf::{
 };
 
 use super::{
-    budget::{self, Class},
+    budget::{self, Class, imds_allows},
     counters, egress, read,
     skb::Skb,
     socket::{self, Ends, NOTES, Socket},
     task, transport_ring,
 };
 
-/// Sends what the socket's classifier has to say about the head it reported last or is reading; `note` is what
-/// [`find_note`] has found of its first byte.
+/// Sends what the socket's classifier has to say about the head it reported last or is reading, if the budget of its user
+/// allows.
 #[inline(always)]
-pub(super) fn send(socket: &Socket, kind: RecordKind, note: u32) {
+pub(super) fn send(socket: &Socket, kind: RecordKind) {
+    let head = socket.classifier.head();
+    let note = note(socket, socket.next_seq.wrapping_sub(head.len));
+    if !admits(sender_uid(socket, note), &head, kind) {
+        return;
+    }
     let (_, capture_len) = socket.classifier.capture();
     if capture_len <= CAPTURE_SHORT {
         fill::<CAPTURE_SHORT>(socket, kind, note, capture_len);
@@ -28,42 +33,35 @@ pub(super) fn send(socket: &Socket, kind: RecordKind, note: u32) {
     }
 }
 
-/// True if the budget of its user lets [`send`] send; a refusal is counted.
+/// True if the budget of the user lets the record through; a refusal is counted.
 #[inline(always)]
-pub(super) fn admits(socket: &Socket, kind: RecordKind, note: u32) -> bool {
-    match over_budget(sender_uid(socket, note), &socket.classifier.head(), kind) {
-        Some(loss) => {
-            counters::add(loss, 1);
-            false
-        }
-        None => true,
-    }
-}
-
-/// The loss to count in place of the record, where its user's budget is used up.
-#[inline(always)]
-fn over_budget(uid: u32, head: &Head, kind: RecordKind) -> Option<Loss> {
-    let (class, loss) = if kind as u16 == RecordKind::Pending as u16 {
-        (Class::Pending, Loss::BudgetNotice)
+fn admits(uid: u32, head: &Head, kind: RecordKind) -> bool {
+    let class = if kind as u16 == RecordKind::Pending as u16 {
+        Class::Pending
+    } else if head.path_class as u8 == PathClass::Credential as u8 {
+        Class::Credential
     } else {
-        let class = match head.path_class {
-            PathClass::Credential => Class::Credential,
-            _ => Class::Request,
-        };
-        match head.verdict {
-            Verdict::V1 => (class, Loss::BudgetV1),
-            _ => (class, Loss::BudgetOther),
-        }
+        Class::Request
     };
-    if budget::allows(uid, class) { None } else { Some(loss) }
+    if imds_allows(uid, class as u32) != 0 {
+        return true;
+    }
+    let loss = if kind as u16 == RecordKind::Pending as u16 {
+        Loss::BudgetNotice
+    } else if head.verdict as u8 == Verdict::V1 as u8 {
+        Loss::BudgetV1
+    } else {
+        Loss::BudgetOther
+    };
+    counters::add(loss, 1);
+    false
 }
 
 /// Sends a record of kind `kind` about `len` bytes of the stream from `seq` on, which cannot be judged for `reason`.
 #[inline(always)]
 pub(super) fn unjudged(socket: &Socket, kind: RecordKind, note: u32, seq: u32, len: u32, reason: Reason) {
     let head = unknown(len, reason);
-    if let Some(loss) = over_budget(sender_uid(socket, note), &head, kind) {
-        counters::add(loss, 1);
+    if !admits(sender_uid(socket, note), &head, kind) {
         return;
     }
     let Some(mut entry) = transport_ring::reserve::<RequestRecord<CAPTURE_SHORT>>() else {
@@ -110,14 +108,13 @@ pub(super) fn stateless(skb: Skb, sk: *mut bpf_sock, seq: u32, len: u32, reason:
     } else {
         request.task.reserved = [0; 3];
         let (identity, leader) = task::identity();
-        task::facts_into(&mut request.task, &identity, leader, 0, OwnerHook::Egress);
+        task::facts_into(&mut request.task, &identity, leader, 0, OwnerHook::Egress as u8);
         if identity.mm == 0 {
             // A thread of the kernel's own.
             request.task.tgid = 0;
         }
     }
-    if let Some(loss) = over_budget(request.task.uid, &head, RecordKind::Request) {
-        counters::add(loss, 1);
+    if !admits(request.task.uid, &head, RecordKind::Request) {
         entry.discard(0);
         return;
     }
@@ -172,7 +169,8 @@ fn fill<const N: usize>(socket: &Socket, kind: RecordKind, note: u32, capture_le
     );
     owner_into(&mut request.task, socket, note);
     let (capture, _) = socket.classifier.capture();
-    record.capture.copy_from_slice(&capture[..N]);
+    const { assert!(core::mem::offset_of!(RequestRecord<N>, capture).is_multiple_of(8)) };
+    read::copy_aligned(&mut record.capture, capture);
     entry.submit(0);
 }
 
@@ -241,16 +239,24 @@ fn owner_into(to: &mut Task, socket: &Socket, note: u32) {
 /// The user of the same.
 #[inline(always)]
 fn sender_uid(socket: &Socket, note: u32) -> u32 {
-    if note < NOTES as u32
-        && let Some(senders) = socket::senders(socket.sock(), socket.ends.cookie)
-    {
-        return senders.notes[within_notes(note)].task.uid;
+    // Not root's, though all is zeroes, where nobody was seen.
+    let connector = if socket.connector.tgid == 0 {
+        budget::NOBODY
+    } else {
+        socket.connector.uid
+    };
+    imds_note_uid(socket.sock(), socket.ends.cookie, note, connector)
+}
+
+/// The user in the note at `place`; `otherwise` without a note.
+// VERIFIER: a global function, as `imds_announce`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_note_uid(sock: u64, cookie: u64, place: u32, otherwise: u32) -> u32 {
+    match socket::senders(sock, cookie) {
+        Some(senders) if place < NOTES as u32 => senders.notes[within_notes(place)].task.uid,
+        _ => otherwise,
     }
-    if socket.connector.tgid == 0 {
-        // Not root's, though all is zeroes.
-        return budget::NOBODY;
-    }
-    socket.connector.uid
 }
 
 /// The place of a note.
@@ -268,16 +274,20 @@ const PUSHED_OUT: u32 = NO_NOTE + 1;
 const TOO_LATE: u32 = NO_NOTE + 2;
 
 /// Where the note on the sender of the byte at `seq` is: of those taken before it, the latest.
-// VERIFIER: a number, and not a reference: the ways to it are forgotten once it is known.
 #[inline(always)]
-pub(super) fn find_note(socket: &Socket, seq: u32) -> u32 {
-    let Some(senders) = socket::senders(socket.sock(), socket.ends.cookie) else {
-        // Made when the socket connected.
-        return if socket.connector.hook == OwnerHook::Connect as u8 {
-            PUSHED_OUT
-        } else {
-            NO_NOTE
-        };
+pub(super) fn note(socket: &Socket, seq: u32) -> u32 {
+    // Then the socket's notes were made when it connected.
+    let had_notes = socket.connector.hook == OwnerHook::Connect as u8;
+    imds_note(socket.sock(), socket.ends.cookie, had_notes as u32, seq)
+}
+
+/// The same by the address of the socket; `had_notes` is 1 if they were ever made.
+// VERIFIER: a global function, as `imds_announce`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_note(sock: u64, cookie: u64, had_notes: u32, seq: u32) -> u32 {
+    let Some(senders) = socket::senders(sock, cookie) else {
+        return if had_notes != 0 { PUSHED_OUT } else { NO_NOTE };
     };
     // Notes are taken in the order of the stream: from the latest back, the first that is not behind the byte. One place is
     // that of the next.

@@ -10,8 +10,8 @@ use super::{
     read::{self, Argument},
     settings_global::setting,
     skb,
-    socket::{self, NOTES, Senders},
-    task::{self, Identity},
+    socket::{self, NOTES},
+    task::{self, imds_announce},
 };
 
 /// Entry of the hooks with typed arguments, of which the socket is the first; leaves at once if the socket's peer has
@@ -42,37 +42,40 @@ fn observe(sock: u64, hook: OwnerHook) {
     let Some(seq) = read::kernel::<u32>(sock + setting!(tcp_sock_write_seq)) else {
         return;
     };
-    let cookie: u64 = read::kernel(sock + setting!(sock_cookie)).unwrap_or(0);
-    let (identity, leader) = task::identity();
+    let (cookie, _) = read::kernel_or_zero(sock + setting!(sock_cookie));
+    imds_note_sender(sock, cookie, task::current_cgroup(), hook as u32, seq);
+}
+
+/// Notes that the current task sends from `seq` on on the socket at `sock`, if it is another than before or has changed its
+/// user or name since, and announces it, if it is not the process announced last. `hook` is an [`OwnerHook`].
+// VERIFIER: a global function, as `imds_announce`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_note_sender(sock: u64, cookie: u64, cgroup: u64, hook: u32, seq: u32) -> u32 {
     let senders = match socket::senders(sock, cookie) {
         Some(senders) => senders,
         None => match socket::new_senders(sock, cookie) {
             Some(senders) => senders,
-            None => return,
+            None => return 0,
         },
     };
-    let cgroup = task::current_cgroup();
-    note(senders, &identity, leader, cgroup, hook, seq);
-    if !senders.is_announced(&identity) {
-        senders.set_announced(&identity);
-        // Another than who connected, as few are: its paths are left to /proc.
-        task::announce::<false>(&identity, leader, cgroup, hook, sock, cookie);
-    }
-}
-
-/// Notes that the current task sends from `seq` on, if it is another than before or has changed its user or name since.
-#[inline(always)]
-pub(super) fn note(senders: &mut Senders, identity: &Identity, leader: u64, cgroup: u64, hook: OwnerHook, seq: u32) {
+    let (identity, leader) = task::identity();
     let count = senders.count;
     let next = count as usize & (NOTES - 1);
     // The place of the oldest note serves for the comparison: it is the next one to be taken.
     let fresh = &mut senders.notes[next];
     fresh.seq = seq;
-    task::facts_into(&mut fresh.task, identity, leader, cgroup, hook);
+    task::facts_into(&mut fresh.task, &identity, leader, cgroup, hook as u8);
     let last = (count as usize).wrapping_sub(1) & (NOTES - 1);
     if count == 0 || !is_same(&senders.notes[last].task, &senders.notes[next].task) {
         senders.count = count.wrapping_add(1);
     }
+    if !senders.is_announced(&identity) {
+        senders.set_announced(&identity);
+        // Another than who connected, as few are: its paths are left to /proc.
+        imds_announce(sock, cookie, cgroup, hook);
+    }
+    0
 }
 
 #[inline(always)]

@@ -2,8 +2,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns};
 use imds_analyzer_ebpf::abi::{
-    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Executable, Header, Loss, OwnerHook, OwnerRecord, PATHS_MAX,
-    RecordKind, Task,
+    ANCESTORS_MAX, ARGV_MAX, ARGV_SHORT, Ancestor, Executable, Header, Loss, OwnerRecord, PATHS_MAX, RecordKind, Task,
 };
 
 use super::{counters, paths, read, settings_global::setting, transport_ring};
@@ -41,23 +40,49 @@ fn current_task() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
+/// Reads fields, and counts those that it cannot read.
+struct Fields {
+    failed: u64,
+}
+
+impl Fields {
+    #[inline(always)]
+    const fn new() -> Self {
+        Self { failed: 0 }
+    }
+
+    /// The field at `address`; zeroes on failure.
+    #[inline(always)]
+    fn read<T: read::Plain>(&mut self, address: u64) -> T {
+        let (value, failed) = read::kernel_or_zero(address);
+        self.failed += failed;
+        value
+    }
+
+    /// A user or group; -1 on failure, which is nobody's.
+    #[inline(always)]
+    fn read_id(&mut self, address: u64) -> u32 {
+        let (value, failed) = read::kernel_or_zero::<u32>(address);
+        self.failed += failed;
+        value | (failed as u32).wrapping_neg()
+    }
+
+    #[inline(always)]
+    fn count_failures(self) {
+        if self.failed > 0 {
+            counters::add(Loss::TaskRead, self.failed);
+        }
+    }
+}
+
 /// Whether the current task is the kernel's own, which sends for somebody else: io_uring's workers were such until 5.12
 /// (commit 3bfe6106693b).
 #[inline(always)]
 pub(super) fn is_kernel_thread() -> bool {
     /// include/linux/sched.h
     const PF_KTHREAD: u32 = 0x0020_0000;
-    field::<u32>(current_task() + setting!(task_flags)).is_some_and(|flags| flags & PF_KTHREAD != 0)
-}
-
-/// A field of a struct at `address`; a failure is counted.
-#[inline(always)]
-fn field<T: read::Plain>(address: u64) -> Option<T> {
-    let value = read::kernel(address);
-    if value.is_none() {
-        counters::add(Loss::TaskRead, 1);
-    }
-    value
+    let (flags, _) = read::kernel_or_zero::<u32>(current_task() + setting!(task_flags));
+    flags & PF_KTHREAD != 0
 }
 
 /// Id of the current task's cgroup. `cgroup_skb` has no such helper on older kernels.
@@ -72,49 +97,49 @@ pub(super) fn current_cgroup() -> u64 {
 #[inline(always)]
 pub(super) fn identity() -> (Identity, u64) {
     let task = current_task();
-    let leader = field(task + setting!(task_group_leader)).unwrap_or(task);
-    let mm = field(task + setting!(task_mm)).unwrap_or(0);
+    let mut fields = Fields::new();
+    let leader = fields.read(task + setting!(task_group_leader));
+    let mm = fields.read(task + setting!(task_mm));
     let identity = Identity {
-        tgid: field(task + setting!(task_tgid)).unwrap_or(0),
-        tid: field(task + setting!(task_pid)).unwrap_or(0),
-        start: field(leader + setting!(task_start_boottime)).unwrap_or(0),
+        tgid: fields.read(task + setting!(task_tgid)),
+        tid: fields.read(task + setting!(task_pid)),
+        start: fields.read(leader + setting!(task_start_boottime)),
         exec: if setting!(task_self_exec_id) == 0 {
             mm
         } else {
             // 64 bits since 5.7 (commit d1e7fd6462ca), of which the low half is enough.
-            field::<u32>(task + setting!(task_self_exec_id)).unwrap_or(0) as u64
+            fields.read::<u32>(task + setting!(task_self_exec_id)) as u64
         },
         mm,
     };
+    fields.count_failures();
     (identity, leader)
 }
 
-/// Writes the facts of the current task where they are kept: they are too large to pass around on the stack.
+/// Writes the facts of the current task where they are kept: they are too large to pass around on the stack. `hook` is
+/// an [`OwnerHook`](imds_analyzer_ebpf::abi::OwnerHook).
 #[inline(always)]
-pub(super) fn facts_into(to: &mut Task, identity: &Identity, leader: u64, cgroup: u64, hook: OwnerHook) {
+pub(super) fn facts_into(to: &mut Task, identity: &Identity, leader: u64, cgroup: u64, hook: u8) {
     let task = current_task();
-    let cred: u64 = field(task + setting!(task_cred)).unwrap_or(0);
+    let mut fields = Fields::new();
+    let cred: u64 = fields.read(task + setting!(task_cred));
     to.start = identity.start;
     to.exec = identity.exec;
     to.cgroup = cgroup;
     to.tgid = identity.tgid;
     to.tid = identity.tid;
-    to.uid = field(cred + setting!(cred_uid)).unwrap_or(u32::MAX);
-    to.gid = field(cred + setting!(cred_gid)).unwrap_or(u32::MAX);
-    to.pid_ns = pid_namespace(task).unwrap_or(0);
-    to.hook = hook as u8;
+    to.uid = fields.read_id(cred + setting!(cred_uid));
+    to.gid = fields.read_id(cred + setting!(cred_gid));
+    // The innermost of its numbers is that of the namespace it lives in.
+    let pid: u64 = fields.read(task + setting!(task_thread_pid));
+    let level: u32 = fields.read(pid + setting!(pid_level));
+    let number = pid + setting!(pid_numbers) + level as u64 * setting!(upid_size);
+    let namespace: u64 = fields.read(number + setting!(upid_ns));
+    to.pid_ns = fields.read(namespace + setting!(pid_namespace_inum));
+    to.hook = hook;
     read::kernel_into(&mut to.comm, leader + setting!(task_comm));
     read::kernel_into(&mut to.thread_comm, task + setting!(task_comm));
-}
-
-/// Inode number of the pid namespace the task lives in: the innermost of its numbers.
-#[inline(always)]
-fn pid_namespace(task: u64) -> Option<u32> {
-    let pid: u64 = field(task + setting!(task_thread_pid))?;
-    let level: u32 = field(pid + setting!(pid_level))?;
-    let number = pid + setting!(pid_numbers) + level as u64 * setting!(upid_size);
-    let namespace: u64 = field(number + setting!(upid_ns))?;
-    field(namespace + setting!(pid_namespace_inum))
+    fields.count_failures();
 }
 
 /// True if the socket at `sock` is a path of an MPTCP connection and the current process is at work on it: it holds the
@@ -123,40 +148,52 @@ fn pid_namespace(task: u64) -> Option<u32> {
 #[inline(always)]
 pub(super) fn is_mptcp_sender(sock: u64) -> bool {
     read::kernel::<[u8; 1]>(sock + setting!(tcp_sock_is_mptcp)).is_some_and(|[is]| is != 0)
-        && field::<u32>(sock + setting!(sock_lock_owned)).is_some_and(|owned| owned != 0)
+        && read::kernel::<u32>(sock + setting!(sock_lock_owned)).is_some_and(|owned| owned != 0)
 }
 
 /// Inode number of the network namespace of the socket at `sock`.
 #[inline(always)]
 pub(super) fn net_namespace(sock: u64) -> u32 {
-    match field::<u64>(sock + setting!(sock_net)) {
-        Some(net) => field(net + setting!(net_inum)).unwrap_or(0),
-        None => 0,
-    }
+    let mut fields = Fields::new();
+    let net: u64 = fields.read(sock + setting!(sock_net));
+    let inum = fields.read(net + setting!(net_inum));
+    fields.count_failures();
+    inum
 }
 
-/// Announces the current task, which is `who`, as it stands; with its paths or without. Those are many
-/// instructions for the verifier, which on some kernels (6.1) follows them again for each way that leads here.
+/// Announces the current task as it stands: it acts on the socket at `sock`, and is in `cgroup` by its own account. `hook`
+/// is an [`OwnerHook`](imds_analyzer_ebpf::abi::OwnerHook).
+// VERIFIER: a global function, verified once (5.6, commit 51c39bb1d5d1) and not for each way that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_announce(sock: u64, cookie: u64, cgroup: u64, hook: u32) -> u32 {
+    announce::<false>(sock, cookie, cgroup, hook as u8);
+    0
+}
+
+/// The same with the paths of the task.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_announce_paths(sock: u64, cookie: u64, cgroup: u64, hook: u32) -> u32 {
+    announce::<true>(sock, cookie, cgroup, hook as u8);
+    0
+}
+
 #[inline(always)]
-pub(super) fn announce<const PATHS: bool>(
-    who: &Identity,
-    leader: u64,
-    cgroup: u64,
-    hook: OwnerHook,
-    sock: u64,
-    cookie: u64,
-) {
-    let mm = who.mm;
-    let start: u64 = field(mm + setting!(mm_arg_start)).unwrap_or(0);
-    let end: u64 = field(mm + setting!(mm_arg_end)).unwrap_or(0);
+fn announce<const PATHS: bool>(sock: u64, cookie: u64, cgroup: u64, hook: u8) {
+    let (who, leader) = identity();
+    let mut fields = Fields::new();
+    let start: u64 = fields.read(who.mm + setting!(mm_arg_start));
+    let end: u64 = fields.read(who.mm + setting!(mm_arg_end));
+    fields.count_failures();
     let argv = Argv {
         address: start,
         len: end.saturating_sub(start),
     };
     if argv.len <= ARGV_SHORT as u64 {
-        fill::<PATHS, ARGV_SHORT>(who, leader, cgroup, hook, sock, cookie, argv);
+        fill::<PATHS, ARGV_SHORT>(&who, leader, cgroup, hook, sock, cookie, argv);
     } else {
-        fill::<PATHS, ARGV_MAX>(who, leader, cgroup, hook, sock, cookie, argv);
+        fill::<PATHS, ARGV_MAX>(&who, leader, cgroup, hook, sock, cookie, argv);
     }
 }
 
@@ -171,7 +208,7 @@ fn fill<const PATHS: bool, const N: usize>(
     who: &Identity,
     leader: u64,
     cgroup: u64,
-    hook: OwnerHook,
+    hook: u8,
     sock: u64,
     cookie: u64,
     argv: Argv,
@@ -234,19 +271,21 @@ fn executable_into(to: &mut Executable, task: u64, mm: u64) {
     if setting!(task_nsproxy) == 0 {
         return;
     }
-    let nsproxy: u64 = field(task + setting!(task_nsproxy)).unwrap_or(0);
-    let mount_ns: u64 = field(nsproxy + setting!(nsproxy_mnt_ns)).unwrap_or(0);
-    to.mount_ns = field(mount_ns + setting!(mnt_namespace_inum)).unwrap_or(0);
-    let cred: u64 = field(task + setting!(task_cred)).unwrap_or(0);
-    let user_ns: u64 = field(cred + setting!(cred_user_ns)).unwrap_or(0);
-    to.user_ns = field(user_ns + setting!(user_namespace_inum)).unwrap_or(0);
-    let file: u64 = field(mm + setting!(mm_exe_file)).unwrap_or(0);
-    let inode: u64 = field(file + setting!(file_inode)).unwrap_or(0);
-    to.inode = field(inode + setting!(inode_number)).unwrap_or(0);
-    to.uid = field(inode + setting!(inode_uid)).unwrap_or(u32::MAX);
-    to.mode = field::<u16>(inode + setting!(inode_mode)).unwrap_or(0) as u32;
-    let super_block: u64 = field(inode + setting!(inode_super_block)).unwrap_or(0);
-    to.device = field(super_block + setting!(super_block_device)).unwrap_or(0);
+    let mut fields = Fields::new();
+    let nsproxy: u64 = fields.read(task + setting!(task_nsproxy));
+    let mount_ns: u64 = fields.read(nsproxy + setting!(nsproxy_mnt_ns));
+    to.mount_ns = fields.read(mount_ns + setting!(mnt_namespace_inum));
+    let cred: u64 = fields.read(task + setting!(task_cred));
+    let user_ns: u64 = fields.read(cred + setting!(cred_user_ns));
+    to.user_ns = fields.read(user_ns + setting!(user_namespace_inum));
+    let file: u64 = fields.read(mm + setting!(mm_exe_file));
+    let inode: u64 = fields.read(file + setting!(file_inode));
+    to.inode = fields.read(inode + setting!(inode_number));
+    to.uid = fields.read_id(inode + setting!(inode_uid));
+    to.mode = fields.read::<u16>(inode + setting!(inode_mode)) as u32;
+    let super_block: u64 = fields.read(inode + setting!(inode_super_block));
+    to.device = fields.read(super_block + setting!(super_block_device));
+    fields.count_failures();
 }
 
 /// A field that audit keeps in the task, where the kernel was built with it.
@@ -255,7 +294,10 @@ fn login(leader: u64, offset: u64) -> u32 {
     if offset == 0 {
         return u32::MAX;
     }
-    field(leader + offset).unwrap_or(u32::MAX)
+    let mut fields = Fields::new();
+    let id = fields.read_id(leader + offset);
+    fields.count_failures();
+    id
 }
 
 /// Walks `real_parent` up to pid 1 or to the bound.
@@ -266,25 +308,18 @@ fn ancestors(leader: u64, to: &mut [Ancestor; ANCESTORS_MAX]) -> u32 {
     // VERIFIER: a constant bound; every pass is looked at.
     for slot in to.iter_mut() {
         // The parent may be any thread of its process; facts are its leader's.
-        let Some(parent) = read::kernel::<u64>(task + setting!(task_real_parent)) else {
-            break;
-        };
-        let Some(parent) = read::kernel::<u64>(parent + setting!(task_group_leader)) else {
-            break;
-        };
-        let Some(tgid) = read::kernel::<u32>(parent + setting!(task_tgid)) else {
-            break;
-        };
-        // The parent of pid 1 is the idle task.
+        let (parent, _) = read::kernel_or_zero::<u64>(task + setting!(task_real_parent));
+        let (parent, _) = read::kernel_or_zero::<u64>(parent + setting!(task_group_leader));
+        let (tgid, _) = read::kernel_or_zero::<u32>(parent + setting!(task_tgid));
+        // The parent of pid 1 is the idle task, and what cannot be read is nobody.
         if tgid == 0 {
             break;
         }
+        let mut fields = Fields::new();
         slot.tgid = tgid;
-        slot.start = read::kernel(parent + setting!(task_start_boottime)).unwrap_or(0);
-        slot.uid = match read::kernel::<u64>(parent + setting!(task_cred)) {
-            Some(cred) => read::kernel(cred + setting!(cred_uid)).unwrap_or(u32::MAX),
-            None => u32::MAX,
-        };
+        slot.start = fields.read(parent + setting!(task_start_boottime));
+        let cred: u64 = fields.read(parent + setting!(task_cred));
+        slot.uid = fields.read_id(cred + setting!(cred_uid));
         read::kernel_into(&mut slot.comm, parent + setting!(task_comm));
         task = parent;
         len += 1;

@@ -12,19 +12,19 @@ const REQUEST_LINE_SIZE: usize = SIZE - 256;
 
 /// A bounded buffer with one mark to go back to.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Capture {
+    bytes: [u8; SIZE],
     len: u16,
     mark: u16,
-    bytes: [u8; SIZE],
 }
 
 impl Capture {
     pub(super) const fn new() -> Self {
         Self {
+            bytes: [0; SIZE],
             len: 0,
             mark: 0,
-            bytes: [0; SIZE],
         }
     }
 
@@ -34,6 +34,8 @@ impl Capture {
         if len > SIZE { SIZE } else { len }
     }
 
+    /// At an address that is a multiple of eight.
+    #[inline(always)]
     pub(super) fn bytes(&self) -> &[u8; SIZE] {
         &self.bytes
     }
