@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     os::unix::fs::MetadataExt,
-    process,
+    process::{self, Stdio},
     time::{Duration, SystemTime},
 };
 
@@ -217,11 +217,14 @@ fn a_user_that_privileges_were_dropped_to() {
 
 #[test]
 fn a_shell_that_starts_curl() {
-    let scene = Stage::new(&[]);
-    let script = format!("curl -sm10 {}; true", scene.url());
+    let mut scene = Stage::new(&[]);
+    let script = format!("curl -sm10 {}; read -r _ || true", scene.url());
     let mut command = scene.command("sh", &["-c", &script]);
-    command.current_dir("/usr");
+    command.current_dir("/usr").stdin(Stdio::piped());
     let mut shell = command.spawn().expect("a shell");
+    // The command line of a parent is read from /proc, so it stays until the call has been described.
+    scene.analyzer.wait_for(|records| !records.is_empty());
+    drop(shell.stdin.take());
     assert!(imds_analyzer_tests::wait(&mut shell).success());
     let record = scene.record();
     let process = &record["process"];
