@@ -108,35 +108,38 @@ fn an_executable_counts_only_as_a_file_of_roots_in_the_hosts_namespaces() {
     ));
     let (lab, _server) = lab_with_imds();
     let bin = format!("{}/bin", agent.dir.path().display());
+    let mounted = agent.dir.path().join("mounted");
+    fs::create_dir(&mounted).expect("a directory");
+    let mounted = mounted.to_str().expect("UTF-8");
     let call = "\"$2\" -sm10 -o /dev/null \"http://169.254.169.254$1\"";
-    // Each in namespaces of its own, as an unprivileged user; $0 is the agent's directory, $2 the agent.
+    // Each in namespaces of its own, as an unprivileged user; $0 is the agent's directory, $2 the agent, $3 an empty directory.
     let tricks = [
         (
             "bind",
-            "mkdir /mnt/b; cp /usr/bin/curl /mnt/b/e2e-agent; mount --bind /mnt/b \"$0\"",
+            "mkdir \"$3/b\"; cp /usr/bin/curl \"$3/b/e2e-agent\"; mount --bind \"$3/b\" \"$0\"",
         ),
         ("tmpfs", "mount -t tmpfs none \"$0\"; cp /usr/bin/curl \"$2\""),
-        ("file", "cp /usr/bin/curl /mnt/c; mount --bind /mnt/c \"$2\""),
+        ("file", "cp /usr/bin/curl \"$3/c\"; mount --bind \"$3/c\" \"$2\""),
         ("unshared", "true"),
     ];
     let mut hidden = Vec::new();
     for (name, trick) in tricks {
         let path = path(name);
-        let script = format!("mount -t tmpfs none /mnt; {trick}; {call}");
-        let command = ["unshare", "-Urm", "sh", "-ec", &script, &bin, &path, &at];
+        let script = format!("mount -t tmpfs none \"$3\"; {trick}; {call}");
+        let command = ["unshare", "-Urm", "sh", "-ec", &script, &bin, &path, &at, mounted];
         run(&lab, &[&AS_NOBODY[..], &command].concat());
         hidden.push(path);
     }
     // A root of its own.
     let chrooted = path("chroot");
-    let script = "d=/mnt && mount -t tmpfs none $d && for i in usr bin lib lib64 etc; do \
+    let script = "d=$3 && mount -t tmpfs none $d && for i in usr bin lib lib64 etc; do \
                   if [ -e /$i ]; then mkdir $d/$i; mount --rbind /$i $d/$i; fi; done && mkdir -p \"$d$0\" && \
                   cp /usr/bin/curl \"$d$2\" && chroot $d \"$2\" -sm10 \"http://169.254.169.254$1\"";
     run(
         &lab,
         &[
             &AS_NOBODY[..],
-            &["unshare", "-Urm", "sh", "-ec", script, &bin, &chrooted, &at],
+            &["unshare", "-Urm", "sh", "-ec", script, &bin, &chrooted, &at, mounted],
         ]
         .concat(),
     );
