@@ -1,4 +1,5 @@
 mod arguments;
+mod spellings;
 
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
