@@ -53,6 +53,7 @@ pub fn mask_args(mut args: Vec<String>, mode: ArgsMode) -> Vec<String> {
                 Some(Role::Shown(next)) => (scanned, Some(next)),
                 Some(Role::Value(next)) => (MASK.to_owned(), next.or(announced)),
                 Some(Role::UserInfo(separator)) => (mask_password(&scanned, separator), announced),
+                Some(Role::Proxy) => (mask_proxy(&scanned), announced),
                 Some(Role::Other) | None => (scanned, announced),
             };
             shell_text = takes_shell_text(&arg);
@@ -100,6 +101,7 @@ enum Role {
     /// The value, and whether there is more of it.
     Value(Option<Pending>),
     UserInfo(u8),
+    Proxy,
     Other,
 }
 
@@ -116,10 +118,11 @@ fn value(arg: &str, pending: Pending) -> Role {
         // An option whose value is asked for or left out is masked as well: it may be one.
         Pending::Secret => Role::Value(None),
         // What is as long as a token is no option.
-        Pending::Named if arg.starts_with('-') && arg.len() < scan::TOKEN_SHAPE => Role::Other,
-        Pending::Named if is_mark => Role::Skipped,
+        Pending::Named if arg == "--" || is_mark => Role::Skipped,
+        Pending::Named if is_option(arg) => Role::Other,
         Pending::Named => Role::Value(None),
         Pending::UserInfo(separator) => Role::UserInfo(separator),
+        Pending::Proxy => Role::Proxy,
     }
 }
 
@@ -137,6 +140,24 @@ fn authorization(arg: &str, awaited: Awaited) -> Role {
             Role::Value(more.or(Some(Pending::Authorization(Awaited::Perhaps))))
         }
         Awaited::Scheme | Awaited::Credentials | Awaited::Perhaps => Role::Value(more),
+    }
+}
+
+/// What is as long as a token is no option.
+fn is_option(arg: &str) -> bool {
+    let is_short = arg.starts_with('-') && arg.len() == 2;
+    is_short || arg.starts_with("--") && arg.len() < scan::TOKEN_SHAPE
+}
+
+/// `user:password@host`, and `host` alone.
+fn mask_proxy(arg: &str) -> String {
+    let at = arg.find("://").map_or(0, |at| at + 3);
+    match arg
+        .split_at_checked(at)
+        .and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)))
+    {
+        Some((scheme, (user, host))) => format!("{scheme}{}@{host}", mask_password(user, b':')),
+        None => arg.to_owned(),
     }
 }
 

@@ -38,6 +38,10 @@ pub(super) fn classify(word: &[u8]) -> Option<Name> {
     if is_one_of(word, &[b"pwd", b"oldpwd"]) {
         return Some(Name::Directory);
     }
+    // `--secret-string`, of AWS.
+    if is_one_of(last, &[b"string", b"binary"]) && is_one_of(before, &[b"secret"]) {
+        return Some(Name::Secret);
+    }
     let ending = || SECRET_ENDINGS.iter().any(|ending| ends_with(last, ending));
     let with_pass = || PASS_ENDINGS.iter().any(|ending| ends_with(last, ending));
     // `REDISCLI_AUTH`, `_auth` of npm.
@@ -71,19 +75,28 @@ pub(super) fn is_password_word(word: &[u8]) -> bool {
 
 /// Subcommands that are followed by a name and its value: `config set token x`.
 pub(super) fn sets_values(word: &[u8]) -> bool {
-    is_one_of(
-        word,
-        &[
-            b"set",
-            b"setenv",
-            b"hset",
-            b"put",
-            b"--set",
-            b"--add",
-            b"--replace",
-            b"setx",
-        ],
-    )
+    // `PUT` is a method.
+    let verbs: [&[u8]; 8] = [
+        b"set",
+        b"setenv",
+        b"hset",
+        b"put",
+        b"setx",
+        b"--set",
+        b"--add",
+        b"--replace",
+    ];
+    verbs.contains(&word)
+}
+
+/// A header's name that stands alone: `Proxy-Authorization`, `-HAuthorization`, but not `TestAuthorization`.
+pub(super) fn is_bare_header(word: &[u8]) -> bool {
+    let word = word.strip_prefix(b"-H").unwrap_or(word);
+    let before = word
+        .len()
+        .checked_sub(b"authorization".len() + 1)
+        .and_then(|at| word.get(at));
+    ends_with(word, b"authorization") && before.is_none_or(is_joint)
 }
 
 /// Options that ask for something or switch it off, and take no value: `--no-password`.
@@ -118,6 +131,7 @@ const SECRET_ENDINGS: &[&[u8]] = &[
     b"authkey",
     b"accountkey",
     b"signature",
+    b"secretstring",
 ];
 
 /// As [`SECRET_ENDINGS`], but for [`NO_SECRETS`].
@@ -189,6 +203,11 @@ const KEY_KINDS: &[&[u8]] = &[
     b"shared",
     b"signing",
     b"storage",
+    b"subscription",
+    b"functions",
+    b"session",
+    b"hmac",
+    b"deploy",
 ];
 
 const FLAGS: &[&[u8]] = &[

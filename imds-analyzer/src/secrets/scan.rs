@@ -45,6 +45,8 @@ pub(super) enum Pending {
     Named,
     /// `user:password`, or with another separator.
     UserInfo(u8),
+    /// `user:password@host`.
+    Proxy,
 }
 
 /// The part of an `Authorization` value that comes next.
@@ -72,6 +74,7 @@ impl Pending {
         match value {
             tools::Value::Secret => Self::Secret,
             tools::Value::UserInfo(separator) => Self::UserInfo(separator),
+            tools::Value::Proxy => Self::Proxy,
         }
     }
 }
@@ -83,6 +86,8 @@ pub(super) struct Scanner {
     tool: Option<&'static Tool>,
     /// The subcommand was named without which the program's options mean something else.
     has_command: bool,
+    /// Words until one is a secret by its place alone.
+    places: Vec<(usize, tools::Value)>,
     /// A subcommand that sets values was named.
     sets_values: bool,
     /// Arguments seen.
@@ -106,6 +111,7 @@ impl Scanner {
             shown,
             tool: None,
             has_command: false,
+            places: Vec::new(),
             sets_values: false,
             count: 0,
         }
@@ -140,6 +146,9 @@ impl Scanner {
         let mut at = 0;
         while let Some(word) = view.next_run(at, is_word) {
             at = word.end;
+            if names::is_auth_scheme(view.slice(&word)) {
+                shapes::scheme_values(&view, &word, &mut spans);
+            }
             if self.shown == Shown::NoSecrets {
                 shapes::access_key_ids(&view, &word, &mut spans);
             }
@@ -155,7 +164,11 @@ impl Scanner {
     /// What the word says of a value, if that is a secret in this mode.
     fn name(&self, view: &View, word: &Range<usize>) -> Option<Name> {
         let bytes = view.slice(word);
-        let name = names::classify(bytes)?;
+        let name = match names::classify(bytes) {
+            // SQL.
+            None if bytes.eq_ignore_ascii_case(b"by") && is_identified_by(view, word) => Name::Secret,
+            name => name?,
+        };
         if self.shown == Shown::AllButTokens && !name.is_header() {
             return None;
         }
@@ -189,7 +202,13 @@ impl Scanner {
                 spans.push(value);
             }
         }
-        if masked > word.end {
+        if masked == word.end
+            && let Some(value) = value::of_element(view, word)
+        {
+            masked = value.end;
+            spans.push(value);
+        }
+        if masked > word.end && view.before(word.start) != Some(b'<') {
             return (masked, None);
         }
         let announced = self.announced(view, word, name, context);
@@ -197,7 +216,11 @@ impl Scanner {
             Value::None => (word.end, None),
             Value::Next => (word.end, Some(Pending::for_name(name, is_option))),
             Value::At { start, opening, form } => {
-                if context == Context::Shell && !name.is_header() && is_shell_variable(view, start) {
+                // `` `command x` ``.
+                let end = opening.map_or(start, |quote| view.closing(start, quote).unwrap_or(view.len()));
+                let is_command = opening.is_some_and(|quote| quote.is_backtick())
+                    && view.slice(&(start..end)).iter().any(u8::is_ascii_whitespace);
+                if context == Context::Shell && !name.is_header() && (is_command || is_shell_variable(view, start)) {
                     return (word.end, None);
                 }
                 if name == Name::Directory && view.at(start) == Some(b'/') {
@@ -230,18 +253,34 @@ impl Scanner {
         if name == Name::Authorization {
             return Announced {
                 by_blank: sets_header(view, word),
-                by_end: true,
+                by_end: names::is_bare_header(bytes) && !view.before(word.start).is_some_and(|byte| byte == b' '),
             };
         }
-        let alone = view.before(word.start).is_none_or(begins_word) && context != Context::Text;
+        let before = view.before(word.start);
+        let alone = before.is_none_or(begins_word) || self.sets_values && before == Some(b':');
         let first = self.count == 0 || context == Context::Shell;
         let is_first = word.start == 0 && first || matches!(view.before(word.start), Some(b';' | b'|' | b'&' | b'('));
         let sets = self.sets_values || sets_before(view, word.start);
-        let is_name = names::is_compound(bytes) || names::is_password_word(bytes) || sets;
-        let announced = alone && !is_first && is_name && name != Name::Directory;
+        // Prose has the word as well.
+        let is_whole = word.start == 0 && word.end == view.len();
+        let next = view.skip(word.end, |byte| byte.is_ascii_whitespace() || byte == b'\\');
+        let is_password = names::is_password_word(bytes) && (is_whole || view.quote(next).is_some());
+        let is_by = bytes.eq_ignore_ascii_case(b"by");
+        let is_name = names::is_compound(bytes) && !is_by || is_password || sets || is_by && view.quote(next).is_some();
+        let announced = context != Context::Text && alone && !is_first && is_name && name != Name::Directory;
         Announced {
             by_blank: announced,
             by_end: announced,
+        }
+    }
+
+    /// Counts down to the words that are secrets by their place.
+    fn count_place(&mut self, tool: &Tool, word: &[u8]) {
+        if !word.starts_with(b"-") {
+            self.places
+                .iter_mut()
+                .for_each(|(left, _)| *left = left.saturating_sub(1));
+            self.places.extend(tool.places_behind(word));
         }
     }
 
@@ -265,6 +304,7 @@ impl Scanner {
             }
             if view.slice(&(at..start)).iter().any(|byte| b";|&\n".contains(byte)) {
                 (self.tool, self.has_command, pending) = (None, false, None);
+                self.places.clear();
             }
             let word = if is_argument {
                 start..region.end
@@ -287,9 +327,20 @@ impl Scanner {
                 tools::find(bytes).filter(|_| view.find_text(inner.start, b"://").is_none_or(|at| at >= inner.end))
             {
                 (self.tool, self.has_command) = (Some(tool), false);
+                self.places = tool.places_behind(b"").collect();
             } else if let Some(tool) = self.tool {
                 self.has_command |= tool.is_command(bytes);
                 let active = !tool.needs_command() || self.has_command;
+                self.count_place(tool, bytes);
+                if let Some(value) = self
+                    .places
+                    .iter()
+                    .find_map(|(left, value)| (*left == 0).then_some(*value))
+                {
+                    self.places.retain(|(left, _)| *left > 0);
+                    secret_value(view, value, inner, spans);
+                    continue;
+                }
                 match tool.option(bytes).filter(|_| active) {
                     Some(Found::Joined(skipped, value)) => {
                         let joined = unquoted(view, &(inner.start + skipped..inner.end));
@@ -315,6 +366,16 @@ impl Announced {
 fn secret_value(view: &View, value: tools::Value, range: Range<usize>, spans: &mut Vec<Range<usize>>) {
     match value {
         tools::Value::Secret => spans.push(range),
+        tools::Value::Proxy => {
+            let start = view
+                .find_text(range.start, b"://")
+                .filter(|at| *at < range.end)
+                .map_or(range.start, |at| at + 3);
+            let sign = view.rfind(start..range.end, b'@');
+            if let Some((colon, sign)) = sign.and_then(|sign| Some((view.find(start..sign, b':')?, sign))) {
+                spans.push(colon + 1..sign);
+            }
+        }
         tools::Value::UserInfo(separator) => {
             if let Some(at) = view.find(range.clone(), separator) {
                 spans.push(at + 1..range.end);
@@ -334,6 +395,13 @@ fn unquoted(view: &View, word: &Range<usize>) -> Range<usize> {
         Some(last) if last == quote && word.end >= inner + quote.len() => inner..word.end - quote.len(),
         _ => inner.min(word.end)..word.end,
     }
+}
+
+/// `IDENTIFIED BY 'x'`.
+fn is_identified_by(view: &View, word: &Range<usize>) -> bool {
+    let end = view.skip_back(word.start, |byte| byte.is_ascii_whitespace());
+    let begin = view.skip_back(end, is_word);
+    view.slice(&(begin..end)).eq_ignore_ascii_case(b"identified")
 }
 
 /// What is still to come of an `Authorization` value that ends with the argument.

@@ -7,6 +7,8 @@ pub(super) enum Value {
     Secret,
     /// `user:password`, with the separator that this program has.
     UserInfo(u8),
+    /// `user:password@host`.
+    Proxy,
 }
 
 /// A program, or several that take the same options.
@@ -22,10 +24,14 @@ pub(super) struct Tool {
     /// Options of one letter for a user and a password.
     user: &'static [u8],
     separator: u8,
+    /// Options of one letter for a proxy.
+    proxy: &'static [u8],
     /// Other options of one letter that take a value: what follows the letter is no option.
     valued: &'static [u8],
     /// Options of several letters, without dashes.
     long: &'static [(&'static str, Value)],
+    /// The words that are secrets by their place: so many words behind a subcommand, or, without one, the program.
+    places: &'static [(&'static str, usize, Value)],
     /// Options of one letter may stand together (`-su`).
     clusters: bool,
 }
@@ -45,8 +51,10 @@ const PLAIN: Tool = Tool {
     joined: b"",
     user: b"",
     separator: b':',
+    proxy: b"",
     valued: b"",
     long: &[],
+    places: &[],
     clusters: true,
 };
 const USER: Value = Value::UserInfo(b':');
@@ -56,9 +64,12 @@ const TOOLS: &[Tool] = &[
         names: &["curl"],
         secret: b"b",
         user: b"uUE",
-        valued: b"AcCdDeFHhKmoPQrtTwxXyYz",
+        proxy: b"x",
+        valued: b"AcCdDeFHhKmoPQrtTwXyYz",
         long: &[
             ("user", USER),
+            ("proxy", Value::Proxy),
+            ("preproxy", Value::Proxy),
             ("proxy-user", USER),
             ("cert", USER),
             ("proxy-cert", USER),
@@ -66,6 +77,18 @@ const TOOLS: &[Tool] = &[
             ("pass", Value::Secret),
             ("proxy-pass", Value::Secret),
         ],
+        ..PLAIN
+    },
+    Tool {
+        names: &["ab"],
+        user: b"AP",
+        valued: b"nctsbTpugmHvwxyzXCfZ",
+        ..PLAIN
+    },
+    Tool {
+        names: &["hey", "oha", "bombardier"],
+        user: b"a",
+        clusters: false,
         ..PLAIN
     },
     Tool {
@@ -97,6 +120,7 @@ const TOOLS: &[Tool] = &[
         ],
         joined: b"p",
         valued: b"uhPDeSr",
+        places: &[("password", 1, Value::Secret)],
         ..PLAIN
     },
     Tool {
@@ -125,6 +149,7 @@ const TOOLS: &[Tool] = &[
         ],
         secret: b"a",
         valued: b"hpsunridDX",
+        places: &[("AUTH", 1, Value::Secret), ("auth", 1, Value::Secret)],
         clusters: false,
         ..PLAIN
     },
@@ -220,6 +245,7 @@ const TOOLS: &[Tool] = &[
         separator: b'%',
         valued: b"AIcdDLMmnNOopSTtW",
         long: &[("user", Value::UserInfo(b'%'))],
+        places: &[("user", 2, Value::Secret)],
         ..PLAIN
     },
     Tool {
@@ -260,6 +286,57 @@ const TOOLS: &[Tool] = &[
         clusters: false,
         ..PLAIN
     },
+    Tool {
+        names: &["ssh-keygen"],
+        secret: b"NP",
+        valued: b"btCfFIDnOrRsSVwWYZaeEGgJjKlLMmzT",
+        ..PLAIN
+    },
+    Tool {
+        names: &["useradd", "usermod", "groupadd", "groupmod"],
+        secret: b"p",
+        valued: b"bcdefgGkKlsuUR",
+        ..PLAIN
+    },
+    Tool {
+        names: &["aws"],
+        commands: &["put-parameter"],
+        long: &[("value", Value::Secret)],
+        clusters: false,
+        ..PLAIN
+    },
+    Tool {
+        names: &["vault", "bao"],
+        places: &[
+            ("login", 1, Value::Secret),
+            ("unwrap", 1, Value::Secret),
+            ("unseal", 1, Value::Secret),
+        ],
+        clusters: false,
+        ..PLAIN
+    },
+    Tool {
+        names: &["rabbitmqctl"],
+        places: &[
+            ("add_user", 2, Value::Secret),
+            ("change_password", 2, Value::Secret),
+            ("authenticate_user", 2, Value::Secret),
+        ],
+        clusters: false,
+        ..PLAIN
+    },
+    Tool {
+        names: &["htpasswd"],
+        places: &[("", 3, Value::Secret)],
+        clusters: false,
+        ..PLAIN
+    },
+    Tool {
+        names: &["sqlplus", "sqlldr", "expdp", "impdp"],
+        places: &[("", 1, Value::UserInfo(b'/'))],
+        clusters: false,
+        ..PLAIN
+    },
 ];
 
 /// The program that `word` calls, by its path or its name.
@@ -275,6 +352,12 @@ impl Tool {
     /// Whether the options are what they are only behind `word`, which is a subcommand.
     pub(super) fn is_command(&self, word: &[u8]) -> bool {
         self.commands.iter().any(|command| command.as_bytes() == word)
+    }
+
+    /// How many words behind `command` secrets stand, and of which kind.
+    pub(super) fn places_behind(&self, command: &[u8]) -> impl Iterator<Item = (usize, Value)> {
+        let places = self.places.iter().filter(move |(name, ..)| name.as_bytes() == command);
+        places.map(|(_, words, value)| (*words, *value))
     }
 
     pub(super) fn needs_command(&self) -> bool {
@@ -307,6 +390,8 @@ impl Tool {
                 (false, Value::Secret)
             } else if self.joined.contains(letter) {
                 (true, Value::Secret)
+            } else if self.proxy.contains(letter) {
+                (false, Value::Proxy)
             } else if self.valued.contains(letter) {
                 return None;
             } else {

@@ -9,6 +9,8 @@ const ACCESS_KEY_ID: usize = 20;
 
 /// An IMDS token without its padding.
 const UNPADDED: usize = 54;
+/// A scheme's value that no header announces, from this length.
+const SCHEME_VALUE: usize = 16;
 /// Bytes between the parts of a token that was wrapped.
 const WRAP: usize = 64;
 
@@ -149,6 +151,17 @@ fn has_port(view: &View, at: usize) -> bool {
         && view.at(host) == Some(b':')
         && (1..=5).contains(&digits)
         && !view.at(end).is_some_and(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// `Bearer` or another scheme and what follows it, if that looks like no word: no header's name need be there.
+pub(super) fn scheme_values(view: &View, word: &Range<usize>, spans: &mut Vec<Range<usize>>) {
+    let start = view.skip(word.end, |byte| matches!(byte, b' ' | b'\t'));
+    let end = view.skip(start, |byte| is_base64(byte) || matches!(byte, b'.' | b'~' | b'='));
+    let value = view.slice(&(start..end));
+    let is_value = value.len() >= SCHEME_VALUE && value.iter().any(u8::is_ascii_digit) && is_of_both_cases(value);
+    if start > word.end && is_value {
+        spans.push(start..end);
+    }
 }
 
 /// `AKIA` or `ASIA` and sixteen more.

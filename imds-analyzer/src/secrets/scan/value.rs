@@ -105,10 +105,20 @@ pub(super) fn start(view: &View, word: &Range<usize>, name: Name, announced: Ann
                 last_quote = quote.map(|quote| (at, quote, quoted));
             }
             b'\\' => {}
+            // A token's header in a list, or by its own grammar.
+            b';' | b',' | b'/' | b'|' if name == Name::TokenHeader && at == word.end => separator = true,
+            // `PASSWORD('x')`.
+            b'(' if at == word.end && view.quote(view.skip(at + 1, |byte| byte == b'\\')).is_some() => separator = true,
             b',' if last_quote.is_some() => listed = true,
             // `h["name"] += x`.
             b'+' | b'.' | b'?' | b'~' | b'|'
                 if (1..3).any(|next| view.at(at + next) == Some(b'=')) && (bracket || quoted) => {}
+            // `h["name"].append(x)`.
+            b'.' if bracket && method_end(view, at + 1).is_some() => {
+                separator = true;
+                at = method_end(view, at + 1).unwrap_or(at);
+                continue;
+            }
             b']' | b')' | b'}' if last_quote.is_some() && !separator => bracket = true,
             b'>' if separator || listed => {}
             b'-' if view.at(at + 1) == Some(b'>') => separator = true,
@@ -120,7 +130,9 @@ pub(super) fn start(view: &View, word: &Range<usize>, name: Name, announced: Ann
     let is_announced = match name {
         _ if bracket && !certain => false,
         Name::TokenHeader => at > word.end || at == view.len(),
-        Name::Authorization => certain || last_quote.is_some() || (blank && announced.by_blank) || at == view.len(),
+        Name::Authorization => {
+            certain || last_quote.is_some() || (blank && announced.by_blank) || (announced.by_end && at == view.len())
+        }
         Name::Secret | Name::Key | Name::Directory => {
             certain || (blank && announced.by_blank) || (announced.by_end && at == view.len())
         }
@@ -151,6 +163,12 @@ pub(super) fn start(view: &View, word: &Range<usize>, name: Name, announced: Ann
         opening: adjacent.map(|(_, quote, _)| quote),
         form,
     }
+}
+
+/// Behind `name(`.
+fn method_end(view: &View, at: usize) -> Option<usize> {
+    let end = view.skip(at, |byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    (end > at && view.at(end) == Some(b'(')).then_some(end + 1)
 }
 
 /// Whether a bracket or a comma is in front of the quoted name.
@@ -213,14 +231,17 @@ pub(super) fn span(
         (None, Form::Plain) if context == Context::Argument && is_plain_prefix(view, word.start) => {
             (start..view.len(), None)
         }
-        (None, Form::Plain) if name == Name::Authorization => (start..line(view, word, start, &outer), None),
+        (None, Form::Plain) if name == Name::Authorization => {
+            (start..line(view, word, start, &outer), quotes.open.last().copied())
+        }
         (None, Form::Plain) => {
+            let mark = quotes.open.last().copied();
             let end = match name {
                 Name::TokenHeader => shell_word(view, start, &outer),
                 // Blanks are kept by a backslash, and by a mark inside of the value.
                 _ => shell_word(view, start, &outer).max(view.until(start, ends_value)),
             };
-            (start..end, None)
+            (start..end, mark)
         }
     };
     if !name.is_header() {
@@ -388,6 +409,10 @@ fn shell_word(view: &View, start: usize, outer: &impl Fn(Quote) -> bool) -> usiz
         match byte {
             b'\\' if view.quote(at + 1).is_some() => at += 1,
             b'\\' => at += 2,
+            // `$(command)`, `${name:-x}`.
+            b'$' if matches!(view.at(at + 1), Some(b'(' | b'{')) => {
+                at = view.len().min(expression(view, at + 2, true, outer) + 1);
+            }
             _ if ends_value(byte) || matches!(byte, b')' | b'}' | b']' | b',') => return at,
             _ => at += 1,
         }
@@ -474,7 +499,7 @@ pub(super) fn has_placeholder(text: &[u8]) -> bool {
 pub(super) fn of_object(view: &View, word: &Range<usize>) -> Vec<(Range<usize>, usize)> {
     let marks = |byte: u8| b"\"'`\\".contains(&byte) || byte.is_ascii_whitespace();
     let before = view.before(view.skip_back(word.start, marks));
-    if !matches!(before, Some(b':' | b'=' | b'>')) {
+    if !matches!(before, Some(b':' | b'=' | b'>' | b'<')) {
         return Vec::new();
     }
     let (region, limit) = object(view, word);
@@ -487,6 +512,28 @@ pub(super) fn of_object(view: &View, word: &Range<usize>) -> Vec<(Range<usize>, 
         }
     }
     found
+}
+
+/// The text that a name in a tag, or in an element of its own, announces: `<entry key="password">x</entry>`,
+/// `<key>password</key><string>x</string>`.
+pub(super) fn of_element(view: &View, word: &Range<usize>) -> Option<Range<usize>> {
+    let marks = |byte: u8| b"\"'\\".contains(&byte) || byte.is_ascii_whitespace();
+    let begin = view.skip_back(word.start, marks);
+    let end = view.skip(word.end, marks);
+    let tag = match view.before(begin)? {
+        b'=' if matches!(object(view, word).0, region if view.at(region.start) == Some(b'<')) => end,
+        b'>' if view.has(end, b"</") => {
+            let next = view.find(end..view.len(), b'>')? + 1;
+            let next = view.skip(next, |byte| byte.is_ascii_whitespace());
+            (view.at(next) == Some(b'<') && view.at(next + 1) != Some(b'/')).then_some(next)?
+        }
+        _ => return None,
+    };
+    let close = view.find(tag..view.len().min(tag + OBJECT), b'>')?;
+    let start = close + 1;
+    let value = start..tag_value_end(view, start);
+    let is_text = !view.slice(&value).iter().all(u8::is_ascii_whitespace);
+    (view.before(close) != Some(b'/') && is_text).then_some(value)
 }
 
 /// What stands between the braces, or the angle brackets, around `word`; or as far as the next name.

@@ -47,6 +47,11 @@ impl Quote {
     pub(super) fn is_encoded(&self) -> bool {
         self.depth > 0
     }
+
+    /// A shell replaces what stands between two of them.
+    pub(super) fn is_backtick(&self) -> bool {
+        self.byte == b'`'
+    }
 }
 
 impl<'a> View<'a> {
@@ -161,6 +166,11 @@ impl<'a> View<'a> {
     /// The quotation mark right in front of `at`.
     pub(super) fn quote_before(&self, at: usize) -> Option<Quote> {
         self.quote(at.checked_sub(1)?)
+    }
+
+    /// Where `quote` is closed that is open at `at`.
+    pub(super) fn closing(&self, at: usize, quote: Quote) -> Option<usize> {
+        (at..self.len()).find(|at| self.quote(*at) == Some(quote))
     }
 
     pub(super) fn find(&self, range: Range<usize>, wanted: u8) -> Option<usize> {
@@ -329,6 +339,13 @@ fn joint(bytes: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
         return inside(2 * quote.len()).then_some((2 * quote.len(), None));
     }
     end += blanks(end);
+    // `'x-' 'y'`, in a program.
+    let dangles = |byte: &u8| matches!(byte, b'-' | b'_');
+    let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+    if rest.get(end..)?.starts_with(quote) && before.is_some_and(dangles) {
+        let end = end + quote.len();
+        return inside(end).then_some((end, None));
+    }
     end += [b"++".as_slice(), b"+", b"..", b".", b"||", b"~", b"&", b"<>"]
         .iter()
         .find(|operator| rest.get(end..).is_some_and(|rest| rest.starts_with(operator)))?

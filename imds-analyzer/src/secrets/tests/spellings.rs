@@ -427,6 +427,30 @@ fn secrets_are_masked_by_default() {
     assert!(shown.is_empty(), "{shown:#?}");
 }
 
+/// Command lines, one a line: arguments are parted by `|`, `\\N` is the end of a line, `§` the secret.
+fn commands(table: &str) -> impl Iterator<Item = String> + '_ {
+    table.lines().map(|line| line.replace("\\N", "\n"))
+}
+
+#[test]
+fn command_lines_are_masked() {
+    let headers = commands(include_str!("headers.txt"));
+    let mut shown: Vec<String> = headers.flat_map(|line| leaks(&line, "", SECRET, &EVERY_MODE)).collect();
+    let secrets = commands(include_str!("secrets.txt"));
+    shown.extend(secrets.flat_map(|line| leaks(&line, "", SECRET, &[ArgsMode::Redacted])));
+    assert!(shown.is_empty(), "{shown:#?}");
+}
+
+#[test]
+fn ordinary_command_lines_are_shown_as_they_are() {
+    for line in commands(include_str!("plain.txt")) {
+        let args = args(&line, "NAME", "§");
+        for mode in [ArgsMode::Full, ArgsMode::Redacted] {
+            assert_eq!(mask_args(args.clone(), mode), args, "{mode:?}");
+        }
+    }
+}
+
 /// Tokens that nothing announces.
 #[test]
 fn tokens_are_masked_however_they_are_written() {
