@@ -253,7 +253,7 @@ impl Scanner {
         if name == Name::Authorization {
             return Announced {
                 by_blank: sets_header(view, word),
-                by_end: names::is_bare_header(bytes) && !view.before(word.start).is_some_and(|byte| byte == b' '),
+                by_end: names::is_bare_header(bytes) && view.before(word.start) != Some(b' '),
             };
         }
         let before = view.before(word.start);

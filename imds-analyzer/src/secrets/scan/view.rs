@@ -29,6 +29,9 @@ struct Origin {
     depth: u8,
 }
 
+/// What begins at a place and is to be replaced: how many bytes, and by which one.
+type Found = fn(&[u8], usize) -> Option<(usize, Option<u8>)>;
+
 /// A quotation mark: what closes it is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quote {
@@ -77,7 +80,7 @@ impl<'a> View<'a> {
     }
 
     /// Replaces what `found` says: so many bytes by one or by none. Whether there was any.
-    fn edit(&mut self, found: fn(&[u8], usize) -> Option<(usize, Option<u8>)>) -> bool {
+    fn edit(&mut self, found: Found) -> bool {
         let Some(first) = (0..self.len()).find(|at| found(&self.bytes, *at).is_some()) else {
             return false;
         };
@@ -88,13 +91,12 @@ impl<'a> View<'a> {
             match found(&self.bytes, at).filter(|_| at >= first) {
                 Some((length, replacement)) => {
                     if let Some(replacement) = replacement {
-                        let all = (at..at + length).map(|at| self.origin(at));
-                        let depth = all.clone().map(|origin| origin.depth).max().unwrap_or_default();
+                        let depths = (at..at + length).map(|at| self.origin(at).depth);
                         bytes.push(replacement);
                         origins.push(Origin {
                             start: self.origin(at).start,
-                            end: all.last().map_or(at, |origin| origin.end),
-                            depth: depth + 1,
+                            end: self.origin(at + length - 1).end,
+                            depth: depths.max().unwrap_or_default() + 1,
                         });
                     }
                     at += length;
