@@ -35,17 +35,18 @@ pub fn comm(comm: &[u8; COMM_LEN]) -> String {
 /// `text` for a terminal: what could move the cursor, change colours, reorder or hide text, or begin a line is written
 /// out (`\x1b`, `\u{202e}`), and a backslash doubled, so that no text can pretend to be an escape.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(is_escaped) {
+    if is_plain(text) && !text.contains('\\') {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
+    let mut marks = Marks::default();
     for character in text.chars() {
         let _infallible = match character {
             '\\' => escaped.write_str("\\\\"),
             '\n' => escaped.write_str("\\n"),
             '\r' => escaped.write_str("\\r"),
             '\t' => escaped.write_str("\\t"),
-            _ if !is_escaped(character) => escaped.write_char(character),
+            _ if !marks.is_escaped(character) => escaped.write_char(character),
             _ if u32::from(character) <= 0xff => write!(escaped, "\\x{:02x}", u32::from(character)),
             _ => write!(escaped, "{}", character.escape_unicode()),
         };
@@ -53,21 +54,94 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Parts of `text` that may be written as they are, and characters between them that are to be escaped.
+pub fn parts(text: &str) -> impl Iterator<Item = (&str, Option<char>)> {
+    let mut marks = Marks::default();
+    let mut rest = Some(text).filter(|text| !text.is_empty());
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let Some((at, found)) = text.char_indices().find(|(_, character)| marks.is_escaped(*character)) else {
+            return Some((text, None));
+        };
+        let (plain, escaped) = text.split_at(at);
+        rest = escaped.get(found.len_utf8()..).filter(|text| !text.is_empty());
+        Some((plain, Some(found)))
+    })
+}
+
+/// Printable ASCII throughout.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
+}
+
+/// Combining characters that may stand on one other: more of them reach into other lines.
+const MARKS_MAX: usize = 4;
+
+/// Which characters of a text are to be escaped.
+#[derive(Debug, Default)]
+struct Marks {
+    /// There is a character for a combining one to stand on.
+    has_base: bool,
+    /// Combining characters in a row.
+    count: usize,
+}
+
+impl Marks {
+    fn is_escaped(&mut self, character: char) -> bool {
+        if !is_combining(character) {
+            let escaped = is_escaped(character);
+            (self.has_base, self.count) = (!escaped, 0);
+            return escaped;
+        }
+        self.count += 1;
+        // The first character of a text would stand on what is in front of it.
+        !self.has_base || self.count > MARKS_MAX
+    }
+}
+
+/// Characters that cannot be seen, or that change how others are shown: control characters, those of Unicode's class Cf,
+/// ends of lines, those that are shown as nothing (`Default_Ignorable_Code_Point`), and those that are none.
 fn is_escaped(character: char) -> bool {
     character.is_control()
         || matches!(
             character,
-            '\\'
-            // Soft hyphen, Arabic letter mark, Mongolian vowel separator, Hangul fillers: invisible.
-            | '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}'
+            // Soft hyphen, combining grapheme joiner.
+            '\u{ad}' | '\u{34f}'
+            // Arabic, Syriac and Kaithi signs of class Cf, Arabic letter mark.
+            | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'
+            | '\u{110bd}' | '\u{110cd}'
+            // Hangul fillers, Khmer inherent vowels, Mongolian selectors and vowel separator: invisible.
+            | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
             // Zero-width characters and bidirectional marks.
             | '\u{200b}'..='\u{200f}'
             // Line and paragraph separators, bidirectional embeddings and overrides.
             | '\u{2028}'..='\u{202e}'
             // Word joiner, invisible operators, bidirectional isolates.
             | '\u{2060}'..='\u{206f}'
-            // Byte order mark, interlinear annotations, tags.
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+            // Braille without dots.
+            | '\u{2800}'
+            // Variation selectors, byte order mark, interlinear annotations and their neighbours.
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
+            // Egyptian, shorthand and musical format characters.
+            | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            // Tags, more variation selectors, and the rest of their plane, which is for such.
+            | '\u{e0000}'..='\u{e0fff}'
+            // No characters.
+            | '\u{fdd0}'..='\u{fdef}'
+        )
+        || u32::from(character) & 0xfffe == 0xfffe
+}
+
+/// Blocks of combining characters that are drawn over others.
+fn is_combining(character: char) -> bool {
+    character != '\u{34f}'
+        && matches!(
+            character,
+            '\u{300}'..='\u{36f}' | '\u{483}'..='\u{489}' | '\u{591}'..='\u{5bd}' | '\u{610}'..='\u{61a}'
+            | '\u{64b}'..='\u{65f}' | '\u{6d6}'..='\u{6dc}' | '\u{6df}'..='\u{6e4}' | '\u{e34}'..='\u{e3a}'
+            | '\u{e47}'..='\u{e4e}' | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}' | '\u{20d0}'..='\u{20ff}'
+            | '\u{302a}'..='\u{302f}' | '\u{3099}'..='\u{309a}' | '\u{a66f}'..='\u{a67d}' | '\u{fe20}'..='\u{fe2f}'
+            | '\u{1d165}'..='\u{1d169}' | '\u{1d16d}'..='\u{1d172}' | '\u{1d17b}'..='\u{1d182}'
         )
 }
 
@@ -75,7 +149,7 @@ fn is_escaped(character: char) -> bool {
 mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-    use super::{bounded, comm, escape, lossy};
+    use super::{bounded, comm, escape, lossy, parts};
 
     #[test]
     fn text_is_cut_between_characters_and_says_so() {
@@ -104,17 +178,50 @@ mod tests {
             ("\u{85}\u{2028}\u{2029}", "\\x85\\u{2028}\\u{2029}"),
             ("\u{202e}gpj.exe\u{200b}\u{feff}", "\\u{202e}gpj.exe\\u{200b}\\u{feff}"),
             ("\\x1b", "\\\\x1b"),
+            (
+                "a\u{34f}\u{fe0f}\u{17b4}\u{e0100}",
+                "a\\u{34f}\\u{fe0f}\\u{17b4}\\u{e0100}",
+            ),
+            (
+                "\u{1d173}\u{e0041}\u{180e}\u{3164}",
+                "\\u{1d173}\\u{e0041}\\u{180e}\\u{3164}",
+            ),
+            (
+                "\u{600}\u{6dd}\u{110bd}\u{13430}",
+                "\\u{600}\\u{6dd}\\u{110bd}\\u{13430}",
+            ),
+            ("\u{ffff}\u{fdd0}\u{1fffe}", "\\u{ffff}\\u{fdd0}\\u{1fffe}"),
+            // On what is in front of the text, and on other lines.
+            ("\u{301}a", "\\u{301}a"),
+            (
+                "e\u{301}\u{301}\u{301}\u{301}\u{301}b\u{301}",
+                "e\u{301}\u{301}\u{301}\u{301}\\u{301}b\u{301}",
+            ),
         ] {
             assert_eq!(escape(text), expected);
         }
     }
 
     #[test]
-    fn ordinary_text_is_not_copied() {
-        assert!(matches!(escape("/usr/bin/grüße 日本"), std::borrow::Cow::Borrowed(_)));
+    fn ordinary_text_stays_as_it_is() {
+        assert!(matches!(escape("/usr/bin/curl -s"), std::borrow::Cow::Borrowed(_)));
+        for text in ["/usr/bin/grüße 日本", "Việt ภาษาไทย é ñ̃", "🦀 ☃ Ω"] {
+            assert_eq!(escape(text), text);
+        }
     }
 
     proptest! {
+        #[test]
+        fn parts_are_the_whole_text(text in any::<String>()) {
+            let mut whole = String::new();
+            for (plain, escaped) in parts(&text) {
+                prop_assert!(!plain.chars().any(char::is_control));
+                whole += plain;
+                whole.extend(escaped);
+            }
+            prop_assert_eq!(whole, text);
+        }
+
         #[test]
         fn lossy_keeps_its_bound(bytes in any::<Vec<u8>>(), max in 0_usize..64) {
             let text = lossy(&bytes, max);

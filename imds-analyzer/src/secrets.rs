@@ -10,11 +10,12 @@ mod names;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod tools;
 
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use self::scan::{MASK, Pending, Scanner, Shown};
+use self::scan::{Awaited, MASK, Pending, Scanner, Shown};
 
 /// How much of a process's arguments is written (`args` in the configuration).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -46,9 +47,14 @@ pub fn mask_args(mut args: Vec<String>, mode: ArgsMode) -> Vec<String> {
     let mut shell_text = false;
     args.into_iter()
         .map(|arg| {
-            let (masked, next) = match pending {
-                Some(pending) if is_value(&arg, pending) => mask_value(&arg, pending, &mut scanner),
-                _ => scanner.argument(&arg, shell_text),
+            let (scanned, announced) = scanner.argument(&arg, shell_text);
+            let (masked, next) = match pending.map(|pending| value(&arg, pending)) {
+                Some(Role::Skipped) => (arg.clone(), pending),
+                Some(Role::Shown(next)) => (scanned, Some(next)),
+                Some(Role::Value(next)) => (MASK.to_owned(), next.or(announced)),
+                Some(Role::UserInfo(separator)) => (mask_password(&scanned, separator), announced),
+                Some(Role::Proxy) => (mask_proxy(&scanned), announced),
+                Some(Role::Other) | None => (scanned, announced),
             };
             shell_text = takes_shell_text(&arg);
             pending = next;
@@ -85,30 +91,81 @@ pub fn mask_truncated_args(args: Vec<String>, mode: ArgsMode) -> Vec<String> {
     args
 }
 
-/// Whether `arg` is the value that the argument before it announced. A URL is not: it follows an empty header
+/// The part that an argument plays behind one that announced a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Nothing yet: empty, or the colon.
+    Skipped,
+    /// The scheme of an `Authorization` value.
+    Shown(Pending),
+    /// The value, and whether there is more of it.
+    Value(Option<Pending>),
+    UserInfo(u8),
+    Proxy,
+    Other,
+}
+
+/// The role of `arg` behind what announced it. A URL is no header's value: it follows an empty header
 /// (`-H X-aws-ec2-metadata-token: http://...`), and is worth seeing.
-fn is_value(arg: &str, pending: Pending) -> bool {
+fn value(arg: &str, pending: Pending) -> Role {
+    let is_mark = arg.bytes().all(|byte| b":=,>\"'` \t\r\n\\".contains(&byte));
+    let header = matches!(pending, Pending::Header | Pending::Authorization(_));
     match pending {
-        Pending::Header | Pending::Authorization => !scan::is_url(arg),
-        // An option whose value is asked for or left out; what is as long as a token is no option.
-        Pending::Secret | Pending::UserInfo => !arg.starts_with("--") || arg.len() >= scan::TOKEN_SHAPE,
+        _ if header && is_mark => Role::Skipped,
+        _ if header && scan::is_url(arg.trim_start_matches(['"', '\''])) => Role::Other,
+        Pending::Header => Role::Value(None),
+        Pending::Authorization(awaited) => authorization(arg, awaited),
+        // An option whose value is asked for or left out is masked as well: it may be one.
+        Pending::Secret => Role::Value(None),
+        // What is as long as a token is no option.
+        Pending::Named if arg == "--" || is_mark => Role::Skipped,
+        Pending::Named if is_option(arg) => Role::Other,
+        Pending::Named => Role::Value(None),
+        Pending::UserInfo(separator) => Role::UserInfo(separator),
+        Pending::Proxy => Role::Proxy,
     }
 }
 
-fn mask_value(arg: &str, pending: Pending, scanner: &mut Scanner) -> (String, Option<Pending>) {
-    match pending {
-        // `Authorization:`, `Bearer`, `<value>`.
-        Pending::Authorization if names::is_auth_scheme(arg.as_bytes()) => {
-            (arg.to_owned(), Some(Pending::Authorization))
+/// `Authorization:`, `Bearer`, `<value>`; the value of `Digest` may be many arguments.
+fn authorization(arg: &str, awaited: Awaited) -> Role {
+    let text = arg.trim_matches(|char: char| char.is_ascii_whitespace() || ":\"'\\".contains(char));
+    let more = arg
+        .trim_end()
+        .ends_with(',')
+        .then_some(Pending::Authorization(Awaited::Credentials));
+    match awaited {
+        _ if names::is_auth_scheme(text.as_bytes()) => Role::Shown(Pending::Authorization(Awaited::Credentials)),
+        Awaited::Perhaps if arg.starts_with('-') && arg.len() < scan::TOKEN_SHAPE => Role::Other,
+        Awaited::Scheme if scan::awaited(text.as_bytes()).is_some() => {
+            Role::Value(more.or(Some(Pending::Authorization(Awaited::Perhaps))))
         }
-        Pending::UserInfo => {
-            let (masked, _) = scanner.argument(arg, false);
-            match masked.split_once(':') {
-                Some((user, _)) => (format!("{user}:{MASK}"), None),
-                None => (masked, None),
-            }
-        }
-        Pending::Header | Pending::Authorization | Pending::Secret => (MASK.to_owned(), None),
+        Awaited::Scheme | Awaited::Credentials | Awaited::Perhaps => Role::Value(more),
+    }
+}
+
+/// What is as long as a token is no option.
+fn is_option(arg: &str) -> bool {
+    let is_short = arg.starts_with('-') && arg.len() == 2;
+    is_short || arg.starts_with("--") && arg.len() < scan::TOKEN_SHAPE
+}
+
+/// `user:password@host`, and `host` alone.
+fn mask_proxy(arg: &str) -> String {
+    let at = arg.find("://").map_or(0, |at| at + 3);
+    match arg
+        .split_at_checked(at)
+        .and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)))
+    {
+        Some((scheme, (user, host))) => format!("{scheme}{}@{host}", mask_password(user, b':')),
+        None => arg.to_owned(),
+    }
+}
+
+/// `user:password`, and `user` alone.
+fn mask_password(arg: &str, separator: u8) -> String {
+    match arg.split_once(char::from(separator)) {
+        Some((user, _)) => format!("{user}{}{MASK}", char::from(separator)),
+        None => arg.to_owned(),
     }
 }
 

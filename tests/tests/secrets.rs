@@ -9,8 +9,8 @@ use std::{
 
 use imds_analyzer::lab::{Lab, NetNs};
 use imds_analyzer_tests::{
-    Analyzer, Ended, IMDS_V4, Turn, binary, connect, exchange, is_legacy, output, put_token, read_response, serve,
-    set_option,
+    Analyzer, Ended, IMDS_V4, Service, Turn, binary, connect, exchange, free_port, is_legacy, output, put_token,
+    read_response, serve, set_option, until,
 };
 
 const URL: &str = "http://169.254.169.254/latest/user-data";
@@ -328,4 +328,122 @@ fn what_check_says() {
     };
     assert_no_token(&ended, &server.tokens(), 3);
     drop(turn);
+}
+
+/// Makes a call; the arguments behind it are what is looked at.
+const CALLER: &str = "import urllib.request as u; u.urlopen('http://169.254.169.254/latest/user-data').read()";
+/// What stands for a secret in the arguments below.
+const SECRET: &str = "s3cr3tV4lueOfNobody";
+
+/// As programs write them; arguments are parted by `|`.
+const SPELLINGS: &[&str] = &[
+    "curl|-H|Authorization:|Splunk|§",
+    "curl|-H|Authorization|:||Custom|§",
+    "python3|-c|h = {'Authorization': 'Bearer ' + '§'}",
+    "python3|-c|h = {'Authorization': 'Basic {}'.format('§')}",
+    "python3|-c|h[\"Authorization\"] = \"§\"",
+    "sh|-c|curl -H Authorization:\\ Digest\\ username=\\\"bob\\\",\\ response=\\\"§\\\" u",
+    "nginx|-g|proxy_set_header Authorization Basic\\ §;",
+    "app|{\"name\":\"Authorization\",\"value\":\"§\"}",
+    "app|http://h/?h=Authorization%253A%2520Basic%2520§",
+    "curl|-H|X-aws-ec2-metadata-token|:|§",
+    "curl|-H|X-aws-ec2-metadata-token||§",
+    "python3|-c|h['X-aws-ec2-metadata-token'] = '' + '§'",
+    "app|X-aws-ec2-metadata-token\\u003d§",
+];
+
+/// As those, but shown with `--args full`.
+const SECRETS: &[&str] = &[
+    "aws|configure|set|aws_secret_access_key|§",
+    "curl|-sume:§|u",
+    "curl|-su|me:§|u",
+    "app|--password|--§",
+    "app|Server=h;PWD=§;",
+    "app|me:§@tcp(h)/d",
+    "app|<password>§</password>",
+    "docker|login|-p|§",
+    "openssl|enc|-k|§",
+];
+
+#[test]
+fn secrets_in_arguments_of_every_spelling() {
+    for (args, lines) in [
+        (["--format", "json"].as_slice(), [SPELLINGS, SECRETS].concat()),
+        (&["--verbose"], [SPELLINGS, SECRETS].concat()),
+        (&["--format", "json", "--args", "full"], SPELLINGS.to_vec()),
+    ] {
+        let analyzer = watch(Turn::take(), args);
+        let lab = Lab::local().expect("lab");
+        let _server = serve(&lab);
+        for line in &lines {
+            let mut python = lab.client.command("python3");
+            python.args(["-c", CALLER]).args(line.replace('§', SECRET).split('|'));
+            output(python);
+        }
+        let ended = analyzer.stop();
+        assert!(ended.stdout.len() >= lines.len(), "{ended:#?}");
+        let everything = ended.everything();
+        let shown: Vec<&str> = everything.lines().filter(|line| line.contains(SECRET)).collect();
+        assert!(shown.is_empty() && everything.contains("***"), "{args:?}: {shown:#?}");
+    }
+}
+
+/// Who makes a cgroup names it, and who makes a process: in the log and in the metrics there is nothing but text.
+#[test]
+fn tokens_and_odd_text_in_names() {
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|root| std::path::Path::new(root).join("cgroup.procs").exists())
+        .expect("cgroup2");
+    let lab = Lab::local().expect("lab");
+    let server = serve(&lab);
+    let token = token(&lab.client);
+    let port = free_port();
+    let mut service = Service::start(&format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n"));
+    let names = [
+        format!("{token}.service"),
+        format!("{}.service", token.replace('=', "\\x3d").replace('-', "\\x2d")),
+        format!("systemd-nspawn@{token}.service"),
+        format!("lxc.payload.{token}"),
+        format!("user@65534.service.d-{token}.slice"),
+        "esc\u{1b}[2Jx.service".to_owned(),
+        "rtl\u{202e}\u{2066}.service".to_owned(),
+        "csi\u{9b}31m\u{85}\u{7f}\u{200b}\u{ad}.service".to_owned(),
+        "mark\u{34f}\u{fe0f}\u{e0041}.service".to_owned(),
+    ];
+    for (number, name) in names.iter().enumerate() {
+        let cgroup = format!("{root}/{name}");
+        std::fs::create_dir(&cgroup).expect("a cgroup");
+        let script = "echo $$ >\"$0/cgroup.procs\" && exec python3 -c \"$1\" \"$2\"";
+        let mut shell = lab.client.command("sh");
+        shell.args(["-c", script, &cgroup, CALLER, "arg\u{9b}\u{202e}\u{7f}"]);
+        output(shell);
+        service.wait_for("a record", |records| {
+            records
+                .iter()
+                .filter(|record| record["url"]["path"] == "/latest/user-data")
+                .count()
+                > number
+        });
+        until("the cgroup is empty", || std::fs::remove_dir(&cgroup).is_ok());
+    }
+    let log = service.text();
+    let metrics = service.scrape(port);
+    service.stop();
+    for text in [&log, &metrics] {
+        for token in server.tokens() {
+            let shown = (0..=token.len() - PART).any(|at| text.contains(&token[at..at + PART]));
+            assert!(!shown, "{text}");
+        }
+        let odd = |character: char| {
+            character.is_control() && character != '\n'
+                || "\u{202e}\u{2066}\u{200b}\u{ad}\u{34f}\u{fe0f}\u{e0041}".contains(character)
+        };
+        assert_eq!(text.chars().find(|character| odd(*character)), None, "{text}");
+    }
+    assert!(log.contains("\"***.service\"") && log.contains("\\u009b31m"), "{log}");
+    assert!(
+        metrics.contains("*.service)") && metrics.contains("x1b[2Jx.service"),
+        "{metrics}"
+    );
 }

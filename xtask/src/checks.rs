@@ -59,10 +59,14 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
         ]);
         doc.env("RUSTDOCFLAGS", "-D warnings");
         rows.push(step::run("documentation", doc, shown)?);
-        rows.push(match fuzz_command(FULL_FUZZ_SECONDS) {
-            Ok(command) => step::run("fuzzing", command, shown)?,
-            Err(_) => Row::skipped("fuzzing", "needs fuzz/, cargo-fuzz and a nightly"),
-        });
+        match fuzz_commands(FULL_FUZZ_SECONDS) {
+            Ok(commands) => {
+                for command in commands {
+                    rows.push(step::run("fuzzing", command, shown)?);
+                }
+            }
+            Err(_) => rows.push(Row::skipped("fuzzing", "needs fuzz/, cargo-fuzz and a nightly")),
+        }
     }
     println!("\n== other kernels");
     let guests = vm::check(crate::depth(full)).unwrap_or_else(|error| {
@@ -75,8 +79,10 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
 
 /// `cargo xtask fuzz`.
 pub(crate) fn fuzz(seconds: u32) -> Result<ExitCode> {
-    let status = fuzz_command(seconds)?.status().context("cannot run cargo-fuzz")?;
-    ensure!(status.success(), "fuzzing stopped with a finding, see above");
+    for mut command in fuzz_commands(seconds)? {
+        let status = command.status().context("cannot run cargo-fuzz")?;
+        ensure!(status.success(), "fuzzing stopped with a finding, see above");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -218,7 +224,8 @@ fn documents() -> Row {
     }
 }
 
-fn fuzz_command(seconds: u32) -> Result<Command> {
+/// One command for each target.
+fn fuzz_commands(seconds: u32) -> Result<Vec<Command>> {
     ensure!(Path::new("fuzz/Cargo.toml").is_file(), "there is no fuzz/ here");
     let host = Host::current();
     ensure!(
@@ -231,16 +238,21 @@ fn fuzz_command(seconds: u32) -> Result<Command> {
     let targets = Path::new("fuzz/fuzz_targets")
         .read_dir()
         .context("fuzz/ has no fuzz_targets/")?;
-    let target = targets
+    let mut targets: Vec<String> = targets
         .filter_map(Result::ok)
         .filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned()))
-        .min()
-        .context("fuzz/fuzz_targets/ is empty")?;
-    let mut command = Command::new(rustup);
-    command
-        .args(["run", "nightly", "cargo", "fuzz", "run", &target, "--"])
-        .arg(format!("-max_total_time={seconds}"));
-    Ok(command)
+        .collect();
+    targets.sort();
+    ensure!(!targets.is_empty(), "fuzz/fuzz_targets/ is empty");
+    let command = |target: &String| {
+        let mut command = Command::new(&rustup);
+        command
+            .args(["run", "nightly", "cargo", "fuzz", "run", target, "--"])
+            .arg(format!("-dict=fuzz/{target}.dict"))
+            .arg(format!("-max_total_time={seconds}"));
+        command
+    };
+    Ok(targets.iter().map(command).collect())
 }
 
 /// Prints the table and, alone on the last line, the total.

@@ -90,7 +90,7 @@ enum Task {
     },
     /// Measure what the hooks cost sends that are not for IMDS (as root)
     Bench,
-    /// Fuzz the request classifier (needs cargo-fuzz and a nightly)
+    /// Fuzz the request classifier and the masking of secrets, each for so long (needs cargo-fuzz and a nightly)
     Fuzz {
         #[arg(default_value_t = 60)]
         seconds: u32,

@@ -10,7 +10,10 @@ mod hierarchies;
 mod tests;
 
 pub use self::hierarchies::Hierarchies;
-use crate::event::{Container, Orchestrator};
+use crate::{
+    event::{Container, Orchestrator},
+    secrets,
+};
 
 /// Where a process stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,5 +173,6 @@ fn innermost(names: &[&str], suffix: &str) -> Option<String> {
         .rev()
         .find(|name| name.len() > suffix.len() && name.ends_with(suffix));
     // systemd puts `_` before a name that would clash with the kernel's own files.
-    found.map(|unit| unit.strip_prefix('_').unwrap_or(unit).to_owned())
+    // Whoever makes a cgroup names it, with a token too.
+    found.map(|unit| secrets::mask_path(unit.strip_prefix('_').unwrap_or(unit)))
 }

@@ -5,28 +5,51 @@
 pub(super) enum Name {
     /// The IMDS token's header, whatever stands before it (`-H`, `HTTP_`).
     TokenHeader,
-    /// `Authorization`, `Proxy-Authorization`.
+    /// `Authorization`, `Proxy-Authorization`, and options whose value is one.
     Authorization,
     /// A password-, secret- or key-like name.
     Secret,
     /// `key` alone: a secret as an option or in a query, otherwise mostly not.
     Key,
+    /// `PWD`: a secret in a connection string, the working directory in the shell.
+    Directory,
+}
+
+impl Name {
+    /// Names of headers: their values are masked in every mode.
+    pub(super) fn is_header(self) -> bool {
+        matches!(self, Self::TokenHeader | Self::Authorization)
+    }
 }
 
 /// Classifies a word of `[A-Za-z0-9_.-]`.
 pub(super) fn classify(word: &[u8]) -> Option<Name> {
-    if ends_with(word, b"x-aws-ec2-metadata-token") {
+    if ends_with_parts(word, b"ec2metadatatoken") {
         return Some(Name::TokenHeader);
     }
-    if ends_with(word, b"authorization") {
+    if ends_with(word, b"authorization") || is_one_of(word, AUTHORIZATION_OPTIONS) {
         return Some(Name::Authorization);
     }
-    let mut parts = word.rsplit(|byte| matches!(byte, b'-' | b'_' | b'.'));
+    // `-Dapi-key=x` of Java.
+    let word = word.strip_prefix(b"-D").unwrap_or(word);
+    let mut parts = word.rsplit(is_joint);
     let last = trim_digits(parts.next()?);
     let before = parts.next().unwrap_or_default();
-    if SECRET_ENDINGS.iter().any(|ending| ends_with(last, ending)) || is_one_of(last, SECRET_PARTS) {
-        // The shell's working directory.
-        return (!matches!(word, b"PWD" | b"pwd")).then_some(Name::Secret);
+    if is_one_of(word, &[b"pwd", b"oldpwd"]) {
+        return Some(Name::Directory);
+    }
+    // `--secret-string`, of AWS.
+    if is_one_of(last, &[b"string", b"binary"]) && is_one_of(before, &[b"secret"]) {
+        return Some(Name::Secret);
+    }
+    let ending = || SECRET_ENDINGS.iter().any(|ending| ends_with(last, ending));
+    let with_pass = || PASS_ENDINGS.iter().any(|ending| ends_with(last, ending));
+    // `REDISCLI_AUTH`, `_auth` of npm.
+    if ends_with(word, b"-auth") && word.iter().rev().nth(4) == Some(&b'_') {
+        return Some(Name::Secret);
+    }
+    if ending() || is_one_of(last, SECRET_PARTS) || with_pass() && !is_one_of(last, NO_SECRETS) {
+        return Some(Name::Secret);
     }
     match is_one_of(last, &[b"key"]) {
         true if is_one_of(before, KEY_KINDS) => Some(Name::Secret),
@@ -34,6 +57,65 @@ pub(super) fn classify(word: &[u8]) -> Option<Name> {
         _ => None,
     }
 }
+
+/// A secret's name that can be told from an ordinary word: it has several parts (`aws_secret_access_key`,
+/// `dbPassword`), and is no command (`create-access-key`) and no file's name (`server.key`).
+pub(super) fn is_compound(word: &[u8]) -> bool {
+    if word.starts_with(b"-") || is_flag(word) || is_command(word) || is_one_of(word, ORDINARY) {
+        return false;
+    }
+    let joint = word.iter().rev().find(|byte| is_joint(byte));
+    joint != Some(&b'.') || ends_with(word, b"password") || ends_with(word, b"passwd")
+}
+
+/// A secret's name that stands alone as an ordinary word does.
+pub(super) fn is_password_word(word: &[u8]) -> bool {
+    is_one_of(word, &[b"password", b"passphrase", b"requirepass", b"masterauth"])
+}
+
+/// Subcommands that are followed by a name and its value: `config set token x`.
+pub(super) fn sets_values(word: &[u8]) -> bool {
+    // `PUT` is a method.
+    let verbs: [&[u8]; 8] = [
+        b"set",
+        b"setenv",
+        b"hset",
+        b"put",
+        b"setx",
+        b"--set",
+        b"--add",
+        b"--replace",
+    ];
+    verbs.contains(&word)
+}
+
+/// A header's name that stands alone: `Proxy-Authorization`, `-HAuthorization`, but not `TestAuthorization`.
+pub(super) fn is_bare_header(word: &[u8]) -> bool {
+    let word = word.strip_prefix(b"-H").unwrap_or(word);
+    let before = word
+        .len()
+        .checked_sub(b"authorization".len() + 1)
+        .and_then(|at| word.get(at));
+    ends_with(word, b"authorization") && before.is_none_or(is_joint)
+}
+
+/// Options that ask for something or switch it off, and take no value: `--no-password`.
+pub(super) fn is_flag(word: &[u8]) -> bool {
+    let mut parts = word.split(is_joint).filter(|part| !part.is_empty());
+    parts.next().is_some_and(|first| is_one_of(first, FLAGS)) && parts.next().is_some()
+}
+
+fn is_command(word: &[u8]) -> bool {
+    let mut parts = word.split(is_joint);
+    parts.next().is_some_and(|first| is_one_of(first, COMMANDS)) && parts.next().is_some()
+}
+
+fn is_joint(byte: &u8) -> bool {
+    matches!(byte, b'-' | b'_' | b'.')
+}
+
+/// Options with a value for the header.
+const AUTHORIZATION_OPTIONS: &[&[u8]] = &[b"--oauth2-bearer", b"--bearer", b"--bearer-token", b"--auth-header"];
 
 /// Last parts of a name that make it secret however they begin: `dbpassword`, `sessionToken`.
 const SECRET_ENDINGS: &[&[u8]] = &[
@@ -49,10 +131,60 @@ const SECRET_ENDINGS: &[&[u8]] = &[
     b"authkey",
     b"accountkey",
     b"signature",
+    b"secretstring",
+];
+
+/// As [`SECRET_ENDINGS`], but for [`NO_SECRETS`].
+const PASS_ENDINGS: &[&[u8]] = &[b"pass", b"pwd"];
+
+/// Ordinary words that end as secrets do.
+const NO_SECRETS: &[&[u8]] = &[
+    b"bypass",
+    b"compass",
+    b"encompass",
+    b"surpass",
+    b"trespass",
+    b"overpass",
+    b"underpass",
+    b"singlepass",
+    b"multipass",
+    b"onepass",
+    b"firstpass",
+    b"getpass",
+    b"askpass",
+    b"sshpass",
+    b"keepass",
 ];
 
 /// Last parts of a name that make it secret when they stand alone: `db_pass`, but not `bypass`.
-const SECRET_PARTS: &[&[u8]] = &[b"pass", b"pwd", b"pw", b"sig", b"cookie"];
+const SECRET_PARTS: &[&[u8]] = &[
+    b"pass",
+    b"pwd",
+    b"pw",
+    b"sig",
+    b"cookie",
+    b"passcode",
+    b"bindpw",
+    b"rootpw",
+    b"adminpw",
+    b"userpw",
+];
+
+/// Names of secrets that are ordinary words.
+const ORDINARY: &[&[u8]] = &[
+    b"password",
+    b"passwd",
+    b"passphrase",
+    b"secret",
+    b"token",
+    b"signature",
+    b"pass",
+    b"pwd",
+    b"pw",
+    b"sig",
+    b"cookie",
+    b"passcode",
+];
 
 /// Kinds of `key` that are secret: `api-key`, `SECRET_ACCESS_KEY`.
 const KEY_KINDS: &[&[u8]] = &[
@@ -71,6 +203,40 @@ const KEY_KINDS: &[&[u8]] = &[
     b"shared",
     b"signing",
     b"storage",
+    b"subscription",
+    b"functions",
+    b"session",
+    b"hmac",
+    b"deploy",
+];
+
+const FLAGS: &[&[u8]] = &[
+    b"no", b"ask", b"skip", b"show", b"prompt", b"print", b"without", b"require", b"disable", b"enable", b"hide",
+    b"never",
+];
+
+/// Verbs that begin a subcommand's name.
+const COMMANDS: &[&[u8]] = &[
+    b"get",
+    b"create",
+    b"delete",
+    b"describe",
+    b"list",
+    b"generate",
+    b"rotate",
+    b"update",
+    b"revoke",
+    b"new",
+    b"read",
+    b"check",
+    b"reset",
+    b"remove",
+    b"change",
+    b"forgot",
+    b"refresh",
+    b"issue",
+    b"validate",
+    b"verify",
 ];
 
 /// Whether `text` is the scheme that precedes the secret part of an `Authorization` value.
@@ -88,30 +254,29 @@ pub(super) fn is_auth_scheme(text: &[u8]) -> bool {
     )
 }
 
-/// Programs with options that only they use for a password; `word` may be any word of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Program {
-    /// `-pPASSWORD`.
-    Mysql,
-    /// `-pPASSWORD` and `-p PASSWORD`.
-    Sshpass,
-    /// `-u USER:PASSWORD`.
-    Curl,
+/// A word that may be a scheme which is not known: `Splunk`, `GoogleLogin`.
+pub(super) fn is_like_scheme(text: &[u8]) -> bool {
+    (2..=24).contains(&text.len())
+        && text.first().is_some_and(u8::is_ascii_alphabetic)
+        && text
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-pub(super) fn program(word: &[u8]) -> Option<Program> {
-    match word {
-        b"mysql" | b"mysqldump" | b"mysqladmin" | b"mysqlimport" | b"mysqlcheck" | b"mysqlshow" | b"mariadb"
-        | b"mariadb-dump" | b"mariadb-admin" => Some(Program::Mysql),
-        b"sshpass" => Some(Program::Sshpass),
-        b"curl" => Some(Program::Curl),
-        _ => None,
-    }
-}
-
-/// Whether `word` is one of curl's options for `user:password`.
-pub(super) fn is_user_option(word: &[u8]) -> bool {
-    matches!(word, b"-u" | b"-U" | b"--user" | b"--proxy-user")
+/// The key that holds the value where the name is a value itself: `{"name": "Authorization", "value": "x"}`.
+pub(super) fn is_value_key(word: &[u8]) -> bool {
+    is_one_of(
+        word,
+        &[
+            b"value",
+            b"values",
+            b"val",
+            b"v",
+            b"content",
+            b"headervalue",
+            b"parametervalue",
+        ],
+    )
 }
 
 /// `name` is lower case with `-`; case is ignored, and `_` is `-`.
@@ -125,6 +290,17 @@ fn ends_with(word: &[u8], name: &[u8]) -> bool {
                 _ => byte.to_ascii_lowercase() == *name,
             })
         })
+}
+
+/// As [`ends_with`], with or without joints between the parts: `xAwsEc2MetadataToken`.
+fn ends_with_parts(word: &[u8], name: &[u8]) -> bool {
+    let mut letters = word.iter().rev().filter(|byte| !is_joint(byte));
+    // The last byte is the name's own: `-token-` is no token.
+    !word.last().is_some_and(is_joint)
+        && name
+            .iter()
+            .rev()
+            .all(|wanted| letters.next().is_some_and(|byte| byte.to_ascii_lowercase() == *wanted))
 }
 
 fn is_one_of(part: &[u8], names: &[&[u8]]) -> bool {

@@ -1,12 +1,19 @@
 //! Finds the secrets in one piece of text and writes it without them.
 
 mod shapes;
+mod value;
 mod view;
 
 use std::ops::Range;
 
-use self::view::View;
-use super::names::{self, Name, Program};
+use self::{
+    value::{Announced, Quotes, Value},
+    view::View,
+};
+use super::{
+    names::{self, Name},
+    tools::{self, Found, Tool},
+};
 
 /// What stands in place of a secret.
 pub(super) const MASK: &str = "***";
@@ -15,6 +22,11 @@ pub(super) const MASK: &str = "***";
 pub(super) const TOKEN_SHAPE: usize = 40;
 /// At the end of text that was cut, from this length.
 const CUT_TOKEN: usize = 16;
+/// Commands in commands that are looked into: `sh -c "ssh h 'curl ...'"`.
+const COMMANDS: usize = 4;
+/// Values looked for in one object of names and values.
+const VALUES: usize = 8;
+
 /// Which values may be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
@@ -26,18 +38,43 @@ pub(super) enum Shown {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pending {
     Header,
-    Authorization,
+    Authorization(Awaited),
+    /// The value of an option.
     Secret,
-    /// `user:password`.
-    UserInfo,
+    /// The value of a name that is an argument itself.
+    Named,
+    /// `user:password`, or with another separator.
+    UserInfo(u8),
+    /// `user:password@host`.
+    Proxy,
+}
+
+/// The part of an `Authorization` value that comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// The scheme, or all of it.
+    Scheme,
+    /// The value behind a scheme that is known.
+    Credentials,
+    /// The value, if what came before was a scheme.
+    Perhaps,
 }
 
 impl Pending {
-    fn for_name(name: Name) -> Self {
+    fn for_name(name: Name, is_option: bool) -> Self {
         match name {
             Name::TokenHeader => Self::Header,
-            Name::Authorization => Self::Authorization,
-            Name::Secret | Name::Key => Self::Secret,
+            Name::Authorization => Self::Authorization(Awaited::Scheme),
+            Name::Secret | Name::Key | Name::Directory if is_option => Self::Secret,
+            Name::Secret | Name::Key | Name::Directory => Self::Named,
+        }
+    }
+
+    fn for_value(value: tools::Value) -> Self {
+        match value {
+            tools::Value::Secret => Self::Secret,
+            tools::Value::UserInfo(separator) => Self::UserInfo(separator),
+            tools::Value::Proxy => Self::Proxy,
         }
     }
 }
@@ -46,7 +83,15 @@ impl Pending {
 #[derive(Debug)]
 pub(super) struct Scanner {
     shown: Shown,
-    program: Option<Program>,
+    tool: Option<&'static Tool>,
+    /// The subcommand was named without which the program's options mean something else.
+    has_command: bool,
+    /// Words until one is a secret by its place alone.
+    places: Vec<(usize, tools::Value)>,
+    /// A subcommand that sets values was named.
+    sets_values: bool,
+    /// Arguments seen.
+    count: usize,
 }
 
 /// Where a value ends.
@@ -62,7 +107,14 @@ enum Context {
 
 impl Scanner {
     pub(super) fn new(shown: Shown) -> Self {
-        Self { shown, program: None }
+        Self {
+            shown,
+            tool: None,
+            has_command: false,
+            places: Vec::new(),
+            sets_values: false,
+            count: 0,
+        }
     }
 
     /// Masks text that is no argument.
@@ -72,104 +124,294 @@ impl Scanner {
 
     /// Masks one argument, and says whether the next one is a value.
     pub(super) fn argument(&mut self, arg: &str, shell_text: bool) -> (String, Option<Pending>) {
-        self.mask(arg, if shell_text { Context::Shell } else { Context::Argument })
+        let context = if shell_text { Context::Shell } else { Context::Argument };
+        let masked = self.mask(arg, context);
+        self.count += 1;
+        masked
     }
 
     fn mask(&mut self, text: &str, context: Context) -> (String, Option<Pending>) {
         let view = View::new(text);
         let mut spans = Vec::new();
+        let mut pending = None;
         shapes::tokens(&view, &mut spans);
         if self.shown == Shown::NoSecrets {
             shapes::url_passwords(&view, &mut spans);
+            shapes::user_infos(&view, &mut spans);
+            if context != Context::Text {
+                pending = self.options(&view, 0..view.len(), context, COMMANDS, &mut spans);
+            }
         }
-        let mut pending = None;
+        let mut quotes = Quotes::default();
         let mut at = 0;
         while let Some(word) = view.next_run(at, is_word) {
             at = word.end;
-            let scheme = names::is_auth_scheme(view.slice(&word));
-            pending = self
-                .word(&view, word, context, &mut spans)
-                .or(pending.filter(|_| scheme));
+            if names::is_auth_scheme(view.slice(&word)) {
+                shapes::scheme_values(&view, &word, &mut spans);
+            }
+            if self.shown == Shown::NoSecrets {
+                shapes::access_key_ids(&view, &word, &mut spans);
+            }
+            let Some(name) = self.name(&view, &word) else { continue };
+            quotes.advance(&view, word.start);
+            let (end, next) = self.named(&view, &word, name, context, &quotes, &mut spans);
+            at = end.max(at);
+            pending = next.or(pending);
         }
         (view.without(text, spans), pending)
     }
 
-    /// Looks at one word and what follows it. Only what the last word says can be pending.
-    fn word(
-        &mut self,
+    /// What the word says of a value, if that is a secret in this mode.
+    fn name(&self, view: &View, word: &Range<usize>) -> Option<Name> {
+        let bytes = view.slice(word);
+        let name = match names::classify(bytes) {
+            // SQL.
+            None if bytes.eq_ignore_ascii_case(b"by") && is_identified_by(view, word) => Name::Secret,
+            name => name?,
+        };
+        if self.shown == Shown::AllButTokens && !name.is_header() {
+            return None;
+        }
+        let in_query = matches!(view.before(word.start), Some(b'?' | b'&'));
+        (name != Name::Key || bytes.starts_with(b"-") || in_query).then_some(name)
+    }
+
+    /// Masks the value of `word`. Says where it ends, and whether it is still to come.
+    fn named(
+        &self,
         view: &View,
-        word: Range<usize>,
+        word: &Range<usize>,
+        name: Name,
         context: Context,
+        quotes: &Quotes,
         spans: &mut Vec<Range<usize>>,
-    ) -> Option<Pending> {
-        let bytes = view.slice(&word);
-        let mut name = names::classify(bytes);
-        if self.shown == Shown::NoSecrets {
-            if let Some(program) = names::program(bytes) {
-                self.program = Some(program);
-            }
-            shapes::access_key_ids(view, &word, spans);
-            match self.program_option(view, &word, context, spans) {
-                Some(pending) if view.len() == word.end => return Some(pending),
-                Some(Pending::Secret) => name = Some(Name::Secret),
-                _ => {}
-            }
-        } else if matches!(name, Some(Name::Secret | Name::Key)) {
-            return None;
-        }
-        let name = name?;
+    ) -> (usize, Option<Pending>) {
+        let bytes = view.slice(word);
         let is_option = bytes.starts_with(b"-");
-        if name == Name::Key && !is_option && !matches!(view.before(word.start), Some(b'?' | b'&')) {
-            return None;
+        let mut masked = word.end;
+        for (key, limit) in value::of_object(view, word).into_iter().take(VALUES) {
+            if let Value::At { start, opening, form } = value::start(view, &key, name, Announced::NEVER) {
+                let outer = Quotes::default();
+                let value = value::span(view, &key, (start, opening, form), name, Context::Text, &outer);
+                // The object's end is the value's, where that has no marks of its own.
+                let value = match opening {
+                    Some(_) => value,
+                    None => value.start..value.end.min(limit.max(value.start)),
+                };
+                masked = masked.max(word.end.max(if value.start > word.end { value.end } else { 0 }));
+                spans.push(value);
+            }
         }
-        match value_start(view, &word, name, is_option) {
-            Value::None => None,
-            Value::Next => Some(Pending::for_name(name)),
-            Value::At { start, quote } => {
-                let header = matches!(name, Name::TokenHeader | Name::Authorization);
-                if context == Context::Shell && !header && is_shell_variable(view, start) {
-                    return None;
+        if masked == word.end
+            && let Some(value) = value::of_element(view, word)
+        {
+            masked = value.end;
+            spans.push(value);
+        }
+        if masked > word.end && view.before(word.start) != Some(b'<') {
+            return (masked, None);
+        }
+        let announced = self.announced(view, word, name, context);
+        match value::start(view, word, name, announced) {
+            Value::None => (word.end, None),
+            Value::Next => (word.end, Some(Pending::for_name(name, is_option))),
+            Value::At { start, opening, form } => {
+                // `` `command x` ``.
+                let end = opening.map_or(start, |quote| view.closing(start, quote).unwrap_or(view.len()));
+                let is_command = opening.is_some_and(|quote| quote.is_backtick())
+                    && view.slice(&(start..end)).iter().any(u8::is_ascii_whitespace);
+                if context == Context::Shell && !name.is_header() && (is_command || is_shell_variable(view, start)) {
+                    return (word.end, None);
                 }
-                let end = value_end(view, &word, start, quote, name, context);
-                let scheme_only = name == Name::Authorization
-                    && end == view.len()
-                    && names::is_auth_scheme(view.slice(&(start..end)).trim_ascii_end());
-                spans.push(start..end);
-                scheme_only.then_some(Pending::Authorization)
+                if name == Name::Directory && view.at(start) == Some(b'/') {
+                    return (word.end, None);
+                }
+                let span = value::span(view, word, (start, opening, form), name, context, quotes);
+                let end = span.end.max(word.end);
+                let value = view.slice(&span);
+                let next = match name {
+                    _ if span.end < view.len() => None,
+                    _ if name.is_header() && value::has_placeholder(value) => Some(Pending::for_name(name, false)),
+                    Name::Authorization => awaited(value).map(Pending::Authorization),
+                    _ => None,
+                };
+                spans.push(span);
+                (end, next)
             }
         }
     }
 
-    /// Options that only one program uses for a password.
-    fn program_option(
-        &self,
-        view: &View,
-        word: &Range<usize>,
-        context: Context,
-        spans: &mut Vec<Range<usize>>,
-    ) -> Option<Pending> {
+    fn announced(&self, view: &View, word: &Range<usize>, name: Name, context: Context) -> Announced {
         let bytes = view.slice(word);
-        match self.program? {
-            Program::Curl if names::is_user_option(bytes) => {
-                let start = view.skip(word.end, |byte| matches!(byte, b' ' | b'=' | b'"' | b'\''));
-                let end = view.until(start, ends_value);
-                if let Some(colon) = view.find(start..end, b':') {
-                    spans.push(colon + 1..end);
-                }
-                Some(Pending::UserInfo)
-            }
-            Program::Sshpass if bytes == b"-p" => Some(Pending::Secret),
-            Program::Mysql | Program::Sshpass if bytes.starts_with(b"-p") && bytes.len() > 2 => {
-                let end = match context {
-                    Context::Argument => view.len(),
-                    Context::Shell | Context::Text => view.until(word.end, ends_value),
-                };
-                spans.push(word.start + 2..end);
-                None
-            }
-            _ => None,
+        if bytes.starts_with(b"-") {
+            let takes_value = !names::is_flag(bytes);
+            return Announced {
+                by_blank: takes_value,
+                by_end: takes_value,
+            };
+        }
+        if name == Name::Authorization {
+            return Announced {
+                by_blank: sets_header(view, word),
+                by_end: names::is_bare_header(bytes) && view.before(word.start) != Some(b' '),
+            };
+        }
+        let before = view.before(word.start);
+        let alone = before.is_none_or(begins_word) || self.sets_values && before == Some(b':');
+        let first = self.count == 0 || context == Context::Shell;
+        let is_first = word.start == 0 && first || matches!(view.before(word.start), Some(b';' | b'|' | b'&' | b'('));
+        let sets = self.sets_values || sets_before(view, word.start);
+        // Prose has the word as well.
+        let is_whole = word.start == 0 && word.end == view.len();
+        let next = view.skip(word.end, |byte| byte.is_ascii_whitespace() || byte == b'\\');
+        let is_password = names::is_password_word(bytes) && (is_whole || view.quote(next).is_some());
+        let is_by = bytes.eq_ignore_ascii_case(b"by");
+        let is_name = names::is_compound(bytes) && !is_by || is_password || sets || is_by && view.quote(next).is_some();
+        let announced = context != Context::Text && alone && !is_first && is_name && name != Name::Directory;
+        Announced {
+            by_blank: announced,
+            by_end: announced,
         }
     }
+
+    /// Counts down to the words that are secrets by their place.
+    fn count_place(&mut self, tool: &Tool, word: &[u8]) {
+        if !word.starts_with(b"-") {
+            self.places
+                .iter_mut()
+                .for_each(|(left, _)| *left = left.saturating_sub(1));
+            self.places.extend(tool.places_behind(word));
+        }
+    }
+
+    /// Options that only one program uses for a secret, in the words of a command.
+    fn options(
+        &mut self,
+        view: &View,
+        region: Range<usize>,
+        context: Context,
+        depth: usize,
+        spans: &mut Vec<Range<usize>>,
+    ) -> Option<Pending> {
+        // An option that is an argument: its value may have blanks.
+        let is_argument = context == Context::Argument && depth == COMMANDS && view.at(0) == Some(b'-');
+        let mut pending: Option<tools::Value> = None;
+        let mut at = region.start;
+        loop {
+            let start = view.skip(at, |byte| byte.is_ascii_whitespace() || b";|&(){}".contains(&byte));
+            if start >= region.end {
+                break;
+            }
+            if view.slice(&(at..start)).iter().any(|byte| b";|&\n".contains(byte)) {
+                (self.tool, self.has_command, pending) = (None, false, None);
+                self.places.clear();
+            }
+            let word = if is_argument {
+                start..region.end
+            } else {
+                start..value::word_end(view, start).clamp(start + 1, region.end)
+            };
+            at = word.end;
+            let inner = unquoted(view, &word);
+            if let Some(value) = pending.take() {
+                secret_value(view, value, inner, spans);
+                continue;
+            }
+            let bytes = view.slice(&inner);
+            if !is_argument && depth > 0 && inner.len() < word.len() && bytes.iter().any(u8::is_ascii_whitespace) {
+                let _value_is_next = self.options(view, inner, context, depth - 1, spans);
+                continue;
+            }
+            self.sets_values |= names::sets_values(bytes);
+            if let Some(tool) =
+                tools::find(bytes).filter(|_| view.find_text(inner.start, b"://").is_none_or(|at| at >= inner.end))
+            {
+                (self.tool, self.has_command) = (Some(tool), false);
+                self.places = tool.places_behind(b"").collect();
+            } else if let Some(tool) = self.tool {
+                self.has_command |= tool.is_command(bytes);
+                let active = !tool.needs_command() || self.has_command;
+                self.count_place(tool, bytes);
+                if let Some(value) = self
+                    .places
+                    .iter()
+                    .find_map(|(left, value)| (*left == 0).then_some(*value))
+                {
+                    self.places.retain(|(left, _)| *left > 0);
+                    secret_value(view, value, inner, spans);
+                    continue;
+                }
+                match tool.option(bytes).filter(|_| active) {
+                    Some(Found::Joined(skipped, value)) => {
+                        let joined = unquoted(view, &(inner.start + skipped..inner.end));
+                        secret_value(view, value, joined, spans);
+                    }
+                    Some(Found::Next(value)) => pending = Some(value),
+                    None => {}
+                }
+            }
+        }
+        pending.map(Pending::for_value)
+    }
+}
+
+impl Announced {
+    const NEVER: Self = Self {
+        by_blank: false,
+        by_end: false,
+    };
+}
+
+/// Masks an option's value.
+fn secret_value(view: &View, value: tools::Value, range: Range<usize>, spans: &mut Vec<Range<usize>>) {
+    match value {
+        tools::Value::Secret => spans.push(range),
+        tools::Value::Proxy => {
+            let start = view
+                .find_text(range.start, b"://")
+                .filter(|at| *at < range.end)
+                .map_or(range.start, |at| at + 3);
+            let sign = view.rfind(start..range.end, b'@');
+            if let Some((colon, sign)) = sign.and_then(|sign| Some((view.find(start..sign, b':')?, sign))) {
+                spans.push(colon + 1..sign);
+            }
+        }
+        tools::Value::UserInfo(separator) => {
+            if let Some(at) = view.find(range.clone(), separator) {
+                spans.push(at + 1..range.end);
+            }
+        }
+    }
+}
+
+/// Without the quotation marks around it.
+fn unquoted(view: &View, word: &Range<usize>) -> Range<usize> {
+    let start = view.skip(word.start, |byte| byte == b'\\');
+    let Some(quote) = view.quote(start).filter(|_| start < word.end) else {
+        return word.clone();
+    };
+    let inner = start + 1;
+    match word.end.checked_sub(1).and_then(|last| view.quote(last)) {
+        Some(last) if last == quote && word.end >= inner + quote.len() => inner..word.end - quote.len(),
+        _ => inner.min(word.end)..word.end,
+    }
+}
+
+/// `IDENTIFIED BY 'x'`.
+fn is_identified_by(view: &View, word: &Range<usize>) -> bool {
+    let end = view.skip_back(word.start, |byte| byte.is_ascii_whitespace());
+    let begin = view.skip_back(end, is_word);
+    view.slice(&(begin..end)).eq_ignore_ascii_case(b"identified")
+}
+
+/// What is still to come of an `Authorization` value that ends with the argument.
+pub(super) fn awaited(value: &[u8]) -> Option<Awaited> {
+    let value = value.trim_ascii();
+    if names::is_auth_scheme(value) {
+        return Some(Awaited::Credentials);
+    }
+    let more = names::is_like_scheme(value) || value.ends_with(b",");
+    more.then_some(Awaited::Perhaps)
 }
 
 /// Masks a run of base64url characters at the end, where a token may have been cut; percent-encoded ones count.
@@ -187,88 +429,35 @@ pub(super) fn is_url(text: &str) -> bool {
     scheme.starts_with("http://") || scheme == "https://"
 }
 
-enum Value {
-    None,
-    /// The argument ends before it.
-    Next,
-    At {
-        start: usize,
-        /// The quote that opens it, and whether that is escaped.
-        quote: Option<(u8, bool)>,
-    },
+/// A word such as configurations have it for a header, behind which blanks part the name and its value:
+/// `proxy_set_header Authorization x`. So does a capital letter, which prose seldom has there, and a known scheme.
+fn sets_header(view: &View, word: &Range<usize>) -> bool {
+    let blank = |byte: u8| byte.is_ascii_whitespace() || b"\"'`\\".contains(&byte);
+    let name = view.slice(word);
+    let next = view.skip(word.end, blank);
+    let scheme = view.next_run(next, is_word).filter(|scheme| scheme.start == next);
+    if name.iter().any(u8::is_ascii_uppercase)
+        || scheme.is_some_and(|scheme| names::is_auth_scheme(view.slice(&scheme)))
+    {
+        return true;
+    }
+    let line = view
+        .slice(&(word.start.saturating_sub(48)..word.start))
+        .to_ascii_lowercase();
+    let has = |text: &[u8]| line.windows(text.len()).any(|part| part == text);
+    has(b"header") || has(b"param")
 }
 
-/// Walks over what may stand between a name and its value: `: `, `=`, `": "`, `', '`, `:\"`.
-fn value_start(view: &View, word: &Range<usize>, name: Name, is_option: bool) -> Value {
-    let (mut blank, mut separator) = (false, false);
-    let mut quote = None;
-    let mut at = word.end;
-    while let Some(byte) = view.at(at) {
-        match byte {
-            b' ' | b'\t' | b'\r' | b'\n' => blank = true,
-            b':' | b'=' => separator = true,
-            b'"' | b'\'' | b'`' => quote = Some((at, byte)),
-            b'\\' => {}
-            b',' | b'(' | b'[' | b'{' if quote.is_some() => {}
-            b'>' if separator => {}
-            _ => break,
-        }
-        at += 1;
-    }
-    let announced = match name {
-        Name::TokenHeader => at > word.end || at == view.len(),
-        Name::Authorization => separator || quote.is_some() || at == view.len(),
-        Name::Secret | Name::Key => separator || (is_option && (blank || at == view.len())),
-    };
-    if !announced {
-        return Value::None;
-    }
-    if at == view.len() {
-        return Value::Next;
-    }
-    // An empty header before a URL, and `token://`.
-    if view.has_scheme(at) || view.slice(&(at..at + 2)) == b"//" {
-        return Value::None;
-    }
-    let opening = quote.filter(|(position, _)| position + 1 == at);
-    Value::At {
-        start: at,
-        quote: opening.map(|(position, byte)| (byte, view.before(position) == Some(b'\\'))),
-    }
+/// A subcommand that sets values stands before, in the same text.
+fn sets_before(view: &View, start: usize) -> bool {
+    let blank = |byte: u8| byte.is_ascii_whitespace();
+    let end = view.skip_back(start, blank);
+    let begin = view.skip_back(end, |byte| !blank(byte));
+    names::sets_values(view.slice(&(begin..end)))
 }
 
-fn value_end(
-    view: &View,
-    word: &Range<usize>,
-    start: usize,
-    quote: Option<(u8, bool)>,
-    name: Name,
-    context: Context,
-) -> usize {
-    if let Some((quote, escaped)) = quote {
-        return view.closing_quote(start, quote, escaped);
-    }
-    // `"Name: value with blanks"`: the quote that opens the header closes the value.
-    if let Some(quote @ (b'"' | b'\'')) = view.before(word.start) {
-        let escaped = word.start > 1 && view.before(word.start - 1) == Some(b'\\');
-        return view.closing_quote(start, quote, escaped);
-    }
-    if context == Context::Argument && is_plain_prefix(view, word.start) {
-        return view.len();
-    }
-    match name {
-        // A scheme, a blank, the secret.
-        Name::Authorization => view.until(start, |byte| matches!(byte, b'"' | b'\'' | b'\n')),
-        _ => view.until(start, ends_value),
-    }
-}
-
-/// Nothing before `end` says that the argument holds more than one name and its value.
-fn is_plain_prefix(view: &View, end: usize) -> bool {
-    !view
-        .slice(&(0..end))
-        .iter()
-        .any(|byte| byte.is_ascii_whitespace() || b"\"'`?&{".contains(byte))
+fn begins_word(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || b"\"'`;|&(".contains(&byte)
 }
 
 /// `$(command)`, `${NAME}`, `$NAME` and `` `command` `` are no secret yet.

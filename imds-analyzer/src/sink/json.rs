@@ -5,8 +5,11 @@ use std::{
     time::SystemTime,
 };
 
+use serde::Serialize as _;
+use serde_json::{Serializer, ser::Formatter};
+
 use super::{Notice, Output, Sink, record::Record, record::request::RequestRecord};
-use crate::event::Event;
+use crate::{event::Event, sanitize};
 
 /// Writes every record as one line of JSON.
 pub struct JsonSink<W: Write> {
@@ -47,9 +50,33 @@ impl<W: Write> Sink for JsonSink<W> {
 
 /// Appends `record` as one line.
 fn append(record: &Record<'_>, line: &mut Vec<u8>) -> io::Result<()> {
-    serde_json::to_writer(&mut *line, record)?;
+    record.serialize(&mut Serializer::with_formatter(&mut *line, Escaping))?;
     line.push(b'\n');
     Ok(())
+}
+
+/// Compact, and safe on a terminal: what [`sanitize::escape`] writes out is `\uXXXX`, which is the same JSON.
+#[derive(Clone, Copy, Debug)]
+struct Escaping;
+
+impl Formatter for Escaping {
+    /// The fragment has neither quotes, backslashes nor control characters below 0x20.
+    fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.bytes().all(|byte| byte < 0x7f) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for (plain, escaped) in sanitize::parts(fragment) {
+            writer.write_all(plain.as_bytes())?;
+            for unit in escaped.iter().flat_map(|character| {
+                let mut units = [0; 2];
+                let count = character.encode_utf16(&mut units).len();
+                units.into_iter().take(count)
+            }) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One line, for sinks that queue.
@@ -68,9 +95,13 @@ pub(super) fn notice_line(time: SystemTime, notice: &Notice<'_>, host: &str) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::{
+        sync::Arc,
+        time::{Duration, Instant},
+    };
 
     use super::*;
+    use crate::event::Process;
     use crate::sink::tests::{full_event, golden, minimal_event, notices, unknown_event};
 
     fn line(event: &Event, host: &str) -> Vec<u8> {
@@ -105,6 +136,37 @@ mod tests {
         let mut event = full_event();
         event.http.user_agent = Some("a\"}\n{\"event\":1}\u{1b}[0m\u{2028}".to_owned());
         pretty(&line(&event, "host"));
+    }
+
+    #[test]
+    fn text_of_others_does_nothing_to_a_terminal() {
+        let odd = "a\u{1b}[2J\u{7f}\u{85}\u{9b}31m\u{202e}\u{2066}\u{200b}\u{ad}\u{feff}\u{34f}\u{fe0f}\u{17b4}\u{e0100}\u{1d173}\u{e0041}\
+                   \u{ffff}b\u{301}\u{301}\u{301}\u{301}\u{301}\u{2028}\"\\/é日🦀";
+        let combining = "\u{301}x";
+        let mut event = full_event();
+        event.http.user_agent = Some(odd.to_owned());
+        let mut process = Process::clone(event.process.as_deref().expect("it has one"));
+        process.args = vec![odd.to_owned(), combining.to_owned()];
+        process.name = odd.to_owned();
+        process.user_unit = Some(odd.to_owned());
+        process.caller = odd.to_owned();
+        event.process = Some(Arc::new(process));
+        let line = line(&event, odd);
+        let text = std::str::from_utf8(&line).expect("UTF-8").trim_end();
+        assert_eq!(sanitize::escape(&text.replace('\\', "/")), text.replace('\\', "/"));
+        assert!(text.contains("é日🦀") && text.contains("\\u009b31m\\u202e") && text.contains("\\udb40\\udd00"));
+        assert!(text.contains("\"\\u0301x"));
+        let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        for at in [
+            "/user_agent/original",
+            "/process/name",
+            "/process/args/0",
+            "/systemd/user_unit",
+            "/imds/caller",
+            "/host/name",
+        ] {
+            assert_eq!(value.pointer(at).and_then(|value| value.as_str()), Some(odd), "{at}");
+        }
     }
 
     #[test]

@@ -222,7 +222,8 @@ impl Metrics {
             .with_label_values(&[version, event.verdict.as_str(), event.path_class.as_str(), local])
             .inc();
         let uid = event.process.as_ref().and_then(|process| process.user.id);
-        let caller = sanitize::bounded(event.caller().to_owned(), CALLER_MAX);
+        // Whoever reads the text may do so on a terminal.
+        let caller = sanitize::bounded(sanitize::escape(event.caller()).into_owned(), CALLER_MAX);
         if self.has_room(uid.unwrap_or(u32::MAX), &caller) {
             let uid = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
             self.callers

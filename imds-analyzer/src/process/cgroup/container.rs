@@ -1,7 +1,10 @@
 //! Names of containers, pods and tasks among those of cgroups.
 
 use super::names;
-use crate::event::{Container, Orchestrator, Platform};
+use crate::{
+    event::{Container, Orchestrator, Platform},
+    secrets,
+};
 
 /// The innermost container of a path.
 pub(super) fn innermost(path: &str) -> Option<Container> {
@@ -84,7 +87,7 @@ fn by_name(name: &str, parents: &[&str]) -> Option<Container> {
     };
     let known = !id.is_empty();
     known.then(|| Container {
-        id,
+        id: secrets::mask_path(&id),
         runtime: Some(runtime.to_owned()),
         ..Container::default()
     })

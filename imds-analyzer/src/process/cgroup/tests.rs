@@ -561,3 +561,27 @@ fn shapes_that_nobody_knows() {
         assert_eq!(placement, Placement::default(), "{text}");
     }
 }
+
+#[test]
+fn tokens_in_names_are_masked() {
+    let token = format!("AQAEA{}==", "Bx9".repeat(17));
+    for token in [token.clone(), token.replace('=', "\\x3d")] {
+        let path = format!("/user.slice/{token}.slice/{token}.service");
+        let placement = parse_path(&path);
+        assert_eq!(placement.unit.as_deref(), Some("***.service"), "{path}");
+        assert_eq!(placement.slice.as_deref(), Some("***.slice"), "{path}");
+        let path = format!("/user.slice/user-1.slice/user@1.service/x-{token}.slice/a@{token}.service");
+        let shown = format!("{:?}", parse_path(&path));
+        assert!(!shown.contains("Bx9") && shown.contains("a@***.service"), "{shown}");
+        for name in [
+            format!("lxc.payload.{token}"),
+            format!("systemd-nspawn@{token}.service"),
+            format!("machine.slice/machine-{token}.scope"),
+            format!("lxc/{token}"),
+            format!("session-{token}.scope"),
+        ] {
+            let shown = format!("{:?}", parse(&format!("0::/{name}")));
+            assert!(!shown.contains("Bx9") && shown.contains("***"), "{name}: {shown}");
+        }
+    }
+}

@@ -1,42 +1,116 @@
-//! Text with its percent-encoding undone, that still knows where each byte came from.
+//! Text with its encodings undone, that still knows where each byte came from.
+//!
+//! Undone are percent-encoding, escapes of characters (`\u003d`, `\x3d`, `\075`) and HTML's references (`&#61;`), one in
+//! another up to [`ROUNDS`] times. Left out is what joins the pieces of one text: `'a' + 'b'`, `a''b`, a backslash at the
+//! end of a line.
 
 use std::{borrow::Cow, ops::Range};
 
-use super::MASK;
+use super::{MASK, is_word};
+
+/// Encodings that are undone, one in another.
+const ROUNDS: usize = 4;
+/// Bytes between two pieces of text that are joined, at most.
+const JOINT: usize = 64;
 
 /// Bytes to look at, by index; out-of-range indexes are the end.
 #[derive(Debug)]
 pub(super) struct View<'a> {
     bytes: Cow<'a, [u8]>,
-    /// Where each byte begins in the text, and the text's length at last; `None` where nothing was encoded.
-    origins: Option<Vec<usize>>,
+    /// Where each byte stands in the text; `None` where the bytes are the text.
+    origins: Option<Vec<Origin>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Origin {
+    start: usize,
+    end: usize,
+    /// How many encodings were undone.
+    depth: u8,
+}
+
+/// What begins at a place and is to be replaced: how many bytes, and by which one.
+type Found = fn(&[u8], usize) -> Option<(usize, Option<u8>)>;
+
+/// A quotation mark: what closes it is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Quote {
+    byte: u8,
+    /// Backslashes in front of it.
+    escapes: usize,
+    depth: u8,
+}
+
+impl Quote {
+    /// The mark's bytes, backslashes included.
+    pub(super) fn len(&self) -> usize {
+        self.escapes + 1
+    }
+
+    pub(super) fn is_encoded(&self) -> bool {
+        self.depth > 0
+    }
+
+    /// A shell replaces what stands between two of them.
+    pub(super) fn is_backtick(&self) -> bool {
+        self.byte == b'`'
+    }
 }
 
 impl<'a> View<'a> {
     pub(super) fn new(text: &'a str) -> Self {
         let text = text.as_bytes();
-        if !text.contains(&b'%') {
-            return Self {
-                bytes: Cow::Borrowed(text),
-                origins: None,
-            };
+        let mut view = Self {
+            bytes: Cow::Borrowed(text),
+            origins: None,
+        };
+        for _ in 0..ROUNDS {
+            if !view.bytes.iter().any(|byte| matches!(byte, b'%' | b'\\' | b'&')) || !view.edit(encoded) {
+                break;
+            }
         }
-        let mut bytes = Vec::with_capacity(text.len());
-        let mut origins = Vec::with_capacity(text.len() + 1);
+        if view
+            .bytes
+            .iter()
+            .any(|byte| matches!(byte, b'"' | b'\'' | b'`' | b'\\'))
+        {
+            view.edit(joint);
+        }
+        view
+    }
+
+    /// Replaces what `found` says: so many bytes by one or by none. Whether there was any.
+    fn edit(&mut self, found: Found) -> bool {
+        let Some(first) = (0..self.len()).find(|at| found(&self.bytes, *at).is_some()) else {
+            return false;
+        };
+        let mut bytes = Vec::with_capacity(self.len());
+        let mut origins = Vec::with_capacity(self.len());
         let mut at = 0;
-        while let Some(&byte) = text.get(at) {
-            let encoded = (byte == b'%')
-                .then(|| hex(text.get(at + 1), text.get(at + 2)))
-                .flatten();
-            bytes.push(encoded.unwrap_or(byte));
-            origins.push(at);
-            at += if encoded.is_some() { 3 } else { 1 };
+        while let Some(&byte) = self.bytes.get(at) {
+            match found(&self.bytes, at).filter(|_| at >= first) {
+                Some((length, replacement)) => {
+                    if let Some(replacement) = replacement {
+                        let depths = (at..at + length).map(|at| self.origin(at).depth);
+                        bytes.push(replacement);
+                        origins.push(Origin {
+                            start: self.origin(at).start,
+                            end: self.origin(at + length - 1).end,
+                            depth: depths.max().unwrap_or_default() + 1,
+                        });
+                    }
+                    at += length;
+                }
+                None => {
+                    bytes.push(byte);
+                    origins.push(self.origin(at));
+                    at += 1;
+                }
+            }
         }
-        origins.push(at);
-        Self {
-            bytes: Cow::Owned(bytes),
-            origins: Some(origins),
-        }
+        self.bytes = Cow::Owned(bytes);
+        self.origins = Some(origins);
+        true
     }
 
     pub(super) fn len(&self) -> usize {
@@ -68,19 +142,37 @@ impl<'a> View<'a> {
         at + rest.iter().take_while(|byte| skipped(**byte)).count()
     }
 
-    /// Where the first byte from `at` on `ends` a value; one that was percent-encoded is part of the value.
+    /// Where the bytes in front of `at` that are `skipped` begin.
+    pub(super) fn skip_back(&self, at: usize, skipped: impl Fn(u8) -> bool) -> usize {
+        let front = self.bytes.get(..at).unwrap_or_default();
+        at - front.iter().rev().take_while(|byte| skipped(**byte)).count()
+    }
+
+    /// Where the first byte from `at` on `ends` a value; one that was encoded is part of the value.
     pub(super) fn until(&self, at: usize, ends: impl Fn(u8) -> bool) -> usize {
         (at..self.len())
             .find(|at| self.at(*at).is_some_and(&ends) && !self.is_encoded(*at))
             .unwrap_or(self.len())
     }
 
-    /// Where the quote is closed that is open before `at`.
-    pub(super) fn closing_quote(&self, at: usize, quote: u8, escaped: bool) -> usize {
-        let closes = |at: &usize| {
-            self.at(*at) == Some(quote) && !self.is_encoded(*at) && (escaped || self.before(*at) != Some(b'\\'))
-        };
-        (at..self.len()).find(closes).unwrap_or(self.len())
+    /// The quotation mark at `at`.
+    pub(super) fn quote(&self, at: usize) -> Option<Quote> {
+        let byte = self.at(at).filter(|byte| matches!(byte, b'"' | b'\'' | b'`'))?;
+        Some(Quote {
+            byte,
+            escapes: at - self.skip_back(at, |byte| byte == b'\\'),
+            depth: self.origin(at).depth,
+        })
+    }
+
+    /// The quotation mark right in front of `at`.
+    pub(super) fn quote_before(&self, at: usize) -> Option<Quote> {
+        self.quote(at.checked_sub(1)?)
+    }
+
+    /// Where `quote` is closed that is open at `at`.
+    pub(super) fn closing(&self, at: usize, quote: Quote) -> Option<usize> {
+        (at..self.len()).find(|at| self.quote(*at) == Some(quote))
     }
 
     pub(super) fn find(&self, range: Range<usize>, wanted: u8) -> Option<usize> {
@@ -94,6 +186,11 @@ impl<'a> View<'a> {
     pub(super) fn find_text(&self, at: usize, wanted: &[u8]) -> Option<usize> {
         let rest = self.bytes.get(at..)?;
         Some(at + rest.windows(wanted.len()).position(|window| window == wanted)?)
+    }
+
+    /// Whether `wanted` stands at `at`.
+    pub(super) fn has(&self, at: usize, wanted: &[u8]) -> bool {
+        self.bytes.get(at..).is_some_and(|rest| rest.starts_with(wanted))
     }
 
     /// Whether `http://` or `https://` begins at `at`.
@@ -111,8 +208,12 @@ impl<'a> View<'a> {
         let mut masked = String::with_capacity(text.len());
         let mut written = 0;
         let mut last_end = None;
-        for span in spans.into_iter().filter(|span| !span.is_empty()) {
-            let (start, end) = (self.origin(span.start), self.origin(span.end));
+        for span in spans {
+            let span = span.start..span.end.min(self.len());
+            if span.is_empty() {
+                continue;
+            }
+            let (start, end) = (self.origin(span.start).start, self.origin(span.end - 1).end);
             if last_end.is_none_or(|last_end| start > last_end) {
                 // Spans begin and end at ASCII characters; were that not so, too much is masked, never too little.
                 masked.push_str(text.get(written..start).unwrap_or_default());
@@ -121,23 +222,141 @@ impl<'a> View<'a> {
             written = end.max(written);
             last_end = Some(written);
         }
+        while !text.is_char_boundary(written) {
+            written += 1;
+        }
         masked.push_str(text.get(written..).unwrap_or_default());
         masked
     }
 
-    fn is_encoded(&self, at: usize) -> bool {
-        self.origins.is_some() && self.origin(at + 1) - self.origin(at) > 1
+    pub(super) fn is_encoded(&self, at: usize) -> bool {
+        self.origins.is_some() && self.origin(at).depth > 0
     }
 
-    fn origin(&self, at: usize) -> usize {
+    fn origin(&self, at: usize) -> Origin {
+        let plain = Origin {
+            start: at,
+            end: at + 1,
+            depth: 0,
+        };
         match &self.origins {
-            Some(origins) => origins.get(at).or(origins.last()).copied().unwrap_or(at),
-            None => at,
+            Some(origins) => origins.get(at).copied().unwrap_or(plain),
+            None => plain,
         }
     }
 }
 
-fn hex(high: Option<&u8>, low: Option<&u8>) -> Option<u8> {
-    let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
-    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
+/// The encoded character that begins at `at`: how many bytes, and which one. What is not ASCII is some byte that is not.
+fn encoded(bytes: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
+    const NOT_ASCII: u8 = 0x80;
+    let rest = bytes.get(at..)?;
+    let (length, code) = match rest {
+        [b'%', rest @ ..] => number(rest, 2, 2, 16).map(|(length, code)| (1 + length, code))?,
+        [b'\\', b'x' | b'X', rest @ ..] => number(rest, 2, 2, 16).map(|(length, code)| (2 + length, code))?,
+        [b'\\', b'u', b'{', rest @ ..] => {
+            let (length, code) = number(rest, 1, 6, 16)?;
+            (rest.get(length) == Some(&b'}')).then_some((4 + length, code))?
+        }
+        [b'\\', b'u', rest @ ..] => number(rest, 4, 4, 16).map(|(length, code)| (2 + length, code))?,
+        [b'\\', b'U', rest @ ..] => number(rest, 8, 8, 16).map(|(length, code)| (2 + length, code))?,
+        [b'\\', b'0'..=b'3', ..] => number(rest.get(1..)?, 3, 3, 8).map(|(length, code)| (1 + length, code))?,
+        [b'&', b'#', b'x' | b'X', rest @ ..] => reference(rest, 3, number(rest, 1, 6, 16)?),
+        [b'&', b'#', rest @ ..] => reference(rest, 2, number(rest, 1, 7, 10)?),
+        [b'&', rest @ ..] => {
+            let (name, code) = REFERENCES.iter().find(|(name, _)| rest.starts_with(name))?;
+            (1 + name.len(), u32::from(*code))
+        }
+        _ => return None,
+    };
+    let byte = u8::try_from(code).unwrap_or(NOT_ASCII);
+    Some((length, Some(byte)))
+}
+
+/// Names of HTML with their semicolon.
+const REFERENCES: &[(&[u8], u8)] = &[
+    (b"quot;", b'"'),
+    (b"apos;", b'\''),
+    (b"amp;", b'&'),
+    (b"lt;", b'<'),
+    (b"gt;", b'>'),
+    (b"equals;", b'='),
+    (b"colon;", b':'),
+    (b"nbsp;", b' '),
+];
+
+/// A reference ends in a semicolon, which browsers do without.
+fn reference(digits: &[u8], before: usize, (length, code): (usize, u32)) -> (usize, u32) {
+    let semicolon = usize::from(digits.get(length) == Some(&b';'));
+    (before + length + semicolon, code)
+}
+
+/// As many digits as there are, if they are enough.
+fn number(digits: &[u8], min: usize, max: usize, radix: u32) -> Option<(usize, u32)> {
+    let (mut length, mut value) = (0, 0_u32);
+    while length < max {
+        let Some(digit) = digits.get(length).and_then(|byte| char::from(*byte).to_digit(radix)) else {
+            break;
+        };
+        value = value.saturating_mul(radix).saturating_add(digit);
+        length += 1;
+    }
+    (length >= min).then_some((length, value))
+}
+
+/// What joins two pieces of one text: `' + '`, `"."`, `''` inside of a word, a backslash at the end of a line.
+fn joint(bytes: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
+    let rest = bytes.get(at..at + JOINT).or(bytes.get(at..))?;
+    match rest {
+        [b'\\', b'\n', ..] => return Some((2, None)),
+        [b'\\', b'\r', b'\n', ..] => return Some((3, None)),
+        [b'"' | b'\'' | b'`' | b'\\', ..] => {}
+        _ => return None,
+    }
+    // The second backslash of two begins nothing.
+    if at > 0 && rest.starts_with(b"\\") && bytes.get(at - 1) == Some(&b'\\') {
+        return None;
+    }
+    let mark = rest.iter().take_while(|byte| **byte == b'\\').count();
+    let quote = rest.get(..=mark)?;
+    if !matches!(quote.last(), Some(b'"' | b'\'' | b'`')) {
+        return None;
+    }
+    // `"a"'b'`, in a shell.
+    let inside = |length: usize| {
+        let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+        before.copied().is_some_and(is_word) && bytes.get(at + length).copied().is_some_and(is_word)
+    };
+    if matches!(rest, [b'"', b'\'', ..] | [b'\'', b'"', ..]) && inside(2) {
+        return Some((2, None));
+    }
+    let blanks = |from: usize| {
+        rest.iter()
+            .skip(from)
+            .take_while(|byte| byte.is_ascii_whitespace())
+            .count()
+    };
+    let mut end = quote.len();
+    if rest.get(end..)?.starts_with(quote) {
+        // Inside of a word only: otherwise it is an empty text.
+        return inside(2 * quote.len()).then_some((2 * quote.len(), None));
+    }
+    end += blanks(end);
+    // `'x-' 'y'`, in a program.
+    let dangles = |byte: &u8| matches!(byte, b'-' | b'_');
+    let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+    if rest.get(end..)?.starts_with(quote) && before.is_some_and(dangles) {
+        let end = end + quote.len();
+        return inside(end).then_some((end, None));
+    }
+    end += [b"++".as_slice(), b"+", b"..", b".", b"||", b"~", b"&", b"<>"]
+        .iter()
+        .find(|operator| rest.get(end..).is_some_and(|rest| rest.starts_with(operator)))?
+        .len();
+    end += blanks(end);
+    // `b'...'`, `f"..."`.
+    end += usize::from(matches!(
+        rest.get(end..end + 2),
+        Some([b'b' | b'f' | b'r' | b'u' | b'@' | b'$', b'"' | b'\''])
+    ));
+    rest.get(end..)?.starts_with(quote).then_some((end + quote.len(), None))
 }

@@ -118,3 +118,21 @@ fn one_user_does_not_take_all_the_room() {
     assert!(text.contains("{caller=\"/usr/bin/agent\",local=\"false\",uid=\"0\",version=\"v1\"} 1"));
     assert!(text.contains("{caller=\"other\",local=\"false\",uid=\"other\",version=\"v1\"} 995"));
 }
+
+#[test]
+fn callers_are_escaped_as_text_is() {
+    let mut metrics = Metrics::new(100).expect("metrics");
+    for caller in [
+        "/usr/bin/curl (esc\u{1b}[2Jx.service)",
+        "/usr/bin/curl (rtl\u{202e}.service)",
+        "a\u{9b}31m\u{85}\u{7f}\u{200b}\u{2066}\u{feff}\u{ad}\u{e0041}\u{34f}",
+        "\u{301}\\\"\nb",
+    ] {
+        metrics.count(&event(1000, caller));
+    }
+    let text = text(&metrics);
+    assert!(text.contains("esc\\\\x1b[2Jx.service"), "{text}");
+    assert!(text.contains("rtl\\\\u{202e}.service"), "{text}");
+    let odd = text.chars().find(|character| !matches!(character, ' '..='~' | '\n'));
+    assert_eq!(odd, None, "{text}");
+}
