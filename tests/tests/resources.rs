@@ -53,7 +53,10 @@ fn time_to_ready() {
         times[0],
         times[times.len() - 1]
     );
-    assert!(times[times.len() / 2] < Duration::from_secs(2), "{times:?}");
+    // In a guest the CPU is emulated, and another guest is at work beside: that it is ready in time to be of use is all
+    // there is to say.
+    let limit = Duration::from_secs(at_load(2, 10) as u64);
+    assert!(times[times.len() / 2] < limit, "{times:?}");
 }
 
 #[test]
@@ -71,9 +74,9 @@ fn instructions_and_load_times() {
             "{}: {} instructions verified, loaded in {} ms",
             program["name"], program["verified_instructions"], program["load_ms"]
         );
-        // The verifier gives up at a million.
+        // The verifier gives up at a million; each start takes the time for all of them.
         let count = program["verified_instructions"].as_u64().unwrap_or(0);
-        assert!(count < 500_000, "{program}");
+        assert!(count < 150_000, "{program}");
     }
 }
 

@@ -56,9 +56,9 @@ const TESTS: Duration = Duration::from_secs(900);
 /// Guests at a time: tests wait for each other and for the network more than they compute.
 const AT_A_TIME: usize = 2;
 
-/// The programs of tests in which an owner hook has a part: they run once for each.
-const OF_HOOKS: [&str; 5] = ["callers", "owners", "records", "syscalls", "verdicts"];
-/// Those in which the kernel has one: they run once in each guest. All others run in [`QUICKEST`], but for [`OF_WORDS`].
+/// The programs of tests in which an owner hook has a part: they run once for each in [`ENDS`], elsewhere with the first.
+const OF_HOOKS: [&str; 4] = ["owners", "records", "syscalls", "verdicts"];
+/// Those in which the kernel has one: they run once in [`ENDS`]. All others run in [`QUICKEST`], but for [`OF_WORDS`].
 const OF_KERNELS: [&str; 10] = [
     "attribution",
     "commands",
@@ -68,11 +68,15 @@ const OF_KERNELS: [&str; 10] = [
     "resources",
     "routed",
     "streams",
-    "trust",
+    TRUST,
     "views",
 ];
 /// Those about what is typed and shown: the host has them, and guests only if everything is run.
 const OF_WORDS: [&str; 3] = ["command", "filters", "terminal"];
+/// What every kernel shows: that nobody hides from it.
+const TRUST: &str = "trust";
+/// The oldest and the newest kernel with the wire tap: what one between them does, one of these does.
+const ENDS: [&str; 2] = ["5.10", "7"];
 /// The guest whose kernel verifies the programs in the shortest time: that is what most of a test's time goes into.
 const QUICKEST: &str = "6.12";
 /// Those that run with the send tap, too, and without BTF.
@@ -370,10 +374,11 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
 fn with_wire_tap(kernel: &Kernel, depth: Depth, name: &str, owner: &str, skip: &str) -> Option<GuestCommand> {
     let (is_first, has_load) = (kernel.owners.first() == Some(&owner), kernel.load == Some(owner));
     let whole = depth == Depth::Full && name == WHOLE_LOAD && has_load;
+    let is_end = ENDS.contains(&kernel.name) || depth == Depth::Full;
     let runs = match name {
-        LOAD => has_load,
-        _ if OF_HOOKS.contains(&name) => true,
-        _ if OF_KERNELS.contains(&name) => is_first || whole,
+        LOAD => has_load && (is_end || kernel.name == QUICKEST),
+        _ if OF_HOOKS.contains(&name) => is_first || is_end,
+        _ if OF_KERNELS.contains(&name) => is_first && (is_end || name == TRUST) || whole,
         _ if kernel.name == QUICKEST && !OF_WORDS.contains(&name) => is_first,
         _ => is_first && depth == Depth::Full,
     };
@@ -381,8 +386,8 @@ fn with_wire_tap(kernel: &Kernel, depth: Depth, name: &str, owner: &str, skip: &
     runs.then(|| test(name, owner, &format!("OWNER={owner}{load}"), skip))
 }
 
-/// The program `name` with the send tap: without BTF on every kernel, and with it where there is no other tap or
-/// everything is run.
+/// The program `name` with the send tap: without BTF on the oldest kernel, and with it where there is no other tap; both
+/// wherever they can be if everything is run.
 fn with_send_tap(kernel: &Kernel, depth: Depth, name: &str, lacked: &str) -> Vec<GuestCommand> {
     let skip = skipping(lacked, NOT_OF_LEGACY.iter().chain(&NOT_OF_SEND_TAP));
     let is_its_own = OF_SEND_TAP.contains(&name);
@@ -391,7 +396,7 @@ fn with_send_tap(kernel: &Kernel, depth: Depth, name: &str, lacked: &str) -> Vec
         Tap::Send => Some("kprobe"),
         Tap::Wire => (is_its_own && depth == Depth::Full).then_some("send"),
     };
-    let hidden = has_btf && (is_its_own || depth == Depth::Full && kernel.tap == Tap::Wire);
+    let hidden = has_btf && (is_its_own && kernel.name == ENDS[0] || depth == Depth::Full && kernel.tap == Tap::Wire);
     let environment = "OBJECT=legacy OWNER=kprobe";
     let shown = shown.map(|kind| test(name, kind, environment, &skip));
     let hidden = hidden.then(|| test(name, "no-btf", &format!("{environment} NO_BTF=1"), &skip));
