@@ -8,23 +8,27 @@
 //! # What is decided how
 //! Grammar: RFC 9112, with the tolerance of real servers where it cannot change the verdict: bare LF ends a line (2.2),
 //! empty lines before a request are skipped (2.2), several spaces may separate the parts of the request line (3),
-//! white space may stand between a header's name and its colon, `obs-fold` continues the value of the line before it
-//! (5.2). A request line without version is an HTTP/0.9 request if its method is GET (RFC 1945, 4.1): it has no
-//! headers, so nothing after it belongs to it.
+//! `obs-fold` continues the value of the line before it (5.2). A request line without version is an HTTP/0.9 request if
+//! its method is GET (RFC 1945, 4.1): it has no headers, so nothing after it belongs to it.
 //!
 //! Duplicate headers: one token header with a value is a token, whatever stands beside it.
 //!
-//! Not HTTP (`not-http`): a first line that is no request line, a target with bytes outside visible ASCII, a version
-//! other than HTTP/1.x. Malformed (`malformed`): a header line without colon or with an invalid name, or a control
-//! character (a bare CR too) in a value; servers differ in what they make of those, so nothing is guessed.
+//! Not HTTP (`not-http`): a first line that is no request line, a version other than HTTP/1.x.
+//!
+//! Malformed: a header line without colon or with an invalid name, blanks before its colon, before the first header or
+//! alone on a line, a control character or a bare CR in a value or at a line's end, a byte outside visible ASCII in the
+//! target. Servers differ in what they make of those. If none of them can see a token or TTL header the head is judged, and
+//! marked; if one can - the name stands behind a bare CR, or at the beginning of a folded line too - it is `unknown`,
+//! reason `malformed`.
 //!
 //! # Bodies
-//! After a head with a single valid Content-Length (and a method other than GET and HEAD) that many bytes are skipped.
-//! Everything else that announces a body is ambiguous - a body on GET or HEAD or of a malformed head, any
-//! Transfer-Encoding, a double or invalid Content-Length - and is scanned: any line in it that ends like a request line
-//! (the end of the body may end it too) is reported `unknown`, reason `framing`. The scan ends where the body does (its
-//! length, its last chunk), or at the next empty line if no length can be known. A line that was found is shown only if
-//! nothing but a request line is in it and all of it was seen: it may be a header with a secret otherwise.
+//! Every body is scanned: IMDS has no call that takes one, and what its server does with one is not known. Any line in it
+//! that ends like a request line (the end of the body may end it too) is reported `unknown`, reason `framing`, and the
+//! rest of that head is passed over. The scan ends where the body does (its length, its last chunk), or at the next empty
+//! line if no length is certain: a double or invalid Content-Length, or one with blanks before its colon, another coding
+//! than chunked. Where a chunk's size has to stand and a request line begins, no reading has a body there (after
+//! `Expect: 100-continue` clients leave it out, RFC 9110, 10.1.1): it is judged like any other. A line that was found is
+//! shown only if nothing but a request line is in it and all of it was seen: it may be a header with a secret otherwise.
 
 mod capture;
 mod dfa;
@@ -76,23 +80,24 @@ const ODD: u8 = 2;
 mod framing {
     /// The next byte starts a head.
     pub(super) const HEAD: u8 = 0;
-    /// `remaining` bytes of a body nobody can take for a head.
-    pub(super) const SKIP: u8 = 1;
     /// `remaining` bytes are scanned.
-    pub(super) const SCAN_LENGTH: u8 = 2;
+    pub(super) const SCAN_LENGTH: u8 = 1;
     /// Scanned to the last chunk.
-    pub(super) const SCAN_CHUNKED: u8 = 3;
+    pub(super) const SCAN_CHUNKED: u8 = 2;
     /// Scanned to the next empty line.
-    pub(super) const SCAN_LINE: u8 = 4;
+    pub(super) const SCAN_LINE: u8 = 3;
 }
 
 /// Where a chunked body is (RFC 9112, 7.1).
 mod chunk {
+    /// In a chunk's size, and where there are no chunks.
     pub(super) const SIZE: u8 = 0;
     pub(super) const EXTENSION: u8 = 1;
     pub(super) const DATA: u8 = 2;
     pub(super) const DATA_END: u8 = 3;
     pub(super) const TRAILER: u8 = 4;
+    /// A size has to begin.
+    pub(super) const BEGIN: u8 = 5;
 }
 
 /// The state of one connection.
@@ -128,6 +133,10 @@ pub struct Classifier {
     /// [`Reason`], 0 for none.
     spoiled: u8,
     spoiling: u8,
+    /// Lines belong to a head that was found in a body.
+    found: u8,
+    /// As [`Self::found`], when its body had ended: only a request line is reported.
+    trailing: u8,
     target: Target,
     capture: Capture,
 }
@@ -158,6 +167,8 @@ impl Classifier {
             keep: 0,
             spoiled: 0,
             spoiling: 0,
+            found: 0,
+            trailing: 0,
             target: Target::new(),
             capture: Capture::new(),
         }
@@ -166,10 +177,11 @@ impl Classifier {
     /// Makes the state that of a connection that has just been opened, without writing all of it.
     #[inline(always)]
     pub fn restart(&mut self) {
-        self.begin(framing::HEAD);
+        self.begin_head();
         self.head_len = 0;
         self.uncertain = 0;
         self.spoiling = 0;
+        self.trailing = 0;
     }
 
     /// What a receiver makes of the bytes from here on cannot be told: the head in progress is `unknown` for `reason`, and
@@ -191,35 +203,21 @@ impl Classifier {
     /// is picked up again after the next empty line.
     #[inline(always)]
     pub fn join_midstream(&mut self, reason: Reason) {
-        self.begin(framing::HEAD);
+        self.begin_head();
         self.uncertain = reason as u8;
-    }
-
-    /// How many of the next `available` bytes need not be pushed: they are inside a body. They count as seen.
-    #[inline(always)]
-    pub fn skip(&mut self, available: u32) -> u32 {
-        if self.framing != framing::SKIP {
-            return 0;
-        }
-        if self.remaining > available as u64 {
-            self.remaining -= available as u64;
-            return available;
-        }
-        let skipped = self.remaining as u32;
-        self.begin(framing::HEAD);
-        skipped
+        self.trailing = 0;
     }
 
     /// `missing` bytes of the stream were not seen. If a head was cut by that, it is to be reported now.
     #[inline(always)]
     pub fn gap(&mut self, missing: u32) -> Step {
-        let skipped = self.skip(missing);
-        if skipped == missing {
-            return Step::More;
-        }
-        if self.framing == framing::SCAN_LENGTH && self.remaining > missing as u64 {
+        if self.framing == framing::SCAN_LENGTH && self.remaining >= missing as u64 {
             self.remaining -= missing as u64;
-            self.scan(framing::SCAN_LENGTH, Reason::Gap);
+            if self.remaining == 0 {
+                self.begin_head();
+            } else {
+                self.scan(framing::SCAN_LENGTH, Reason::Gap);
+            }
             return Step::More;
         }
         if self.framing == framing::HEAD && self.state != dfa::START && self.head_len > 0 {
@@ -318,9 +316,10 @@ impl Classifier {
     /// Takes the next byte of the stream.
     #[inline(always)]
     pub fn push(&mut self, byte: u8) -> Step {
-        if self.framing == framing::SKIP {
-            self.skip(1);
-            return Step::More;
+        // A method's first letter, and no digit of a size.
+        if self.chunk == chunk::BEGIN && HEAD.next(dfa::START, byte) >= dfa::METHOD && hex_value(byte) > 15 {
+            self.chunk = chunk::SIZE;
+            self.begin_head();
         }
         if self.state == dfa::START {
             self.start_head();
@@ -349,7 +348,7 @@ impl Classifier {
         self.length = 0;
         self.method = 0;
         self.reason = 0;
-        self.reported = 0;
+        self.reported = self.trailing;
         self.spoiled = self.spoiling;
         self.keep = 1;
         self.target = Target::new();
@@ -368,11 +367,12 @@ impl Classifier {
                     return self.not_http(byte);
                 }
                 self.facts |= facts::HTTP_0_9;
-                let reported = self.reported != 0;
+                let reported = self.reported != 0 && self.trailing == 0;
+                self.trailing = 0;
                 if self.head_len > HEAD_MAX {
                     self.reason = Reason::TooLong as u8;
                 }
-                self.begin(framing::HEAD);
+                self.begin_head();
                 return if reported { Step::More } else { Step::Head };
             }
             Action::FACT => {}
@@ -385,6 +385,10 @@ impl Classifier {
             }
             Action::LINE => {
                 self.uncertain = 0;
+                if self.trailing != 0 {
+                    self.trailing = 0;
+                    self.reported = 0;
+                }
                 self.keep = 1;
                 self.capture.mark();
             }
@@ -434,10 +438,11 @@ impl Classifier {
         let reported = self.reported != 0;
         if self.head_len > HEAD_MAX {
             self.reason = Reason::TooLong as u8;
-        } else if self.facts & facts::MALFORMED != 0 {
+        } else if self.facts & facts::MALFORMED != 0
+            && self.facts & (facts::TOKEN | facts::TTL | facts::TOKEN_NAME) != 0
+        {
             self.reason = Reason::Malformed as u8;
         }
-        let has_no_body = self.method == Method::Get as u8 || self.method == Method::Head as u8;
         let length_unclear = facts::LENGTH_INVALID | facts::LENGTH_EMPTY;
         self.remaining = self.length;
         if self.facts & facts::ENCODING != 0 {
@@ -453,11 +458,9 @@ impl Classifier {
         } else if self.facts & length_unclear != 0 {
             self.scan(framing::SCAN_LINE, Reason::Framing);
         } else if self.length == 0 {
-            self.begin(framing::HEAD);
-        } else if has_no_body || self.facts & facts::MALFORMED != 0 {
-            self.scan(framing::SCAN_LENGTH, Reason::Framing);
+            self.begin_head();
         } else {
-            self.begin(framing::SKIP);
+            self.scan(framing::SCAN_LENGTH, Reason::Framing);
         }
         if reported { Step::More } else { Step::Head }
     }
@@ -472,6 +475,7 @@ impl Classifier {
         };
         self.reason = reason;
         let reported = self.reported != 0;
+        let trailing = self.trailing;
         if self.uncertain != 0 || self.is_doubtful() {
             // What was taken for a method may be the middle of anything, a token too.
             self.capture.clear();
@@ -481,13 +485,15 @@ impl Classifier {
         // The rest of this line is part of what is being reported.
         self.state = if byte == b'\n' { dfa::SCAN_LINE } else { dfa::SCAN_DEAD };
         self.uncertain = 0;
+        self.trailing = 0;
+        self.found = trailing;
         if reported { Step::More } else { Step::Head }
     }
 
-    /// Starts the part of the stream that `framing` (a head or a skipped body) describes.
+    /// The next byte begins a head.
     #[inline(always)]
-    fn begin(&mut self, framing: u8) {
-        self.framing = framing;
+    fn begin_head(&mut self) {
+        self.framing = framing::HEAD;
         self.state = dfa::START;
     }
 
@@ -498,9 +504,11 @@ impl Classifier {
         self.state = dfa::SCAN_LINE;
         self.scan_reason = reason as u8;
         self.keep = 0;
+        self.found = 0;
         self.chunk = chunk::SIZE;
         self.chunk_line = 0;
         if framing == framing::SCAN_CHUNKED {
+            self.chunk = chunk::BEGIN;
             self.remaining = 0;
         }
     }
@@ -527,6 +535,7 @@ impl Classifier {
         };
         let found = action == Action::SCAN_FOUND || (ended && action == Action::SCAN_WHOLE);
         if found {
+            self.found = 1;
             self.reason = self.scan_reason;
             let whole = self.head_len <= capture::SIZE as u32 && self.scan_reason == Reason::Framing as u8;
             if self.keep == ODD || !whole {
@@ -536,8 +545,12 @@ impl Classifier {
         if found || byte == b'\n' {
             self.keep = 0;
         }
+        if action == Action::SCAN_BLANK {
+            self.found = 0;
+        }
         if ended {
-            self.begin(framing::HEAD);
+            self.begin_head();
+            self.trailing = self.found;
         }
         if found { Step::Head } else { Step::More }
     }
@@ -548,11 +561,17 @@ impl Classifier {
     fn push_chunked(&mut self, byte: u8) -> bool {
         let digit = hex_value(byte);
         match self.chunk {
-            chunk::SIZE if digit < 16 && self.chunk_line < 12 => {
+            chunk::BEGIN | chunk::SIZE if digit < 16 && self.chunk_line < 12 => {
+                self.chunk = chunk::SIZE;
                 self.remaining = self.remaining << 4 | digit as u64;
                 self.chunk_line += 1;
             }
-            chunk::SIZE | chunk::EXTENSION if self.chunk_line > 0 => {
+            chunk::SIZE if digit > 15 && HEAD.next(dfa::METHOD, byte) == dfa::METHOD => {
+                // A method that begins like a size, as DELETE does.
+                self.framing = framing::HEAD;
+                self.state = dfa::METHOD;
+            }
+            chunk::SIZE | chunk::EXTENSION => {
                 if byte == b'\n' {
                     self.chunk = if self.remaining == 0 {
                         chunk::TRAILER
@@ -571,7 +590,7 @@ impl Classifier {
                 }
             }
             chunk::DATA_END if byte == b'\r' => {}
-            chunk::DATA_END if byte == b'\n' => self.chunk = chunk::SIZE,
+            chunk::DATA_END if byte == b'\n' => self.chunk = chunk::BEGIN,
             chunk::TRAILER => {
                 if byte == b'\n' {
                     let empty = self.chunk_line == 0;
@@ -582,7 +601,10 @@ impl Classifier {
                     self.chunk_line = 1;
                 }
             }
-            _ => self.framing = framing::SCAN_LINE,
+            _ => {
+                self.framing = framing::SCAN_LINE;
+                self.chunk = chunk::SIZE;
+            }
         }
         false
     }

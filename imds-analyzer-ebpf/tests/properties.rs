@@ -434,9 +434,13 @@ proptest! {
     fn a_head_is_judged(text in head(&[])) {
         let expected = judge(&text.bytes);
         prop_assert_eq!(expected.heads.len(), 1);
-        prop_assert!(matches!(expected.heads[0], Expected::Judged { .. }), "{:?}", expected);
-        let seen = classify([&text.bytes[..]], false);
+        let seen = classify([&text.bytes[..]]);
         expected.check(&seen, &text.bytes).map_err(TestCaseError::fail)?;
+        let Expected::Judged { .. } = expected.heads[0] else {
+            // Blanks before a colon or a line, and a token header's name that not all see.
+            prop_assert!(!text.strict, "{:?}", expected);
+            return Ok(());
+        };
         prop_assert_eq!(seen[0].head.len as usize, text.bytes.len());
         let parsed = httparse(&text.bytes);
         prop_assert!(parsed.is_some() || !text.strict);
@@ -460,7 +464,7 @@ proptest! {
     #[test]
     fn a_path_is_classified(target in target()) {
         let stream = format!("GET {target} HTTP/1.1\r\n\r\n");
-        let seen = classify([stream.as_bytes()], false);
+        let seen = classify([stream.as_bytes()]);
         prop_assert_eq!(seen.len(), 1);
         let (class, cloud) = path_class(&target);
         prop_assert_eq!((seen[0].head.reason, seen[0].head.path_class), (None, class));
@@ -470,10 +474,10 @@ proptest! {
     /// 4. Anything at all: no panic, as the reference has it, however it is cut; httparse's heads are heads.
     #[test]
     fn any_bytes_mean_the_same_however_they_are_cut(stream in soup(), places in places()) {
-        let seen = classify([&stream[..]], true);
+        let seen = classify([&stream[..]]);
         judge(&stream).check(&seen, &stream).map_err(TestCaseError::fail)?;
-        prop_assert_eq!(&seen, &classify(cut(&stream, &places), true));
-        prop_assert_eq!(&seen, &classify(stream.chunks(1), false));
+        prop_assert_eq!(&seen, &classify(cut(&stream, &places)));
+        prop_assert_eq!(&seen, &classify(stream.chunks(1)));
         // httparse takes bytes above 0x7f in a target, and a colon in front.
         let is_target = |target: &str| target.is_ascii() && !target.starts_with(':');
         if let Some((len, _, target, ..)) = httparse(&stream).filter(|(_, _, target, ..)| is_target(target)) {
@@ -490,24 +494,24 @@ proptest! {
     /// 2. One result a request, in order, for every place to cut once and for cuts in many.
     #[test]
     fn requests_are_judged_one_by_one(stream in requests(), places in places()) {
-        let seen = classify([&stream[..]], true);
+        let seen = classify([&stream[..]]);
         judge(&stream).check(&seen, &stream).map_err(TestCaseError::fail)?;
-        prop_assert_eq!(&seen, &classify([&stream[..]], false));
-        prop_assert_eq!(&seen, &classify(stream.chunks(1), true));
-        prop_assert_eq!(&seen, &classify(cut(&stream, &places), false));
+        prop_assert_eq!(&seen, &classify([&stream[..]]));
+        prop_assert_eq!(&seen, &classify(stream.chunks(1)));
+        prop_assert_eq!(&seen, &classify(cut(&stream, &places)));
         for at in 0..=stream.len() {
             let (front, back) = stream.split_at(at);
-            prop_assert_eq!(&seen, &classify([front, back], at % 2 == 0), "cut at {}", at);
+            prop_assert_eq!(&seen, &classify([front, back]), "cut at {}", at);
         }
     }
 
     /// 3. A stream that ends anywhere: what was complete stays, what was not is unknown.
     #[test]
     fn a_cut_head_is_never_v1(stream in requests()) {
-        let whole = classify([&stream[..]], true);
+        let whole = classify([&stream[..]]);
         for end in 0..stream.len() {
             let part = &stream[..end];
-            let seen = classify([part], true);
+            let seen = classify([part]);
             judge(part).check(&seen, part).map_err(TestCaseError::fail)?;
             // The last may be the cut one; the rest were complete already.
             let cut = seen.last().filter(|last| last.head.reason == Some(Reason::Closed));
@@ -671,12 +675,12 @@ proptest! {
             let to = from + 1 + length.index(stream.len() - 1 - from);
             let mut classifier = Classifier::new();
             let mut seen = Vec::new();
-            feed(&mut classifier, &stream[..from], true, &mut seen);
+            feed(&mut classifier, &stream[..from], &mut seen);
             if classifier.gap((to - from) as u32) == Step::Head {
                 seen.push(see(&classifier));
             }
-            feed(&mut classifier, &stream[to..], true, &mut seen);
-            feed(&mut classifier, NEXT, true, &mut seen);
+            feed(&mut classifier, &stream[to..], &mut seen);
+            feed(&mut classifier, NEXT, &mut seen);
             let last = seen.pop();
             prop_assert!(last.as_ref().is_some_and(is_next), "{last:?}, gap {from}..{to}");
             // What follows the first bytes of a method looks like a method, and is all the rest of the head.
@@ -690,8 +694,8 @@ proptest! {
             let mut classifier = Classifier::new();
             let mut seen = Vec::new();
             classifier.join_midstream(Reason::Midstream);
-            feed(&mut classifier, &stream[from..], true, &mut seen);
-            feed(&mut classifier, NEXT, true, &mut seen);
+            feed(&mut classifier, &stream[from..], &mut seen);
+            feed(&mut classifier, NEXT, &mut seen);
             let last = seen.pop();
             prop_assert!(last.as_ref().is_some_and(is_next), "{last:?}, from {from}");
             prop_assert!(seen.iter().all(|seen| seen.head.verdict == Verdict::Unknown), "{seen:?}, from {from}");
@@ -711,11 +715,11 @@ proptest! {
         let head = format!("{method} / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
         let mut classifier = Classifier::new();
         let mut seen = Vec::new();
-        feed(&mut classifier, head.as_bytes(), true, &mut seen);
-        feed(&mut classifier, &body[..from], true, &mut seen);
+        feed(&mut classifier, head.as_bytes(), &mut seen);
+        feed(&mut classifier, &body[..from], &mut seen);
         prop_assert_eq!(classifier.gap((to - from) as u32), Step::More);
-        feed(&mut classifier, &body[to..], true, &mut seen);
-        feed(&mut classifier, NEXT, true, &mut seen);
+        feed(&mut classifier, &body[to..], &mut seen);
+        feed(&mut classifier, NEXT, &mut seen);
         prop_assert_eq!((seen.len(), is_next(&seen[1])), (2, true), "{:?}", seen);
     }
 
@@ -731,7 +735,7 @@ proptest! {
         let body = [&before[..], &inner.bytes, &after].concat();
         let reports = |head: &str, body: &[u8]| {
             let stream = [head.as_bytes(), body, NEXT].concat();
-            let seen = classify([&stream[..]], true);
+            let seen = classify([&stream[..]]);
             judge(&stream).check(&seen, &stream).map_err(TestCaseError::fail)?;
             let smuggled = seen[1..].iter().any(|seen| seen.head.reason == Some(Reason::Framing));
             Ok::<_, TestCaseError>((smuggled, seen.last().is_some_and(is_next), seen))
@@ -795,10 +799,10 @@ fn a_head_may_have_16384_bytes() {
             let mut stream = front.as_bytes().to_vec();
             stream.resize(len - back.len(), b'a');
             stream.extend(back.as_bytes());
-            let alone = classify([&stream[..]], true);
+            let alone = classify([&stream[..]]);
             assert_eq!(alone.len(), 1);
             stream.extend(NEXT);
-            let seen = classify([&stream[..]], true);
+            let seen = classify([&stream[..]]);
             judge(&stream).check(&seen, &stream).unwrap();
             assert_eq!(seen.len(), 2, "{len} bytes of {front:?}");
             assert!(is_next(&seen[1]));

@@ -42,7 +42,17 @@ fn nothing_is_smuggled_in_a_body() {
         case(
             "PUT with a body",
             with_body("PUT", &length(INSIDE), INSIDE),
-            &[&outer("PUT"), NEXT_BRIEF],
+            &[&outer("PUT"), FOUND, NEXT_BRIEF],
+        ),
+        case(
+            "a length behind a blank",
+            with_body("POST", &length(INSIDE).replace(':', "\t:"), INSIDE),
+            &[&outer("POST"), FOUND, NEXT_BRIEF],
+        ),
+        case(
+            "a request in the place of a chunk",
+            with_body("PUT", encoding, INSIDE),
+            &[&outer("PUT"), &FOUND.replace("unknown/framing", "v1"), NEXT_BRIEF],
         ),
         case(
             "chunked",
@@ -102,7 +112,17 @@ fn old_and_odd_http() {
         case(
             "space before the colon",
             "GET / HTTP/1.1\r\nX-aws-ec2-metadata-token : t\r\n\r\n",
-            &["v2 GET / root"],
+            &["unknown/malformed GET / root"],
+        ),
+        case(
+            "space before the colon, no token",
+            "GET / HTTP/1.1\r\nHost : imds\r\n\r\n",
+            &["v1 GET / root"],
+        ),
+        case(
+            "stray CRs",
+            "GET /latest/\r HTTP/1.1\r\r\nHost: imds\r\r\n\r\r\n",
+            &["v1 GET /latest/ plain"],
         ),
         case(
             "absolute form",
@@ -144,7 +164,7 @@ fn what_is_no_http_is_unknown() {
         case(
             "invalid UTF-8 in the target",
             b"GET /latest/\xff\xfe HTTP/1.1\r\n\r\n".to_vec(),
-            &["unknown/not-http GET /latest/\u{fffd} plain"],
+            &["v1 GET /latest/\u{fffd}\u{fffd} plain"],
         ),
         case(
             "invalid UTF-8 in a header",
@@ -160,7 +180,7 @@ fn what_is_no_http_is_unknown() {
         case(
             "a header without colon",
             "GET / HTTP/1.1\r\nbroken\r\n\r\n",
-            &["unknown/malformed GET / root"],
+            &["v1 GET / root"],
         ),
         case("nothing", "", &[]),
         case("closed in the method", "GE", &["unknown/closed - - not-imds"]),

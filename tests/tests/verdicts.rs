@@ -195,7 +195,7 @@ fn what_the_headers_say() {
         case(
             "Azure's header on a path of nobody's",
             with_headers("/nobody", "Metadata: true\r\n"),
-            &["other-cloud GET /nobody not-imds"],
+            &["v1 GET /nobody not-imds"],
         ),
         case("a path of nobody's", get("/nobody"), &["v1 GET /nobody not-imds"]),
     ]);

@@ -50,7 +50,7 @@ impl Action {
 pub(super) const START: u8 = 0;
 const START_CR: u8 = 1;
 const BAD: u8 = 2;
-const METHOD: u8 = 3;
+pub(super) const METHOD: u8 = 3;
 const SPACE_GET: u8 = 4;
 const SPACE_HEAD: u8 = 5;
 const SPACE_PUT: u8 = 6;
@@ -63,8 +63,13 @@ const VERSION_1_0: u8 = 12;
 const VERSION_OTHER: u8 = 13;
 const VERSION_END: u8 = 14;
 const VERSION_CR: u8 = 15;
-/// The tries of "GET", "HEAD", "PUT" and of "HTTP/1." lie between the request line's named states and this.
-const METHOD_TRIES: u8 = 16;
+const VERSION_CRS: u8 = 16;
+/// In a target, and behind one, with a byte that no target has: only a version shows that the line is a request line.
+const TARGET_ODD: u8 = 17;
+const TARGET_ODD_END: u8 = 18;
+/// The tries of "GET", "HEAD", "PUT" and of "HTTP/1." lie between the request line's named states and
+/// [`FIRST_HEADER_STATE`].
+const METHOD_TRIES: u8 = 19;
 
 /// Below this number the request line is not complete.
 pub(super) const FIRST_HEADER_STATE: u8 = 40;
@@ -109,6 +114,8 @@ const METADATA: u8 = 75;
 const METADATA_SPACE: u8 = 76;
 const KEPT: u8 = 77;
 const KEPT_CR: u8 = 78;
+/// The first header line begins: no line goes on in it.
+const LINE_FIRST: u8 = 79;
 /// From here on: scanned bodies.
 pub(super) const SCAN_LINE: u8 = 80;
 pub(super) const SCAN_DEAD: u8 = 81;
@@ -128,8 +135,10 @@ const SCAN_SIMPLE: u8 = 93;
 /// In a first word that is no method; in a word after the second that is no version.
 const SCAN_ODD: u8 = 94;
 const SCAN_MORE: u8 = 95;
+/// Behind a CR after the second word.
+const SCAN_WORDS_CR: u8 = 96;
 /// Tries take what is left.
-const HEADER_TRIES: u8 = 96;
+const HEADER_TRIES: u8 = 97;
 
 /// How many rows the table has; all of a byte's values, so that no state is out of range.
 const STATES: usize = 256;
@@ -259,6 +268,28 @@ pub(super) static HEAD: Table = build();
 struct Builder {
     table: Table,
     used: u8,
+    readings: Readings,
+}
+
+/// States of a head's lines of which readers have more than one reading: some see a header begin where others see the line
+/// before go on, or nothing that counts. The name of the token header or TTL header is looked for behind each.
+#[derive(Clone, Copy)]
+struct Readings {
+    /// A header may begin, in a head that is malformed anyhow: behind a bare CR and blanks, behind a byte that no name begins
+    /// with.
+    malformed: u8,
+    /// As it, with the first byte of the name taken.
+    malformed_x: u8,
+    /// Behind the blanks that a line begins with: it goes on with the value of the line before (obs-fold).
+    fold: u8,
+    /// CR behind nothing but such blanks.
+    blank_cr: u8,
+    /// The name has been seen.
+    named: u8,
+    /// It has been seen in a line that breaks the grammar.
+    named_malformed: u8,
+    /// The line behind one that is the name alone, without a colon.
+    named_line: u8,
 }
 
 impl Builder {
@@ -326,15 +357,38 @@ impl Builder {
         state
     }
 
-    /// Adds a header: its name from the beginning of a line on, white space, and the colon that leads to `value`.
-    const fn header(&mut self, name: &[u8], value: u8) {
+    /// Adds a header: its name from the beginning of a line on, and the colon that leads to `value`. Returns the name's last
+    /// state.
+    const fn header(&mut self, name: &[u8], value: u8) -> u8 {
         let last = self.word(LINE, name, true, NAME);
+        self.on(last, class::COLON, value);
+        last
+    }
+
+    /// Adds a header that counts with blanks before its colon too: they lead to `value`, and add `facts`.
+    const fn header_spaced(&mut self, last: u8, value: u8, facts: u16) {
         let space = self.state();
         self.copy(NAME_SPACE, space);
         self.fill(space, Set::Blank, space);
         self.on(space, class::COLON, value);
+        self.fact(space, Action::FACT, facts::MALFORMED | facts);
         self.fill(last, Set::Blank, space);
-        self.on(last, class::COLON, value);
+    }
+
+    /// Adds a header that makes a call one of IMDSv2: its name counts in every reading.
+    const fn token_header(&mut self, name: &[u8], value: u8) {
+        let last = self.header(name, value);
+        self.header_spaced(last, value, facts::TOKEN_NAME);
+        let mut class = 0;
+        while class < class::END {
+            let next = self.get(last, class);
+            if next == MALFORMED || next == MALFORMED_CR {
+                self.on(last, class, self.readings.named_malformed);
+            } else if next == LINE_MALFORMED {
+                self.on(last, class, self.readings.named_line);
+            }
+            class += 1;
+        }
     }
 
     /// The transitions of a header's value: white space, other bytes, and how the line may end.
@@ -346,11 +400,21 @@ impl Builder {
         self.on(state, class::LF, line);
     }
 
-    /// The state after a CR: only LF may follow.
+    /// The state after a CR: only LF may follow. Some end a line at a bare CR.
     const fn cr(&mut self, state: u8, line: u8) {
         self.fill(state, Set::All, MALFORMED);
+        self.begins_malformed(state);
         self.on(state, class::CR, MALFORMED_CR);
         self.on(state, class::LF, line);
+    }
+
+    /// In another reading a header begins in `state`, maybe behind bytes that some readers cut off: blanks, and what
+    /// languages count as white space (VT, FF, NEL, no-break space).
+    const fn begins_malformed(&mut self, state: u8) {
+        self.fill(state, Set::Blank, self.readings.malformed);
+        self.on(state, class::CONTROL, self.readings.malformed);
+        self.on(state, class::HIGH, self.readings.malformed);
+        self.on(state, class::of(b'x'), self.readings.malformed_x);
     }
 }
 
@@ -363,6 +427,15 @@ const fn build() -> Table {
             facts: [0; STATES],
         },
         used: METHOD_TRIES,
+        readings: Readings {
+            malformed: BAD,
+            malformed_x: BAD,
+            fold: BAD,
+            blank_cr: BAD,
+            named: BAD,
+            named_malformed: BAD,
+            named_line: BAD,
+        },
     };
     let mut byte = 0;
     while byte < 256 {
@@ -372,6 +445,7 @@ const fn build() -> Table {
     request_line(&mut b);
     assert!(b.used <= FIRST_HEADER_STATE);
     b.used = HEADER_TRIES;
+    readings(&mut b);
     header_values(&mut b);
     header_lines(&mut b);
     scan(&mut b);
@@ -402,6 +476,8 @@ const fn request_line(b: &mut Builder) {
     while space <= SPACE_OTHER {
         b.action(space, Action::METHOD);
         b.fill(space, Set::Visible, TARGET);
+        b.on(space, class::HIGH, TARGET_ODD);
+        b.on(space, class::CONTROL, TARGET_ODD);
         // No form of a target begins like this (RFC 9112, 3.2); "Authorization :..." does.
         b.on(space, class::COLON, BAD);
         b.on(space, class::SPACE, space);
@@ -417,9 +493,23 @@ const fn request_line(b: &mut Builder) {
     b.on(TARGET_END, class::CR, SIMPLE_CR);
     b.on(TARGET_END, class::LF, SIMPLE_END);
     b.on(SIMPLE_CR, class::LF, SIMPLE_END);
+    // A variable of a shell script that was read from a file with CRLF.
+    b.on(SIMPLE_CR, class::SPACE, TARGET_ODD_END);
     b.action(SIMPLE_END, Action::SIMPLE_END);
 
     let version = b.word(TARGET_END, b"HTTP/1.", false, BAD);
+    b.copy(TARGET_END, TARGET_ODD_END);
+    b.on(TARGET_ODD_END, class::SPACE, TARGET_ODD_END);
+    b.on(TARGET_ODD_END, class::CR, BAD);
+    b.on(TARGET_ODD_END, class::LF, BAD);
+    b.fact(TARGET_ODD_END, Action::FACT, facts::MALFORMED);
+    b.fill(TARGET_ODD, Set::Visible, TARGET_ODD);
+    b.on(TARGET_ODD, class::HIGH, TARGET_ODD);
+    b.on(TARGET_ODD, class::CONTROL, TARGET_ODD);
+    b.on(TARGET_ODD, class::SPACE, TARGET_ODD_END);
+    b.fact(TARGET_ODD, Action::TARGET, facts::MALFORMED);
+    b.on(TARGET, class::HIGH, TARGET_ODD);
+    b.on(TARGET, class::CONTROL, TARGET_ODD);
     b.fill(version, Set::Digits, VERSION_OTHER);
     b.on(version, class::ZERO, VERSION_1_0);
     b.fact(VERSION_1_0, Action::FACT, facts::HTTP_1_0);
@@ -427,10 +517,61 @@ const fn request_line(b: &mut Builder) {
     while state <= VERSION_END {
         b.on(state, class::SPACE, VERSION_END);
         b.on(state, class::CR, VERSION_CR);
-        b.on(state, class::LF, LINE);
+        b.on(state, class::LF, LINE_FIRST);
         state += 1;
     }
-    b.on(VERSION_CR, class::LF, LINE);
+    b.on(VERSION_CR, class::LF, LINE_FIRST);
+    b.on(VERSION_CR, class::CR, VERSION_CRS);
+    b.copy(VERSION_CR, VERSION_CRS);
+    b.fact(VERSION_CRS, Action::FACT, facts::MALFORMED);
+}
+
+/// Where a header may begin for some readers only.
+const fn readings(b: &mut Builder) {
+    b.readings = Readings {
+        malformed: b.state(),
+        malformed_x: b.state(),
+        fold: b.state(),
+        blank_cr: b.state(),
+        named: b.state(),
+        named_malformed: b.state(),
+        named_line: b.state(),
+    };
+    let Readings {
+        malformed,
+        malformed_x,
+        fold,
+        blank_cr,
+        named,
+        named_malformed,
+        ..
+    } = b.readings;
+    b.value(VALUE, VALUE, VALUE, VALUE_CR, LINE);
+    // The letter x, then as much of the name as no other header has.
+    let x = b.state();
+    b.copy(VALUE, x);
+    let before_last = b.word(x, b"-aws-ec2-", true, VALUE);
+    b.on(before_last, class::of(b'm'), named);
+    b.copy(x, malformed_x);
+    b.fact(malformed_x, Action::DROP, facts::MALFORMED);
+    b.copy(VALUE, named);
+    b.fact(named, Action::DROP, facts::TOKEN_NAME);
+    b.copy(VALUE, named_malformed);
+    b.fact(named_malformed, Action::DROP, facts::MALFORMED | facts::TOKEN_NAME);
+
+    b.copy(VALUE, malformed);
+    b.begins_malformed(malformed);
+    b.fact(malformed, Action::DROP, facts::MALFORMED);
+
+    b.copy(VALUE, fold);
+    b.begins_malformed(fold);
+    b.fill(fold, Set::Blank, fold);
+    b.on(fold, class::of(b'x'), x);
+    b.on(fold, class::CR, blank_cr);
+    // Blanks alone: an empty line to some.
+    b.on(fold, class::LF, LINE_MALFORMED);
+    b.action(fold, Action::DROP);
+    b.cr(blank_cr, LINE_MALFORMED);
 }
 
 const fn header_values(b: &mut Builder) {
@@ -458,6 +599,9 @@ const fn header_values(b: &mut Builder) {
     b.value(TOKEN, TOKEN_SPACE, TOKEN_VALUE, TOKEN_CR, LINE_TOKEN);
     b.copy(TOKEN, TOKEN_SPACE);
     b.copy(TOKEN, TOKEN_FOLD);
+    b.fill(TOKEN_FOLD, Set::Blank, TOKEN_FOLD);
+    b.on(TOKEN_FOLD, class::CR, b.readings.blank_cr);
+    b.on(TOKEN_FOLD, class::LF, LINE_MALFORMED);
     b.cr(TOKEN_CR, LINE_TOKEN);
     b.fact(TOKEN, Action::DROP, facts::TOKEN);
     b.action(TOKEN_FOLD, Action::DROP);
@@ -515,33 +659,55 @@ const fn header_lines(b: &mut Builder) {
     b.on(NAME, class::LF, LINE_MALFORMED);
     b.copy(NAME, NAME_SPACE);
     b.fill(NAME_SPACE, Set::Tchar, MALFORMED);
+    b.fact(NAME_SPACE, Action::FACT, facts::MALFORMED);
 
+    let fold = b.readings.fold;
     b.copy(NAME, LINE);
     b.on(LINE, class::COLON, MALFORMED);
-    // White space before the first header: the line is passed over (RFC 9112, 2.2). Later on: the value goes on.
-    b.fill(LINE, Set::Blank, DROPPED);
+    b.on(LINE, class::CONTROL, b.readings.malformed);
+    b.on(LINE, class::HIGH, b.readings.malformed);
+    b.fill(LINE, Set::Blank, fold);
     b.on(LINE, class::CR, END_CR);
     b.on(LINE, class::LF, END);
     b.cr(END_CR, END);
+    let end_crs = b.state();
+    b.on(END_CR, class::CR, end_crs);
+    b.copy(END_CR, end_crs);
+    b.fact(end_crs, Action::FACT, facts::MALFORMED);
     b.action(END, Action::END);
 
-    b.header(b"x-aws-ec2-metadata-token", TOKEN);
-    b.header(b"x-aws-ec2-metadata-token-ttl-seconds", TTL);
+    // What a length or coding in such a line is worth, nobody knows.
+    let encoding_spaced = b.state();
+    b.copy(ENCODING_OTHER, encoding_spaced);
+    b.fact(encoding_spaced, Action::DROP, facts::ENCODING | facts::ENCODING_OTHER);
+    b.token_header(b"x-aws-ec2-metadata-token", TOKEN);
+    b.token_header(b"x-aws-ec2-metadata-token-ttl-seconds", TTL);
     b.header(b"x-forwarded-for", FORWARDED);
-    b.header(b"content-length", LENGTH);
-    b.header(b"transfer-encoding", ENCODING);
+    let length = b.header(b"content-length", LENGTH);
+    b.header_spaced(length, LENGTH_INVALID, 0);
+    let encoding = b.header(b"transfer-encoding", ENCODING);
+    b.header_spaced(encoding, encoding_spaced, 0);
     b.header(b"user-agent", KEPT);
     b.header(b"metadata", METADATA);
     // Other clouds at the same address: Google and IBM, Linode.
     b.header(b"metadata-flavor", FOREIGN);
     b.header(b"metadata-token", FOREIGN);
 
+    let fold_length = b.state();
+    b.copy(fold, fold_length);
+    b.fact(fold_length, Action::DROP, facts::LENGTH_INVALID);
+    let fold_encoding = b.state();
+    b.copy(fold, fold_encoding);
+    b.fact(fold_encoding, Action::DROP, facts::ENCODING_OTHER);
+    let named_line = b.readings.named_line;
     let folds = [
+        (LINE_FIRST, b.readings.malformed),
         (LINE_TOKEN, TOKEN_FOLD),
-        (LINE_LENGTH, LENGTH_INVALID),
-        (LINE_ENCODING, ENCODING_OTHER),
-        (LINE_KEPT, KEPT),
-        (LINE_MALFORMED, DROPPED),
+        (LINE_LENGTH, fold_length),
+        (LINE_ENCODING, fold_encoding),
+        (LINE_KEPT, fold),
+        (LINE_MALFORMED, fold),
+        (named_line, fold),
     ];
     let mut i = 0;
     while i < folds.len() {
@@ -553,6 +719,7 @@ const fn header_lines(b: &mut Builder) {
     }
     b.action(LINE, Action::LINE);
     b.fact(LINE_MALFORMED, Action::MALFORMED_LINE, facts::MALFORMED);
+    b.fact(named_line, Action::MALFORMED_LINE, facts::MALFORMED | facts::TOKEN_NAME);
 }
 
 const fn scan(b: &mut Builder) {
@@ -571,6 +738,8 @@ const fn scan(b: &mut Builder) {
     b.fill(SCAN_WORD, Set::Tchar, SCAN_WORD);
     b.copy(SCAN_GAP, SCAN_SPACE);
     b.fill(SCAN_SPACE, Set::Visible, SCAN_WORDS);
+    b.on(SCAN_SPACE, class::HIGH, SCAN_WORDS);
+    b.on(SCAN_SPACE, class::CONTROL, SCAN_WORDS);
     b.on(SCAN_SPACE, class::COLON, SCAN_MORE);
     b.on(SCAN_SPACE, class::SPACE, SCAN_SPACE);
 
@@ -578,6 +747,11 @@ const fn scan(b: &mut Builder) {
     b.fill(SCAN_WORDS, Set::Visible, SCAN_WORDS);
     b.on(SCAN_WORDS, class::SPACE, SCAN_SPACES);
     b.copy(SCAN_WORDS, SCAN_MORE);
+    b.on(SCAN_WORDS, class::HIGH, SCAN_WORDS);
+    b.on(SCAN_WORDS, class::CONTROL, SCAN_WORDS);
+    b.on(SCAN_WORDS, class::CR, SCAN_WORDS_CR);
+    b.copy(SCAN_GAP, SCAN_WORDS_CR);
+    b.on(SCAN_WORDS_CR, class::SPACE, SCAN_SPACES);
     b.fill(SCAN_MORE, Set::Visible, SCAN_MORE);
     b.copy(SCAN_MORE, SCAN_SPACES);
     let dot = b.word(SCAN_SPACES, b"HTTP/1.", false, SCAN_MORE);
@@ -614,7 +788,7 @@ const fn scan(b: &mut Builder) {
     b.copy(SCAN_GAP, SCAN_FOUND_CR);
 
     let mut state = SCAN_LINE;
-    while state <= SCAN_MORE {
+    while state <= SCAN_WORDS_CR {
         b.action(state, Action::SCAN);
         state += 1;
     }

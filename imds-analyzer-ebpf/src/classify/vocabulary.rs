@@ -33,7 +33,7 @@ impl Verdict {
         Self::V1,
     ];
 
-    /// The verdict on a complete, well-formed head; the first rule that fits decides.
+    /// The verdict on a complete head, if all readers agree on whether it has a token; the first rule that fits decides.
     #[inline(always)]
     pub const fn of(method: Method, path_class: PathClass, facts: u16) -> Self {
         let put_token = matches!(method, Method::Put) && matches!(path_class, PathClass::Token);
@@ -53,8 +53,7 @@ impl Verdict {
         if facts & facts::TTL != 0 {
             return Self::InvalidTokenRequest;
         }
-        let foreign = facts & (facts::CLOUD_PATH | facts::FOREIGN_HEADER) != 0;
-        if foreign && matches!(path_class, PathClass::NotImds) {
+        if facts & facts::CLOUD_PATH != 0 {
             return Self::OtherCloud;
         }
         Self::V1
@@ -112,7 +111,7 @@ impl Version {
 pub enum Reason {
     /// The stream does not begin like an HTTP/1 request.
     NotHttp = 1,
-    /// A request line, but a header line that breaks the grammar.
+    /// A head that breaks the grammar, with a token or TTL header in one reading of it at least.
     Malformed = 2,
     /// The head is over 16 KiB.
     TooLong = 3,
@@ -327,4 +326,6 @@ pub mod facts {
     pub const ENCODING: u16 = 1 << 12;
     pub const CHUNKED: u16 = 1 << 13;
     pub const ENCODING_OTHER: u16 = 1 << 14;
+    /// The name of the token header or TTL header, where only some readers see a header.
+    pub const TOKEN_NAME: u16 = 1 << 15;
 }

@@ -28,22 +28,12 @@ impl fmt::Debug for Seen {
     }
 }
 
-/// Pushes `bytes`, leaving out what need not be pushed if `skip`, and notes every head.
-pub(crate) fn feed(classifier: &mut Classifier, bytes: &[u8], skip: bool, seen: &mut Vec<Seen>) {
-    let mut at = 0;
-    while at < bytes.len() {
-        if skip {
-            let skipped = classifier.skip((bytes.len() - at) as u32) as usize;
-            assert!(skipped <= bytes.len() - at);
-            at += skipped;
-            if at == bytes.len() {
-                return;
-            }
-        }
-        if classifier.push(bytes[at]) == Step::Head {
+/// Pushes `bytes`, and notes every head.
+pub(crate) fn feed(classifier: &mut Classifier, bytes: &[u8], seen: &mut Vec<Seen>) {
+    for &byte in bytes {
+        if classifier.push(byte) == Step::Head {
             seen.push(see(classifier));
         }
-        at += 1;
     }
 }
 
@@ -60,13 +50,13 @@ pub(crate) fn see(classifier: &Classifier) -> Seen {
 }
 
 /// Feeds a whole connection, cut into `pieces`.
-pub(crate) fn classify<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, skip: bool) -> Vec<Seen> {
+pub(crate) fn classify<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Seen> {
     let mut classifier = Classifier::new();
     let mut seen = Vec::new();
     let mut pushed = 0;
     for piece in pieces {
         let before = seen.len();
-        feed(&mut classifier, piece, skip, &mut seen);
+        feed(&mut classifier, piece, &mut seen);
         pushed += piece.len();
         assert!(seen[before..].iter().all(|seen| seen.head.len as usize <= pushed));
     }
@@ -137,13 +127,16 @@ impl Expected {
 }
 
 /// Without what is of no interest: that an invalid Content-Length was empty too, that a coding which is not chunked (or
-/// not alone) begins like it.
+/// not alone) begins like it, what the framing headers of a malformed head are worth.
 fn comparable(mut facts: u16) -> u16 {
     if facts & facts::LENGTH_INVALID != 0 {
         facts &= !facts::LENGTH_EMPTY;
     }
     if facts & facts::ENCODING_OTHER != 0 {
         facts &= !facts::CHUNKED;
+    }
+    if facts & facts::MALFORMED != 0 {
+        facts &= !(facts::LENGTH_INVALID | facts::LENGTH_EMPTY | facts::CHUNKED | facts::ENCODING_OTHER);
     }
     facts
 }
@@ -152,6 +145,8 @@ fn comparable(mut facts: u16) -> u16 {
 pub(crate) fn judge(stream: &[u8]) -> Stream {
     let mut found = Stream::default();
     let mut rest = stream;
+    // Lines of a head that was found in a body may follow the body: they are not reported again.
+    let mut trailing = false;
     loop {
         while let Some(after) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
             rest = after;
@@ -166,23 +161,30 @@ pub(crate) fn judge(stream: &[u8]) -> Stream {
             } else {
                 Reason::Closed
             };
-            found.heads.push(Expected::Unknown(vec![Reason::NotHttp, cut]));
+            if !trailing {
+                found.heads.push(Expected::Unknown(vec![Reason::NotHttp, cut]));
+            }
             return found;
         };
         let (line, after) = (&rest[..line_end], &rest[line_end + 1..]);
-        let Some(request) = request_line(without_cr(line)) else {
+        let Some(request) = request_line(line) else {
             // A line that is too long may be so before it shows that it is no request line.
             let mut reasons = vec![Reason::NotHttp];
             if line.len() >= HEAD_MAX {
                 reasons.push(Reason::TooLong);
             }
-            found.heads.push(Expected::Unknown(reasons));
-            rest = scan_to_empty_line(after, &mut found);
+            if !trailing {
+                found.heads.push(Expected::Unknown(reasons));
+            }
+            let end = empty_line(after).unwrap_or(after.len());
+            scan(&after[..end], false, trailing, &mut found);
+            rest = &after[end..];
+            trailing = false;
             continue;
         };
         let end = match request.version {
             None => Some(0),
-            Some(_) => empty_line(after),
+            Some(_) => head_end(after),
         };
         let Some(end) = end else {
             let too_long = rest.len() > HEAD_MAX;
@@ -190,11 +192,12 @@ pub(crate) fn judge(stream: &[u8]) -> Stream {
             found.heads.push(Expected::Unknown(vec![reason]));
             return found;
         };
-        let headers = Headers::parse(&after[..end]);
+        let mut headers = Headers::parse(&after[..end]);
+        headers.malformed |= request.malformed;
         let len = line.len() + 1 + end;
         found.heads.push(if len > HEAD_MAX {
             Expected::Unknown(vec![Reason::TooLong])
-        } else if headers.malformed {
+        } else if headers.malformed && (headers.named || headers.facts & (facts::TOKEN | facts::TTL) != 0) {
             Expected::Unknown(vec![Reason::Malformed])
         } else {
             request.judged(&headers, line, len)
@@ -203,7 +206,7 @@ pub(crate) fn judge(stream: &[u8]) -> Stream {
             found.open = true;
             return found;
         }
-        rest = after_body(&after[end..], &request, &headers, &mut found);
+        (rest, trailing) = after_body(&after[end..], &headers, &mut found);
     }
 }
 
@@ -213,6 +216,19 @@ fn without_cr(line: &[u8]) -> &[u8] {
 
 fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Behind the empty line that ends a head; stray CRs in it do not matter.
+fn head_end(text: &[u8]) -> Option<usize> {
+    let mut start = 0;
+    while let Some(length) = text[start..].iter().position(|&byte| byte == b'\n') {
+        let line = &text[start..start + length];
+        start += length + 1;
+        if line.iter().all(|&byte| byte == b'\r') {
+            return Some(start);
+        }
+    }
+    None
 }
 
 /// Behind the first empty line.
@@ -229,37 +245,51 @@ fn empty_line(text: &[u8]) -> Option<usize> {
 }
 
 struct RequestLine<'a> {
-    method: &'a str,
-    target: &'a str,
+    method: &'a [u8],
+    target: &'a [u8],
     /// The digit behind "HTTP/1."; none for HTTP/0.9.
     version: Option<u8>,
+    malformed: bool,
+}
+
+fn is_visible(byte: &u8) -> bool {
+    matches!(byte, 0x21..=0x7e)
 }
 
 fn request_line(line: &[u8]) -> Option<RequestLine<'_>> {
-    if line.starts_with(b" ") || line.iter().any(|byte| !matches!(byte, 0x20..=0x7e)) {
+    if line.starts_with(b" ") {
         return None;
     }
-    let words: Vec<&str> = str::from_utf8(line)
-        .ok()?
-        .split(' ')
+    let end = line.iter().rposition(|&byte| byte != b'\r').map_or(0, |last| last + 1);
+    let crs = line.len() - end;
+    let words: Vec<&[u8]> = line[..end]
+        .split(|&byte| byte == b' ')
         .filter(|word| !word.is_empty())
         .collect();
-    let (method, target, version) = match words[..] {
-        ["GET", target] => ("GET", target, None),
-        [method, target, version] => (method, target, Some(version_digit(version)?)),
+    let (method, target, stray, version) = match words[..] {
+        [b"GET", target] if crs <= 1 && target.iter().all(is_visible) => (words[0], target, false, None),
+        [method, target, version] => match target.strip_suffix(b"\r") {
+            Some(target) => (method, target, true, Some(version_digit(version)?)),
+            None => (method, target, false, Some(version_digit(version)?)),
+        },
+        [method, target, b"\r", version] => (method, target, true, Some(version_digit(version)?)),
         _ => return None,
     };
+    let odd = !target.iter().all(is_visible);
     // No form of a target begins with a colon (RFC 9112, 3.2).
-    let valid = method.bytes().all(is_tchar) && !target.starts_with(':');
+    let is_target =
+        !target.is_empty() && !target.starts_with(b":") && !target.iter().any(|byte| matches!(byte, b'\t' | b'\r'));
+    let valid = is_target && method.iter().all(|&byte| is_tchar(byte)) && !(odd && stray);
     valid.then_some(RequestLine {
         method,
         target,
         version,
+        malformed: odd || stray || crs > 1,
     })
 }
 
-fn version_digit(word: &str) -> Option<u8> {
-    match word.strip_prefix("HTTP/1.")?.as_bytes() {
+fn version_digit(word: &[u8]) -> Option<u8> {
+    match word.strip_prefix(b"HTTP/1.")? {
         [digit @ b'0'..=b'9'] => Some(*digit),
         _ => None,
     }
@@ -268,16 +298,18 @@ fn version_digit(word: &str) -> Option<u8> {
 impl RequestLine<'_> {
     fn method(&self) -> Method {
         match self.method {
-            "GET" => Method::Get,
-            "HEAD" => Method::Head,
-            "PUT" => Method::Put,
+            b"GET" => Method::Get,
+            b"HEAD" => Method::Head,
+            b"PUT" => Method::Put,
             _ => Method::Other,
         }
     }
 
     fn judged(&self, headers: &Headers, line: &[u8], len: usize) -> Expected {
-        let (path_class, cloud) = path_class(self.target);
+        let target: String = self.target.iter().map(|&byte| char::from(byte)).collect();
+        let (path_class, cloud) = path_class(&target);
         let mut facts = headers.facts;
+        facts |= if headers.malformed { facts::MALFORMED } else { 0 };
         facts |= if cloud { facts::CLOUD_PATH } else { 0 };
         facts |= match self.version {
             None => facts::HTTP_0_9,
@@ -292,19 +324,23 @@ impl RequestLine<'_> {
             facts: comparable(facts),
             len: len as u32,
         };
-        let mut shown = [without_cr(line), b"\n"].concat();
+        let mut shown = line.to_vec();
+        shown.push(b'\n');
         shown.extend_from_slice(&headers.shown);
         Expected::Judged {
             head,
-            shown: (line.len() < SHOWN_LINE_MAX && shown.len() <= SHOWN_MAX).then_some(shown),
+            shown: (line.len() < SHOWN_LINE_MAX && shown.len() <= SHOWN_MAX).then(|| {
+                shown.retain(|&byte| byte != b'\r');
+                shown
+            }),
         }
     }
 }
 
 /// The contract's table.
-fn verdict(method: &str, class: PathClass, facts: u16) -> Verdict {
+fn verdict(method: &[u8], class: PathClass, facts: u16) -> Verdict {
     let has = |fact| facts & fact != 0;
-    if method == "PUT" && class == PathClass::Token {
+    if method == b"PUT" && class == PathClass::Token {
         if has(facts::TTL) && !has(facts::FORWARDED) {
             Verdict::V2TokenRequest
         } else {
@@ -316,7 +352,7 @@ fn verdict(method: &str, class: PathClass, facts: u16) -> Verdict {
         Verdict::V2EmptyToken
     } else if has(facts::TTL) {
         Verdict::InvalidTokenRequest
-    } else if class == PathClass::NotImds && (has(facts::CLOUD_PATH) || has(facts::FOREIGN_HEADER)) {
+    } else if has(facts::CLOUD_PATH) {
         Verdict::OtherCloud
     } else {
         Verdict::V1
@@ -416,6 +452,8 @@ struct Headers {
     facts: u16,
     length: u64,
     malformed: bool,
+    /// The token header's name is where only some readers see a header.
+    named: bool,
     framing_malformed: bool,
     shown: Vec<u8>,
 }
@@ -423,9 +461,16 @@ struct Headers {
 /// A header, its value as the lines it stands on.
 struct Header<'a> {
     name: String,
+    /// Blanks stand before its colon.
+    spaced: bool,
     value: Vec<&'a [u8]>,
     raw: Vec<&'a [u8]>,
 }
+
+/// What no other header's name begins with; the token header's name, and what the TTL header's has behind it.
+const PREFIX: &str = "x-aws-ec2-m";
+const TOKEN: &str = "x-aws-ec2-metadata-token";
+const TTL_REST: &str = "-ttl-seconds";
 
 impl Headers {
     /// Reads header lines up to the empty one.
@@ -434,33 +479,75 @@ impl Headers {
         let mut list: Vec<Header> = Vec::new();
         // Whether a line that begins with white space belongs to the last of the list.
         let mut folds = false;
+        let mut first_line = true;
         for raw in block.split_inclusive(|&byte| byte == b'\n') {
             let raw = without_cr(&raw[..raw.len() - 1]);
-            if raw.is_empty() {
+            if raw.iter().all(|&byte| byte == b'\r') {
+                headers.malformed |= !raw.is_empty();
                 break;
             }
+            // Some end a line at a bare CR, and cut off what they take for white space.
+            let mut pieces = raw.split(|&byte| byte == b'\r');
+            let first = pieces.next().unwrap_or_default();
+            let begins = |piece: &[u8]| {
+                let cut = piece
+                    .iter()
+                    .position(|byte| matches!(byte, 0x21..=0x7e))
+                    .unwrap_or(piece.len());
+                let name = piece.get(cut..cut + PREFIX.len()).unwrap_or_default();
+                (name.eq_ignore_ascii_case(PREFIX.as_bytes()), cut)
+            };
+            headers.named |= pieces.any(|piece| begins(piece).0);
+            headers.malformed |= has_control(raw);
             if matches!(raw[0], b' ' | b'\t') {
-                headers.malformed |= has_control(raw);
+                let blank = trimmed(raw).is_empty();
+                let of_token = folds
+                    && list.last().is_some_and(|last: &Header| {
+                        last.name == TOKEN && last.value.iter().all(|line| trimmed(line).is_empty())
+                    });
+                headers.named |= !of_token && begins(first).0;
+                headers.malformed |= blank || first_line;
                 if let (true, Some(last)) = (folds, list.last_mut()) {
                     last.value.push(raw);
                     last.raw.push(raw);
                 }
+                folds &= !blank;
+                first_line = false;
                 continue;
             }
+            first_line = false;
             let colon = raw.iter().position(|&byte| byte == b':').unwrap_or(raw.len());
             let name = trimmed(&raw[..colon]);
+            let (begins, cut) = begins(first);
+            let named = raw
+                .get(..TOKEN.len())
+                .is_some_and(|name| name.eq_ignore_ascii_case(TOKEN.as_bytes()));
+            let behind = &raw[TOKEN.len().min(raw.len())..];
+            let ttl = behind
+                .get(..TTL_REST.len())
+                .is_some_and(|rest| rest.eq_ignore_ascii_case(TTL_REST.as_bytes()));
+            let behind = if ttl { &behind[TTL_REST.len()..] } else { behind };
+            headers.named |= begins && cut > 0;
+            let odd = named && !behind.first().is_some_and(|&byte| byte == b':' || is_tchar(byte));
+            headers.named |= odd;
+            headers.malformed |= odd;
             if colon == raw.len() || name.is_empty() || !name.iter().all(|&byte| is_tchar(byte)) {
                 headers.malformed = true;
                 folds = false;
                 continue;
             }
-            headers.malformed |= has_control(&raw[colon..]);
+            let spaced = name.len() < colon;
+            headers.malformed |= spaced;
             list.push(Header {
                 name: String::from_utf8_lossy(name).to_ascii_lowercase(),
+                spaced,
                 value: vec![&raw[colon + 1..]],
                 raw: vec![raw],
             });
             folds = true;
+        }
+        if headers.named {
+            headers.facts |= facts::TOKEN_NAME;
         }
         for header in list {
             headers.add(&header);
@@ -472,6 +559,16 @@ impl Headers {
         let value = header.value.join(&b' ');
         let value = trimmed(&value);
         let folded = header.value.len() > 1;
+        // In a head that is malformed by its blanks these decide nothing.
+        let counts = [
+            "x-aws-ec2-metadata-token",
+            "x-aws-ec2-metadata-token-ttl-seconds",
+            "content-length",
+            "transfer-encoding",
+        ];
+        if header.spaced && !counts.contains(&header.name.as_str()) {
+            return;
+        }
         match header.name.as_str() {
             "x-aws-ec2-metadata-token" => {
                 self.facts |= facts::TOKEN;
@@ -495,8 +592,12 @@ impl Headers {
                     .filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()))
                     .and_then(|value| value.parse().ok())
                     .filter(|&length: &u64| length <= 1 << 53);
-                if self.facts & facts::LENGTH != 0 || folded || (number.is_none() && !value.is_empty()) {
+                if self.facts & facts::LENGTH != 0 || folded || header.spaced || (number.is_none() && !value.is_empty())
+                {
                     self.facts |= facts::LENGTH_INVALID;
+                }
+                if header.spaced {
+                    return;
                 }
                 if value.is_empty() {
                     self.facts |= facts::LENGTH_EMPTY;
@@ -513,16 +614,15 @@ impl Headers {
                     self.facts |= facts::CHUNKED;
                 }
                 // "chunk" is another coding too, but that it is not chunked is all that counts.
-                if folded || !(chunked || b"chunked".starts_with(&word)) {
+                if folded || header.spaced || !(chunked || b"chunked".starts_with(&word)) {
                     self.facts |= facts::ENCODING_OTHER;
                 }
                 self.framing_malformed |= has_control(value);
             }
             "user-agent" => {
-                for line in &header.raw {
-                    self.shown.extend_from_slice(line);
-                    self.shown.push(b'\n');
-                }
+                // Some see a header of its own in a line that begins with blanks.
+                self.shown.extend_from_slice(header.raw[0]);
+                self.shown.push(b'\n');
             }
             _ => {}
         }
@@ -543,30 +643,32 @@ fn trimmed(text: &[u8]) -> &[u8] {
     &text[start..end]
 }
 
-/// Passes over the body behind a head, noting what is found in it if it is scanned.
-fn after_body<'a>(body: &'a [u8], request: &RequestLine, headers: &Headers, found: &mut Stream) -> &'a [u8] {
+/// Passes over the body behind a head, noting what is found in it. Returns the rest, and whether lines of a head that was
+/// found may follow.
+fn after_body<'a>(body: &'a [u8], headers: &Headers, found: &mut Stream) -> (&'a [u8], bool) {
     let has = |fact| headers.facts & fact != 0;
     let length = usize::try_from(headers.length).unwrap_or(usize::MAX);
-    if has(facts::ENCODING) {
+    let to_empty_line = || (empty_line(body).unwrap_or(body.len()), false);
+    let (end, whole) = if has(facts::ENCODING) {
         if has(facts::CHUNKED) && !has(facts::ENCODING_OTHER) {
-            let end = chunked_end(body);
-            scan(&body[..end], false, found);
-            return &body[end..];
+            let (end, is_head) = chunked_end(body);
+            let trailing = scan(&body[..end], false, false, found);
+            return (&body[end..], trailing && !is_head);
         }
-        return scan_to_empty_line(body, found);
-    }
-    if has(facts::LENGTH_INVALID) || has(facts::LENGTH_EMPTY) {
-        return scan_to_empty_line(body, found);
-    }
-    let end = length.min(body.len());
-    if matches!(request.method, "GET" | "HEAD") || headers.malformed {
-        scan(&body[..end], end == length, found);
-    }
-    &body[end..]
+        to_empty_line()
+    } else if has(facts::LENGTH_INVALID) || has(facts::LENGTH_EMPTY) {
+        to_empty_line()
+    } else {
+        let end = length.min(body.len());
+        (end, end == length)
+    };
+    let trailing = scan(&body[..end], whole, false, found);
+    (&body[end..], trailing)
 }
 
-/// Where a chunked body ends. If its framing breaks: the next empty line.
-fn chunked_end(body: &[u8]) -> usize {
+/// Where a chunked body ends, and whether it does so because a request stands where a chunk's size has to. If its framing
+/// breaks: the next empty line.
+fn chunked_end(body: &[u8]) -> (usize, bool) {
     // Not before the byte that breaks it.
     let broken = |at: usize| {
         let mut end = 0;
@@ -586,9 +688,13 @@ fn chunked_end(body: &[u8]) -> usize {
     };
     let mut at = 0;
     loop {
+        let digits = body[at..].iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        if digits <= 12 && body.get(at + digits).is_some_and(|&byte| is_tchar(byte)) {
+            return (at, true);
+        }
         let Some(end) = line_end(at) else {
             // Cut in the line of a chunk's size, or broken there: nothing more is to come either way.
-            return body.len();
+            return (body.len(), false);
         };
         let digits: String = body[at..end]
             .iter()
@@ -597,7 +703,7 @@ fn chunked_end(body: &[u8]) -> usize {
             .map(|&byte| char::from(byte))
             .collect();
         let Ok(size) = usize::from_str_radix(&digits, 16) else {
-            return broken(at);
+            return (broken(at), false);
         };
         at = end + 1;
         if size == 0 {
@@ -606,54 +712,90 @@ fn chunked_end(body: &[u8]) -> usize {
                 let empty = body[at..end].iter().all(|&byte| byte == b'\r');
                 at = end + 1;
                 if empty {
-                    return at;
+                    return (at, false);
                 }
             }
-            return body.len();
+            return (body.len(), false);
         }
         at = at.saturating_add(size);
         while at < body.len() && body[at] == b'\r' {
             at += 1;
         }
         if at >= body.len() {
-            return body.len();
+            return (body.len(), false);
         }
         if body[at] != b'\n' {
-            return broken(at);
+            return (broken(at), false);
         }
         at += 1;
     }
 }
 
-fn scan_to_empty_line<'a>(text: &'a [u8], found: &mut Stream) -> &'a [u8] {
-    let end = empty_line(text).unwrap_or(text.len());
-    scan(&text[..end], false, found);
-    &text[end..]
-}
-
 /// Notes every line that ends like a request line. `ends`: so does the last one, although no line end follows in here.
-fn scan(text: &[u8], ends: bool, found: &mut Stream) {
+/// `trailing`: it begins in a head that was found. Returns whether it ends in one.
+fn scan(text: &[u8], ends: bool, trailing: bool, found: &mut Stream) -> bool {
+    let mut in_found = trailing;
     let mut begin_line = true;
     let mut begin = 0;
+    let mut line = 0;
     for (at, &byte) in text.iter().enumerate() {
-        if !matches!(byte, 0x20..=0x7e) {
-            if matches!(byte, b'\r' | b'\n') && ends_like_request_line(&text[begin..at], begin_line) {
-                found.heads.push(Expected::Unknown(vec![Reason::Framing]));
+        if matches!(byte, 0x20..=0x7e) {
+            continue;
+        }
+        let so_far = &text[begin..at];
+        let is_end = matches!(byte, b'\r' | b'\n');
+        if is_end && ends_like_request_line(so_far, begin_line) {
+            found.heads.push(Expected::Unknown(vec![Reason::Framing]));
+            in_found = true;
+        } else {
+            let words: Vec<&[u8]> = so_far
+                .split(|&byte| byte == b' ')
+                .filter(|word| !word.is_empty())
+                .collect();
+            let in_target = match words[..] {
+                [_] => so_far.ends_with(b" ") && !is_end,
+                [_, target] => !so_far.ends_with(b" ") && !target.starts_with(b":"),
+                _ => false,
+            };
+            let kept = match byte {
+                b'\t' | b'\n' => false,
+                b'\r' => text.get(at + 1) == Some(&b' '),
+                _ => true,
+            };
+            if in_target && kept {
+                continue;
             }
-            begin = at + 1;
-            begin_line = byte == b'\n';
+        }
+        begin = at + 1;
+        begin_line = byte == b'\n';
+        if begin_line {
+            if matches!(&text[line..at], b"" | b"\r") {
+                in_found = false;
+            }
+            line = begin;
         }
     }
     if ends && ends_like_request_line(&text[begin..], begin_line) {
         found.heads.push(Expected::Unknown(vec![Reason::Framing]));
+        in_found = true;
     }
+    in_found
 }
 
+/// The words of `text`, which begins a line or follows a byte that ends words. Behind a target a CR may stand.
 fn ends_like_request_line(text: &[u8], begin_line: bool) -> bool {
-    let text = String::from_utf8_lossy(text);
-    let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+    let words: Vec<&[u8]> = text
+        .split(|&byte| byte == b' ')
+        .filter(|word| !word.is_empty())
+        .collect();
     match words[..] {
-        ["GET", target] => begin_line && text.starts_with("GET") && text.ends_with(target) && target.starts_with('/'),
+        [b"GET", target] => {
+            begin_line
+                && text.starts_with(b"GET")
+                && text.ends_with(target)
+                && target.starts_with(b"/")
+                && target.iter().all(is_visible)
+        }
         [_, .., _, last] => version_digit(last).is_some(),
         _ => false,
     }

@@ -275,20 +275,16 @@ impl Stream {
     /// Sends were lost: what was in them is reported as one request, if it was not yet.
     fn lost_sends(&mut self, reason: Reason, time: u64, report: &mut impl Report) {
         let told = self.lost.take() == Some(true);
-        let left = u32::MAX - self.skip_unseen(u32::MAX);
-        if !self.cut(left, reason, time, report) && !told {
+        if !self.cut(u32::MAX, reason, time, report) && !told {
             self.report_unseen(reason, time, report);
         }
         self.continues = false;
-        self.position = self.position.wrapping_add(left);
     }
 
     /// Records were lost: of this connection too, perhaps.
     pub(super) fn doubt(&mut self, time: u64, report: &mut impl Report) {
-        let left = u32::MAX - self.skip_unseen(u32::MAX);
-        let cut = self.cut(left, Reason::Gap, time, report);
+        let cut = self.cut(u32::MAX, Reason::Gap, time, report);
         self.lost = Some(cut || self.lost == Some(true));
-        self.position = self.position.wrapping_add(left);
     }
 
     /// It is closed, after as many sends as `send` says.
@@ -412,11 +408,6 @@ impl Stream {
         }
         let mut rest = data;
         while let Some((&byte, behind)) = rest.split_first() {
-            let skipped = self.skip(self.urgent.plain(self.position, rest.len() as u32));
-            if skipped > 0 {
-                rest = rest.get(skipped as usize..).unwrap_or_default();
-                continue;
-            }
             self.urgent.before(self.position, &mut self.classifier);
             let step = self.classifier.push(byte);
             let hidden = self.urgent.after(self.position, byte, step, &mut self.classifier);
@@ -433,38 +424,22 @@ impl Stream {
 
     /// `missing` bytes of the stream cannot be judged. What may be in them is reported, once.
     pub(super) fn unseen(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) {
-        let left = missing - self.skip_unseen(missing);
-        if left == 0 {
-            return;
-        }
-        if !self.cut(left, reason, time, report) && !self.continues {
+        if !self.cut(missing, reason, time, report) && !self.continues {
             self.report_unseen(reason, time, report);
         }
         // A file of many pages is many sends.
-        self.continues = left as usize >= PIECE_MAX;
-        self.position = self.position.wrapping_add(left);
+        self.continues = missing as usize >= PIECE_MAX;
     }
 
-    /// [`Self::skip`] for bytes that are not seen; `u32::MAX` if nobody knows how many.
-    fn skip_unseen(&mut self, missing: u32) -> u32 {
+    /// Reports the head in which `missing` bytes cannot be judged, if they are in one; `u32::MAX` if nobody knows how many.
+    fn cut(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) -> bool {
         self.is_far |= missing == u32::MAX;
         self.urgent.gap(self.position, missing, &mut self.classifier);
-        self.skip(missing)
-    }
-
-    /// How many of the next `len` bytes are of a body.
-    fn skip(&mut self, len: u32) -> u32 {
-        let skipped = self.classifier.skip(len);
-        self.position = self.position.wrapping_add(skipped);
-        skipped
-    }
-
-    /// Reports the head in which `missing` bytes cannot be judged, if they are in one.
-    fn cut(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) -> bool {
         let cut = self.classifier.gap(missing) == Step::Head;
         if cut {
             self.report(RecordKind::Request, Some(reason), time, report);
         }
+        self.position = self.position.wrapping_add(missing);
         cut
     }
 

@@ -57,15 +57,6 @@ impl Urgent {
         self.lost || !self.readings.is_empty()
     }
 
-    /// The number of bytes at `position`, `len` at most, that are alike in every reading.
-    pub(super) fn plain(&self, position: u32, len: u32) -> u32 {
-        if !self.readings.is_empty() {
-            return 0;
-        }
-        let next = self.expected.front().map(|next| next.wrapping_sub(position));
-        next.map_or(len, |next| next.min(len))
-    }
-
     /// `missing` bytes at `position` are not seen; `u32::MAX` if nobody knows how many.
     pub(super) fn gap(&mut self, position: u32, missing: u32, classifier: &mut Classifier) {
         let end = position.wrapping_add(missing);
