@@ -144,6 +144,29 @@ fn no_cgroup2_in_sight() {
     assert_eq!(scene.records().len(), 1, "seen at the root by the other analyzer too");
 }
 
+/// In a cgroup namespace, as in a container, the hooks see a part of the host; that is said.
+#[test]
+fn a_cgroup_namespace_is_not_the_host() {
+    let script = "
+        root=$(awk '$(NF-2) == \"cgroup2\" && $4 == \"/\" { print $5; exit }' /proc/self/mountinfo)
+        own=$root/imds-e2e-$$
+        mkdir $own && trap 'echo $$ > $root/cgroup.procs; rmdir $own' EXIT
+        echo $$ > $own/cgroup.procs
+        unshare -Cm sh -c 'exec \"$@\"' sh \"$@\"";
+    let output = below(&["sh", "-c", script, "sh"], &["check"]);
+    assert_eq!(output.code, Some(0), "{output:#?}");
+    assert!(
+        output.stdout.contains("a cgroup namespace and not the host"),
+        "{output:#?}"
+    );
+    let output = below(&["sh", "-c", script, "sh"], &["watch", "--duration", "100ms"]);
+    assert!(
+        output.stderr.contains("a cgroup namespace and not the host"),
+        "{output:#?}"
+    );
+    assert!(!imds_analyzer(&["check"]).stdout.contains("cgroup namespace"));
+}
+
 #[test]
 fn check_in_words() {
     let output = imds_analyzer(&["check"]);

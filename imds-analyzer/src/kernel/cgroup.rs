@@ -7,7 +7,10 @@ use std::{
     path::PathBuf,
 };
 
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use rustix::{
+    fs::{AtFlags, statat},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+};
 
 /// The root, open; a mount of our own goes away with it.
 #[derive(Debug)]
@@ -33,6 +36,12 @@ impl Root {
             MountAttrFlags::empty(),
         )?;
         Ok(Self::Private(mount))
+    }
+
+    /// True if it is the root of a cgroup namespace alone, as in a container: other processes of the host are in cgroups
+    /// beside or above it. The root of the hierarchy has no type (Documentation/admin-guide/cgroup-v2.rst, "cgroup.type").
+    pub fn is_of_namespace(&self) -> bool {
+        statat(self, "cgroup.type", AtFlags::empty()).is_ok()
     }
 
     /// Where it is, for people.

@@ -92,6 +92,15 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
         }
     };
     drop(loader);
+    let mut findings = vec![format!(
+        "the wire tap proved itself: it saw a v1 and a v2 request of its own, and who sent them, in {:.1} ms",
+        elapsed.as_secs_f64() * 1e3
+    )];
+    if cgroup.is_of_namespace() {
+        let partial = "this is a cgroup namespace and not the host: calls from cgroups outside it are not seen";
+        tracing::warn!("{partial}; run the tool on the host, or in the host's cgroup namespace");
+        findings.push(partial.to_owned());
+    }
     let loss = PerCpuArray::try_from(ebpf.take_map(map::LOSS).context("the object has no loss counters")?)?;
     Ok(Loaded {
         _kprobes: Vec::new(),
@@ -103,10 +112,7 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
         buffers: Some(Buffers::Ring(records, early)),
         object: plan::Object::Modern,
         refused: Vec::new(),
-        findings: vec![format!(
-            "the wire tap proved itself: it saw a v1 and a v2 request of its own, and who sent them, in {:.1} ms",
-            elapsed.as_secs_f64() * 1e3
-        )],
+        findings,
         follows_processes: false,
         hooks,
         owner,
