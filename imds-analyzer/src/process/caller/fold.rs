@@ -200,6 +200,7 @@ fn after_prefix(name: &str, temporary: bool) -> Option<String> {
         .filter(|prefix| random(prefix).is_some())
         .or_else(|| payload().filter(|prefix| stem.starts_with("ansible_") && random(prefix).is_some()))
         .or_else(|| (temporary && random("tmp.").is_some() && name.starts_with("tmp.")).then_some("tmp."))
+        .or_else(|| (temporary && stem.strip_prefix(".tmp").is_some_and(is_of_tempfile_crate)).then_some(".tmp"))
         .or_else(|| (temporary && stem.strip_prefix("tmp").is_some_and(is_of_tempfile)).then_some("tmp"))?;
     Some(format!("{prefix}{FOLDED}{extension}"))
 }
@@ -213,6 +214,11 @@ fn is_of_tempfile(rest: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let has_digit = rest.bytes().any(|byte| byte.is_ascii_digit());
     rest.len() >= RANDOM && !rest.starts_with('_') && rest.bytes().all(known) && (has_digit || rest.len() == 8)
+}
+
+/// The letters and digits that Rust's tempfile puts behind `.tmp`.
+fn is_of_tempfile_crate(rest: &str) -> bool {
+    rest.len() == RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// A name with those of its parts folded that look random, wherever it stands; in a directory for temporary files less is

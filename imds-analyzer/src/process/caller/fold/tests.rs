@@ -10,6 +10,8 @@ fn random_parts_are_folded() {
         ("/tmp/tmpk3_x9q0z/run.py", "/tmp/tmp*/run.py"),
         ("/tmp/tmpqwertzui.py", "/tmp/tmp*.py"),
         ("/tmp/tmp.Zk3xQ9aBcD/backup.sh", "/tmp/tmp.*/backup.sh"),
+        ("/tmp/.tmpc6trmq/agent", "/tmp/.tmp*/agent"),
+        ("/tmp/.tmpqwerty", "/tmp/.tmp*"),
         ("/var/tmp/tmp.abcdefghij", "/var/tmp/tmp.*"),
         ("/tmp/deploy.aB3xYz/run.sh", "/tmp/deploy.*/run.sh"),
         ("/tmp/job-48213.sh", "/tmp/job-*.sh"),
