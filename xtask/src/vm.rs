@@ -56,7 +56,8 @@ const TESTS: Duration = Duration::from_secs(900);
 /// Guests at a time: tests wait for each other and for the network more than they compute.
 const AT_A_TIME: usize = 2;
 
-/// The programs of tests in which an owner hook has a part: they run once for each in [`ENDS`], elsewhere with the first.
+/// The programs of tests in which an owner hook has a part: they run with the first hook of each kernel, and with each
+/// other hook on the oldest of [`ENDS`] that has it.
 const OF_HOOKS: [&str; 4] = ["owners", "records", "syscalls", "verdicts"];
 /// Those in which the kernel has one: they run once in [`ENDS`]. All others run in [`QUICKEST`], but for [`OF_WORDS`].
 const OF_KERNELS: [&str; 10] = [
@@ -375,9 +376,12 @@ fn with_wire_tap(kernel: &Kernel, depth: Depth, name: &str, owner: &str, skip: &
     let (is_first, has_load) = (kernel.owners.first() == Some(&owner), kernel.load == Some(owner));
     let whole = depth == Depth::Full && name == WHOLE_LOAD && has_load;
     let is_end = ENDS.contains(&kernel.name) || depth == Depth::Full;
+    let oldest = kernels::ALL.iter().find(|kernel| kernel.name == ENDS[0]);
+    let in_oldest = oldest.is_some_and(|oldest| oldest.owners.contains(&owner));
+    let is_first_place = is_end && (kernel.name == ENDS[0] || !in_oldest || depth == Depth::Full);
     let runs = match name {
-        LOAD => has_load && (is_end || kernel.name == QUICKEST),
-        _ if OF_HOOKS.contains(&name) => is_first || is_end,
+        LOAD => has_load && (kernel.name == QUICKEST || depth == Depth::Full),
+        _ if OF_HOOKS.contains(&name) => is_first || is_first_place,
         _ if OF_KERNELS.contains(&name) => is_first && (is_end || name == TRUST) || whole,
         _ if kernel.name == QUICKEST && !OF_WORDS.contains(&name) => is_first,
         _ => is_first && depth == Depth::Full,

@@ -205,11 +205,12 @@ mod tests {
             thread::yield_now();
         };
         assert_eq!(late, (0, 0));
-        // It was slow: the next answer is not waited for, and then it is trusted again.
-        assert_eq!(helper.ask(7), None);
-        while helper.late_answer().is_none() {
-            assert!(Instant::now() < deadline);
-            thread::yield_now();
+        // It was slow: the next answer is not waited for, and may be there all the same; then it is trusted again.
+        if helper.ask(7).is_none() {
+            while helper.late_answer().is_none() {
+                assert!(Instant::now() < deadline);
+                thread::yield_now();
+            }
         }
         assert!(!helper.slow);
     }

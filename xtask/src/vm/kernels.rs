@@ -72,7 +72,7 @@ const MPTCP: Absent = Absent {
 };
 
 const MAPS_BEYOND_MEMLOCK: Absent = Absent {
-    test: "with_the_capabilities_that_it_names_it_runs_without_root",
+    test: "with_the_capabilities_that_it_names",
     why: "until 5.11 maps count against RLIMIT_MEMLOCK, which is too low without CAP_SYS_RESOURCE",
     proof: "setpriv --bounding-set=-sys_resource,-sys_admin imds-analyzer check >/dev/null; test $? = 4",
 };

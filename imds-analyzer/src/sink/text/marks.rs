@@ -1,6 +1,6 @@
 //! What else is worth a word on a request's line.
 
-use imds_analyzer_ebpf::classify::PathClass;
+use imds_analyzer_ebpf::classify::{PathClass, Reason};
 
 use super::{CAUTION, DOUBT, NAME_WIDTH, PLAIN, foreign};
 use crate::event::{Ancestor, Container, Event, NetNs, Orchestrator, User};
@@ -10,6 +10,9 @@ pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
     let mut marks = Vec::new();
     if let Some(reason) = event.reason {
         marks.push((DOUBT, format!("reason={}", reason.as_str())));
+    }
+    if event.malformed && event.reason != Some(Reason::Malformed) {
+        marks.push((DOUBT, "malformed".to_owned()));
     }
     if matches!(
         event.path_class,
