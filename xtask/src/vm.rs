@@ -56,9 +56,11 @@ const TESTS: Duration = Duration::from_secs(900);
 /// Guests at a time: tests wait for each other and for the network more than they compute.
 const AT_A_TIME: usize = 2;
 
-/// The programs of tests in which an owner hook has a part: they run with the first hook of each kernel, and with each
-/// other hook on the oldest of [`ENDS`] that has it.
-const OF_HOOKS: [&str; 4] = ["owners", "records", "syscalls", "verdicts"];
+/// The program that shows what an owner hook is for: it runs once for each in each guest.
+const OWNERS: &str = "owners";
+/// The others in which a hook has a part: they run with the first hook of each kernel, and with each other hook on the
+/// oldest of [`ENDS`] that has it.
+const OF_HOOKS: [&str; 3] = ["records", "syscalls", "verdicts"];
 /// Those in which the kernel has one: they run once in [`ENDS`]. All others run in [`QUICKEST`], but for [`OF_WORDS`].
 const OF_KERNELS: [&str; 10] = [
     "attribution",
@@ -81,7 +83,7 @@ const ENDS: [&str; 2] = ["5.10", "7"];
 /// The guest whose kernel verifies the programs in the shortest time: that is what most of a test's time goes into.
 const QUICKEST: &str = "6.12";
 /// Those that run with the send tap, too, and without BTF.
-const OF_SEND_TAP: [&str; 5] = ["framing", "owners", "send_tap", "syscalls", "verdicts"];
+const OF_SEND_TAP: [&str; 5] = ["framing", OWNERS, "send_tap", "syscalls", "verdicts"];
 /// Those that run with nothing but the legacy object.
 const ONLY_OF_LEGACY: [&str; 2] = ["send_tap", kernels::LEGACY_WIRE];
 /// What in them, and in the others if all are run, is not for it: pages that are in no sender's memory, and packets.
@@ -91,7 +93,7 @@ const NOT_OF_SEND_TAP: [&str; 3] = ["sendfile", "splice", "a_rewritten_destinati
 const OF_LEGACY_WIRE: [&str; 8] = [
     "framing",
     kernels::LEGACY_WIRE,
-    "owners",
+    OWNERS,
     "records",
     "secrets",
     "streams",
@@ -328,7 +330,7 @@ fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCom
         .map(|lacked| format!(" --skip {}", lacked.test))
         .collect();
     let named = OF_HOOKS.iter().chain(&OF_KERNELS).chain(&OF_SYSTEMS).chain(&OF_WORDS);
-    for name in named.chain(&OF_SEND_TAP).chain(&OF_LEGACY_WIRE).chain([&LOAD]) {
+    for name in named.chain(&OF_SEND_TAP).chain(&OF_LEGACY_WIRE).chain([&LOAD, &OWNERS]) {
         ensure!(
             built.tests.iter().any(|(built, _)| built == name),
             "there is no end-to-end test {name}"
@@ -381,6 +383,7 @@ fn with_wire_tap(kernel: &Kernel, depth: Depth, name: &str, owner: &str, skip: &
     let is_first_place = is_end && (kernel.name == ENDS[0] || !in_oldest || depth == Depth::Full);
     let runs = match name {
         LOAD => has_load && (kernel.name == QUICKEST || depth == Depth::Full),
+        OWNERS => true,
         _ if OF_HOOKS.contains(&name) => is_first || is_first_place,
         _ if OF_KERNELS.contains(&name) => is_first && (is_end || name == TRUST) || whole,
         _ if kernel.name == QUICKEST && !OF_WORDS.contains(&name) => is_first,
