@@ -75,7 +75,7 @@ const OF_KERNELS: [&str; 10] = [
     "views",
 ];
 /// Those about what is typed and shown: the host has them, and guests only if everything is run.
-const OF_WORDS: [&str; 3] = ["command", "filters", "terminal"];
+const OF_WORDS: [&str; 4] = ["command", "filters", "secrets", "terminal"];
 /// What every kernel shows: that nobody hides from it.
 const TRUST: &str = "trust";
 /// The oldest and the newest kernel with the wire tap: what one between them does, one of these does.
