@@ -119,8 +119,8 @@ const NOT_OF_LEGACY: [&str; 11] = [
     "with_the_capabilities_that_it_names",
 ];
 /// Those for which an initramfs is too little of a system: a container runtime cannot leave it, and neither journald nor
-/// Prometheus is in it.
-const OF_SYSTEMS: [&str; 3] = ["containers", "metrics", "sinks"];
+/// Prometheus is in it, nor are the sources.
+const OF_SYSTEMS: [&str; 4] = ["containers", "metrics", "prototypes", "sinks"];
 /// The program of the load tests.
 const LOAD: &str = "load";
 /// The feature of `check` that is hidden.

@@ -1,0 +1,83 @@
+//! What the kernel side says of the functions that it hooks, against this kernel's own types.
+
+use std::{collections::HashMap, fs, path::Path, process::Command};
+
+use imds_analyzer_tests::run_to_end;
+
+/// The `match-proto` lines of the sources: a function's name, and the names of its parameters.
+fn prototypes() -> Vec<(String, Vec<String>)> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../imds-analyzer-ebpf/src/bpf");
+    let texts = [sources.with_extension("rs"), sources.join("legacy.rs")]
+        .map(|path| fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
+    let lines = texts.iter().flat_map(|text| text.lines());
+    lines
+        .filter_map(|line| line.trim().strip_prefix("/// match-proto: "))
+        .map(|prototype| {
+            let (begin, parameters) = prototype.split_once('(').expect("parameters");
+            let name = begin.rsplit([' ', '*']).next().expect("a name");
+            let parameters = parameters.trim_end_matches(')').split(", ");
+            let last = |parameter: &str| parameter.rsplit([' ', '*']).next().expect("a name").to_owned();
+            (name.to_owned(), parameters.map(last).collect())
+        })
+        .collect()
+}
+
+/// The same of this kernel: of functions with their parameters' names, of tracepoints (`trace_*`) with as many.
+fn of_this_kernel() -> HashMap<String, Vec<String>> {
+    let dump = run_to_end(Command::new("bpftool").args(["btf", "dump", "file", "/sys/kernel/btf/vmlinux"]));
+    assert_eq!(dump.code, Some(0), "{}", dump.stderr);
+    let mut functions: HashMap<&str, &str> = HashMap::new();
+    let mut types: HashMap<&str, (&str, &str)> = HashMap::new();
+    let mut parameters: HashMap<&str, Vec<String>> = HashMap::new();
+    let mut current = "";
+    for line in dump.stdout.lines() {
+        if let Some(parameter) = line.strip_prefix('\t') {
+            if let Some(list) = parameters.get_mut(current) {
+                list.push(parameter.split('\'').nth(1).unwrap_or_default().to_owned());
+            }
+            continue;
+        }
+        let mut words = line.split(' ');
+        let (Some(id), Some(kind)) = (words.next(), words.next()) else {
+            continue;
+        };
+        current = id.trim_matches(['[', ']']);
+        let name = line.split('\'').nth(1).unwrap_or_default();
+        let target = line
+            .split_once(" type_id=")
+            .map_or("", |(_, rest)| rest.split(' ').next().unwrap_or_default());
+        match kind {
+            "FUNC" => drop(functions.insert(name, target)),
+            "FUNC_PROTO" => drop(parameters.insert(current, Vec::new())),
+            "TYPEDEF" if name.starts_with("btf_trace_") => drop(functions.insert(name, target)),
+            "PTR" => drop(types.insert(current, (kind, target))),
+            _ => {}
+        }
+    }
+    let of = |target: &str| {
+        let target = types.get(target).map_or(target, |(_, behind)| *behind);
+        parameters.get(target).cloned()
+    };
+    functions
+        .iter()
+        .filter_map(|(name, target)| Some((name.replacen("btf_", "", 1), of(target)?)))
+        .collect()
+}
+
+#[test]
+fn hooked_functions_have_the_parameters_that_the_sources_say() {
+    let kernel = of_this_kernel();
+    let mut checked = 0;
+    for (name, parameters) in prototypes() {
+        // What this kernel does not have is hooked in others, or was inlined.
+        let Some(found) = kernel.get(&name) else { continue };
+        if name.starts_with("trace_") {
+            // Behind the data of who listens; they have no names there.
+            assert_eq!(found.len() - 1, parameters.len(), "{name}: {found:?}");
+        } else {
+            assert_eq!(*found, parameters, "{name}");
+        }
+        checked += 1;
+    }
+    assert!(checked >= 8, "{checked} of the hooked functions are in this kernel");
+}
