@@ -346,6 +346,23 @@ fn a_head_in_a_body_is_reported_once() {
 }
 
 #[test]
+fn a_folded_value_may_begin_with_bytes_over_0x7f() {
+    for (line, named) in [("\u{e9}t\u{e9}", false), ("\u{a0} X-aws-ec2-metadata-token: t", true)] {
+        let stream = format!("GET /latest/ HTTP/1.1\r\nA: b\r\n {line}\r\n\r\n");
+        let mut classifier = Classifier::new();
+        let steps: Vec<_> = stream.bytes().map(|byte| classifier.push(byte)).collect();
+        assert_eq!(steps.last(), Some(&Step::Head), "{stream:?}");
+        let head = classifier.head();
+        assert_eq!(
+            (head.verdict, head.facts & facts::MALFORMED),
+            (Verdict::V1, 0),
+            "{stream:?}"
+        );
+        assert_eq!(head.facts & facts::TOKEN_NAME != 0, named, "{stream:?}");
+    }
+}
+
+#[test]
 fn http_0_9_is_v1_and_has_no_headers() {
     assert_eq!(one("GET /latest/meta-data/\r\n"), (Verdict::V1, None, PathClass::Plain));
     assert_eq!(one("GET /latest/meta-data/\n").0, Verdict::V1);

@@ -567,6 +567,14 @@ const fn readings(b: &mut Builder) {
     b.begins_malformed(fold);
     b.fill(fold, Set::Blank, fold);
     b.on(fold, class::of(b'x'), x);
+    // Bytes over 0x7f may begin a value; some readers cut off those that are white space in their character set.
+    let fold_text = b.state();
+    b.copy(VALUE, fold_text);
+    b.fill(fold_text, Set::Blank, fold_text);
+    b.on(fold_text, class::HIGH, fold_text);
+    b.on(fold_text, class::CONTROL, malformed);
+    b.on(fold_text, class::of(b'x'), x);
+    b.on(fold, class::HIGH, fold_text);
     b.on(fold, class::CR, blank_cr);
     // Blanks alone: an empty line to some.
     b.on(fold, class::LF, LINE_MALFORMED);
