@@ -32,8 +32,8 @@ const fn light(class: u32) -> u64 {
 #[btf_map]
 static BUDGETS: LruHashMap<u64, u64, 4096> = LruHashMap::new();
 
-/// Takes one record of a [`Class`] from the budget of `uid`: 1 if there was one left, else 0. Two CPUs at once may take the same one: a budget is not
-/// exact, the count of what is over it is.
+/// Takes one record of a [`Class`] from the budget of `uid`: 1 if there was one left, else 0. Two CPUs at once may take the
+/// same one: a budget is not exact, the count of what is over it is.
 // VERIFIER: a global function, as `imds_announce`.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -17,17 +17,8 @@ impl<const N: usize> Plain for [u8; N] {}
 /// The value at a kernel address.
 #[inline(always)]
 pub(super) fn kernel<T: Plain>(address: u64) -> Option<T> {
-    let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: the helper writes `size_of::<T>()` bytes to `value` and checks the address it reads from.
-    let result = unsafe {
-        bpf_probe_read_kernel(
-            value.as_mut_ptr().cast(),
-            size_of::<T>() as u32,
-            address as *const c_void,
-        )
-    };
-    // SAFETY: on success all of it was written, and any bytes are a valid `Plain`.
-    (result == 0).then(|| unsafe { value.assume_init() })
+    let (value, failed) = kernel_or_zero(address);
+    (failed == 0).then_some(value)
 }
 
 /// The value at a kernel address, and 0; zeroes and 1 where it cannot be read.
@@ -35,7 +26,7 @@ pub(super) fn kernel<T: Plain>(address: u64) -> Option<T> {
 #[inline(always)]
 pub(super) fn kernel_or_zero<T: Plain>(address: u64) -> (T, u64) {
     let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: as in `kernel`.
+    // SAFETY: the helper writes `size_of::<T>()` bytes to `value` and checks the address it reads from.
     let result = unsafe {
         bpf_probe_read_kernel(
             value.as_mut_ptr().cast(),

@@ -36,7 +36,8 @@ pub(super) fn send(socket: &Socket, kind: RecordKind) {
 /// True if the budget of the user lets the record through; a refusal is counted.
 #[inline(always)]
 fn admits(uid: u32, head: &Head, kind: RecordKind) -> bool {
-    let class = if kind as u16 == RecordKind::Pending as u16 {
+    let is_notice = kind as u16 == RecordKind::Pending as u16;
+    let class = if is_notice {
         Class::Pending
     } else if head.path_class as u8 == PathClass::Credential as u8 {
         Class::Credential
@@ -46,7 +47,7 @@ fn admits(uid: u32, head: &Head, kind: RecordKind) -> bool {
     if imds_allows(uid, class as u32) != 0 {
         return true;
     }
-    let loss = if kind as u16 == RecordKind::Pending as u16 {
+    let loss = if is_notice {
         Loss::BudgetNotice
     } else if head.verdict as u8 == Verdict::V1 as u8 {
         Loss::BudgetV1

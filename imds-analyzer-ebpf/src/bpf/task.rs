@@ -81,7 +81,9 @@ impl Fields {
 pub(super) fn is_kernel_thread() -> bool {
     /// include/linux/sched.h
     const PF_KTHREAD: u32 = 0x0020_0000;
-    let (flags, _) = read::kernel_or_zero::<u32>(current_task() + setting!(task_flags));
+    let mut fields = Fields::new();
+    let flags: u32 = fields.read(current_task() + setting!(task_flags));
+    fields.count_failures();
     flags & PF_KTHREAD != 0
 }
 
@@ -147,8 +149,13 @@ pub(super) fn facts_into(to: &mut Task, identity: &Identity, leader: u64, cgroup
 /// (`tcp_write_timer`, `tcp_tsq_handler`, net/ipv4).
 #[inline(always)]
 pub(super) fn is_mptcp_sender(sock: u64) -> bool {
-    read::kernel::<[u8; 1]>(sock + setting!(tcp_sock_is_mptcp)).is_some_and(|[is]| is != 0)
-        && read::kernel::<u32>(sock + setting!(sock_lock_owned)).is_some_and(|owned| owned != 0)
+    if read::kernel::<[u8; 1]>(sock + setting!(tcp_sock_is_mptcp)).is_none_or(|[is]| is == 0) {
+        return false;
+    }
+    let mut fields = Fields::new();
+    let owned: u32 = fields.read(sock + setting!(sock_lock_owned));
+    fields.count_failures();
+    owned != 0
 }
 
 /// Inode number of the network namespace of the socket at `sock`.

@@ -278,7 +278,7 @@ struct Readings {
     /// A header may begin, in a head that is malformed anyhow: behind a bare CR and blanks, behind a byte that no name begins
     /// with.
     malformed: u8,
-    /// As it, with the first byte of the name taken.
+    /// The same, behind the first letter of the name.
     malformed_x: u8,
     /// Behind the blanks that a line begins with: it goes on with the value of the line before (obs-fold).
     fold: u8,

@@ -467,7 +467,7 @@ struct Header<'a> {
     raw: Vec<&'a [u8]>,
 }
 
-/// What no other header's name begins with; the token header's name, and what the TTL header's has behind it.
+/// A prefix that only the two token headers have, the token header's name, and what follows it in the TTL header's.
 const PREFIX: &str = "x-aws-ec2-m";
 const TOKEN: &str = "x-aws-ec2-metadata-token";
 const TTL_REST: &str = "-ttl-seconds";
