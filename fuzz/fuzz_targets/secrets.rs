@@ -10,7 +10,7 @@ use imds_analyzer::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// Of the shape of a token.
+/// A made-up token of the shape that real ones have.
 const TOKEN: &str = "AQAEAq7Xz9Kb2mVtR4sLw8YnHc6DfGj1PkQe3UoZxWiSaN5vBrMyTg==";
 /// A header with its value, as all programs write it.
 const HEADERS: [&str; 4] = [

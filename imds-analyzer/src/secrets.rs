@@ -117,7 +117,6 @@ fn value(arg: &str, pending: Pending) -> Role {
         Pending::Authorization(awaited) => authorization(arg, awaited),
         // An option whose value is asked for or left out is masked as well: it may be one.
         Pending::Secret => Role::Value(None),
-        // What is as long as a token is no option.
         Pending::Named if arg == "--" || is_mark => Role::Skipped,
         Pending::Named if is_option(arg) => Role::Other,
         Pending::Named => Role::Value(None),
@@ -143,7 +142,7 @@ fn authorization(arg: &str, awaited: Awaited) -> Role {
     }
 }
 
-/// What is as long as a token is no option.
+/// True for an option. An argument as long as a token is a value, even if it begins with dashes.
 fn is_option(arg: &str) -> bool {
     let is_short = arg.starts_with('-') && arg.len() == 2;
     is_short || arg.starts_with("--") && arg.len() < scan::TOKEN_SHAPE

@@ -161,7 +161,7 @@ impl Scanner {
         (view.without(text, spans), pending)
     }
 
-    /// What the word says of a value, if that is a secret in this mode.
+    /// Classifies the word, if the value that it names is a secret in this mode.
     fn name(&self, view: &View, word: &Range<usize>) -> Option<Name> {
         let bytes = view.slice(word);
         let name = match names::classify(bytes) {
@@ -404,7 +404,7 @@ fn is_identified_by(view: &View, word: &Range<usize>) -> bool {
     view.slice(&(begin..end)).eq_ignore_ascii_case(b"identified")
 }
 
-/// What is still to come of an `Authorization` value that ends with the argument.
+/// The part of an `Authorization` value that the next argument has to hold, where this one ends too early.
 pub(super) fn awaited(value: &[u8]) -> Option<Awaited> {
     let value = value.trim_ascii();
     if names::is_auth_scheme(value) {

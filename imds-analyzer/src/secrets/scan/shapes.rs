@@ -70,7 +70,7 @@ fn literal_wrap_cut(view: &View, run: Range<usize>) -> Range<usize> {
     run.start + usize::from(escaped)..run.end
 }
 
-/// Whether a text is only wrapped at `range`.
+/// True if `range` only wraps a text onto the next line.
 fn is_wrap(view: &View, range: Range<usize>) -> bool {
     let bytes = view.slice(&range);
     bytes.len() <= WRAP

@@ -4,7 +4,7 @@
 //! ends where the quotation mark is closed that holds it, and without one where every reader ends it. Where that is not
 //! plain, it ends later rather than sooner.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use super::{
     Context, ends_value, is_word,
@@ -71,7 +71,7 @@ pub(super) enum Form {
     Tag,
 }
 
-/// What may be said in front of a value.
+/// What announces a value without a separator.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Announced {
     /// A blank is enough between the name and the value.
@@ -311,6 +311,25 @@ fn closing(view: &View, start: usize, quote: Quote, outer: &impl Fn(Quote) -> bo
     })
 }
 
+/// If a quotation mark stands at `at`: continues behind the text that it opens, or breaks where the value from `start` on
+/// ends, because the mark closes one that is open further out or its own is never closed.
+fn past_quoted(
+    view: &View,
+    start: usize,
+    at: usize,
+    outer: &impl Fn(Quote) -> bool,
+) -> Option<ControlFlow<usize, usize>> {
+    let quote = view.quote(at)?;
+    if outer(quote) {
+        return Some(ControlFlow::Break((at + 1 - quote.len()).max(start)));
+    }
+    Some(match closing(view, at + 1, quote, outer) {
+        Some((close, true)) => ControlFlow::Continue(close + quote.len()),
+        Some((close, false)) => ControlFlow::Break(close),
+        None => ControlFlow::Break(view.len()),
+    })
+}
+
 /// Where what is added to a text ends that is closed before `at`: `"a"b`, `"a" + b`, `"a".format(b)`.
 fn continued(view: &View, at: usize, adds: Adds, outer: &impl Fn(Quote) -> bool) -> Option<usize> {
     let quote_follows = view
@@ -350,16 +369,13 @@ fn expression(view: &View, start: usize, whole: bool, outer: &impl Fn(Quote) -> 
     let mut depth = 0_usize;
     let mut at = start;
     while let Some(byte) = view.at(at) {
-        if let Some(quote) = view.quote(at) {
-            if outer(quote) {
-                return (at + 1 - quote.len()).max(start);
+        match past_quoted(view, start, at, outer) {
+            Some(ControlFlow::Continue(next)) => {
+                at = next;
+                continue;
             }
-            match closing(view, at + 1, quote, outer) {
-                Some((close, true)) => at = close + quote.len(),
-                Some((close, false)) => return close,
-                None => return view.len(),
-            }
-            continue;
+            Some(ControlFlow::Break(end)) => return end,
+            None => {}
         }
         if !view.is_encoded(at) {
             match byte {
@@ -395,16 +411,13 @@ fn shell_word(view: &View, start: usize, outer: &impl Fn(Quote) -> bool) -> usiz
             at += 1;
             continue;
         }
-        if let Some(quote) = view.quote(at) {
-            if outer(quote) {
-                return (at + 1 - quote.len()).max(start);
+        match past_quoted(view, start, at, outer) {
+            Some(ControlFlow::Continue(next)) => {
+                at = next;
+                continue;
             }
-            match closing(view, at + 1, quote, outer) {
-                Some((close, true)) => at = close + quote.len(),
-                Some((close, false)) => return close,
-                None => return view.len(),
-            }
-            continue;
+            Some(ControlFlow::Break(end)) => return end,
+            None => {}
         }
         match byte {
             b'\\' if view.quote(at + 1).is_some() => at += 1,
@@ -436,16 +449,13 @@ fn line(view: &View, word: &Range<usize>, start: usize, outer: &impl Fn(Quote) -
             at += 1;
             continue;
         }
-        if let Some(quote) = view.quote(at) {
-            if outer(quote) {
-                return (at + 1 - quote.len()).max(start);
+        match past_quoted(view, start, at, outer) {
+            Some(ControlFlow::Continue(next)) => {
+                at = next;
+                continue;
             }
-            match closing(view, at + 1, quote, outer) {
-                Some((close, true)) => at = close + quote.len(),
-                Some((close, false)) => return close,
-                None => return view.len(),
-            }
-            continue;
+            Some(ControlFlow::Break(end)) => return end,
+            None => {}
         }
         let blank = |byte: Option<u8>| byte.is_none_or(|byte| byte.is_ascii_whitespace());
         let alone = blank(view.before(at)) || blank(view.at(at + 1));
