@@ -152,7 +152,7 @@ fn a_cgroup_namespace_is_not_the_host() {
         own=$root/imds-e2e-$$
         mkdir $own && trap 'echo $$ > $root/cgroup.procs; rmdir $own' EXIT
         echo $$ > $own/cgroup.procs
-        unshare -Cm sh -c 'exec \"$@\"' sh \"$@\"";
+        unshare -Cm \"$@\"";
     let output = below(&["sh", "-c", script, "sh"], &["check"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
     assert!(

@@ -27,7 +27,7 @@ fn of_this_kernel() -> HashMap<String, Vec<String>> {
     let dump = run_to_end(Command::new("bpftool").args(["btf", "dump", "file", "/sys/kernel/btf/vmlinux"]));
     assert_eq!(dump.code, Some(0), "{}", dump.stderr);
     let mut functions: HashMap<&str, &str> = HashMap::new();
-    let mut types: HashMap<&str, (&str, &str)> = HashMap::new();
+    let mut pointers: HashMap<&str, &str> = HashMap::new();
     let mut parameters: HashMap<&str, Vec<String>> = HashMap::new();
     let mut current = "";
     for line in dump.stdout.lines() {
@@ -47,15 +47,15 @@ fn of_this_kernel() -> HashMap<String, Vec<String>> {
             .split_once(" type_id=")
             .map_or("", |(_, rest)| rest.split(' ').next().unwrap_or_default());
         match kind {
-            "FUNC" => drop(functions.insert(name, target)),
             "FUNC_PROTO" => drop(parameters.insert(current, Vec::new())),
+            "FUNC" => drop(functions.insert(name, target)),
             "TYPEDEF" if name.starts_with("btf_trace_") => drop(functions.insert(name, target)),
-            "PTR" => drop(types.insert(current, (kind, target))),
+            "PTR" => drop(pointers.insert(current, target)),
             _ => {}
         }
     }
     let of = |target: &str| {
-        let target = types.get(target).map_or(target, |(_, behind)| *behind);
+        let target = pointers.get(target).copied().unwrap_or(target);
         parameters.get(target).cloned()
     };
     functions
