@@ -89,15 +89,21 @@ pub(super) fn store(field: &mut u16, value: u16) {
     unsafe { core::ptr::write_volatile(field, value) };
 }
 
-/// Copies the first N bytes of `from`, eight at a time. Both are at multiples of eight.
+/// Copies the first N bytes of `from`, eight at a time.
+///
+/// # Safety
+///
+/// `to` and `from` begin at multiples of eight.
 // VERIFIER: a copy of unknown alignment is compiled to one load and one store a byte, eight times as many to follow.
 #[inline(always)]
-pub(super) fn copy_aligned<const N: usize, const M: usize>(to: &mut [u8; N], from: &[u8; M]) {
+pub(super) unsafe fn copy_aligned<const N: usize, const M: usize>(to: &mut [u8; N], from: &[u8; M]) {
     const { assert!(N <= M && N.is_multiple_of(8)) };
     let (to, from) = (to.as_mut_ptr().cast::<u64>(), from.as_ptr().cast::<u64>());
     for i in 0..N / 8 {
-        // SAFETY: within both arrays, as just checked, and aligned as the caller says.
-        unsafe { to.add(i).write(from.add(i).read()) };
+        // SAFETY: within `from`, as just checked, and aligned as the caller says.
+        let word = unsafe { from.wrapping_add(i).read() };
+        // SAFETY: within `to`, as just checked, and aligned as the caller says.
+        unsafe { to.wrapping_add(i).write(word) };
     }
 }
 

@@ -171,7 +171,8 @@ fn fill<const N: usize>(socket: &Socket, kind: RecordKind, note: u32, capture_le
     owner_into(&mut request.task, socket, note);
     let (capture, _) = socket.classifier.capture();
     const { assert!(core::mem::offset_of!(RequestRecord<N>, capture).is_multiple_of(8)) };
-    read::copy_aligned(&mut record.capture, capture);
+    // SAFETY: the ring buffer's records and `Capture` are aligned to eight bytes, and so is the record's field.
+    unsafe { read::copy_aligned(&mut record.capture, capture) };
     entry.submit(0);
 }
 
