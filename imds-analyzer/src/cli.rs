@@ -2,47 +2,22 @@
 
 use std::{ffi::OsString, net::SocketAddr, num::NonZeroU64, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 
 use crate::{
-    config::StdoutFormat,
+    choice::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice, StdoutFormat},
+    exit_code::ExitCode,
+    lab::Tokens,
     secrets::ArgsMode,
-    settings::{Budget, ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice},
+    settings::Budget,
 };
 
 mod generate;
 
 pub use self::generate::{completions, man};
 
-/// How the program ends; part of the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ExitCode {
-    /// All went well; that the reader of the output went away is well too.
-    Ok = 0,
-    /// Something failed, as said on stderr.
-    Failed = 1,
-    /// The arguments make no sense. Clap uses the same code.
-    Usage = 2,
-    /// `--fail-on` matched.
-    FailOn = 3,
-    /// This host cannot run it; `check` explains.
-    CannotRun = 4,
-}
-
-impl From<ExitCode> for std::process::ExitCode {
-    fn from(code: ExitCode) -> Self {
-        Self::from(code as u8)
-    }
-}
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  fine
-  1  failed
-  2  wrong usage
-  3  --fail-on matched
-  4  this host cannot run it (imds-analyzer check explains)";
+/// The daemon's configuration, unless told otherwise.
+pub const CONFIG: &str = "/etc/imds-analyzer/config.toml";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,7 +46,7 @@ Signals:
 
 /// Finds the processes that still talk to the EC2 Instance Metadata Service without a session token (IMDSv1).
 #[derive(Clone, Debug, Parser)]
-#[command(version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"), max_term_width = 100)]
+#[command(version, after_help = format!("{EXAMPLES}\n\n{}", ExitCode::help()), max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -80,16 +55,16 @@ pub struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Show the calls to IMDS as they are made, and a summary at the end
-    #[command(after_help = format!("{WATCH_EXAMPLES}\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("{WATCH_EXAMPLES}\n\n{}", ExitCode::help()))]
     Watch(WatchArgs),
     /// Run as a service: to a log file, the journal and Prometheus, as the configuration says
-    #[command(after_help = format!("{DAEMON_SIGNALS}\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("{DAEMON_SIGNALS}\n\n{}", ExitCode::help()))]
     Daemon(DaemonArgs),
     /// Say what this host supports, what would be used and why, and what to do about what is missing
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = ExitCode::help())]
     Check(CheckArgs),
     /// Run the whole tool against an IMDS of its own in a private network namespace
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = ExitCode::help())]
     Lab(LabArgs),
     /// Print or check the configuration of the daemon
     #[command(subcommand)]
@@ -298,10 +273,10 @@ pub enum ConfigCommand {
     /// Print the default configuration, with a word on each key
     Print,
     /// Say whether a configuration is right
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = ExitCode::help())]
     Check {
         /// The file
-        #[arg(default_value = crate::config::PATH)]
+        #[arg(default_value = CONFIG)]
         file: PathBuf,
     },
 }
@@ -342,16 +317,6 @@ pub struct LabArgs {
     /// Show all that is known of each call
     #[arg(short, long)]
     pub verbose: bool,
-}
-
-/// An instance's HttpTokens option.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Tokens {
-    /// IMDSv1 and IMDSv2.
-    #[default]
-    Optional,
-    /// IMDSv2 only.
-    Required,
 }
 
 #[derive(Args, Clone, Debug)]

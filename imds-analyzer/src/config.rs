@@ -15,9 +15,10 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    cli::DaemonArgs,
+    choice::{OwnerChoice, StdoutFormat},
+    cli::{self, DaemonArgs},
     secrets::ArgsMode,
-    settings::{Budget, OwnerChoice},
+    settings::Budget,
 };
 
 mod error;
@@ -30,8 +31,6 @@ mod units;
 
 pub use self::{error::ConfigError, pattern::Pattern};
 
-/// Where it is unless told otherwise.
-pub const PATH: &str = "/etc/imds-analyzer/config.toml";
 /// The default configuration with a word on each key.
 pub const DEFAULT: &str = include_str!("../../packaging/config.toml");
 /// A configuration larger than this is none.
@@ -84,16 +83,6 @@ pub struct Journald {
 #[serde(default, deny_unknown_fields)]
 pub struct Stdout {
     pub format: StdoutFormat,
-}
-
-/// What the daemon writes to stdout.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum StdoutFormat {
-    #[default]
-    None,
-    Text,
-    Json,
 }
 
 /// `[metrics]`.
@@ -197,7 +186,7 @@ impl Config {
     pub fn load(args: &DaemonArgs) -> Result<Self, ConfigError> {
         let mut config = match &args.config {
             Some(path) => Self::read(path)?,
-            None => match Self::read(Path::new(PATH)) {
+            None => match Self::read(Path::new(cli::CONFIG)) {
                 Err(ConfigError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => Self::default(),
                 result => result?,
             },

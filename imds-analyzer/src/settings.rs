@@ -1,83 +1,18 @@
 //! What the command line means: typed and checked, so that nothing behind it sees a string that may be absent.
 
-use std::{ffi::OsString, fmt, num::NonZeroU64, time::Duration};
+use std::{ffi::OsString, num::NonZeroU64, time::Duration};
 
-use clap::ValueEnum;
 use imds_analyzer_ebpf::{
     abi::COMM_LEN,
     classify::{Verdict, Version},
 };
-use serde::Deserialize;
 
 use crate::{
+    choice::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice},
     cli::WatchArgs,
     event::{Event, Process},
     secrets::ArgsMode,
 };
-
-/// `--format`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// `--color`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set.
-    #[default]
-    Auto,
-    Always,
-    Never,
-}
-
-impl ColorChoice {
-    /// Whether to colour a stream.
-    pub const fn enabled(self, is_terminal: bool, no_color: bool) -> bool {
-        match self {
-            Self::Auto => is_terminal && !no_color,
-            Self::Always => true,
-            Self::Never => false,
-        }
-    }
-}
-
-/// `--owner`: which hook is to say who sent a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum OwnerChoice {
-    /// The best one this kernel has.
-    #[default]
-    Auto,
-    /// The process that connected.
-    Connect,
-    /// The process that sent, by fentry.
-    Fentry,
-    /// The process that sent, by a BTF tracepoint.
-    #[value(name = "tp_btf")]
-    #[serde(rename = "tp_btf")]
-    TpBtf,
-    /// The process that sent, by a kprobe.
-    Kprobe,
-}
-
-/// `--object`: which eBPF object is to be loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ObjectChoice {
-    /// The modern one, or the legacy one where that cannot be had.
-    #[default]
-    Auto,
-    /// For kernels with a ring buffer and BTF: reads what leaves.
-    Modern,
-    /// For any kernel since 4.14: reads what is sent from the sender's memory.
-    Legacy,
-    /// For kernels since 5.4: the legacy one reads what leaves. Before 5.7 a part of it stays if this tool is killed.
-    LegacyWire,
-}
 
 /// Requests a second, and how many at once; a rate of 0 is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,38 +166,7 @@ fn is_below(process: &Process, root: u32) -> bool {
     process.pid == root || process.ancestors.iter().any(|ancestor| ancestor.pid == root)
 }
 
-/// One of `--fail-on`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FailCondition {
-    /// A v1 call to the metadata service.
-    V1,
-    /// A v1 call to an address of this host (a proxy or a mock).
-    V1Local,
-    /// A call to the metadata service that could not be judged.
-    Unknown,
-}
-
-impl FailCondition {
-    fn matches(self, event: &Event) -> bool {
-        match self {
-            Self::V1 => event.verdict == Verdict::V1 && !event.local && !event.relay,
-            Self::V1Local => event.verdict == Verdict::V1 && event.local && !event.relay,
-            Self::Unknown => event.verdict == Verdict::Unknown && !event.local && !event.relay,
-        }
-    }
-}
-
-impl fmt::Display for FailCondition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V1 => "v1",
-            Self::V1Local => "v1-local",
-            Self::Unknown => "unknown",
-        })
-    }
-}
-
-/// `--fail-on`: requests that make the exit code [`crate::cli::ExitCode::FailOn`].
+/// `--fail-on`: requests that make the exit code [`crate::exit_code::ExitCode::FailOn`].
 #[derive(Clone, Debug, Default)]
 pub struct FailOn(Vec<FailCondition>);
 
@@ -279,7 +183,12 @@ impl FailOn {
     }
 
     pub fn matches(&self, event: &Event) -> bool {
-        self.0.iter().any(|condition| condition.matches(event))
+        !event.relay
+            && self.0.iter().any(|condition| match condition {
+                FailCondition::V1 => event.verdict == Verdict::V1 && !event.local,
+                FailCondition::V1Local => event.verdict == Verdict::V1 && event.local,
+                FailCondition::Unknown => event.verdict == Verdict::Unknown && !event.local,
+            })
     }
 }
 

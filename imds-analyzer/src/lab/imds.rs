@@ -23,6 +23,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 use imds_analyzer_ebpf::target;
 use tokio::{runtime, sync::oneshot};
 
@@ -39,13 +40,13 @@ pub struct Options {
     pub tokens: Tokens,
 }
 
-/// EC2's `HttpTokens`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// EC2's `HttpTokens`, `--tokens`: whether a request without a token is served, or gets 401.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Tokens {
-    /// Requests without a token (IMDSv1) are served.
+    /// IMDSv1 and IMDSv2.
     #[default]
     Optional,
-    /// They get 401.
+    /// IMDSv2 only.
     Required,
 }
 

@@ -139,12 +139,3 @@ fn contradiction() {
         "--fail-on unknown never matches with --v1, which leaves such requests out: drop --v1 or unknown"
     );
 }
-
-#[test]
-fn color() {
-    assert!(ColorChoice::Auto.enabled(true, false));
-    assert!(!ColorChoice::Auto.enabled(true, true));
-    assert!(!ColorChoice::Auto.enabled(false, false));
-    assert!(ColorChoice::Always.enabled(false, true));
-    assert!(!ColorChoice::Never.enabled(true, false));
-}

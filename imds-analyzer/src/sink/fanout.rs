@@ -18,10 +18,7 @@ use super::{
     stream::StdoutWriter,
     text,
 };
-use crate::{
-    config::{Config, StdoutFormat},
-    event::Event,
-};
+use crate::{choice::StdoutFormat, config::Config, event::Event};
 
 /// How long a sink has to write what is queued when it is closed.
 const CLOSE: Duration = Duration::from_secs(5);

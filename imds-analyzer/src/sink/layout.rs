@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, io::IsTerminal, os::fd::AsFd};
 
 use anstyle::AnsiColor;
 
-use crate::{sanitize, settings::ColorChoice};
+use crate::{choice::ColorChoice, sanitize};
 
 /// How to write for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

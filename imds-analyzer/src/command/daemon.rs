@@ -33,11 +33,12 @@ use self::{
     pipeline::Pipeline,
 };
 use crate::{
-    cli::{DaemonArgs, ExitCode},
+    cli::DaemonArgs,
     config::Config,
+    console::{self, say},
+    exit_code::ExitCode,
     kernel::plan::Wanted,
     place::Trust,
-    run::{self, say},
     session::{Flow, Options, Session},
     settings::{Budget, FailOn, Filter},
     sink::{
@@ -56,7 +57,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const LISTEN_AGAIN: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM.
-pub(crate) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
     let config = match Config::load(args) {
         Ok(config) => config,
         Err(error) => {
@@ -68,7 +69,7 @@ pub(crate) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         say(format_args!("error: {error}"));
         return Ok(ExitCode::Usage);
     }
-    let runtime = run::runtime()?;
+    let runtime = console::runtime()?;
     let result = runtime.block_on(async {
         let mut daemon = Daemon::start(args, config)?;
         daemon.serve().await?;
@@ -108,7 +109,7 @@ impl<'a> Daemon<'a> {
         let hangup = signal(SignalKind::hangup())?;
         let end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         let group = sandbox::join_log_group();
-        let fanout = Fanout::new(run::host_name(), group);
+        let fanout = Fanout::new(console::host_name(), group);
         let session = Session::start(Options {
             wanted: Wanted {
                 object: None,

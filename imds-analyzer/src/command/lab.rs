@@ -5,25 +5,27 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
+use super::signals::Signals;
 use crate::{
-    cli::{ExitCode, LabArgs, Tokens},
+    cli::LabArgs,
+    console::{self, say},
+    exit_code::ExitCode,
     kernel::plan::Wanted,
     lab::{self, Lab, Server, StepOutcome, Tour},
-    run::{self, Signals, say},
     secrets::ArgsMode,
     session::{Flow, Options, Session, StartError},
     settings::{Budget, FailOn, Filter},
 };
 
+pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
+    console::runtime()?.block_on(tour(args))
+}
+
 /// Builds the lab, tours it, and with `--keep` leaves it to the user until interrupted.
-pub(crate) async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
+async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let lab = Arc::new(Lab::local().map_err(StartError::Refused)?);
-    let tokens = match args.tokens {
-        Tokens::Optional => lab::Tokens::Optional,
-        Tokens::Required => lab::Tokens::Required,
-    };
-    let _server = Server::start(&lab.server, lab::Options { tokens })?;
+    let _server = Server::start(&lab.server, lab::Options { tokens: args.tokens })?;
     let mut session = Session::start(Options {
         wanted: Wanted::default(),
         args: ArgsMode::default(),
@@ -33,7 +35,7 @@ pub(crate) async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
         count: None,
         quiet: false,
         budget: Budget::default(),
-        sink: run::stdout_sink(args.format, args.color, args.verbose),
+        sink: console::stdout_sink(args.format, args.color, args.verbose),
     })?;
     say(format_args!("ready: {}", session.describe()));
     say(format_args!(
@@ -82,6 +84,6 @@ pub(crate) async fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let finished = session.finish().context("the output cannot be written")?;
-    run::summarise(&finished, args.format, args.color);
+    console::summarise(&finished, args.format, args.color);
     Ok(ExitCode::Ok)
 }

@@ -5,14 +5,14 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::{
-    cli::ExitCode,
+    choice::Format,
+    exit_code::ExitCode,
     kernel::{
         features::Features,
         load::{self, Hook},
         plan::{self, Plan, Wanted},
     },
     sanitize::escape,
-    settings::Format,
 };
 
 /// All there is to say, in the order it is said.
@@ -55,7 +55,7 @@ struct ProgramFinding {
 }
 
 /// Prints the report. The programs are loaded and attached for a moment: that alone tells whether they can be.
-pub fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
+pub(super) fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
     let features = Features::probe();
     let plan = plan::plan(&features, wanted);
     let mut obstacles = Vec::new();

@@ -1,0 +1,109 @@
+//! The commands, and how they end.
+
+use std::io;
+
+use crate::{
+    cli::{self, Cli, Command},
+    console::{self, say},
+    exit_code::ExitCode,
+    kernel::plan::Wanted,
+    session::StartError,
+    sink,
+};
+
+mod check;
+mod config;
+mod daemon;
+mod lab;
+mod signals;
+mod watch;
+
+/// Runs what was typed.
+pub fn run(cli: Cli) -> ExitCode {
+    let verbose = match &cli.command {
+        Command::Watch(args) => args.verbose,
+        Command::Daemon(args) => args.verbose,
+        Command::Lab(args) => args.verbose,
+        _ => false,
+    };
+    console::diagnostics(verbose);
+    dispatch(cli.command).unwrap_or_else(|error| {
+        let code = code_of(&error);
+        if code != ExitCode::Ok {
+            say(format_args!("imds-analyzer: {error:#}"));
+        }
+        if code == ExitCode::CannotRun {
+            say(format_args!(
+                "`imds-analyzer check` says what this host has and what is missing."
+            ));
+        }
+        code
+    })
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Watch(args) => watch::run(args),
+        Command::Daemon(args) => daemon::run(&args),
+        Command::Check(args) => check::run(
+            args.format,
+            Wanted {
+                object: args.object.into(),
+                owner: args.owner.into(),
+            },
+        ),
+        Command::Lab(args) => lab::run(&args),
+        Command::Config(command) => config::run(command),
+        Command::Schema => written(sink::schema::write(&mut io::stdout())),
+        Command::Completions(args) => written(cli::completions(args.shell, &mut io::stdout())),
+        Command::Man(args) => written(cli::man(args.dir.as_deref(), &mut io::stdout())),
+    }
+}
+
+fn written(result: io::Result<()>) -> anyhow::Result<ExitCode> {
+    Ok(result.map(|()| ExitCode::Ok)?)
+}
+
+/// The code for a command that failed. Whoever reads the output may stop reading: that is no failure.
+fn code_of(error: &anyhow::Error) -> ExitCode {
+    let start = error.downcast_ref();
+    let output = match start {
+        Some(StartError::Output(error)) => Some(error),
+        _ => error.downcast_ref(),
+    };
+    match start {
+        _ if output.is_some_and(sink::is_closed) => ExitCode::Ok,
+        Some(StartError::Impossible(_) | StartError::Refused(_)) => ExitCode::CannotRun,
+        _ => ExitCode::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+    use crate::kernel::plan::Impossible;
+
+    #[test]
+    fn the_code_follows_from_the_error() {
+        let io = |kind: io::ErrorKind| io::Error::from(kind);
+        let (closed, full) = (io::ErrorKind::BrokenPipe, io::ErrorKind::StorageFull);
+        let impossible = Impossible { obstacles: Vec::new() };
+        let cases = [
+            (anyhow!(io(closed)), ExitCode::Ok),
+            (anyhow!(StartError::Output(io(closed))), ExitCode::Ok),
+            (anyhow!(io(full)), ExitCode::Failed),
+            (anyhow!(StartError::Output(io(full))), ExitCode::Failed),
+            (anyhow!(StartError::Impossible(impossible)), ExitCode::CannotRun),
+            (anyhow!(StartError::Refused(anyhow!("no"))), ExitCode::CannotRun),
+            // What the kernel said is no answer of whoever reads the output.
+            (anyhow!(StartError::Refused(anyhow!(io(closed)))), ExitCode::CannotRun),
+            (anyhow!("anything else"), ExitCode::Failed),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(code_of(&error), expected, "{error:#}");
+            assert_eq!(code_of(&error.context("while it was tried")), expected);
+        }
+    }
+}

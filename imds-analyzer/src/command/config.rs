@@ -1,0 +1,40 @@
+//! `config`: the daemon's configuration, printed or checked.
+
+use std::io::{self, Write as _};
+
+use crate::{
+    cli::ConfigCommand,
+    config::{self, Config},
+    console::say,
+    exit_code::ExitCode,
+    place::Trust,
+};
+
+pub(super) fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Print => io::stdout().write_all(config::DEFAULT.as_bytes())?,
+        ConfigCommand::Check { file } => {
+            let checked = Config::read(&file)
+                .map_err(|error| error.to_string())
+                .and_then(|config| {
+                    // The service is root, whoever asks.
+                    let result = config.check_places(Trust::of_service());
+                    result
+                        .map(|()| config)
+                        .map_err(|error| format!("{}: {error}", file.display()))
+                });
+            let config = match checked {
+                Ok(config) => config,
+                Err(error) => {
+                    say(format_args!("{error}"));
+                    return Ok(ExitCode::Failed);
+                }
+            };
+            for warning in config.warnings() {
+                say(format_args!("warning: {warning}"));
+            }
+            say(format_args!("{}: fine", file.display()));
+        }
+    }
+    Ok(ExitCode::Ok)
+}

@@ -1,0 +1,79 @@
+//! What people see of a command: its lines on stderr, and its records on stdout.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+};
+
+use anyhow::Context;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use crate::{
+    choice::{ColorChoice, Format},
+    session::Finished,
+    sink::{Output, Sink, Style, json::JsonSink, loss, text::TextSink},
+};
+
+/// One line on stderr. If nobody reads it there is nobody to tell.
+pub fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Diagnostics go to stderr, never between the records: warnings, and with `--verbose` what this program and its kernel
+/// side have to say, but not what their libraries have.
+pub fn diagnostics(verbose: bool) {
+    let mut levels = Targets::new().with_default(LevelFilter::WARN);
+    if verbose {
+        levels = levels
+            .with_target("imds_analyzer", LevelFilter::DEBUG)
+            .with_target("modern", LevelFilter::DEBUG);
+    }
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .without_time();
+    // A second subscriber is refused, which is as good.
+    let _ = tracing_subscriber::registry().with(levels).with(lines).try_init();
+}
+
+/// One thread is enough: the work is a few microseconds a request.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no event loop")
+}
+
+/// Where records go: stdout, in the format asked for.
+pub fn stdout_sink(format: Format, color: ColorChoice, verbose: bool) -> Box<dyn Sink> {
+    let output = Output::stdout();
+    match format {
+        Format::Text => Box::new(TextSink::new(output, Style::of(io::stdout(), color, verbose))),
+        Format::Json => Box::new(JsonSink::new(output, host_name())),
+    }
+}
+
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What the user is told at the end, on stderr; JSON has it among its records.
+pub fn summarise<S>(finished: &Finished<S>, format: Format, color: ColorChoice) {
+    let style = Style::of(io::stderr(), color, false);
+    match format {
+        Format::Text => say(format_args!(
+            "\n{}",
+            finished
+                .summary
+                .render(style.columns(), style.color, &finished.loss)
+                .trim_end()
+        )),
+        Format::Json if !finished.loss.is_empty() => say(format_args!("{}", loss::describe(&finished.loss))),
+        Format::Json => {}
+    }
+}
