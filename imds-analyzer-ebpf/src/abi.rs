@@ -410,7 +410,7 @@ pub struct Settings {
 }
 
 /// What the kernel side counts, one slot each in the per-CPU map [`map::LOSS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Loss {
     /// The ring buffer had no room for a request: one request not reported.
@@ -466,28 +466,6 @@ impl Loss {
         Self::SpareState,
         Self::SenderNotes,
     ];
-
-    /// Name used in loss records and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::RequestRing => "request_ring_full",
-            Self::OwnerRing => "owner_ring_full",
-            Self::PendingRing => "pending_ring_full",
-            Self::SocketState => "socket_state",
-            Self::GapBytes => "gap_bytes",
-            Self::PacketBound => "packet_bound",
-            Self::PacketShape => "packet_shape",
-            Self::SenderQueue => "sender_queue",
-            Self::TaskRead => "task_read",
-            Self::ArgvRead => "argv_read",
-            Self::BudgetV1 => "budget_v1",
-            Self::BudgetOther => "budget_other",
-            Self::BudgetNotice => "budget_notice",
-            Self::SendState => "send_state",
-            Self::SpareState => "spare_state",
-            Self::SenderNotes => "sender_notes",
-        }
-    }
 }
 
 impl Request {

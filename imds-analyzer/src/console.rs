@@ -15,7 +15,7 @@ use tracing_subscriber::{
 use crate::{
     choice::{ColorChoice, Format},
     session::Finished,
-    sink::{Output, Sink, Style, json::JsonSink, loss, text::TextSink},
+    sink::{Output, Sink, Style, json::JsonSink, text::TextSink},
 };
 
 /// One line on stderr. If nobody reads it there is nobody to tell.
@@ -73,7 +73,7 @@ pub fn summarise<S>(finished: &Finished<S>, format: Format, color: ColorChoice) 
                 .render(style.columns(), style.color, &finished.loss)
                 .trim_end()
         )),
-        Format::Json if !finished.loss.is_empty() => say(format_args!("{}", loss::describe(&finished.loss))),
+        Format::Json if !finished.loss.is_empty() => say(format_args!("{}", finished.loss)),
         Format::Json => {}
     }
 }

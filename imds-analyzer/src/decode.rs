@@ -6,6 +6,8 @@ use imds_analyzer_ebpf::abi::{
 };
 use zerocopy::FromBytes;
 
+use crate::loss::Kind;
+
 /// One record, with its variable part.
 #[derive(Debug)]
 pub enum Record<'a> {
@@ -36,13 +38,12 @@ pub enum DecodeError {
     Data,
 }
 
-impl DecodeError {
-    /// Name as a kind of loss.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Short => "decode_short",
-            Self::Kind => "decode_kind",
-            Self::Data => "decode_data",
+impl From<DecodeError> for Kind {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Short => Self::DecodeShort,
+            DecodeError::Kind => Self::DecodeKind,
+            DecodeError::Data => Self::DecodeData,
         }
     }
 }

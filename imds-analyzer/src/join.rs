@@ -29,7 +29,9 @@ use self::{
 };
 use crate::{
     event::{Event, NetNs, Process, Tap, Thread},
-    http, sanitize,
+    http,
+    loss::{Kind, Ledger},
+    sanitize,
 };
 
 mod host;
@@ -136,7 +138,7 @@ pub struct Join<L> {
     held: Queue<Held>,
     told: Told,
     relays: Relays,
-    counters: Counters,
+    loss: Ledger,
 }
 
 /// An unfinished head.
@@ -154,21 +156,6 @@ struct Held {
     range: Range,
 }
 
-/// What did not go as it should; nothing here is ever reset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counters {
-    /// Ends of heads that had been reported early.
-    late_heads: u64,
-    /// Heads reported before their time for lack of room.
-    pending_evicted: u64,
-    /// Heads reported early that had to be forgotten: their ends are reported again.
-    early_forgotten: u64,
-    /// Heads written before their time for lack of room.
-    held_evicted: u64,
-    /// Requests of which nobody knows the process.
-    ownerless: u64,
-}
-
 impl<L: Lookup> Join<L> {
     pub fn new(lookup: L) -> Self {
         Self::with(lookup, LIMITS)
@@ -183,7 +170,7 @@ impl<L: Lookup> Join<L> {
             held: Queue::new(limits.held, limits.held_of_user),
             told: Told::new(),
             relays: Relays::default(),
-            counters: Counters::default(),
+            loss: Ledger::default(),
         }
     }
 
@@ -195,16 +182,9 @@ impl<L: Lookup> Join<L> {
         &mut self.lookup
     }
 
-    /// What went wrong or was left out here, by kind.
-    pub fn counters(&self) -> [(&'static str, u64); 5] {
-        let counters = self.counters;
-        [
-            ("requests_without_process", counters.ownerless),
-            ("late_heads", counters.late_heads),
-            ("unfinished_heads_evicted", counters.pending_evicted),
-            ("early_heads_forgotten", counters.early_forgotten),
-            ("held_heads_evicted", counters.held_evicted),
-        ]
+    /// What went wrong or was left out here.
+    pub fn loss(&self) -> &Ledger {
+        &self.loss
     }
 
     /// Takes a judged head.
@@ -213,7 +193,7 @@ impl<L: Lookup> Join<L> {
         let (key, range) = (HeadKey::of(request), Range::new(request.seq, request.head_len));
         let pending = self.pending.take(&key);
         if self.early.take(&key).is_some() {
-            self.counters.late_heads += 1;
+            self.loss.add(Kind::LateHeads, 1);
             // A change of it is no news: it was reported `unknown`.
             if in_sender_pages(request) {
                 self.told.add(key, range);
@@ -237,7 +217,7 @@ impl<L: Lookup> Join<L> {
         }
         let held = Held { event, range };
         if let Some((.., evicted)) = self.held.push(key, request.task.uid, since_boot, held) {
-            self.counters.held_evicted += 1;
+            self.loss.add(Kind::HeldHeadsEvicted, 1);
             out(evicted.event);
         }
     }
@@ -260,7 +240,7 @@ impl<L: Lookup> Join<L> {
             changed: false,
         };
         if let Some((key, user, evicted)) = self.pending.push(key, request.task.uid, since_boot, pending) {
-            self.counters.pending_evicted += 1;
+            self.loss.add(Kind::UnfinishedHeadsEvicted, 1);
             self.report_early(now, key, user, &evicted, Reason::Unfinished, out);
         }
     }
@@ -369,7 +349,7 @@ impl<L: Lookup> Join<L> {
     ) {
         let reason = if pending.changed { Reason::Changed } else { reason };
         if self.early.push(key, user, self.since_boot, ()).is_some() {
-            self.counters.early_forgotten += 1;
+            self.loss.add(Kind::EarlyHeadsForgotten, 1);
         }
         out(self.event(now, &unknown(&pending.request, reason), &pending.capture));
     }
@@ -432,7 +412,7 @@ impl<L: Lookup> Join<L> {
         match self.lookup.holder(now, request) {
             Some(process) => (Some(process), Some(OwnerHook::SockDiag)),
             None => {
-                self.counters.ownerless += 1;
+                self.loss.add(Kind::RequestsWithoutProcess, 1);
                 (None, None)
             }
         }

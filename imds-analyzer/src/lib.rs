@@ -7,12 +7,15 @@ pub mod command;
 pub mod config;
 pub mod console;
 pub mod decode;
+#[cfg(test)]
+mod docs;
 pub mod event;
 pub mod exit_code;
 pub mod http;
 pub mod join;
 pub mod kernel;
 pub mod lab;
+pub mod loss;
 mod place;
 pub mod process;
 pub mod sanitize;

@@ -30,6 +30,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 pub use self::lineage::Lineage;
 use self::{stream::Stream, wire::Wire};
+use crate::loss::{Kind, Ledger};
 
 /// Sockets followed at once; beyond that the one that was quiet longest is given up.
 const STREAMS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -52,30 +53,9 @@ pub struct SendTap {
     kernel_threads: LruCache<(u32, u64), ()>,
     /// ns that `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`: the time spent asleep.
     asleep: u64,
-    counters: Counters,
+    counters: Ledger,
     /// When it was said last that connections are given up, and how many there were then.
     said: Option<(Instant, u64)>,
-}
-
-/// What was lost on this side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Places in streams where sends, or parts of them, were lost on the way here.
-    pub gaps: u64,
-    /// Sends whose bytes changed while they were sent.
-    pub changed: u64,
-    /// Sends whose bytes could not be read.
-    pub unreadable: u64,
-    /// Connections given up for others.
-    pub evicted: u64,
-    /// Changes of sender that were forgotten before what they sent had left.
-    pub senders: u64,
-    /// Packets that could not be read as TCP.
-    pub misshapen: u64,
-    /// Packets of which only the beginning came here.
-    pub packet_bound: u64,
-    /// Bytes of streams that never came here.
-    pub gap_bytes: u64,
 }
 
 /// What comes out: a record of a request, as the kernel side of the wire tap would have sent it, and its capture.
@@ -92,13 +72,14 @@ impl SendTap {
             lineage,
             kernel_threads: LruCache::new(KERNEL_THREADS_MAX),
             asleep: asleep(),
-            counters: Counters::default(),
+            counters: Ledger::default(),
             said: None,
         }
     }
 
-    pub fn counters(&self) -> Counters {
-        self.counters
+    /// What was lost on this side.
+    pub fn loss(&self) -> &Ledger {
+        &self.counters
     }
 
     /// Looks at the clocks: the machine may have slept. To be called now and then.
@@ -109,7 +90,7 @@ impl SendTap {
 
     /// Says that connections were given up, if there are more of them than when it was said last.
     fn warn(&mut self) {
-        let given_up = self.counters.evicted;
+        let given_up = self.counters.of(Kind::ConnectionsGivenUp);
         let before = self.said.map_or(0, |(_, count)| count);
         if given_up == before || self.said.is_some_and(|(when, _)| when.elapsed() < SILENCE) {
             return;
@@ -166,7 +147,7 @@ impl SendTap {
     pub fn take(&mut self, send: &mut abi::send::Send, data: &[u8], report: &mut impl Report) {
         send.header.time += self.asleep;
         let Some(phase) = Phase::from_raw(send.phase) else {
-            self.counters.gaps += 1;
+            self.counters.add(Kind::SendGaps, 1);
             return;
         };
         if self.wire.is_some() {
@@ -234,7 +215,7 @@ impl SendTap {
         if let Some((sock, mut oldest)) = self.streams.push(send.sock, stream)
             && sock != send.sock
         {
-            self.counters.evicted += 1;
+            self.counters.add(Kind::ConnectionsGivenUp, 1);
             oldest.give_up(send.header.time, report);
         }
     }

@@ -7,11 +7,11 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use imds_analyzer_ebpf::abi::{Loss, OwnerHook, RecordKind, Request, program};
+use imds_analyzer_ebpf::abi::{OwnerHook, RecordKind, Request, program};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
-    decode::{self, DecodeError, Record},
+    decode::{self, Record},
     event::Event,
     join::{Host, Join, Now},
     kernel::{
@@ -20,6 +20,7 @@ use crate::{
         plan::{self, Impossible, Object, Plan, TapPlan, Wanted},
         stream::{Stream, Taken},
     },
+    loss::{Kind, Ledger},
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
     send::{Lineage, SendTap},
@@ -97,10 +98,9 @@ pub struct Session<S> {
     send: SendTap,
     outlet: Outlet<S>,
     /// As of the last loss notice.
-    reported_loss: Vec<(&'static str, u64)>,
-    decode_errors: Vec<(DecodeError, u64)>,
-    /// Records that found no room in a perf buffer.
-    lost: u64,
+    reported_loss: Ledger,
+    /// Records that did not get here, or could not be decoded.
+    lost: Ledger,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>,
 }
 
@@ -202,9 +202,8 @@ impl<S: Sink> Session<S> {
             loaded,
             join,
             outlet,
-            reported_loss: Vec::new(),
-            decode_errors: Vec::new(),
-            lost: 0,
+            reported_loss: Ledger::default(),
+            lost: Ledger::default(),
             logger,
         })
     }
@@ -284,7 +283,6 @@ impl<S: Sink> Session<S> {
             join,
             send,
             outlet,
-            decode_errors,
             lost,
             ..
         } = self;
@@ -321,10 +319,10 @@ impl<S: Sink> Session<S> {
                         judged(join, now, kind, request, capture, &mut write);
                     });
                 }
-                Err(error) => count_error(decode_errors, error),
+                Err(error) => lost.add(error, 1),
             },
             Taken::Lost(count, time) => {
-                *lost += count;
+                lost.add(Kind::PerfRecords, count);
                 send.lost(time, &mut |kind, request: &_, capture: &_| {
                     judged(join, now, kind, request, capture, &mut write);
                 });
@@ -375,23 +373,13 @@ impl<S: Sink> Session<S> {
     /// Says what was lost since the last time, if anything was.
     pub fn report_loss(&mut self) -> io::Result<()> {
         let loss = self.loss();
-        let before = |kind| {
-            self.reported_loss
-                .iter()
-                .find(|(name, _)| *name == kind)
-                .map_or(0, |it| it.1)
-        };
-        let mut counts = loss.clone();
-        counts
-            .iter_mut()
-            .for_each(|(kind, count)| *count = count.saturating_sub(before(*kind)));
-        counts.retain(|&(_, count)| count > 0);
-        if counts.is_empty() {
+        let new = loss.since(&self.reported_loss);
+        if new.is_empty() {
             return Ok(());
         }
         self.reported_loss = loss;
         let sink = &mut self.outlet.sink;
-        sink.notice(SystemTime::now(), &Notice::Loss { counts: &counts })?;
+        sink.notice(SystemTime::now(), &Notice::Loss(&new))?;
         sink.flush()
     }
 
@@ -426,37 +414,16 @@ impl<S: Sink> Session<S> {
         self.loaded.counters_readable()
     }
 
-    /// All that was lost, by kind.
-    pub fn loss(&self) -> Vec<(&'static str, u64)> {
-        let counters = self.join.counters();
-        let mut loss: Vec<_> = self
-            .loaded
-            .loss()
-            .into_iter()
-            .map(|(kind, count)| (kind.as_str(), count))
-            .collect();
-        let send = self.send.counters();
-        loss.extend([
-            ("recursion_misses", self.loaded.recursion_misses()),
-            ("kprobe_misses", self.loaded.kprobe_misses()),
-            ("perf_records", self.lost),
-            ("send_gaps", send.gaps),
-            ("sends_changed", send.changed),
-            ("sends_unreadable", send.unreadable),
-            ("connections_given_up", send.evicted),
-            (Loss::SenderQueue.as_str(), send.senders),
-            (Loss::PacketShape.as_str(), send.misshapen),
-            (Loss::PacketBound.as_str(), send.packet_bound),
-            (Loss::GapBytes.as_str(), send.gap_bytes),
-        ]);
-        loss.extend(self.decode_errors.iter().map(|(kind, count)| (kind.as_str(), *count)));
-        let ownerless = counters
-            .iter()
-            .any(|&(kind, count)| kind == "requests_without_process" && count > 0);
-        loss.extend(counters);
-        loss.extend(self.join.lookup().counters(ownerless));
-        loss.extend(self.outlet.sink.loss());
-        loss.retain(|&(_, count)| count > 0);
+    /// Everything that was lost so far, on both sides.
+    pub fn loss(&self) -> Ledger {
+        let mut loss = self.loaded.loss();
+        let join = self.join.loss();
+        let ownerless = join.of(Kind::RequestsWithoutProcess) > 0;
+        loss.merge(self.send.loss());
+        loss.merge(&self.lost);
+        loss.merge(join);
+        loss.merge(&self.join.lookup().loss(ownerless));
+        loss.merge(&self.outlet.sink.loss());
         loss
     }
 }
@@ -480,28 +447,10 @@ fn judged(
 /// The end of a session.
 pub struct Finished<S> {
     pub summary: Summary,
-    pub loss: Vec<(&'static str, u64)>,
+    pub loss: Ledger,
     /// `--fail-on` matched.
     pub failed: bool,
     pub sink: S,
-}
-
-impl<S> Finished<S> {
-    /// How many of one kind were lost.
-    pub fn loss_of(&self, kind: &str) -> u64 {
-        self.loss
-            .iter()
-            .filter(|(name, _)| *name == kind)
-            .map(|(_, count)| count)
-            .sum()
-    }
-}
-
-fn count_error(errors: &mut Vec<(DecodeError, u64)>, error: DecodeError) {
-    match errors.iter_mut().find(|(kind, _)| *kind == error) {
-        Some((_, count)) => *count += 1,
-        None => errors.push((error, 1)),
-    }
 }
 
 /// Until so many ns since boot.

@@ -5,14 +5,13 @@ use std::{
     time::SystemTime,
 };
 
-use crate::event::Event;
+use crate::{event::Event, loss::Ledger};
 
 pub mod fanout;
 pub mod file;
 pub mod journald;
 pub mod json;
 mod layout;
-pub mod loss;
 pub mod metrics;
 pub mod noise;
 mod notice;
@@ -39,9 +38,9 @@ pub trait Sink {
     /// Hands on what is buffered: to be called whenever nothing waits to be written, and at the end.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// What was lost here so far, by kind; an error of the above is no such loss.
-    fn loss(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
+    /// What was lost here so far; an error of the above is no such loss.
+    fn loss(&self) -> Ledger {
+        Ledger::default()
     }
 }
 
@@ -58,7 +57,7 @@ impl Sink for Box<dyn Sink> {
         (**self).flush()
     }
 
-    fn loss(&self) -> Vec<(&'static str, u64)> {
+    fn loss(&self) -> Ledger {
         (**self).loss()
     }
 }

@@ -1,21 +1,28 @@
 //! Documents that are written from what the code uses: docs/kernels.md, from the matrix of kernels and from the features
-//! that the analyzer looks for.
+//! that the analyzer looks for; and the tables in other documents, which a unit test of the analyzer compares and writes.
 
 use std::{fmt::Write as _, fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::{lab, vm::kernels};
+use crate::{cargo, lab, vm::kernels};
 
 const KERNELS: &str = "docs/kernels.md";
 
 /// Writes them anew.
 pub(crate) fn write() -> Result<()> {
-    fs::write(KERNELS, kernels_text()?).with_context(|| format!("cannot write {KERNELS}"))
+    fs::write(KERNELS, kernels_text()?).with_context(|| format!("cannot write {KERNELS}"))?;
+    let written = cargo()
+        .args(["test", "--package", "imds-analyzer", "--lib", "docs::"])
+        .env("UPDATE_GOLDEN", "1")
+        .status()
+        .context("cannot run the test that writes tables")?;
+    ensure!(written.success(), "the tables were not written");
+    Ok(())
 }
 
-/// An error if one is not as it would be written.
+/// An error if docs/kernels.md is not as it would be written; a unit test of the analyzer checks the tables.
 pub(crate) fn check() -> Result<()> {
     let there = fs::read_to_string(KERNELS).with_context(|| format!("cannot read {KERNELS}"))?;
     ensure!(

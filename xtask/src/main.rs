@@ -67,7 +67,7 @@ enum Task {
         #[arg(last = true)]
         command: Vec<String>,
     },
-    /// Write docs/kernels.md anew, from the tables in the code
+    /// Write docs/kernels.md and the tables in other documents anew, from the code
     Docs,
     /// Build what is released into target/dist: programs against an old glibc, packages, checksums
     Dist {

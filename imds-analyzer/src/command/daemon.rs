@@ -44,7 +44,6 @@ use crate::{
     sink::{
         Sink as _,
         fanout::Fanout,
-        loss,
         metrics::{Reader, Scrapes, Snapshot},
     },
 };
@@ -344,8 +343,8 @@ impl<'a> Daemon<'a> {
         let mut finished = self.session.finish().context("records cannot be handled")?;
         finished.sink.fanout.close();
         let lost = finished.sink.loss();
-        if lost.iter().any(|(_, count)| *count > 0) {
-            say(format_args!("{}", loss::describe(&lost)));
+        if !lost.is_empty() {
+            say(format_args!("{lost}"));
         }
         Ok(ExitCode::Ok)
     }

@@ -97,7 +97,7 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
             "--fail-on v1 did not match: {uncounted} v1 calls went to an address of this host itself (v1-local matches those)."
         ));
     }
-    let over_budget = finished.loss_of(Loss::BudgetV1.as_str());
+    let over_budget = finished.loss.of(Loss::BudgetV1);
     if !finished.failed && over_budget > 0 && settings.fail_on.has_v1() {
         say(format_args!(
             "--fail-on did not match, but {over_budget} v1 calls were counted only: run it again with --kernel-rate 0."

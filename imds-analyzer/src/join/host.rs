@@ -8,6 +8,7 @@ use lru::LruCache;
 use super::{Lookup, Now, nanoseconds};
 use crate::{
     event::Process,
+    loss::{Kind, Ledger},
     process::{
         Resolver,
         sockets::{ExistingSocket, ExistingSockets, find_existing},
@@ -48,20 +49,18 @@ impl Host {
         self.older.forbidden = true;
     }
 
-    /// What went wrong, by kind. A process that may not be looked at is common; it matters when somebody was looked for in
-    /// vain.
-    pub fn counters(&self, ownerless: bool) -> [(&'static str, u64); 5] {
+    /// What could not be looked up. A process that may not be looked at is common; it matters when a request is `ownerless`.
+    pub fn loss(&self, ownerless: bool) -> Ledger {
         let resolver = self.resolver.counters();
-        [
-            (
-                "socket_search_failures",
-                if ownerless { self.older.failures } else { 0 },
-            ),
-            ("process_read_failures", resolver.failures),
-            ("processes_unannounced", resolver.unannounced),
-            ("container_names_overdue", resolver.container_names_overdue),
-            ("user_names_overdue", resolver.user_names_overdue),
-        ]
+        let mut ledger = Ledger::default();
+        if ownerless {
+            ledger.add(Kind::SocketSearchFailures, self.older.failures);
+        }
+        ledger.add(Kind::ProcessReadFailures, resolver.failures);
+        ledger.add(Kind::ProcessesUnannounced, resolver.unannounced);
+        ledger.add(Kind::ContainerNamesOverdue, resolver.container_names_overdue);
+        ledger.add(Kind::UserNamesOverdue, resolver.user_names_overdue);
+        ledger
     }
 }
 

@@ -129,8 +129,8 @@ impl Script {
             .collect()
     }
 
-    fn count(&self, kind: &str) -> u64 {
-        self.join.counters().iter().find(|(name, _)| *name == kind).unwrap().1
+    fn count(&self, kind: Kind) -> u64 {
+        self.join.loss().of(kind)
     }
 }
 
@@ -217,7 +217,7 @@ fn a_late_end_is_not_a_second_request() {
     script.end(&head(1, 0));
     script.finish();
     assert_eq!(script.out(), []);
-    assert_eq!(script.count("late_heads"), 1);
+    assert_eq!(script.count(Kind::LateHeads), 1);
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn for_lack_of_room_the_oldest_of_who_has_most_is_early() {
         .map(|cookie| unknown_by(&by(2, cookie, 0), Reason::Unfinished))
         .collect();
     assert_eq!(script.out(), expected);
-    assert_eq!(script.count("unfinished_heads_evicted"), 7);
+    assert_eq!(script.count(Kind::UnfinishedHeadsEvicted), 7);
     // Nobody else's head is touched.
     script.end(&by(1, 1, 0));
     assert_eq!(script.out(), [v1(&by(1, 1, 0))]);
@@ -352,7 +352,7 @@ fn for_lack_of_room_the_oldest_of_who_has_most_is_early() {
         script.end(&by(2, cookie, 0));
     }
     assert_eq!(script.out(), [v1(&by(2, 9, 0)), v1(&by(2, 10, 0))]);
-    assert_eq!(script.count("late_heads"), 7);
+    assert_eq!(script.count(Kind::LateHeads), 7);
 }
 
 #[test]
@@ -395,8 +395,8 @@ fn thousands_of_slow_heads_have_one_record_each() {
         assert_eq!(after.last(), Some(&v1(&by(1, 2 << 40, 0))));
         let unknown = out.iter().chain(&after).filter(|(_, verdict, _)| *verdict == UNKNOWN);
         assert_eq!(unknown.count(), count as usize);
-        assert_eq!(script.count("late_heads"), count);
-        assert_eq!(script.count("early_heads_forgotten"), 0);
+        assert_eq!(script.count(Kind::LateHeads), count);
+        assert_eq!(script.count(Kind::EarlyHeadsForgotten), 0);
         assert_eq!(script.join.early.len(), 0);
     }
 }
@@ -424,8 +424,8 @@ fn what_had_to_be_forgotten_is_counted() {
     for cookie in 0..5 {
         script.begin(&head(cookie, 0));
     }
-    assert_eq!(script.count("unfinished_heads_evicted"), 4);
-    assert_eq!(script.count("early_heads_forgotten"), 2);
+    assert_eq!(script.count(Kind::UnfinishedHeadsEvicted), 4);
+    assert_eq!(script.count(Kind::EarlyHeadsForgotten), 2);
 }
 
 #[test]
@@ -477,7 +477,7 @@ fn who_holds_the_socket_is_asked_where_nobody_is_known() {
         owners,
         [(Some(42), None), (Some(77), Some(OwnerHook::SockDiag)), (None, None)]
     );
-    assert_eq!(script.count("requests_without_process"), 1);
+    assert_eq!(script.count(Kind::RequestsWithoutProcess), 1);
 }
 
 #[test]
@@ -631,7 +631,7 @@ fn held_heads_are_bounded_for_each_user() {
     script.end(&other);
     let names: Vec<String> = script.out().into_iter().map(|(name, ..)| name).collect();
     assert_eq!(names, ["/1/0", "/2/0", "/3/0"]);
-    assert_eq!(script.count("held_heads_evicted"), 3);
+    assert_eq!(script.count(Kind::HeldHeadsEvicted), 3);
     script.change(&notice(9, 0, 1));
     assert_eq!(script.out(), [unknown_by(&other, Reason::Changed)]);
     script.pass(5);

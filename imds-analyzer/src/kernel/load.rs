@@ -25,6 +25,7 @@ use super::{
     stream::Buffers,
     tracefs::Tracefs,
 };
+use crate::loss::{Kind, Ledger};
 
 /// Programs in the kernel; they are detached when this is dropped, or when the process dies.
 pub struct Loaded {
@@ -141,15 +142,16 @@ impl Loaded {
         self.buffers.take().ok_or_else(|| anyhow!("the buffers are taken"))
     }
 
-    /// What the kernel side lost since load, by kind.
-    pub fn loss(&self) -> Vec<(Loss, u64)> {
-        Loss::ALL
-            .into_iter()
-            .map(|kind| {
-                let values = self.loss.get(&(kind as u32), 0);
-                (kind, values.map_or(0, |values| values.iter().sum()))
-            })
-            .collect()
+    /// What the kernel side, and the kernel, lost since load.
+    pub fn loss(&self) -> Ledger {
+        let counted = Loss::ALL.into_iter().map(|kind| {
+            let values = self.loss.get(&(kind as u32), 0);
+            (kind, values.map_or(0, |values| values.iter().sum()))
+        });
+        let mut ledger: Ledger = counted.collect();
+        ledger.add(Kind::RecursionMisses, self.recursion_misses());
+        ledger.add(Kind::KprobeMisses, self.kprobe_misses());
+        ledger
     }
 
     /// Whether [`Self::loss`] is worth anything: bpf(2) may be forbidden to this process by now.
@@ -159,7 +161,7 @@ impl Loaded {
 
     /// Runs the kernel left out because the program was running on that CPU already (`recursion_misses`: 5.12, commit
     /// 9ed9e9ba2337); a kernel that does not count them has none to report.
-    pub fn recursion_misses(&self) -> u64 {
+    fn recursion_misses(&self) -> u64 {
         self.ebpf
             .programs()
             .filter_map(|(_, program)| {
@@ -173,7 +175,7 @@ impl Loaded {
 
     /// Runs of the send tap's kprobes that the kernel left out. Returns that were not waited for show as gaps. Kernels
     /// before 5.14 or so count reads of a page that was not there as well (`kprobe_fault_handler`).
-    pub fn kprobe_misses(&self) -> u64 {
+    fn kprobe_misses(&self) -> u64 {
         let misses = self.tracefs.as_ref().map_or(Ok(0), Tracefs::misses);
         match misses {
             Ok(misses) => misses.saturating_sub(self.misses_before),

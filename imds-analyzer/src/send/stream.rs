@@ -4,7 +4,7 @@ use std::{collections::VecDeque, mem};
 
 use imds_analyzer_ebpf::{
     abi::{
-        Header, RecordKind, Request, Task, request_flags,
+        Header, Loss, RecordKind, Request, Task, request_flags,
         send::{PIECE_MAX, Send, send_flags},
     },
     classify::{Classifier, Method, PathClass, Reason, Step, Verdict},
@@ -13,7 +13,8 @@ use imds_analyzer_ebpf::{
 use zerocopy::FromZeros as _;
 use zeroize::Zeroizing;
 
-use super::{Counters, Report, urgent::Urgent};
+use super::{Report, urgent::Urgent};
+use crate::loss::{Kind, Ledger};
 
 /// Changes of sender remembered: a head may come from several, and packets may wait.
 const SENDERS_MAX: usize = 64;
@@ -162,7 +163,7 @@ impl Stream {
     }
 
     /// From `seq` on `send` is what is sent, and its two ends are the socket's.
-    pub(super) fn note(&mut self, send: &Send, seq: u32, counters: &mut Counters) {
+    pub(super) fn note(&mut self, send: &Send, seq: u32, counters: &mut Ledger) {
         self.sock = send.sock;
         if send.source_port != 0 {
             self.ends = Ends::of(send);
@@ -181,7 +182,7 @@ impl Stream {
     }
 
     /// A piece of a send that begins.
-    pub(super) fn begin(&mut self, send: &Send, data: &[u8], counters: &mut Counters, report: &mut impl Report) {
+    pub(super) fn begin(&mut self, send: &Send, data: &[u8], counters: &mut Ledger, report: &mut impl Report) {
         self.expect(send, counters, report);
         let task = send.task;
         let begun = self.begun.get_or_insert_with(|| Begun::new(send.number, task));
@@ -191,7 +192,7 @@ impl Stream {
     }
 
     /// A piece of a send that has ended.
-    pub(super) fn end(&mut self, send: &Send, data: &[u8], counters: &mut Counters, report: &mut impl Report) {
+    pub(super) fn end(&mut self, send: &Send, data: &[u8], counters: &mut Ledger, report: &mut impl Report) {
         self.expect(send, counters, report);
         let mut begun = self.begun.take().unwrap_or_else(|| Begun::new(send.number, send.task));
         let time = send.header.time;
@@ -200,11 +201,11 @@ impl Stream {
             self.expect_urgent(send, report);
         }
         if send.offset > begun.taken {
-            counters.gaps += 1;
+            counters.add(Kind::SendGaps, 1);
             self.unseen(send.offset - begun.taken, Reason::Gap, time, report);
         }
         if begun.has_other_than(send.offset, data) {
-            counters.changed += u64::from(!mem::replace(&mut begun.changed, true));
+            counters.add(Kind::SendsChanged, u64::from(!mem::replace(&mut begun.changed, true)));
             self.unseen(data.len() as u32, Reason::Changed, time, report);
         } else {
             self.push(data, time, report);
@@ -212,10 +213,10 @@ impl Stream {
         if send.missing > 0 {
             // Behind the first piece it is what one send may be copied of that is over.
             let reason = if send.offset == 0 && data.is_empty() {
-                counters.unreadable += 1;
+                counters.add(Kind::SendsUnreadable, 1);
                 Reason::Unreadable
             } else {
-                counters.gaps += 1;
+                counters.add(Kind::SendGaps, 1);
                 Reason::Gap
             };
             self.unseen(send.missing, reason, time, report);
@@ -233,7 +234,7 @@ impl Stream {
     }
 
     /// Notices what was lost before this record.
-    fn expect(&mut self, send: &Send, counters: &mut Counters, report: &mut impl Report) {
+    fn expect(&mut self, send: &Send, counters: &mut Ledger, report: &mut impl Report) {
         // A socket that was reset has no port any more.
         if send.source_port != 0 {
             self.ends = Ends::of(send);
@@ -258,7 +259,7 @@ impl Stream {
                 return;
             }
         }
-        counters.gaps += 1;
+        counters.add(Kind::SendGaps, 1);
         self.number = send.number.wrapping_sub(1);
         let reason = if is_next { self.why_no_end() } else { Reason::Gap };
         self.lost_sends(reason, send.header.time, report);
@@ -288,13 +289,13 @@ impl Stream {
     }
 
     /// It is closed, after as many sends as `send` says.
-    pub(super) fn finish(&mut self, send: &Send, counters: &mut Counters, report: &mut impl Report) {
+    pub(super) fn finish(&mut self, send: &Send, counters: &mut Ledger, report: &mut impl Report) {
         let time = send.header.time;
         if self.begun.take().is_some() {
-            counters.gaps += 1;
+            counters.add(Kind::SendGaps, 1);
             self.lost_sends(self.why_no_end(), time, report);
         } else if is_before(self.number, send.number) {
-            counters.gaps += 1;
+            counters.add(Kind::SendGaps, 1);
             self.lost_sends(Reason::Gap, time, report);
         }
         self.close(time, report);
@@ -309,7 +310,7 @@ impl Stream {
         }
     }
 
-    fn sent_by(&mut self, task: &Task, flags: u32, position: u32, counters: &mut Counters) {
+    fn sent_by(&mut self, task: &Task, flags: u32, position: u32, counters: &mut Ledger) {
         let pages = flags & send_flags::SENDER_PAGES != 0;
         self.had_pages |= pages;
         let last = self.senders.back();
@@ -318,7 +319,7 @@ impl Stream {
         }
         if self.senders.len() == SENDERS_MAX {
             self.forgot_pages |= self.senders.pop_front().is_some_and(|sender| sender.pages);
-            counters.senders += 1;
+            counters.add(Loss::SenderQueue, 1);
         }
         self.senders.push_back(Sender {
             from: position,

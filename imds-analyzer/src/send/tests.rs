@@ -14,7 +14,8 @@ use imds_analyzer_ebpf::{
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use zerocopy::FromZeros as _;
 
-use super::{Counters, SendTap};
+use super::SendTap;
+use crate::loss::{Kind, Ledger};
 
 const SOCK: u64 = 0xffff_8880_0000_1000;
 const V1: &[u8] = b"GET /latest/user-data HTTP/1.1\r\nHost: imds\r\n\r\n";
@@ -96,8 +97,8 @@ impl Script {
             .collect()
     }
 
-    fn counters(&self) -> Counters {
-        self.tap.counters()
+    fn counters(&self) -> &Ledger {
+        self.tap.loss()
     }
 }
 
@@ -121,7 +122,7 @@ fn a_request_is_judged_and_its_token_stays_here() {
         (7, 0, V2.len() as u32)
     );
     assert!(!String::from_utf8_lossy(capture).contains("secret"));
-    assert_eq!(script.counters(), Counters::default());
+    assert!(script.counters().is_empty());
 }
 
 #[test]
@@ -156,7 +157,13 @@ fn what_changed_or_cannot_be_read_is_unknown() {
     );
     script.send(V1);
     assert_eq!(script.verdicts().last(), Some(&JUDGED_V1));
-    assert_eq!((script.counters().changed, script.counters().unreadable), (1, 1));
+    assert_eq!(
+        (
+            script.counters().of(Kind::SendsChanged),
+            script.counters().of(Kind::SendsUnreadable)
+        ),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -231,7 +238,7 @@ fn lost_records_are_gaps_and_never_a_verdict() {
         script.send(V1);
         let reason = if lost == 1 { Reason::NoState } else { Reason::Gap };
         assert_eq!(script.verdicts(), [unknown(reason), JUDGED_V1], "{lost}");
-        assert!(script.counters().gaps > 0);
+        assert!(script.counters().of(Kind::SendGaps) > 0);
     }
 }
 
@@ -584,7 +591,7 @@ fn connections_that_are_given_up_are_reported() {
             b"",
         );
     }
-    assert_eq!(script.counters().evicted, 1);
+    assert_eq!(script.counters().of(Kind::ConnectionsGivenUp), 1);
     assert_eq!(script.verdicts(), [unknown(Reason::NoState)]);
     assert_eq!(script.requests()[0].task.tgid, 7);
     // It goes on with the end of its head, and then with one that can be judged.

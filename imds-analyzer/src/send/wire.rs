@@ -3,7 +3,7 @@
 
 use imds_analyzer_ebpf::{
     abi::{
-        Task,
+        Loss, Task,
         send::{Packet, Phase, Send},
     },
     classify::Reason,
@@ -14,10 +14,11 @@ mod history;
 
 use self::history::{History, Point};
 use super::{
-    Counters, Report, STREAMS_MAX,
+    Report, STREAMS_MAX,
     packet::{self, Segment},
     stream::{Ends, Stream},
 };
+use crate::loss::{Kind, Ledger};
 
 /// The index that every network namespace gives its loopback device (LOOPBACK_IFINDEX, include/net/flow.h).
 const LOOPBACK: u32 = 1;
@@ -65,13 +66,13 @@ impl Wire {
     }
 
     /// A send begins or has ended, or the socket connects or is closed.
-    pub(super) fn sent(&mut self, send: &Send, phase: Phase, counters: &mut Counters, report: &mut impl Report) {
+    pub(super) fn sent(&mut self, send: &Send, phase: Phase, counters: &mut Ledger, report: &mut impl Report) {
         match phase {
             Phase::Begin if send.cookie == 0 => {
                 if let Some((sock, _)) = self.opening.push(send.sock, *send)
                     && sock != send.sock
                 {
-                    counters.senders += 1;
+                    counters.add(Loss::SenderQueue, 1);
                 }
             }
             Phase::Begin => {
@@ -110,14 +111,14 @@ impl Wire {
         packet: &Packet,
         data: &[u8],
         time: u64,
-        counters: &mut Counters,
+        counters: &mut Ledger,
         report: &mut impl Report,
     ) {
         let segment = match packet::read(data) {
             packet::Packet::Tcp(segment) => segment,
             packet::Packet::Other => return,
             packet::Packet::Misshapen => {
-                counters.misshapen += 1;
+                counters.add(Loss::PacketShape, 1);
                 return;
             }
         };
@@ -143,7 +144,7 @@ impl Wire {
         &mut self,
         cookie: u64,
         time: u64,
-        counters: &mut Counters,
+        counters: &mut Ledger,
         report: &mut impl Report,
     ) -> &mut Connection {
         let full = self.connections.len() == STREAMS_MAX.get() && !self.connections.contains(&cookie);
@@ -151,11 +152,11 @@ impl Wire {
             && let Some((_, mut oldest)) = self.connections.pop_lru()
             && !oldest.ended
         {
-            counters.evicted += 1;
+            counters.add(Kind::ConnectionsGivenUp, 1);
             oldest.stream.give_up(time, report);
         }
         // It may be one of those.
-        let joined = if counters.evicted > 0 {
+        let joined = if counters.of(Kind::ConnectionsGivenUp) > 0 {
             Reason::NoState
         } else {
             Reason::Midstream
@@ -196,7 +197,7 @@ impl Connection {
     }
 
     /// `send` has what the first packet has.
-    fn opened_by(&mut self, send: &Send, counters: &mut Counters) {
+    fn opened_by(&mut self, send: &Send, counters: &mut Ledger) {
         if let Some(first) = self.first {
             self.stream.note(send, first, counters);
         }
@@ -232,7 +233,7 @@ impl Connection {
     }
 
     /// Takes the part of the payload that is new. `cut` bytes behind it were left out.
-    fn take(&mut self, segment: &Segment<'_>, cut: u32, time: u64, counters: &mut Counters, report: &mut impl Report) {
+    fn take(&mut self, segment: &Segment<'_>, cut: u32, time: u64, counters: &mut Ledger, report: &mut impl Report) {
         let stream = &mut self.stream;
         if let Some(urgent) = segment.urgent {
             stream.urgent(urgent, time, report);
@@ -245,7 +246,7 @@ impl Connection {
             let again = payload.get(..known as usize).unwrap_or(payload);
             let compared = self.history.compare(segment.seq, again, self.point);
             if let Some((from, to)) = compared.other {
-                counters.changed += 1;
+                counters.add(Kind::SendsChanged, 1);
                 stream.revoke(from, to.wrapping_sub(from), Reason::Changed, time, report);
             }
             if let Some((from, to)) = compared.unknown
@@ -256,14 +257,14 @@ impl Connection {
             cut -= cut.min(known.saturating_sub(payload.len() as u32));
             payload = payload.get(known as usize..).unwrap_or_default();
         } else if ahead > 0 && !payload.is_empty() {
-            counters.gap_bytes += u64::from(ahead);
+            counters.add(Loss::GapBytes, u64::from(ahead));
             stream.unseen(ahead, Reason::Gap, time, report);
         }
         self.history.push(stream.position(), payload, self.point);
         stream.push(payload, time, report);
         if cut > 0 {
-            counters.packet_bound += 1;
-            counters.gap_bytes += u64::from(cut);
+            counters.add(Loss::PacketBound, 1);
+            counters.add(Loss::GapBytes, u64::from(cut));
             stream.unseen(cut, Reason::Gap, time, report);
         }
         if segment.last {

@@ -18,7 +18,12 @@ use super::{
     stream::StdoutWriter,
     text,
 };
-use crate::{choice::StdoutFormat, config::Config, event::Event};
+use crate::{
+    choice::StdoutFormat,
+    config::Config,
+    event::Event,
+    loss::{self, Ledger},
+};
 
 /// How long a sink has to write what is queued when it is closed.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -63,12 +68,12 @@ impl Kind {
         }
     }
 
-    /// Names of [`Stats::lost_requests`], of other lost records, and of [`Stats::torn`].
-    const fn losses(self) -> [&'static str; 3] {
+    /// The kinds of loss of [`Stats::lost_requests`] and [`Stats::lost_notices`].
+    const fn losses(self) -> [loss::Kind; 2] {
         match self {
-            Self::Log => ["log_requests_lost", "log_notices_lost", "log_torn_lines"],
-            Self::Journald => ["journald_requests_lost", "journald_notices_lost", "journald_torn_lines"],
-            Self::Text | Self::Json => ["stdout_requests_lost", "stdout_notices_lost", "stdout_torn_lines"],
+            Self::Log => [loss::Kind::LogRequestsLost, loss::Kind::LogNoticesLost],
+            Self::Journald => [loss::Kind::JournaldRequestsLost, loss::Kind::JournaldNoticesLost],
+            Self::Text | Self::Json => [loss::Kind::StdoutRequestsLost, loss::Kind::StdoutNoticesLost],
         }
     }
 }
@@ -309,14 +314,15 @@ impl Sink for Fanout {
         Ok(())
     }
 
-    fn loss(&self) -> Vec<(&'static str, u64)> {
-        let mut loss: BTreeMap<&'static str, u64> = BTreeMap::new();
+    fn loss(&self) -> Ledger {
+        let mut ledger = Ledger::default();
         for (kind, stats) in self.by_kind() {
-            let counts = [stats.lost_requests, stats.lost_notices, stats.torn];
-            for (name, count) in kind.losses().into_iter().zip(counts) {
-                *loss.entry(name).or_default() += count;
-            }
+            let [requests, notices] = kind.losses();
+            ledger.add(requests, stats.lost_requests);
+            ledger.add(notices, stats.lost_notices);
+            // Of all sinks only the log keeps what a crash left behind.
+            ledger.add(loss::Kind::LogTornLines, stats.torn);
         }
-        loss.into_iter().filter(|&(_, count)| count > 0).collect()
+        ledger
     }
 }

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    Notice, Style, loss, plain,
+    Notice, Style, plain,
     queue::{Line, LineWriter},
     text,
 };
@@ -113,10 +113,8 @@ pub(super) fn event_priority(event: &Event) -> &'static str {
 pub(super) fn notice_priority(notice: &Notice<'_>) -> (&'static str, &'static str) {
     match notice {
         Notice::Start { .. } => ("imds-analyzer-start", INFO),
-        Notice::Loss { counts } if counts.iter().any(|(kind, _)| loss::is_loss(kind)) => {
-            ("imds-analyzer-loss", WARNING)
-        }
-        Notice::Loss { .. } => ("imds-analyzer-loss", INFO),
+        Notice::Loss(loss) if loss.has_loss() => ("imds-analyzer-loss", WARNING),
+        Notice::Loss(_) => ("imds-analyzer-loss", INFO),
         Notice::FirstSeen { first, .. } if first.v1 => ("imds-analyzer-first-seen", WARNING),
         Notice::FirstSeen { .. } => ("imds-analyzer-first-seen", INFO),
         Notice::RateLimited(folded) if folded.counts.v1 > 0 => ("imds-analyzer-rate-limited", WARNING),

@@ -9,7 +9,7 @@ use std::{
 use prometheus::{Encoder as _, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{notice::First, queue::Stats};
-use crate::{event::Event, sanitize};
+use crate::{event::Event, loss::Ledger, sanitize};
 
 mod own;
 
@@ -86,7 +86,7 @@ pub enum Reader {
 /// What others count, as it stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot<'a> {
-    pub loss: &'a [(&'static str, u64)],
+    pub loss: &'a Ledger,
     pub sinks: &'a BTreeMap<&'static str, Stats>,
     /// Programs, and whether they are attached.
     pub hooks: &'a [(&'static str, bool)],
@@ -273,8 +273,8 @@ impl Metrics {
     ///
     /// When the counters cannot be written as text.
     pub fn render(&self, snapshot: Snapshot<'_>, reader: Reader) -> prometheus::Result<Vec<u8>> {
-        for &(kind, count) in snapshot.loss {
-            set(&self.lost.with_label_values(&[kind]), count);
+        for (kind, count) in snapshot.loss.iter() {
+            set(&self.lost.with_label_values(&[kind.name()]), count);
         }
         for (sink, stats) in snapshot.sinks {
             set(&self.sink_records.with_label_values(&[sink]), stats.written);

@@ -3,7 +3,10 @@
 use std::time::SystemTime;
 
 use super::summary::{Counts, Summary};
-use crate::event::{Event, User};
+use crate::{
+    event::{Event, User},
+    loss::Ledger,
+};
 
 /// A record that is not a request.
 #[derive(Clone, Copy, Debug)]
@@ -14,17 +17,14 @@ pub enum Notice<'a> {
         kernel: &'a str,
         hooks: &'a [Hook<'a>],
     },
-    /// What was lost since the last notice of this kind, by kind.
-    Loss { counts: &'a [(&'a str, u64)] },
+    /// What was lost since the last notice of this kind.
+    Loss(&'a Ledger),
     /// A caller that was not seen before, just before the record of its request.
     FirstSeen { event: &'a Event, first: First },
     /// Requests of one caller that were not written in full.
     RateLimited(&'a Folded),
     /// Ends the output; `loss` is all that was lost.
-    Summary {
-        summary: &'a Summary,
-        loss: &'a [(&'a str, u64)],
-    },
+    Summary { summary: &'a Summary, loss: &'a Ledger },
 }
 
 /// A hook in the kernel that was considered.

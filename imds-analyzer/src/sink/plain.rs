@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Notice, layout::foreign, loss, notice::Folded};
+use super::{Notice, layout::foreign, notice::Folded};
 
 /// Columns of text that others control.
 const WIDTH: usize = 256;
@@ -22,7 +22,7 @@ pub(super) fn describe(notice: &Notice<'_>) -> String {
             }
             text
         }
-        Notice::Loss { counts } => loss::describe(counts),
+        Notice::Loss(loss) => loss.to_string(),
         Notice::FirstSeen { event, first } => {
             let what = match (first.v1, first.credential) {
                 (true, true) => "v1 call, for credentials",
@@ -40,12 +40,8 @@ pub(super) fn describe(notice: &Notice<'_>) -> String {
         Notice::Summary { summary, loss } => {
             let total = summary.total(false);
             format!(
-                "imds-analyzer ends: {} v1, {} v2, {} other, {} unknown. {}",
-                total.v1,
-                total.v2,
-                total.other,
-                total.unknown,
-                loss::describe(loss)
+                "imds-analyzer ends: {} v1, {} v2, {} other, {} unknown. {loss}",
+                total.v1, total.v2, total.other, total.unknown
             )
         }
     }

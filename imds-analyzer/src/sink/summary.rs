@@ -8,7 +8,10 @@ use std::{
 use imds_analyzer_ebpf::classify::Version;
 
 use super::text::marks::container_name;
-use crate::event::{Event, Process, User};
+use crate::{
+    event::{Event, Process, User},
+    loss::Ledger,
+};
 
 mod table;
 
@@ -130,8 +133,8 @@ impl Summary {
         callers
     }
 
-    /// For people, in `width` columns; `loss` as [`super::loss::describe`] takes it.
-    pub fn render(&self, width: usize, color: bool, loss: &[(&str, u64)]) -> String {
+    /// For people, in `width` columns.
+    pub fn render(&self, width: usize, color: bool, loss: &Ledger) -> String {
         table::render(self, width, color, loss)
     }
 

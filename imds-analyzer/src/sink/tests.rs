@@ -7,7 +7,7 @@ use std::{
 };
 
 use imds_analyzer_ebpf::{
-    abi::OwnerHook,
+    abi::{Loss, OwnerHook},
     classify::{PathClass, Reason, Verdict},
 };
 
@@ -18,16 +18,21 @@ use crate::event::{
 
 /// Compares with `testdata/<name>`; `UPDATE_GOLDEN=1 cargo test` writes it instead.
 pub(super) fn golden(name: &str, actual: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("src/sink/testdata")
-        .join(name);
+    let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sink/testdata");
+    golden_at(&testdata.join(name), actual);
+}
+
+/// Compares with the file at `path`; `UPDATE_GOLDEN=1 cargo test` writes it instead.
+pub(crate) fn golden_at(path: &Path, actual: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, actual).expect("testdata can be written");
+        std::fs::write(path, actual).expect("the file can be written");
     }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    let expected = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(
-        actual, expected,
-        "{name} differs; if that is meant, run with UPDATE_GOLDEN=1"
+        actual,
+        expected,
+        "{} differs; if that is meant, run with UPDATE_GOLDEN=1",
+        path.display()
     );
 }
 
@@ -284,12 +289,12 @@ pub(super) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
             reason: "this kernel has no BTF",
         },
     ];
-    let loss = [("request_ring_full", 3), ("gap_bytes", 0)];
+    let loss = [(Loss::RequestRing, 3)].into_iter().collect();
     let mut summary = summary::Summary::new();
     samples().iter().for_each(|event| summary.add(event));
     let kernel = "6.8.0-1021-aws";
     take(time(0), &Notice::Start { kernel, hooks: &hooks });
-    take(time(1), &Notice::Loss { counts: &loss });
+    take(time(1), &Notice::Loss(&loss));
     let event = &full_event();
     let first = notice::First {
         v1: true,

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     config::Config,
     event::Event,
+    loss::{Kind, Ledger},
     sink::{
         Notice, Sink,
         fanout::Fanout,
@@ -97,9 +98,9 @@ impl Sink for Pipeline {
         self.fanout.flush()
     }
 
-    fn loss(&self) -> Vec<(&'static str, u64)> {
+    fn loss(&self) -> Ledger {
         let mut loss = self.fanout.loss();
-        loss.push(("first_seen_unannounced", self.noise.unannounced()));
+        loss.add(Kind::FirstSeenUnannounced, self.noise.unannounced());
         loss
     }
 }

@@ -6,7 +6,7 @@
 
 use imds_analyzer_ebpf::{
     abi::{
-        RecordKind, Request, Task, request_flags,
+        Loss, RecordKind, Request, Task, request_flags,
         send::{Packet, Phase, Send, send_flags},
     },
     classify::{Reason, Verdict},
@@ -14,10 +14,8 @@ use imds_analyzer_ebpf::{
 use proptest::prelude::{any, proptest};
 use zerocopy::FromZeros as _;
 
-use super::{
-    super::{Counters, STREAMS_MAX},
-    Wire,
-};
+use super::{super::STREAMS_MAX, Wire};
+use crate::loss::{Kind, Ledger};
 
 const SOCK: u64 = 0xffff_8880_0000_1000;
 const COOKIE: u64 = 5;
@@ -37,7 +35,7 @@ const URG: u8 = 0x20;
 struct Script {
     cookie: u64,
     wire: Wire,
-    counters: Counters,
+    counters: Ledger,
     records: Vec<(RecordKind, Request, Vec<u8>)>,
 }
 
@@ -46,7 +44,7 @@ impl Script {
         Self {
             cookie: COOKIE,
             wire: Wire::new(),
-            counters: Counters::default(),
+            counters: Ledger::default(),
             records: Vec::new(),
         }
     }
@@ -162,7 +160,7 @@ fn packets_say_what_and_sends_say_who() {
     assert_eq!((request.source_port, request.header.time), (40_000, 7));
     assert_eq!((&request.packet_destination[..4], request.packet_port), (&IMDS[..], 80));
     assert!(!String::from_utf8_lossy(capture).contains("secret"));
-    assert_eq!(script.counters, Counters::default());
+    assert!(script.counters.is_empty());
 }
 
 /// Two processes write in turn, and what they wrote leaves later, in packets of its own.
@@ -189,7 +187,7 @@ fn what_is_sent_again_is_no_second_request() {
     script.packet(PUSH, at(5), &V1[5..]);
     script.packet(FIN, at(V1.len()), b"");
     assert_eq!(script.judged(), [(Verdict::V1, 7)]);
-    assert_eq!(script.counters, Counters::default());
+    assert!(script.counters.is_empty());
 }
 
 #[test]
@@ -200,7 +198,7 @@ fn what_never_came_is_counted_and_cuts_a_head() {
     let requests = script.requests();
     assert_eq!(requests[0].verdict(), Some(Verdict::Unknown));
     assert_eq!(requests[0].reason(), Some(Reason::Gap));
-    assert_eq!(script.counters.gap_bytes, 5);
+    assert_eq!(script.counters.of(Loss::GapBytes), 5);
 }
 
 #[test]
@@ -209,10 +207,16 @@ fn the_rest_of_a_packet_is_counted() {
     script.cut_packet(PUSH, at(0), &[V1, V2].concat(), 10);
     assert_eq!(script.judged().len(), 2);
     assert_eq!(script.requests()[1].reason(), Some(Reason::Gap));
-    assert_eq!((script.counters.packet_bound, script.counters.gap_bytes), (1, 10));
+    assert_eq!(
+        (
+            script.counters.of(Loss::PacketBound),
+            script.counters.of(Loss::GapBytes)
+        ),
+        (1, 10)
+    );
     // Sent again it is nothing new.
     script.cut_packet(PUSH, at(0), &[V1, V2].concat(), 10);
-    assert_eq!((script.judged().len(), script.counters.packet_bound), (2, 1));
+    assert_eq!((script.judged().len(), script.counters.of(Loss::PacketBound)), (2, 1));
 }
 
 /// MSG_FASTOPEN: the send begins before there is a connection, and its bytes are in the SYN.
@@ -319,7 +323,7 @@ fn senders_that_are_forgotten_are_counted() {
     for sender in 0..70 {
         script.begins(sender + 1, at(sender as usize));
     }
-    assert_eq!(script.counters.senders, 6);
+    assert_eq!(script.counters.of(Loss::SenderQueue), 6);
 }
 
 fn reasons(script: &Script) -> Vec<Option<Reason>> {
@@ -403,7 +407,7 @@ fn what_is_sent_again_with_other_bytes_is_said() {
         script.packet(PUSH, at(from), &other[from..to]);
         assert_eq!(changed(&script), [(at(V1.len()), at(V1.len() + V2.len()), 7)]);
         assert_eq!(script.judged().len(), 3);
-        assert_eq!(script.counters.changed, 1);
+        assert_eq!(script.counters.of(Kind::SendsChanged), 1);
     }
 }
 
@@ -512,7 +516,7 @@ fn only_connections_that_are_open_are_given_up() {
             script.packet(FIN, at(0), b"");
         }
     }
-    assert_eq!(script.counters.evicted, 3);
+    assert_eq!(script.counters.of(Kind::ConnectionsGivenUp), 3);
 }
 
 #[test]
@@ -530,7 +534,7 @@ fn what_is_no_tcp_is_counted_or_left_alone() {
             &mut |_, _: &Request, _: &[u8]| {},
         );
     }
-    assert_eq!(script.counters.misshapen, 1);
+    assert_eq!(script.counters.of(Loss::PacketShape), 1);
 }
 
 proptest! {
@@ -549,7 +553,7 @@ proptest! {
         }
         let expected = [Verdict::V1, Verdict::V2, Verdict::V1, Verdict::V2].map(|verdict| (verdict, 7));
         assert_eq!(script.judged(), expected);
-        assert_eq!(script.counters, Counters::default());
+        assert!(script.counters.is_empty());
     }
 
     /// Whatever is sent again, cut off, urgent or in the sender's pages: no panic.

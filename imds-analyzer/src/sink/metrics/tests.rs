@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use imds_analyzer_ebpf::abi::Loss;
+
 use super::*;
 use crate::{
     event::{Process, User},
@@ -29,7 +31,7 @@ fn text_for(metrics: &Metrics, reader: Reader, tap: &str) -> String {
     Scrapes::count(&scrapes.delayed);
     let sinks = BTreeMap::from([("log", Stats::default())]);
     let snapshot = Snapshot {
-        loss: &[("request_ring_full", 3)],
+        loss: &[(Loss::RequestRing, 3)].into_iter().collect(),
         sinks: &sinks,
         hooks: &[("imds_egress", true), ("imds_fentry", false)],
         tap,

@@ -1,6 +1,6 @@
 //! The records in which the analyzer speaks of itself: what it hooked, what it lost, and the sum of what it saw.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::time::SystemTime;
 
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
@@ -9,9 +9,12 @@ use super::{
     Action, Category, Dataset, Envelope, EventFields, Host, Kind, Level, Outcome, SCHEMA, Type, User, action_is,
     noise::{FirstSeenRecord, RateLimitedRecord},
 };
-use crate::sink::{
-    notice::{Hook, Notice},
-    summary::{Caller, Counts, Summary},
+use crate::{
+    loss::Ledger,
+    sink::{
+        notice::{Hook, Notice},
+        summary::{Caller, Counts, Summary},
+    },
 };
 
 impl<'a> super::Record<'a> {
@@ -28,12 +31,9 @@ impl<'a> super::Record<'a> {
                     os: Os { kernel },
                 },
             }),
-            Notice::Loss { counts } => Self::Loss(LossRecord {
+            Notice::Loss(loss) => Self::Loss(LossRecord {
                 envelope: envelope(time, Level::Warn, Action::Loss),
-                imds: Loss {
-                    schema: SCHEMA,
-                    loss: LossCounts(counts),
-                },
+                imds: Loss { schema: SCHEMA, loss },
                 host: Host { name: host },
             }),
             Notice::FirstSeen { event, first } => Self::FirstSeen(FirstSeenRecord::new(time, event, *first, host)),
@@ -43,7 +43,7 @@ impl<'a> super::Record<'a> {
                 imds: SummaryImds {
                     schema: SCHEMA,
                     summary: SummaryFields::new(summary),
-                    loss: LossCounts(loss),
+                    loss,
                 },
                 host: Host { name: host },
             }),
@@ -137,18 +137,7 @@ pub(in crate::sink) struct LossRecord<'a> {
 #[schemars(deny_unknown_fields)]
 struct Loss<'a> {
     schema: u32,
-    loss: LossCounts<'a>,
-}
-
-/// How much was lost, by kind; kinds with a count of 0 are left out.
-#[derive(JsonSchema)]
-#[schemars(transparent)]
-struct LossCounts<'a>(#[schemars(with = "BTreeMap<String, u64>")] &'a [(&'a str, u64)]);
-
-impl Serialize for LossCounts<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied().filter(|&(_, count)| count > 0))
-    }
+    loss: &'a Ledger,
 }
 
 /// All that was seen, by caller.
@@ -166,7 +155,7 @@ pub(in crate::sink) struct SummaryRecord<'a> {
 struct SummaryImds<'a> {
     schema: u32,
     summary: SummaryFields<'a>,
-    loss: LossCounts<'a>,
+    loss: &'a Ledger,
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -3,9 +3,9 @@
 use std::fmt::{self, Write as _};
 
 use super::{Caller, Counts, Summary};
-use crate::sink::{
-    layout::{ALARM, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, paint},
-    loss,
+use crate::{
+    loss::Ledger,
+    sink::layout::{ALARM, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, paint},
 };
 
 const COUNT_HEADS: [&str; 4] = ["v1", "v2", "other", "unknown"];
@@ -16,14 +16,14 @@ const USER_WIDTH: usize = 16;
 const TEXT_WIDTH_MIN: usize = 12;
 const GAP: usize = 2;
 
-pub(super) fn render(summary: &Summary, width: usize, color: bool, loss: &[(&str, u64)]) -> String {
+pub(super) fn render(summary: &Summary, width: usize, color: bool, loss: &Ledger) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = write(&mut text, summary, width, color, loss);
     text
 }
 
-fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: &[(&str, u64)]) -> fmt::Result {
+fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: &Ledger) -> fmt::Result {
     let has_local = summary.total(true).sum() > 0;
     if summary.total(false).sum() == 0 {
         let but = if has_local { ", only to this host itself" } else { "" };
@@ -49,7 +49,7 @@ fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: 
             "\nA rootless network helper repeated {v1} v1, {v2} v2, {other} other, {unknown} unknown of them, not counted again."
         )?;
     }
-    writeln!(text, "\n{}", loss::describe(loss))
+    writeln!(text, "\n{loss}")
 }
 
 fn section(text: &mut String, summary: &Summary, local: bool, title: &str, width: usize, color: bool) -> fmt::Result {
@@ -168,6 +168,8 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
+    use imds_analyzer_ebpf::abi::Loss;
+
     use super::*;
     use crate::sink::tests::{full_event, golden, samples};
 
@@ -180,15 +182,18 @@ mod tests {
 
     #[test]
     fn table() {
-        let loss = [("request_ring_full", 3)];
+        let loss = [(Loss::RequestRing, 3)].into_iter().collect();
         golden("summary.txt", &summary().render(120, false, &loss));
-        golden("summary-empty.txt", &Summary::new().render(120, false, &[]));
+        golden(
+            "summary-empty.txt",
+            &Summary::new().render(120, false, &Ledger::default()),
+        );
     }
 
     #[test]
     fn fits_its_width() {
         for width in [80, 100, 120, 160] {
-            let text = summary().render(width, false, &[]);
+            let text = summary().render(width, false, &Ledger::default());
             assert!(text.lines().all(|line| columns(line) <= width), "{width}:\n{text}");
         }
     }
