@@ -8,7 +8,7 @@ use crate::{
     choice::Format,
     exit_code::ExitCode,
     kernel::{
-        features::Features,
+        features::{Feature, Features},
         load::{self, Hook},
         plan::{self, Plan, Wanted},
     },
@@ -104,15 +104,15 @@ pub(super) fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
 }
 
 fn findings(features: &Features) -> Vec<Finding> {
-    features
-        .probes
-        .iter()
-        .map(|probe| Finding {
-            name: probe.feature.name(),
-            available: probe.result.is_ok(),
-            detail: probe.result.clone().unwrap_or_else(|why| why),
-            since: probe.feature.since(),
-            remedy: probe.feature.remedy(),
+    Feature::ALL
+        .into_iter()
+        .map(|feature| (feature, features.get(feature)))
+        .map(|(feature, probe)| Finding {
+            name: feature.name(),
+            available: probe.is_present(),
+            detail: probe.detail().to_owned(),
+            since: feature.since(),
+            remedy: feature.remedy(),
         })
         .collect()
 }

@@ -3,11 +3,9 @@
 use std::{fs, path::Path};
 
 use imds_analyzer_ebpf::abi::{Settings, program, send::SendSettings};
+use rustix::thread::CapabilitySet;
 
 use super::{btf::Btf, cgroup, constants, offsets, tracefs::Tracefs};
-
-/// Why a feature is not known that only a privileged process can probe.
-pub const NOT_LOOKED_AT: &str = "not looked at";
 
 /// One thing the tool can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,29 +85,75 @@ impl Feature {
     }
 }
 
-/// A feature and whether this host has it.
-#[derive(Clone, Debug)]
-pub struct Probe {
-    pub feature: Feature,
-    /// What was found, or why it cannot be used.
-    pub result: Result<String, String>,
+/// The result of looking for a feature, with text for `check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe<T = String> {
+    /// What was found.
+    Present(T),
+    /// Why the feature cannot be used.
+    Missing(T),
+    /// Only a privileged process can look: the host may have the feature.
+    Unprobed,
 }
 
-/// All that was found.
+impl Probe {
+    fn as_deref(&self) -> Probe<&str> {
+        match self {
+            Self::Present(found) => Probe::Present(found),
+            Self::Missing(why) => Probe::Missing(why),
+            Self::Unprobed => Probe::Unprobed,
+        }
+    }
+}
+
+impl<T> Probe<T> {
+    pub fn is_present(&self) -> bool {
+        matches!(self, Self::Present(_))
+    }
+}
+
+impl<'a> Probe<&'a str> {
+    /// One line for people.
+    pub fn detail(self) -> &'a str {
+        match self {
+            Self::Present(text) | Self::Missing(text) => text,
+            Self::Unprobed => "not looked at",
+        }
+    }
+}
+
+impl<T: Into<String>, E: ToString> From<Result<T, E>> for Probe {
+    fn from(result: Result<T, E>) -> Self {
+        match result {
+            Ok(found) => Self::Present(found.into()),
+            Err(why) => Self::Missing(why.to_string()),
+        }
+    }
+}
+
+/// The running host, one field for each [`Feature`].
 #[derive(Clone, Debug)]
 pub struct Features {
+    /// Release and machine.
     pub kernel: String,
-    pub probes: Vec<Probe>,
-    /// Of struct fields, where there is BTF.
-    pub offsets: Option<Settings>,
-    /// The same for the send tap.
-    pub send_offsets: Option<SendSettings>,
     /// The mode in brackets of `/sys/kernel/security/lockdown`.
     pub lockdown: Option<String>,
+    pub privileges: Probe,
+    pub kernel_reads: Probe,
+    pub cgroup2: Probe,
+    /// The offsets of struct fields that BTF gives, or why it does not give them.
+    pub btf: Result<Settings, String>,
+    /// The same for the send tap, which does without where there is none.
+    pub send_offsets: Option<SendSettings>,
+    pub ring_buffer: Probe,
+    pub fentry: Probe,
+    pub tp_btf: Probe,
+    pub kprobe: Probe,
+    pub kprobe_events: Probe,
 }
 
 impl Features {
-    /// Looks at the running host. Reads only; what a program's load says is found at load.
+    /// Probes the running host. Loads no program: whether the kernel accepts one shows at load.
     pub fn probe() -> Self {
         let btf = Btf::from_kernel();
         let offsets = match &btf {
@@ -117,116 +161,106 @@ impl Features {
             Err(error) => Err(error.to_string()),
         };
         let send_offsets = match (&btf, &offsets) {
-            // Without what the programs read of it, the send tap learns where things are.
             (Ok(btf), Ok(common)) => constants::from_btf(btf, *common).ok(),
             _ => None,
         };
         let in_btf = |found: fn(&Btf, &str) -> bool, what: &str| match &btf {
-            Ok(btf) if found(btf, program::SENDER) => Ok("in this kernel's BTF".to_owned()),
-            Ok(_) => Err(format!("this kernel has no such {what}")),
-            Err(_) => Err("needs BTF".to_owned()),
+            Ok(btf) if found(btf, program::SENDER) => Probe::Present("in this kernel's BTF".to_owned()),
+            Ok(_) => Probe::Missing(format!("this kernel has no such {what}")),
+            Err(_) => Probe::Missing("needs BTF".to_owned()),
         };
         let privileges = privileges();
+        let privileged = |probe: fn() -> Probe| match privileges {
+            Probe::Present(_) => probe(),
+            _ => Probe::Unprobed,
+        };
         let kernel = rustix::system::uname();
         let lockdown = lockdown(Path::new("/sys/kernel/security/lockdown"));
-        let results = [
-            privileges.clone(),
-            kernel_reads(lockdown.as_deref()),
-            cgroup::Root::open()
-                .map(|root| root.describe())
-                .map_err(|error| error.to_string()),
-            offsets
-                .as_ref()
-                .map(|_| "every field found".to_owned())
-                .map_err(Clone::clone),
-            match &privileges {
-                Ok(_) => ring_buffer(),
-                Err(_) => Err(NOT_LOOKED_AT.to_owned()),
-            },
-            in_btf(Btf::has_function, "function"),
-            in_btf(Btf::has_tracepoint, "tracepoint"),
-            kprobes(),
-            match &privileges {
-                Ok(_) => Tracefs::open()
-                    .map(|tracefs| tracefs.describe().to_owned())
-                    .map_err(|error| format!("tracefs has none: {error}")),
-                Err(_) => Err(NOT_LOOKED_AT.to_owned()),
-            },
-        ];
         Self {
             kernel: format!(
                 "{} {}",
                 kernel.release().to_string_lossy(),
                 kernel.machine().to_string_lossy()
             ),
-            probes: Feature::ALL
-                .into_iter()
-                .zip(results)
-                .map(|(feature, result)| Probe { feature, result })
-                .collect(),
-            offsets: offsets.ok(),
-            send_offsets,
+            kernel_reads: kernel_reads(lockdown.as_deref()),
             lockdown,
+            cgroup2: cgroup::Root::open().map(|root| root.describe()).into(),
+            send_offsets,
+            ring_buffer: privileged(ring_buffer),
+            fentry: in_btf(Btf::has_function, "function"),
+            tp_btf: in_btf(Btf::has_tracepoint, "tracepoint"),
+            kprobe: kprobes(),
+            kprobe_events: privileged(kprobe_events),
+            btf: offsets,
+            privileges,
         }
     }
 
-    /// What was found of a feature.
-    pub fn get(&self, feature: Feature) -> Result<&str, &str> {
-        match self.probes.iter().find(|probe| probe.feature == feature) {
-            Some(Probe { result: Ok(found), .. }) => Ok(found),
-            Some(Probe { result: Err(why), .. }) => Err(why),
-            None => Err("not looked at"),
+    pub fn get(&self, feature: Feature) -> Probe<&str> {
+        match feature {
+            Feature::Privileges => self.privileges.as_deref(),
+            Feature::KernelReads => self.kernel_reads.as_deref(),
+            Feature::Cgroup2 => self.cgroup2.as_deref(),
+            Feature::Btf => match &self.btf {
+                Ok(_) => Probe::Present("every field found"),
+                Err(why) => Probe::Missing(why),
+            },
+            Feature::RingBuffer => self.ring_buffer.as_deref(),
+            Feature::Fentry => self.fentry.as_deref(),
+            Feature::TpBtf => self.tp_btf.as_deref(),
+            Feature::Kprobe => self.kprobe.as_deref(),
+            Feature::KprobeEvents => self.kprobe_events.as_deref(),
         }
     }
 }
 
-/// The bits of the effective set that loading and attaching need; CAP_SYS_ADMIN stands for all of them.
-fn privileges() -> Result<String, String> {
-    const NET_ADMIN: u64 = 1 << 12;
-    const SYS_ADMIN: u64 = 1 << 21;
-    const PERFMON: u64 = 1 << 38;
-    const BPF: u64 = 1 << 39;
-    let status = fs::read_to_string("/proc/self/status").map_err(|error| format!("/proc/self/status: {error}"))?;
-    let effective = status
-        .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-        .ok_or("/proc/self/status has no CapEff line")?;
-    if effective & SYS_ADMIN != 0 {
-        return Ok("CAP_SYS_ADMIN".to_owned());
+/// The effective capabilities that loading and attaching need; CAP_SYS_ADMIN stands for all of them.
+fn privileges() -> Probe {
+    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::PERFMON | CapabilitySet::BPF;
+    match rustix::thread::capabilities(None) {
+        Ok(held) if held.effective.contains(CapabilitySet::SYS_ADMIN) => Probe::Present("CAP_SYS_ADMIN".to_owned()),
+        Ok(held) if held.effective.contains(needed) => {
+            Probe::Present("CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN".to_owned())
+        }
+        Ok(_) => Probe::Missing("this process may not load BPF programs".to_owned()),
+        Err(error) => Probe::Missing(format!("its capabilities cannot be read: {error}")),
     }
-    let needed = NET_ADMIN | PERFMON | BPF;
-    if effective & needed == needed {
-        return Ok("CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN".to_owned());
-    }
-    Err("this process may not load BPF programs".to_owned())
 }
 
 /// At confidentiality no program may call `bpf_probe_read_kernel` (5.4, commit 9d1f8be5cf42). Without securityfs the
 /// level is not known, and a load tells.
-fn kernel_reads(lockdown: Option<&str>) -> Result<String, String> {
+fn kernel_reads(lockdown: Option<&str>) -> Probe {
     match lockdown {
-        Some("confidentiality") => Err("kernel lockdown is at confidentiality".to_owned()),
-        Some(level) => Ok(format!("allowed, lockdown is at {level}")),
-        None => Ok("not forbidden as far as can be seen".to_owned()),
+        Some("confidentiality") => Probe::Missing("kernel lockdown is at confidentiality".to_owned()),
+        Some(level) => Probe::Present(format!("allowed, lockdown is at {level}")),
+        None => Probe::Present("not forbidden as far as can be seen".to_owned()),
     }
 }
 
-/// Asks the kernel for one, as aya probes map types.
-fn ring_buffer() -> Result<String, String> {
+/// Asks the kernel for one, the way aya probes map types.
+fn ring_buffer() -> Probe {
     match aya::sys::is_map_supported(aya::maps::MapType::RingBuf) {
-        Ok(true) => Ok("present".to_owned()),
-        Ok(false) => Err("this kernel has no BPF ring buffer".to_owned()),
-        Err(error) => Err(format!("cannot be probed: {error}")),
+        Ok(true) => Probe::Present("present".to_owned()),
+        Ok(false) => Probe::Missing("this kernel has no BPF ring buffer".to_owned()),
+        Err(error) => Probe::Missing(format!("cannot be probed: {error}")),
     }
 }
 
 /// Kprobes by perf_event_open (4.17), whose PMU the kernel shows.
-fn kprobes() -> Result<String, String> {
+fn kprobes() -> Probe {
     if Path::new("/sys/bus/event_source/devices/kprobe/type").exists() {
-        Ok("present".to_owned())
+        Probe::Present("present".to_owned())
     } else {
-        Err("this kernel has no kprobes".to_owned())
+        Probe::Missing("this kernel has no kprobes".to_owned())
     }
+}
+
+/// Kprobes by tracefs.
+fn kprobe_events() -> Probe {
+    Tracefs::open()
+        .map(|tracefs| tracefs.describe().to_owned())
+        .map_err(|error| format!("tracefs has none: {error}"))
+        .into()
 }
 
 fn lockdown(path: &Path) -> Option<String> {

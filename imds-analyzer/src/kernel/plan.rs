@@ -2,7 +2,7 @@
 
 use imds_analyzer_ebpf::abi::{OwnerHook, Settings, send::SendSettings};
 
-use super::features::{Feature, Features, NOT_LOOKED_AT};
+use super::features::{Feature, Features, Probe};
 use crate::event::Tap;
 
 /// What to load, and why it is this.
@@ -108,7 +108,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
                             .map(|Obstacle { feature, why }| format!("not the wire tap: {}: {why}", feature.name())),
                     );
                     explain_send(&tap, "", &mut plan.reasons);
-                    if wanted.object.is_none() && features.get(Feature::Cgroup2).is_ok() {
+                    if wanted.object.is_none() && features.get(Feature::Cgroup2).is_present() {
                         plan.reasons.push(PACKETS_NOT_ASKED_FOR.to_owned());
                     }
                 } else {
@@ -141,13 +141,16 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     Ok(plan)
 }
 
-/// What of `needed` is missing. What could not be looked at is not in the way; what kept from looking is.
+/// The missing features of `needed`. An unprobed feature is no obstacle; whatever prevented the probe is.
 fn missing(features: &Features, needed: impl IntoIterator<Item = Feature>) -> Vec<Obstacle> {
     needed
         .into_iter()
-        .filter_map(|feature| {
-            let why = features.get(feature).err()?.to_owned();
-            (why != NOT_LOOKED_AT).then_some(Obstacle { feature, why })
+        .filter_map(|feature| match features.get(feature) {
+            Probe::Missing(why) => Some(Obstacle {
+                feature,
+                why: why.to_owned(),
+            }),
+            Probe::Present(_) | Probe::Unprobed => None,
         })
         .collect()
 }
@@ -166,7 +169,7 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
         Feature::RingBuffer,
     ];
     let obstacles = missing(features, needed.into_iter().chain(forced));
-    let (Some(offsets), true) = (features.offsets, obstacles.is_empty()) else {
+    let (Ok(offsets), true) = (&features.btf, obstacles.is_empty()) else {
         return Err(obstacles);
     };
     reasons.push("wire tap: cgroup_skb egress at the root of cgroup2".to_owned());
@@ -178,13 +181,13 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
         None => {
             let mut owners = Vec::new();
             for (hook, feature) in SENDERS {
-                match features.get(feature) {
-                    Ok(_) => {
-                        let rank = if owners.is_empty() { "" } else { ", if that is refused" };
-                        reasons.push(format!("owner: {}, the sender's own context{rank}", feature.name()));
-                        owners.push(hook);
-                    }
-                    Err(why) => reasons.push(format!("owner: not {}: {why}", feature.name())),
+                let probe = features.get(feature);
+                if probe.is_present() {
+                    let rank = if owners.is_empty() { "" } else { ", if that is refused" };
+                    reasons.push(format!("owner: {}, the sender's own context{rank}", feature.name()));
+                    owners.push(hook);
+                } else {
+                    reasons.push(format!("owner: not {}: {}", feature.name(), probe.detail()));
                 }
             }
             reasons.push("owner where nothing else is known: the connecting process".to_owned());
@@ -192,7 +195,10 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
             owners
         }
     };
-    Ok(TapPlan::Wire { offsets, owners })
+    Ok(TapPlan::Wire {
+        offsets: *offsets,
+        owners,
+    })
 }
 
 /// The send tap, or the wire tap of its object.
@@ -240,30 +246,30 @@ fn explain_send(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed assertion is the point of a test")]
 
-    use super::{super::features::Probe, *};
+    use super::*;
 
     fn host(missing: &[Feature]) -> Features {
-        let probes = Feature::ALL
-            .into_iter()
-            .map(|feature| Probe {
-                feature,
-                result: if missing.contains(&feature) {
-                    Err("missing".to_owned())
-                } else {
-                    Ok("there".to_owned())
-                },
-            })
-            .collect();
+        let probe = |feature| match missing.contains(&feature) {
+            true => Probe::Missing("missing".to_owned()),
+            false => Probe::Present("there".to_owned()),
+        };
         let offsets = (!missing.contains(&Feature::Btf)).then(Settings::default);
         Features {
             kernel: "6.18".to_owned(),
-            probes,
-            offsets,
+            lockdown: None,
+            privileges: probe(Feature::Privileges),
+            kernel_reads: probe(Feature::KernelReads),
+            cgroup2: probe(Feature::Cgroup2),
+            btf: offsets.ok_or_else(|| "missing".to_owned()),
             send_offsets: offsets.map(|common| SendSettings {
                 common,
                 ..SendSettings::default()
             }),
-            lockdown: None,
+            ring_buffer: probe(Feature::RingBuffer),
+            fentry: probe(Feature::Fentry),
+            tp_btf: probe(Feature::TpBtf),
+            kprobe: probe(Feature::Kprobe),
+            kprobe_events: probe(Feature::KprobeEvents),
         }
     }
 
@@ -367,6 +373,19 @@ mod tests {
         assert!(reasons(&[Feature::RingBuffer], None).contains(hint));
         assert!(!reasons(&[Feature::RingBuffer, Feature::Cgroup2], None).contains(hint));
         assert!(!reasons(&[], None).contains(hint));
+    }
+
+    #[test]
+    fn what_was_not_probed_is_no_obstacle_and_what_kept_from_probing_is() {
+        let mut host = host(&[Feature::Privileges]);
+        (host.ring_buffer, host.kprobe_events) = (Probe::Unprobed, Probe::Unprobed);
+        let missing = |features: &Features| match plan(features, Wanted::default()) {
+            Ok(_) => Vec::new(),
+            Err(error) => error.obstacles.into_iter().map(|obstacle| obstacle.feature).collect(),
+        };
+        assert_eq!(missing(&host), [Feature::Privileges]);
+        host.privileges = Probe::Present("there".to_owned());
+        assert_eq!(missing(&host), []);
     }
 
     #[test]
