@@ -12,13 +12,11 @@
 //! theirs.
 
 mod imds;
-mod netlink;
-mod netns;
 mod topology;
 mod tour;
 
 pub use imds::{Answered, IPV4, IPV6, Options, Server, Tokens};
-pub use netns::NetNs;
+pub use crate::host::namespace::NetNs;
 pub use topology::Lab;
 pub use tour::{Step, StepOutcome, Tour};
 

@@ -11,6 +11,7 @@ pub mod decode;
 mod docs;
 pub mod event;
 pub mod exit_code;
+mod host;
 pub mod http;
 pub mod join;
 pub mod kernel;

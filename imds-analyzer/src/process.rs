@@ -15,7 +15,6 @@ mod helper;
 mod name_service;
 mod network_helper;
 mod paths;
-mod proc;
 pub mod sockets;
 #[cfg(test)]
 mod tests;
@@ -42,11 +41,11 @@ use self::{
     containers::Containers,
     name_service::NameService,
     paths::KernelPaths,
-    proc::{Proc, Ticks},
     users::Users,
 };
 use crate::{
     event::{Login, Process, Source},
+    host::proc::{self, Proc, Ticks},
     sanitize,
     secrets::{self, ArgsMode},
 };
@@ -87,7 +86,7 @@ pub struct Counters {
 
 impl Counters {
     /// The value, or `None` and a count for an error that says more than that the process is gone.
-    fn note<T>(&mut self, result: io::Result<T>) -> Option<T> {
+    pub(crate) fn note<T>(&mut self, result: io::Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {

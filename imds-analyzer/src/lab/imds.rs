@@ -27,7 +27,7 @@ use clap::ValueEnum;
 use imds_analyzer_ebpf::target;
 use tokio::{runtime, sync::oneshot};
 
-use super::netns::NetNs;
+use crate::host::namespace::NetNs;
 use tokens::TokenStore;
 
 /// 169.254.169.254

@@ -8,11 +8,8 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{
-    imds::{IPV4, IPV6},
-    netlink::Netlink,
-    netns::NetNs,
-};
+use super::imds::{IPV4, IPV6};
+use crate::host::{namespace::NetNs, netlink::Netlink};
 
 /// The name of both ends of the cable in [`Lab::routed`].
 const LINK: &str = "imds0";

@@ -8,13 +8,13 @@ use std::{
 use imds_analyzer_ebpf::abi::{self, COMM_LEN};
 use lru::LruCache;
 
-use super::{
-    Counters,
-    args::Argv,
-    path_shown,
-    proc::{self, Proc, Ticks},
+use super::{Counters, args::Argv, path_shown};
+use crate::{
+    event::Ancestor,
+    host::proc::{self, Proc, Ticks},
+    sanitize,
+    secrets::ArgsMode,
 };
-use crate::{event::Ancestor, sanitize, secrets::ArgsMode};
 
 /// Length of a chain at most; a longer one is cut before pid 1.
 const CHAIN_MAX: usize = 256;

@@ -1,7 +1,7 @@
 //! Arguments as bytes, from the kernel or /proc, and how they are shown.
 
-use super::proc::CMDLINE_MAX;
 use crate::{
+    host::proc::CMDLINE_MAX,
     sanitize,
     secrets::{self, ArgsMode},
 };

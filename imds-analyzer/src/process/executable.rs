@@ -8,7 +8,8 @@ use std::io;
 use imds_analyzer_ebpf::abi;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::{Counters, namespace_inode, proc::Proc};
+use super::{Counters, namespace_inode};
+use crate::host::proc::Proc;
 
 /// Inode numbers of the namespaces of pid 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

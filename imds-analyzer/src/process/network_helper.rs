@@ -5,7 +5,8 @@ use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
 };
 
-use super::{caller::DELETED, proc::is_gone};
+use super::caller::DELETED;
+use crate::host::proc::is_gone;
 
 /// Names of their executables.
 const HELPERS: [&str; 9] = [

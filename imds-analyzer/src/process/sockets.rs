@@ -23,7 +23,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 
-use super::proc::{is_gone, link};
+use crate::host::proc::{is_gone, link};
 
 /// A socket that is connected to IMDS, or connecting.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use std::{
 use imds_analyzer_ebpf::abi::{self, ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Paths, Task, path_flags};
 use zerocopy::FromZeros as _;
 
-use super::{Resolver, ResolverSettings, cgroup::Hierarchies, namespace_inode, proc::Proc};
-use crate::{event::Source, secrets::ArgsMode};
+use super::{Resolver, ResolverSettings, cgroup::Hierarchies, namespace_inode};
+use crate::{event::Source, host::proc::Proc, secrets::ArgsMode};
 
 /// A process group that is ended with the test.
 struct Running(Child);

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use crate::lab::NetNs;
+use crate::host::namespace::NetNs;
 
 /// Where connections are made: in a network namespace of its own, in which nobody's firewall is and the loopback device
 /// is up; in the host's where there are none.

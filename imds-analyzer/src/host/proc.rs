@@ -12,54 +12,54 @@ use imds_analyzer_ebpf::abi::{COMM_LEN, Executable};
 use procfs::{ProcError, process::Process};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::Counters;
+use crate::process::Counters;
 
 /// Bytes of a file under /proc that are read at most.
 const FILE_MAX: usize = 16 << 10;
 /// Bytes of arguments that are read at most.
-pub(super) const CMDLINE_MAX: usize = 4096;
+pub(crate) const CMDLINE_MAX: usize = 4096;
 
 /// proc(5) gives times in clock ticks since boot, the kernel side in nanoseconds since boot.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ticks {
+pub(crate) struct Ticks {
     nanoseconds: u64,
 }
 
 impl Ticks {
-    pub(super) fn of_this_host() -> Self {
+    pub(crate) fn of_this_host() -> Self {
         Self {
             nanoseconds: 1_000_000_000 / procfs::ticks_per_second().max(1),
         }
     }
 
     /// As the kernel rounds it: down.
-    pub(super) fn of(self, nanoseconds: u64) -> u64 {
+    pub(crate) fn of(self, nanoseconds: u64) -> u64 {
         nanoseconds / self.nanoseconds.max(1)
     }
 
-    pub(super) fn to_nanoseconds(self, ticks: u64) -> u64 {
+    pub(crate) fn to_nanoseconds(self, ticks: u64) -> u64 {
         ticks.saturating_mul(self.nanoseconds)
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Proc {
+pub(crate) struct Proc {
     process: Process,
-    pub(super) stat: Stat,
+    pub(crate) stat: Stat,
 }
 
 /// What is needed of `/proc/<pid>/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stat {
-    pub(super) parent: u32,
+pub(crate) struct Stat {
+    pub(crate) parent: u32,
     /// Start time in ticks since boot.
-    pub(super) start: u64,
-    pub(super) comm: [u8; COMM_LEN],
+    pub(crate) start: u64,
+    pub(crate) comm: [u8; COMM_LEN],
 }
 
 /// The process `pid` if it started at `start` (nanoseconds since boot), as exactly as /proc tells. A start of 0 could not
 /// be read, and matches nothing.
-pub(super) fn find(pid: u32, start: u64, ticks: Ticks, counters: &mut Counters) -> Option<Proc> {
+pub(crate) fn find(pid: u32, start: u64, ticks: Ticks, counters: &mut Counters) -> Option<Proc> {
     if start == 0 {
         return None;
     }
@@ -69,7 +69,7 @@ pub(super) fn find(pid: u32, start: u64, ticks: Ticks, counters: &mut Counters) 
 }
 
 impl Proc {
-    pub(super) fn open(pid: u32) -> io::Result<Self> {
+    pub(crate) fn open(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).map_err(|_error| io::Error::from(ErrorKind::NotFound))?;
         let process = Process::new(pid).map_err(io_error)?;
         let text = read(&process, "stat", FILE_MAX)?;
@@ -77,17 +77,17 @@ impl Proc {
         Ok(Self { process, stat })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.pid.unsigned_abs()
     }
 
     /// `None` for a kernel thread, which has none.
-    pub(super) fn exe(&self) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn exe(&self) -> io::Result<Option<Vec<u8>>> {
         path(|| self.process.exe())
     }
 
     /// Whether it executes this file, as far as can be told: any will do where the kernel side knows of none.
-    pub(super) fn executes(&self, known: &Executable) -> bool {
+    pub(crate) fn executes(&self, known: &Executable) -> bool {
         if known.inode == 0 {
             return true;
         }
@@ -98,21 +98,21 @@ impl Proc {
             .is_ok_and(|found| is_file(known, (found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
     }
 
-    pub(super) fn cwd(&self) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn cwd(&self) -> io::Result<Option<Vec<u8>>> {
         path(|| self.process.cwd())
     }
 
     /// NUL-separated arguments, [`CMDLINE_MAX`] bytes of them at most.
-    pub(super) fn cmdline(&self) -> io::Result<Vec<u8>> {
+    pub(crate) fn cmdline(&self) -> io::Result<Vec<u8>> {
         read(&self.process, "cmdline", CMDLINE_MAX)
     }
 
-    pub(super) fn cgroup(&self) -> io::Result<String> {
+    pub(crate) fn cgroup(&self) -> io::Result<String> {
         Ok(String::from_utf8_lossy(&read(&self.process, "cgroup", FILE_MAX)?).into_owned())
     }
 
     /// The user who logged in, and the audit session; `u32::MAX` where there is none. An error on a kernel without audit.
-    pub(super) fn login(&self) -> io::Result<(u32, u32)> {
+    pub(crate) fn login(&self) -> io::Result<(u32, u32)> {
         let number = |file| {
             let text = read(&self.process, file, FILE_MAX)?;
             let number = str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
@@ -122,7 +122,7 @@ impl Proc {
     }
 
     /// Real user and group id.
-    pub(super) fn ids(&self) -> io::Result<(u32, u32)> {
+    pub(crate) fn ids(&self) -> io::Result<(u32, u32)> {
         let text = read(&self.process, "status", FILE_MAX)?;
         let text = String::from_utf8_lossy(&text);
         let id = |key: &str| {
@@ -170,7 +170,7 @@ fn is_file(known: &Executable, device: (u32, u32), inode: u64) -> bool {
 
 /// A process's arguments and executable as they are at this moment, if there are any; whose they are is for the caller
 /// to know.
-pub(super) fn cmdline_and_exe(pid: u32) -> Option<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn cmdline_and_exe(pid: u32) -> Option<(Vec<u8>, Vec<u8>)> {
     let directory = PathBuf::from(format!("/proc/{pid}"));
     let mut cmdline = Vec::new();
     let max = u64::try_from(CMDLINE_MAX).unwrap_or(u64::MAX);
@@ -181,11 +181,11 @@ pub(super) fn cmdline_and_exe(pid: u32) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Whether the error means that the process has exited.
-pub(super) fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-pub(super) fn io_error(error: ProcError) -> io::Error {
+pub(crate) fn io_error(error: ProcError) -> io::Error {
     match error {
         ProcError::PermissionDenied(_) => ErrorKind::PermissionDenied.into(),
         ProcError::NotFound(_) => ErrorKind::NotFound.into(),
@@ -208,7 +208,7 @@ fn read(process: &Process, file: &str, max: usize) -> io::Result<Vec<u8>> {
 /// Follows a link under /proc. That of a process that exits at this moment is refused (EACCES) as if by rights:
 /// `proc_pid_readlink` and `proc_pid_get_link` in fs/proc/base.c, `proc_ns_get_link` in fs/proc/namespaces.c, 4.14 to 7.0.
 /// Asked for again it is not there.
-pub(super) fn link<T>(ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn link<T>(ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
     match ask() {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => ask(),
         result => result,

@@ -16,12 +16,12 @@ const VETH_INFO_PEER: u16 = 1;
 /// `struct nlmsghdr` without its payload.
 const HEADER: usize = 16;
 
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     socket: File,
 }
 
 impl Netlink {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         // SAFETY: no pointers are passed; the result is checked below.
         let fd = unsafe {
             libc::socket(
@@ -40,14 +40,14 @@ impl Netlink {
         })
     }
 
-    pub(super) fn link_up(&mut self, link: &str) -> io::Result<()> {
+    pub(crate) fn link_up(&mut self, link: &str) -> io::Result<()> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0);
         message.link(index(link)?, libc::IFF_UP as u32);
         self.request(message)
     }
 
     /// IPv6 addresses are usable at once: there is nobody on these links to hold a duplicate.
-    pub(super) fn add_address(&mut self, link: &str, address: IpAddr, prefix: u8) -> io::Result<()> {
+    pub(crate) fn add_address(&mut self, link: &str, address: IpAddr, prefix: u8) -> io::Result<()> {
         let mut message = Message::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         let flags = if address.is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
         message
@@ -60,7 +60,7 @@ impl Netlink {
     }
 
     /// A route to one address.
-    pub(super) fn add_route(&mut self, to: IpAddr, via: IpAddr, link: &str) -> io::Result<()> {
+    pub(crate) fn add_route(&mut self, to: IpAddr, via: IpAddr, link: &str) -> io::Result<()> {
         let destination = octets(to);
         let mut message = Message::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         message.0.extend([family(to), (destination.len() * 8) as u8, 0, 0]);
@@ -78,7 +78,7 @@ impl Netlink {
     }
 
     /// A cable of which one end, `link`, is here and the other, of the same name, in `peer`.
-    pub(super) fn add_veth(&mut self, link: &str, peer: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn add_veth(&mut self, link: &str, peer: BorrowedFd<'_>) -> io::Result<()> {
         let name = CString::new(link)?;
         let mut message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         message.link(0, 0);
