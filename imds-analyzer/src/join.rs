@@ -13,14 +13,13 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use imds_analyzer_ebpf::{
     abi::{OwnerHook, Request, Task, request_flags},
     classify::{self, PathClass, Reason, Verdict, facts},
 };
-use rustix::time::{ClockId, clock_gettime};
 
 use self::{
     queue::Queue,
@@ -29,6 +28,7 @@ use self::{
 };
 use crate::{
     event::{Event, NetNs, Process, Tap, Thread},
+    host::clock::{Now, nanoseconds},
     http,
     loss::{Kind, Ledger},
     sanitize,
@@ -83,39 +83,6 @@ impl HeadKey {
             seq: request.seq,
         }
     }
-}
-
-/// One moment by both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// ns since boot, the clock of the records.
-    pub since_boot: u64,
-    pub wall: SystemTime,
-}
-
-impl Now {
-    pub fn read() -> Self {
-        let boot = clock_gettime(ClockId::Boottime);
-        let since_boot = Duration::new(boot.tv_sec.unsigned_abs(), u32::try_from(boot.tv_nsec).unwrap_or(0));
-        Self {
-            since_boot: nanoseconds(since_boot),
-            wall: SystemTime::now(),
-        }
-    }
-
-    /// The wall clock's time at `boot_time` ns since boot.
-    fn wall_at(self, boot_time: u64) -> SystemTime {
-        let at = match self.since_boot.checked_sub(boot_time) {
-            Some(age) => self.wall.checked_sub(Duration::from_nanos(age)),
-            // Records that were made while the batch is handled.
-            None => self.wall.checked_add(Duration::from_nanos(boot_time - self.since_boot)),
-        };
-        at.unwrap_or(self.wall)
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Facts that are not in the records.

@@ -24,7 +24,6 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     io,
     num::NonZeroUsize,
-    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -32,7 +31,6 @@ use std::{
 
 use imds_analyzer_ebpf::abi;
 use lru::LruCache;
-use procfs::{Current as _, Uptime};
 
 use self::{
     ancestry::Ancestry,
@@ -45,7 +43,11 @@ use self::{
 };
 use crate::{
     event::{Login, Process, Source},
-    host::proc::{self, Proc, Ticks},
+    host::{
+        clock::{self, Now},
+        namespace,
+        proc::{self, Directory, Proc},
+    },
     sanitize,
     secrets::{self, ArgsMode},
 };
@@ -86,7 +88,7 @@ pub struct Counters {
 
 impl Counters {
     /// The value, or `None` and a count for an error that says more than that the process is gone.
-    pub(crate) fn note<T>(&mut self, result: io::Result<T>) -> Option<T> {
+    fn note<T>(&mut self, result: io::Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
@@ -109,7 +111,7 @@ pub struct Resolver {
     containers: Containers,
     hierarchies: Hierarchies,
     users: Users,
-    ticks: Ticks,
+    /// By the wall clock.
     boot: SystemTime,
     /// Inode number of the host's network namespace, if it can be read.
     host_net_ns: Option<u32>,
@@ -191,29 +193,22 @@ impl Print {
 }
 
 impl Resolver {
-    /// Reads the boot time, the host's network namespace (that of pid 1, else our own) and which cgroups there are; what
+    /// Reads the clocks, the host's network namespace (that of pid 1, else our own) and which cgroups there are; what
     /// can't be read is counted and left out.
     pub fn new(settings: ResolverSettings) -> Self {
         let capacity = NonZeroUsize::new(settings.capacity).unwrap_or(NonZeroUsize::MIN);
         let mut counters = Counters::default();
-        let uptime = counters.note(Uptime::current().map_err(proc::io_error));
-        let since_boot = uptime.map(|uptime| uptime.uptime_duration()).unwrap_or_default();
-        let ticks = Ticks::of_this_host();
-        let host_net_ns = counters.note(namespace_inode("/proc/1/ns/net").or_else(|_denied| {
-            // Without ptrace rights over pid 1; where we run is then the best guess.
-            namespace_inode("/proc/self/ns/net")
-        }));
-        let own_cgroups = counters.note(std::fs::read_to_string("/proc/self/cgroup"));
+        let host_net_ns = counters.note(namespace::of_host("net"));
+        let own_cgroups = counters.note(Directory::own().and_then(|own| own.cgroup()));
         Self {
             args: settings.args,
             processes: LruCache::new(capacity),
-            ancestry: Ancestry::new(capacity, ticks, settings.args),
+            ancestry: Ancestry::new(capacity, settings.args),
             containers: Containers::new(),
             hierarchies: counters.note(Hierarchies::of_this_host()).unwrap_or_default(),
             users: Users::new(PathBuf::from(PASSWD), settings.name_service.then(NameService::new)),
             host: counters.note(executable::Host::read()),
-            ticks,
-            boot: SystemTime::now() - since_boot,
+            boot: Now::read().wall_at(0),
             host_net_ns,
             has_cgroup_v1: own_cgroups.is_none_or(|text| text.lines().any(|line| !line.starts_with("0::"))),
             counters,
@@ -305,12 +300,12 @@ impl Resolver {
     /// The process that had `pid` at `time` (ns since boot) and has it still.
     pub fn from_pid_at(&mut self, pid: u32, time: u64) -> Option<Arc<Process>> {
         let found = self.counters.note(Proc::open(pid))?;
-        if found.stat.start > self.ticks.of(time) {
+        if found.stat.start > clock::to_ticks(time) {
             return None;
         }
         let (uid, gid) = self.counters.note(found.ids())?;
         let task = abi::Task {
-            start: self.ticks.to_nanoseconds(found.stat.start),
+            start: clock::from_ticks(found.stat.start),
             tgid: pid,
             uid,
             gid,
@@ -340,7 +335,7 @@ impl Resolver {
 
     /// The task's process in /proc, if it is still the same one.
     fn find(&mut self, task: &abi::Task) -> Option<Proc> {
-        let found = proc::find(task.tgid, task.start, self.ticks, &mut self.counters);
+        let found = self.counters.note(Proc::find(task.tgid, task.start));
         if found.is_none() {
             self.counters.gone += 1;
         }
@@ -368,7 +363,7 @@ impl Resolver {
             login,
         } = announced;
         let cmdline = found
-            .and_then(|found| counters.note(found.cmdline()))
+            .and_then(|found| counters.note(found.directory().cmdline()))
             .unwrap_or_default();
         // Since the announcement the process may have executed another program, whose name is not the caller's.
         // A name and arguments prove little, the file does where the kernel side knows it.
@@ -380,18 +375,18 @@ impl Resolver {
             .host
             .map(|host| executable::standing(host, &executable, paths.executable.as_deref(), current, counters));
         let standing = standing.unwrap_or_default();
-        let mut path = |known: Option<Vec<u8>>, look: fn(&Proc) -> io::Result<Option<Vec<u8>>>| {
-            let path = known.or_else(|| current.and_then(|found| counters.note(look(found)).flatten()));
+        let mut path = |known: Option<Vec<u8>>, look: fn(&Directory) -> io::Result<Option<Vec<u8>>>| {
+            let path = known.or_else(|| current.and_then(|found| counters.note(look(found.directory())).flatten()));
             path.map(|path| path_shown(&path))
         };
         let unproven = paths.executable.is_none();
-        let path_found = path(paths.executable, Proc::exe);
+        let path_found = path(paths.executable, Directory::exe);
         // Looked at again: an exec between the two looks shows in the second.
         let proven = !unproven || current.is_some_and(|found| found.executes(&executable));
         let executable = path_found.filter(|_| proven);
-        let working_directory = path(paths.working_directory, Proc::cwd);
+        let working_directory = path(paths.working_directory, Directory::cwd);
         // One that has exited cannot be asked; what it repeats proves itself, by the request that was seen before.
-        let holds_tun = |counters: &mut Counters| counters.note(network_helper::holds_tun(task.tgid));
+        let holds_tun = |counters: &mut Counters| counters.note(network_helper::holds_tun(task.tgid, task.start));
         let network_helper = executable.as_deref().is_some_and(network_helper::is_named_so)
             && holds_tun(counters).is_some_and(|holds| holds.unwrap_or(true));
         let placement = self.place(task, found, paths.cgroup);
@@ -407,7 +402,7 @@ impl Resolver {
             working_directory: working_directory.as_deref(),
         };
         let program = caller::program(&facts, &ancestors);
-        let login = login.or_else(|| counters.note(found?.login()));
+        let login = login.or_else(|| counters.note(found?.directory().login()));
         Process {
             pid: task.tgid,
             caller: caller::key(&program.text, &placement),
@@ -442,7 +437,7 @@ impl Resolver {
     /// By what /proc says, which has all hierarchies; by the kernel's path where the process is gone, or where there is
     /// one hierarchy only. Of a process that waits to be waited for, /proc shows less than was known before.
     fn place(&mut self, task: &abi::Task, found: Option<&Proc>, path: Option<String>) -> Placement {
-        let text = found.and_then(|found| self.counters.note(found.cgroup()));
+        let text = found.and_then(|found| self.counters.note(found.directory().cgroup()));
         let of_kernel = path.map(|path| cgroup::parse_path_in(&path, &self.hierarchies));
         let mut placement = match (text, of_kernel) {
             (Some(text), of_kernel) if cgroup::may_be_of_exited(&text) => {
@@ -532,16 +527,4 @@ impl Key {
             exec: task.exec,
         }
     }
-}
-
-/// Whether /proc has the numbers that the kernel side has.
-pub fn in_first_pid_namespace() -> bool {
-    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
-    const FIRST: u32 = 0xeffffffc;
-    namespace_inode("/proc/self/ns/pid").is_ok_and(|inode| inode == FIRST)
-}
-
-/// Inode number of the namespace that a link under `/proc/<pid>/ns` leads to.
-fn namespace_inode(path: &str) -> io::Result<u32> {
-    u32::try_from(std::fs::metadata(path)?.ino()).map_err(io::Error::other)
 }

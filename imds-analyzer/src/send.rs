@@ -26,11 +26,13 @@ use imds_analyzer_ebpf::{
     classify::Reason,
 };
 use lru::LruCache;
-use rustix::time::{ClockId, clock_gettime};
 
 pub use self::lineage::Lineage;
 use self::{stream::Stream, wire::Wire};
-use crate::loss::{Kind, Ledger};
+use crate::{
+    host::clock,
+    loss::{Kind, Ledger},
+};
 
 /// Sockets followed at once; beyond that the one that was quiet longest is given up.
 const STREAMS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -71,7 +73,7 @@ impl SendTap {
             connections: 0,
             lineage,
             kernel_threads: LruCache::new(KERNEL_THREADS_MAX),
-            asleep: asleep(),
+            asleep: clock::asleep(),
             counters: Ledger::default(),
             said: None,
         }
@@ -84,7 +86,7 @@ impl SendTap {
 
     /// Looks at the clocks: the machine may have slept. To be called now and then.
     pub fn set_clock(&mut self) {
-        self.asleep = asleep();
+        self.asleep = clock::asleep();
         self.warn();
     }
 
@@ -239,16 +241,6 @@ impl SendTap {
             stream.doubt(time, report);
         }
     }
-}
-
-fn asleep() -> u64 {
-    let now = |clock| {
-        let now = clock_gettime(clock);
-        now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
-    };
-    // In this order it is never less than what it was.
-    let monotonic = now(ClockId::Monotonic);
-    now(ClockId::Boottime).saturating_sub(monotonic)
 }
 
 #[cfg(test)]

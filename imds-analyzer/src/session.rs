@@ -13,7 +13,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 use crate::{
     decode::{self, Record},
     event::Event,
-    join::{Host, Join, Now},
+    host::clock::Now,
+    join::{Host, Join},
     kernel::{
         features::Features,
         load::{self, Hook, Loaded},

@@ -1,8 +1,7 @@
-//! A network namespace that lives as long as somebody holds it: no name under /run/netns, nothing to clean up.
+//! Namespaces (namespaces(7)): where this process runs, and network namespaces of its own.
 
 use std::{
-    fs::File,
-    io,
+    fs, io,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::process::CommandExt as _,
@@ -15,11 +14,51 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::netlink::Netlink;
+use super::{netlink::Netlink, proc::Directory};
 
-/// A private network namespace. Clones are the same namespace; it disappears with the last clone, socket and process
-/// in it.
+/// Whether /proc has the numbers that the kernel side has.
+pub(crate) fn in_first_pid_namespace() -> bool {
+    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+    const FIRST: u32 = 0xeffffffc;
+    Directory::own()
+        .and_then(|own| own.namespace("ns/pid"))
+        .is_ok_and(|inode| inode == FIRST)
+}
+
+/// Inode number of the host's namespace of a kind (`net`): that of pid 1. Without ptrace rights over pid 1 it is the one
+/// that this process is in, the best guess then.
+pub(crate) fn of_host(kind: &str) -> io::Result<u32> {
+    let path = format!("ns/{kind}");
+    let first = Directory::open(1).and_then(|first| first.namespace(&path));
+    first.or_else(|_denied| Directory::own()?.namespace(&path))
+}
+
+/// Runs `f` on a thread that ends with it, so that whatever it changes of its thread stays with `f`.
+pub(crate) fn on_own_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, f)?;
+        thread.join().or_else(|panic| panic::resume_unwind(panic))
+    })
+}
+
+/// Moves the calling thread into a new namespace of this kind, for good.
+pub(crate) fn leave(kind: LinkNameSpaceType) -> io::Result<()> {
+    let flags = UnshareFlags::from_bits_retain(kind as u32);
+    // SAFETY: the flag is a namespace's, so the thread shares its descriptors with the others as before.
+    Ok(unsafe { unshare_unsafe(flags) }?)
+}
+
+/// Moves the calling thread into a network namespace, for good.
+pub(crate) fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?)
+}
+
+const NETNS_THREAD: &str = "netns";
+
+/// A private network namespace that lives as long as somebody holds it: it has no name under /run/netns, and nothing is
+/// left to clean up. Clones are the same namespace; it disappears with the last clone, socket and process in it.
 #[derive(Clone, Debug)]
 pub struct NetNs {
     handle: Arc<OwnedFd>,
@@ -30,15 +69,12 @@ impl NetNs {
     pub fn new() -> anyhow::Result<Self> {
         // A thread of its own, because unshare moves the thread that calls it; the namespace outlives the thread
         // through the descriptor.
-        let handle = on_thread(|| {
-            // SAFETY: changes nothing but this thread's network namespace.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                return Err(explain(io::Error::last_os_error()));
-            }
+        let handle = on_own_thread(NETNS_THREAD, || {
+            leave(LinkNameSpaceType::Network).map_err(explain)?;
             Netlink::open()
                 .and_then(|mut netlink| netlink.link_up("lo"))
                 .context("lo cannot be brought up")?;
-            File::open("/proc/thread-self/ns/net")
+            fs::File::open("/proc/thread-self/ns/net")
                 .context("/proc/thread-self/ns/net cannot be opened (is /proc mounted?)")
         })??;
         Ok(Self {
@@ -48,8 +84,8 @@ impl NetNs {
 
     /// Runs `f` on a thread inside the namespace. Sockets opened there stay in it, wherever they are used later.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-        on_thread(|| {
-            enter(self.as_fd()).context("the lab's network namespace cannot be entered")?;
+        on_own_thread(NETNS_THREAD, || {
+            enter_network(self.as_fd()).context("the network namespace cannot be entered")?;
             Ok(f())
         })?
     }
@@ -64,7 +100,7 @@ impl NetNs {
             command.env_remove(name);
         }
         // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
-        unsafe { command.pre_exec(move || enter(handle.as_fd())) };
+        unsafe { command.pre_exec(move || enter_network(handle.as_fd())) };
         command
     }
 
@@ -82,27 +118,10 @@ impl AsFd for NetNs {
     }
 }
 
-/// Moves the calling thread for good.
-fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: the descriptor is open for as long as it is borrowed; only this thread moves.
-    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Runs `f` on a thread that ends with it, so that a change of namespace stays with `f`.
-fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().name("lab-netns".into()).spawn_scoped(scope, f)?;
-        thread.join().or_else(|panic| panic::resume_unwind(panic))
-    })
-}
-
 fn explain(error: io::Error) -> anyhow::Error {
     match error.raw_os_error() {
         Some(libc::EPERM) => {
-            anyhow!("lab needs root (CAP_SYS_ADMIN) to make a network namespace: run it with sudo, outside a container")
+            anyhow!("making a network namespace needs root (CAP_SYS_ADMIN): run this with sudo, outside a container")
         }
         Some(libc::EINVAL) => anyhow!("this kernel has no network namespaces (CONFIG_NET_NS)"),
         Some(libc::ENOSPC) => anyhow!("no more network namespaces allowed here: see /proc/sys/user/max_net_namespaces"),
@@ -112,68 +131,7 @@ fn explain(error: io::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeSet,
-        fs,
-        os::linux::fs::MetadataExt as _,
-        time::{Duration, Instant},
-    };
-
     use super::*;
-    use crate::lab::Lab;
-
-    fn links() -> anyhow::Result<BTreeSet<String>> {
-        fs::read_dir("/sys/class/net")?
-            .map(|link| Ok(link?.file_name().to_string_lossy().into_owned()))
-            .collect()
-    }
-
-    /// Is the namespace still that of a thread, or open, in any process?
-    fn is_held(inode: u64) -> anyhow::Result<bool> {
-        let is = |path: PathBuf| fs::metadata(path).is_ok_and(|it| it.st_ino() == inode);
-        for process in fs::read_dir("/proc")?.flatten() {
-            if !process
-                .file_name()
-                .to_string_lossy()
-                .starts_with(|c: char| c.is_ascii_digit())
-            {
-                continue;
-            }
-            let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
-            if is(process.path().join("ns/net")) || open.map(|fd| fd.path()).any(is) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    #[test]
-    fn nothing_is_left_behind() -> anyhow::Result<()> {
-        let (links_before, names_before) = (links()?, names()?);
-        let lab = Lab::routed()?;
-        let inodes = [&lab.client, &lab.server].map(|it| fs::metadata(it.path()).map(|it| it.st_ino()));
-        assert_eq!(links()?, links_before);
-        drop(lab);
-        for inode in inodes {
-            let (inode, deadline) = (inode?, Instant::now() + Duration::from_secs(20));
-            // The number may be given to another test's namespace at once: wait until it is seen free.
-            while is_held(inode)? {
-                assert!(Instant::now() < deadline, "network namespace {inode} is still held");
-                thread::sleep(Duration::from_millis(20));
-            }
-        }
-        assert_eq!((links()?, names()?), (links_before, names_before));
-        Ok(())
-    }
-
-    /// What `ip netns list` would print.
-    fn names() -> anyhow::Result<BTreeSet<PathBuf>> {
-        match fs::read_dir("/run/netns") {
-            Ok(names) => names.map(|name| Ok(name?.path())).collect(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
-            Err(error) => Err(error.into()),
-        }
-    }
 
     #[test]
     fn threads_and_commands_run_inside_and_the_caller_stays_outside() -> anyhow::Result<()> {

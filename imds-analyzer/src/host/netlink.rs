@@ -5,44 +5,33 @@
 
 use std::{
     ffi::CString,
-    fs::File,
-    io::{self, Read as _, Write as _},
+    io,
     net::IpAddr,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-/// `enum` of `linux/veth.h`; libc has it not.
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use rustix::net::netdevice::name_to_index;
+
+/// `enum` of `linux/veth.h`, missing from libc.
 const VETH_INFO_PEER: u16 = 1;
 /// `struct nlmsghdr` without its payload.
 const HEADER: usize = 16;
 
 pub(crate) struct Netlink {
-    socket: File,
+    socket: Socket,
 }
 
 impl Netlink {
     pub(crate) fn open() -> io::Result<Self> {
-        // SAFETY: no pointers are passed; the result is checked below.
-        let fd = unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                libc::NETLINK_ROUTE,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just opened and nobody else knows it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
-            socket: File::from(socket),
+            socket: Socket::new(NETLINK_ROUTE)?,
         })
     }
 
     pub(crate) fn link_up(&mut self, link: &str) -> io::Result<()> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0);
-        message.link(index(link)?, libc::IFF_UP as u32);
+        message.link(self.index(link)?, libc::IFF_UP as u32);
         self.request(message)
     }
 
@@ -53,7 +42,7 @@ impl Netlink {
         message
             .0
             .extend([family(address), prefix, flags, libc::RT_SCOPE_UNIVERSE]);
-        message.0.extend(index(link)?.to_ne_bytes());
+        message.0.extend(self.index(link)?.to_ne_bytes());
         message.attribute(libc::IFA_LOCAL, &octets(address));
         message.attribute(libc::IFA_ADDRESS, &octets(address));
         self.request(message)
@@ -73,7 +62,7 @@ impl Netlink {
         message.0.extend(0u32.to_ne_bytes());
         message.attribute(libc::RTA_DST, &destination);
         message.attribute(libc::RTA_GATEWAY, &octets(via));
-        message.attribute(libc::RTA_OIF, &index(link)?.to_ne_bytes());
+        message.attribute(libc::RTA_OIF, &self.index(link)?.to_ne_bytes());
         self.request(message)
     }
 
@@ -96,14 +85,15 @@ impl Netlink {
         self.request(message)
     }
 
+    fn index(&self, link: &str) -> io::Result<u32> {
+        Ok(name_to_index(&self.socket, link)?)
+    }
+
     /// Sends, and waits for the kernel's acknowledgement, which is an error number after its header.
     fn request(&mut self, message: Message) -> io::Result<()> {
-        self.socket.write_all(&message.finish())?;
-        let mut answer = [0u8; 4096];
-        let length = self.socket.read(&mut answer)?;
-        let error = answer[..length]
-            .get(HEADER..HEADER + 4)
-            .and_then(|bytes| bytes.try_into().ok());
+        self.socket.send(&message.finish(), 0)?;
+        let (answer, _kernel) = self.socket.recv_from_full()?;
+        let error = answer.get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok());
         match error.map(i32::from_ne_bytes) {
             Some(0) => Ok(()),
             Some(error) => Err(io::Error::from_raw_os_error(-error)),
@@ -150,15 +140,6 @@ impl Message {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
         self.0
-    }
-}
-
-fn index(link: &str) -> io::Result<u32> {
-    let name = CString::new(link)?;
-    // SAFETY: `name` is a string that ends in NUL and outlives the call.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => Err(io::Error::last_os_error()),
-        index => Ok(index),
     }
 }
 

@@ -5,9 +5,10 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use imds_analyzer_ebpf::abi::{Request, Task, request_flags};
 use lru::LruCache;
 
-use super::{Lookup, Now, nanoseconds};
+use super::Lookup;
 use crate::{
     event::Process,
+    host::clock::{Now, nanoseconds},
     loss::{Kind, Ledger},
     process::{
         Resolver,

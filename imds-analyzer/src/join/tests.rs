@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io::{self, Write as _},
+    time::SystemTime,
 };
 
 use imds_analyzer_ebpf::abi::{CAPTURE_SHORT, Header, Owner, PATHS_MAX, RecordKind};
@@ -10,6 +11,7 @@ use proptest::{
     collection::vec,
     prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest},
 };
+use rustix::time::{ClockId, clock_gettime};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::*;

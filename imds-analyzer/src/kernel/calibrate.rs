@@ -12,7 +12,7 @@ mod verify;
 
 use std::{io, thread, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use aya::maps::{Array, MapData};
 use imds_analyzer_ebpf::abi::send::{SLOT, SendSettings, slot};
 
@@ -21,6 +21,7 @@ use self::{
     connection::{Connection, Place},
     task::{Task, TaskFacts},
 };
+use crate::host::namespace::on_own_thread;
 
 /// What was learnt, and what could not be, in words.
 #[derive(Clone, Debug)]
@@ -97,14 +98,7 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
     /// In a thread whose name and numbers are like no other's.
     fn try_once(&mut self, known: SendSettings, packets: bool, number: usize) -> anyhow::Result<Learnt> {
         let name = format!("{:07x}{number}-imds", (std::process::id() ^ 0x5a5_a5a5) & 0xfff_ffff);
-        thread::scope(|scope| {
-            let learning = thread::Builder::new()
-                .name(name.clone())
-                .spawn_scoped(scope, || self.learn(known, packets, &name))?;
-            learning
-                .join()
-                .map_err(|_panicked| anyhow!("the learning thread ended early"))?
-        })
+        on_own_thread(&name, || self.learn(known, packets, &name))?
     }
 
     fn learn(&mut self, mut settings: SendSettings, packets: bool, name: &str) -> anyhow::Result<Learnt> {

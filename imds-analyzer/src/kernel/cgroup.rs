@@ -1,7 +1,7 @@
 //! The root of the cgroup v2 hierarchy, where the hooks see every socket of the machine.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
@@ -11,6 +11,8 @@ use rustix::{
     fs::{AtFlags, statat},
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
 };
+
+use crate::host::mounts::{self, Mount};
 
 /// The root, open; a mount of our own goes away with it.
 #[derive(Debug)]
@@ -24,8 +26,7 @@ pub enum Root {
 impl Root {
     /// Finds the mount in mountinfo, or makes a private one (fsopen: 5.2).
     pub fn open() -> io::Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        if let Some(path) = find(&mounts) {
+        if let Some(path) = find(mounts::read()?) {
             return Ok(Self::Mounted(path.clone(), File::open(path)?));
         }
         let filesystem = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -88,22 +89,12 @@ pub fn detach_egress(cgroup: &Root, program: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Mount point of a cgroup2 mount that shows the root of its hierarchy (proc_pid_mountinfo(5)).
-fn find(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        (filesystem.split(' ').next() == Some("cgroup2") && root == "/").then(|| PathBuf::from(unescape(point)))
-    })
-}
-
-/// Space, tab, newline and backslash stand in mountinfo as three octal digits.
-fn unescape(text: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+/// Mount point of a cgroup2 mount that shows the root of its hierarchy.
+fn find(mounts: impl IntoIterator<Item = Mount>) -> Option<PathBuf> {
+    mounts
+        .into_iter()
+        .find(|mount| mount.system == "cgroup2" && mount.root == "/")
+        .map(|mount| mount.point)
 }
 
 #[cfg(test)]
@@ -117,9 +108,9 @@ mod tests {
                       41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw - cgroup2 cgroup2 rw";
         let legacy = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu";
         let inside_a_container = "41 31 0:38 /../.. /sys/fs/cgroup ro - cgroup2 cgroup2 rw";
-        assert_eq!(find(unified), Some("/sys/fs/cgroup".into()));
-        assert_eq!(find(hybrid), Some("/sys/fs/cgroup/uni fied".into()));
-        assert_eq!(find(legacy), None);
-        assert_eq!(find(inside_a_container), None);
+        assert_eq!(find(mounts::parse(unified)), Some("/sys/fs/cgroup".into()));
+        assert_eq!(find(mounts::parse(hybrid)), Some("/sys/fs/cgroup/uni fied".into()));
+        assert_eq!(find(mounts::parse(legacy)), None);
+        assert_eq!(find(mounts::parse(inside_a_container)), None);
     }
 }

@@ -6,6 +6,7 @@ use imds_analyzer_ebpf::abi::{Settings, program, send::SendSettings};
 use rustix::thread::CapabilitySet;
 
 use super::{btf::Btf, cgroup, constants, offsets, tracefs::Tracefs};
+use crate::host::capabilities;
 
 /// One thing the tool can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,11 +218,9 @@ impl Features {
 /// The effective capabilities that loading and attaching need; CAP_SYS_ADMIN stands for all of them.
 fn privileges() -> Probe {
     let needed = CapabilitySet::NET_ADMIN | CapabilitySet::PERFMON | CapabilitySet::BPF;
-    match rustix::thread::capabilities(None) {
-        Ok(held) if held.effective.contains(CapabilitySet::SYS_ADMIN) => Probe::Present("CAP_SYS_ADMIN".to_owned()),
-        Ok(held) if held.effective.contains(needed) => {
-            Probe::Present("CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN".to_owned())
-        }
+    match capabilities::effective() {
+        Ok(held) if held.contains(CapabilitySet::SYS_ADMIN) => Probe::Present("CAP_SYS_ADMIN".to_owned()),
+        Ok(held) if held.contains(needed) => Probe::Present("CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN".to_owned()),
         Ok(_) => Probe::Missing("this process may not load BPF programs".to_owned()),
         Err(error) => Probe::Missing(format!("its capabilities cannot be read: {error}")),
     }

@@ -5,7 +5,6 @@ mod send;
 mod wire;
 
 use std::{
-    fs,
     os::fd::{AsFd, AsRawFd},
     time::Duration,
 };
@@ -25,7 +24,10 @@ use super::{
     stream::Buffers,
     tracefs::Tracefs,
 };
-use crate::loss::{Kind, Ledger};
+use crate::{
+    host::proc::{Directory, FILE_MAX},
+    loss::{Kind, Ledger},
+};
 
 /// Programs in the kernel; they are detached when this is dropped, or when the process dies.
 pub struct Loaded {
@@ -162,11 +164,12 @@ impl Loaded {
     /// Runs the kernel left out because the program was running on that CPU already (`recursion_misses`: 5.12, commit
     /// 9ed9e9ba2337); a kernel that does not count them has none to report.
     fn recursion_misses(&self) -> u64 {
+        let Ok(own) = Directory::own() else { return 0 };
         self.ebpf
             .programs()
             .filter_map(|(_, program)| {
                 let fd = program.fd().ok()?.as_fd().as_raw_fd();
-                let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+                let info = own.text(&format!("fdinfo/{fd}"), FILE_MAX).ok()?;
                 info.lines()
                     .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
             })

@@ -1,10 +1,9 @@
 //! Where the fields the programs read are in this kernel: the only place that names them.
 
-use std::fs;
-
 use imds_analyzer_ebpf::abi::Settings;
 
 use super::btf::{Btf, BtfError};
+use crate::host::proc::Directory;
 
 /// Looks every field up; the error names the first that is missing.
 pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
@@ -152,7 +151,7 @@ fn with_mptcp(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
 /// alike keep every container and every unit apart in it.
 fn v1_hierarchy(btf: &Btf) -> Result<u32, BtfError> {
     const POINTER: u32 = 8;
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = Directory::own().and_then(|own| own.cgroup()).unwrap_or_default();
     let is_v1 = own
         .lines()
         .filter_map(|line| line.split(':').nth(1))

@@ -20,8 +20,10 @@ use imds_analyzer_ebpf::{
 
 use crate::{
     decode::{self, Record},
-    lab::Lab,
-    process::in_first_pid_namespace,
+    host::{
+        namespace::{NetNs, in_first_pid_namespace},
+        netlink::Netlink,
+    },
 };
 
 /// How long the proof may take: the records are there when the send returns, unless something is in their way.
@@ -58,22 +60,24 @@ pub enum Failure {
 
 /// Where the proof is made. Making it takes longer than the proof, and needs nothing of the tap.
 pub struct Place {
-    lab: Lab,
+    namespace: NetNs,
     listener: TcpListener,
 }
 
 impl Place {
     pub fn new() -> Result<Self, Failure> {
         let new = || {
-            let lab = Lab::local()?;
+            let namespace = NetNs::new()?;
+            let address = Ipv4Addr::from(target::IPV4);
             let listen = || {
+                Netlink::open()?.add_address("lo", address.into(), 32)?;
                 // For who is not root; where it is refused, the port says so.
                 let opened = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
-                let listener = TcpListener::bind((Ipv4Addr::from(target::IPV4), target::PORT));
+                let listener = TcpListener::bind((address, target::PORT));
                 listener.inspect_err(|_| tracing::debug!("ports for all: {opened:?}"))
             };
-            let listener = lab.client.run(listen)?.context("a port to listen on")?;
-            anyhow::Ok(Self { lab, listener })
+            let listener = namespace.run(listen)?.context("a port to listen on")?;
+            anyhow::Ok(Self { namespace, listener })
         };
         new().map_err(Failure::Place)
     }
@@ -153,7 +157,7 @@ impl Place {
     fn send(&self, pieces: &[&str]) -> io::Result<(u64, (TcpStream, TcpStream))> {
         let address = SocketAddr::from((target::IPV4, target::PORT));
         let connect = || TcpStream::connect_timeout(&address, DEADLINE);
-        let mut client = self.lab.client.run(connect).map_err(io::Error::other)??;
+        let mut client = self.namespace.run(connect).map_err(io::Error::other)??;
         client.set_nodelay(true)?;
         client.set_write_timeout(Some(DEADLINE))?;
         let (server, _) = self.listener.accept()?;

@@ -8,10 +8,11 @@ use aya::maps::{
     perf::{PerfEvent, PerfEventArrayBuffer},
 };
 use imds_analyzer_ebpf::abi::Header;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::FromBytes as _;
 use zeroize::Zeroizing;
+
+use crate::host::clock;
 
 /// Where an object's records are.
 pub enum Buffers {
@@ -129,7 +130,7 @@ impl PerfStream {
     }
 
     fn drain(&mut self, mut take: impl FnMut(Taken<'_>)) -> usize {
-        let now = monotonic();
+        let now = clock::monotonic();
         for buffer in &mut self.buffers {
             let (records, lost) = (&mut self.records, &mut self.lost);
             read(buffer.get_mut(), |taken| match taken {
@@ -168,9 +169,4 @@ pub fn read(buffer: &mut PerfEventArrayBuffer<MapData>, mut take: impl FnMut(Tak
         }
         PerfEvent::Lost { count } => take(Taken::Lost(count, 0)),
     });
-}
-
-fn monotonic() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }

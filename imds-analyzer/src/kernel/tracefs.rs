@@ -4,17 +4,22 @@
 //! An entry outlives who made it: ours are removed at the end, and those of predecessors that were killed at the start.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _, Write as _},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::PathBuf,
-    thread,
 };
 
 use rustix::{
     fs::{Mode, OFlags, open, openat},
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    thread::{UnshareFlags, unshare_unsafe},
+    thread::LinkNameSpaceType,
+};
+
+use crate::host::{
+    mounts::{self, Mount},
+    namespace::{self, on_own_thread},
+    proc,
 };
 
 /// Entries of all instances of this tool are in one group.
@@ -59,8 +64,7 @@ pub enum Side {
 impl Tracefs {
     /// Finds the mount in mountinfo, or mounts one that nobody else sees.
     pub fn open() -> io::Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        let (root, place) = match find(&mounts) {
+        let (root, place) = match find(mounts::read()?) {
             Some(path) => (directory(&path)?, path.display().to_string()),
             None => (
                 private()?,
@@ -95,9 +99,7 @@ impl Tracefs {
     /// Removes what predecessors left behind; returns how many entries.
     pub fn sweep(&self) -> io::Result<usize> {
         let mut removed = 0;
-        for name in abandoned(&self.read(EVENTS)?, |pid| {
-            PathBuf::from(format!("/proc/{pid}")).exists()
-        }) {
+        for name in abandoned(&self.read(EVENTS)?, proc::exists) {
             // One that is in use is not removed (EBUSY): its owner is in another pid namespace.
             removed += usize::from(self.events()?.write_all(format!("-:{GROUP}/{name}").as_bytes()).is_ok());
         }
@@ -158,28 +160,20 @@ impl Drop for Event {
     }
 }
 
-/// Mount point of tracefs, or of debugfs's part of it (proc_pid_mountinfo(5)).
-fn find(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let point = mount.split(' ').nth(4)?;
-        // With octal escapes in it, it is not where a system has it.
-        (filesystem.split(' ').next() == Some("tracefs") && !point.contains('\\')).then(|| PathBuf::from(point))
-    })
+/// Mount point of tracefs, or of debugfs's part of it.
+fn find(mounts: impl IntoIterator<Item = Mount>) -> Option<PathBuf> {
+    let found = mounts.into_iter().find(|mount| mount.system == "tracefs")?;
+    Some(found.point)
 }
 
 /// Mounts tracefs in a mount namespace that ends with the thread; the mount lives on in the descriptor.
 fn private() -> io::Result<OwnedFd> {
-    let mounting = thread::spawn(|| -> io::Result<OwnedFd> {
-        // SAFETY: a thread's own file system attributes; no descriptors are unshared.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    on_own_thread("tracefs", || {
+        namespace::leave(LinkNameSpaceType::Mount)?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         mount("tracefs", MOUNT_POINT, "tracefs", MountFlags::empty(), None)?;
         directory(MOUNT_POINT.as_ref())
-    });
-    mounting
-        .join()
-        .map_err(|_panicked| io::Error::other("the mounting thread ended early"))?
+    })?
 }
 
 fn directory(path: &std::path::Path) -> io::Result<OwnedFd> {
@@ -260,8 +254,8 @@ mod tests {
     #[test]
     fn finds_the_mount() {
         let mounts = "24 1 0:22 / /sys rw - sysfs sysfs rw\n35 24 0:11 / /sys/kernel/tracing rw - tracefs tracefs rw";
-        assert_eq!(find(mounts), Some("/sys/kernel/tracing".into()));
-        assert_eq!(find("24 1 0:22 / /sys rw - sysfs sysfs rw"), None);
+        assert_eq!(find(mounts::parse(mounts)), Some("/sys/kernel/tracing".into()));
+        assert_eq!(find(mounts::parse("24 1 0:22 / /sys rw - sysfs sysfs rw")), None);
     }
 
     #[test]

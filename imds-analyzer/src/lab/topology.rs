@@ -120,3 +120,64 @@ fn add_ipv6(netlink: &mut Netlink, link: &str, address: Ipv6Addr, prefix: u8) ->
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        fs,
+        os::linux::fs::MetadataExt as _,
+        path::PathBuf,
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::host::proc::{self, Directory};
+
+    fn links() -> anyhow::Result<BTreeSet<String>> {
+        fs::read_dir("/sys/class/net")?
+            .map(|link| Ok(link?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    /// Is the namespace still that of a process, or open in one?
+    fn is_held(inode: u64) -> anyhow::Result<bool> {
+        for process in proc::pids()?.flatten().flat_map(Directory::open) {
+            let is = |path: &str| process.metadata(path).is_ok_and(|it| it.stx_ino == inode);
+            let mut open = process.numbers("fd").into_iter().flatten().flatten();
+            if is("ns/net") || open.any(|file| is(&format!("fd/{file}"))) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    #[test]
+    fn nothing_is_left_behind() -> anyhow::Result<()> {
+        let (links_before, names_before) = (links()?, names()?);
+        let lab = Lab::routed()?;
+        let inodes = [&lab.client, &lab.server].map(|it| fs::metadata(it.path()).map(|it| it.st_ino()));
+        assert_eq!(links()?, links_before);
+        drop(lab);
+        for inode in inodes {
+            let (inode, deadline) = (inode?, Instant::now() + Duration::from_secs(20));
+            // The number may be given to another test's namespace at once: wait until it is seen free.
+            while is_held(inode)? {
+                assert!(Instant::now() < deadline, "network namespace {inode} is still held");
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        assert_eq!((links()?, names()?), (links_before, names_before));
+        Ok(())
+    }
+
+    /// What `ip netns list` would print.
+    fn names() -> anyhow::Result<BTreeSet<PathBuf>> {
+        match fs::read_dir("/run/netns") {
+            Ok(names) => names.map(|name| Ok(name?.path())).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

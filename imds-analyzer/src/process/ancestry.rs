@@ -11,7 +11,10 @@ use lru::LruCache;
 use super::{Counters, args::Argv, path_shown};
 use crate::{
     event::Ancestor,
-    host::proc::{self, Proc, Ticks},
+    host::{
+        clock,
+        proc::{Directory, Proc},
+    },
     sanitize,
     secrets::ArgsMode,
 };
@@ -28,7 +31,6 @@ pub(super) struct Ancestry {
     /// The first parent that was seen of a process, by its pid and start: once that has exited, the kernel names pid 1
     /// or another reaper in its place.
     parents: LruCache<(u32, u64), abi::Ancestor>,
-    ticks: Ticks,
     args: ArgsMode,
     hashing: RandomState,
 }
@@ -51,11 +53,10 @@ struct Key {
 }
 
 impl Ancestry {
-    pub(super) fn new(capacity: NonZeroUsize, ticks: Ticks, args: ArgsMode) -> Self {
+    pub(super) fn new(capacity: NonZeroUsize, args: ArgsMode) -> Self {
         Self {
             known: LruCache::new(capacity),
             parents: LruCache::new(capacity),
-            ticks,
             args,
             hashing: RandomState::new(),
         }
@@ -76,7 +77,8 @@ impl Ancestry {
         let mut next = match seen.last() {
             Some(last) if last.tgid == 1 => None,
             Some(last) => {
-                proc::find(last.tgid, last.start, self.ticks, counters).and_then(|last| parent(&last, counters))
+                let last = counters.note(Proc::find(last.tgid, last.start));
+                last.and_then(|last| parent(&last, counters))
             }
             None => process.and_then(|process| parent(process, counters)),
         };
@@ -123,12 +125,13 @@ impl Ancestry {
     fn seen(&mut self, seen: &abi::Ancestor, counters: &mut Counters) -> Ancestor {
         let key = Key {
             pid: seen.tgid,
-            start: self.ticks.of(seen.start),
+            start: clock::to_ticks(seen.start),
             comm: padded(seen.comm),
         };
         let known = match self.known(&key) {
             Some(known) => Some(known),
-            None => match proc::find(seen.tgid, seen.start, self.ticks, counters)
+            None => match counters
+                .note(Proc::find(seen.tgid, seen.start))
                 .filter(|found| found.stat.comm == key.comm)
             {
                 Some(found) => Some(self.describe(&found, counters)),
@@ -155,14 +158,14 @@ impl Ancestry {
     /// none has exited.
     fn known(&mut self, key: &Key) -> Option<Ancestor> {
         let known = self.known.get(key)?;
-        let print = proc::cmdline_and_exe(key.pid).map(|shown| self.hashing.hash_one(shown));
+        let print = cmdline_and_exe(key.pid).map(|shown| self.hashing.hash_one(shown));
         (print.is_none() || print == known.print).then(|| known.ancestor.clone())
     }
 
     fn describe(&mut self, found: &Proc, counters: &mut Counters) -> Ancestor {
         let key = Key::of(found);
-        let cmdline = counters.note(found.cmdline()).unwrap_or_default();
-        let exe = counters.note(found.exe()).flatten();
+        let cmdline = counters.note(found.directory().cmdline()).unwrap_or_default();
+        let exe = counters.note(found.directory().exe()).flatten();
         let print = exe.as_ref().map(|exe| self.hashing.hash_one((&cmdline, exe)));
         let (args, _cut) = Argv::of_cmdline(&cmdline).shown(self.args, ARGS_SHOWN);
         let ancestor = Ancestor {
@@ -198,6 +201,13 @@ fn padded(mut comm: [u8; COMM_LEN]) -> [u8; COMM_LEN] {
         rest.fill(0);
     }
     comm
+}
+
+/// A process's arguments and executable at this moment, if there are any; whose they are is for the caller to know.
+fn cmdline_and_exe(pid: u32) -> Option<(Vec<u8>, Vec<u8>)> {
+    let directory = Directory::open(pid).ok()?;
+    let cmdline = directory.cmdline().ok().filter(|cmdline| !cmdline.is_empty())?;
+    Some((cmdline, directory.exe().ok()??))
 }
 
 /// The parent as of now. A process that started after its child is another one that got the parent's pid.

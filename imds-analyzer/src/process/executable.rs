@@ -6,10 +6,9 @@
 use std::io;
 
 use imds_analyzer_ebpf::abi;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::{Counters, namespace_inode};
-use crate::host::proc::Proc;
+use super::Counters;
+use crate::host::{namespace, proc::Proc};
 
 /// Inode numbers of the namespaces of pid 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,14 +31,9 @@ impl Host {
     ///
     /// Without `/proc`.
     pub(super) fn read() -> io::Result<Self> {
-        // Without ptrace rights over pid 1, where we run is the best guess.
-        let of = |name: &str| {
-            let own = || namespace_inode(&format!("/proc/self/ns/{name}"));
-            namespace_inode(&format!("/proc/1/ns/{name}")).or_else(|_denied| own())
-        };
         Ok(Self {
-            mount_ns: of("mnt")?,
-            user_ns: of("user")?,
+            mount_ns: namespace::of_host("mnt")?,
+            user_ns: namespace::of_host("user")?,
         })
     }
 
@@ -74,7 +68,7 @@ pub(super) fn standing(
     let Some(process) = process else {
         return host.judge(&abi::Executable::default());
     };
-    let of_proc = || counters.note(process.exe()).flatten();
+    let of_proc = || counters.note(process.directory().exe()).flatten();
     let Some(path) = path.map(<[u8]>::to_vec).or_else(of_proc) else {
         return Standing::default();
     };
@@ -89,22 +83,21 @@ pub(super) fn standing(
 
 /// The same facts as /proc has them, of a process that still runs the program at `path`; all zeroes for another one.
 pub(super) fn look(process: &Proc, host: Host, path: &[u8]) -> io::Result<abi::Executable> {
-    let of = |name: &str| format!("/proc/{}/{name}", process.pid());
+    let directory = process.directory();
     let mut file = abi::Executable {
-        mount_ns: namespace_inode(&of("ns/mnt"))?,
-        user_ns: namespace_inode(&of("ns/user"))?,
+        mount_ns: directory.namespace("ns/mnt")?,
+        user_ns: directory.namespace("ns/user")?,
         ..abi::Executable::default()
     };
     if file.mount_ns == host.mount_ns && file.user_ns == host.user_ns {
         // From what the kernel has in memory: a file system of a user's own must not be asked, it may never answer.
-        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-        let data = statx(CWD, of("exe"), flags, StatxFlags::BASIC_STATS)?;
+        let data = directory.metadata("exe")?;
         file.inode = data.stx_ino;
         file.uid = data.stx_uid;
         file.mode = u32::from(data.stx_mode);
     }
     // All of it was of one process and one program, if both are still there.
-    if process.exe()?.as_deref() != Some(path) {
+    if directory.exe()?.as_deref() != Some(path) {
         return Ok(abi::Executable::default());
     }
     Ok(file)
@@ -172,9 +165,9 @@ mod tests {
     fn proc_says_the_same_of_this_process() {
         let host = Host::read().expect("/proc");
         let this = Proc::open(std::process::id()).expect("this process");
-        let path = this.exe().expect("readable").expect("a path");
+        let path = this.directory().exe().expect("readable").expect("a path");
         let file = look(&this, host, &path).expect("readable");
-        assert_eq!(file.mount_ns, namespace_inode("/proc/self/ns/mnt").expect("readable"));
+        assert_eq!(file.mount_ns, this.directory().namespace("ns/mnt").expect("readable"));
         assert!(is_known(&file), "{file:?}");
         assert_eq!(
             look(&this, host, b"/usr/bin/other").expect("readable"),

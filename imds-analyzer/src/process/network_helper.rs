@@ -1,12 +1,11 @@
 //! Rootless network helpers: programs that read a container's packets from a tun device and make its calls for it.
 
-use std::{
-    fs, io,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
-};
+use std::io;
+
+use rustix::fs::{FileType, Statx};
 
 use super::caller::DELETED;
-use crate::host::proc::is_gone;
+use crate::host::proc::{Proc, is_gone};
 
 /// Names of their executables.
 const HELPERS: [&str; 9] = [
@@ -30,38 +29,33 @@ pub(super) fn is_named_so(executable: &str) -> bool {
     HELPERS.contains(&name)
 }
 
-/// True if the process holds a tun device, by the device's number: paths are those of a mount namespace that is gone.
+/// True if the process, which started at `start` (ns since boot), holds a tun device, by the device's number: paths are those of a mount namespace that is gone.
 /// `None` if the process has exited: one that is waited for still has its directory, and no files.
-pub(super) fn holds_tun(pid: u32) -> io::Result<Option<bool>> {
-    let files = match fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(files) => files.take(FILES_MAX),
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(error),
+pub(super) fn holds_tun(pid: u32, start: u64) -> io::Result<Option<bool>> {
+    let look = || {
+        let process = Proc::find(pid, start)?;
+        let mut holds = None;
+        for file in process.directory().numbers("fd")?.take(FILES_MAX) {
+            // A file that is closed meanwhile is none.
+            let data = process.directory().metadata(&format!("fd/{}", file?));
+            holds = Some(holds.unwrap_or_default() || data.is_ok_and(|data| is_tun(&data)));
+        }
+        Ok(holds)
     };
-    let mut holds = None;
-    for file in files {
-        let path = match file {
-            Ok(file) => file.path(),
-            Err(error) if is_gone(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        // A file that is closed meanwhile is none.
-        let is_tun = fs::metadata(path).is_ok_and(|data| is_tun(&data));
-        holds = Some(holds.unwrap_or_default() || is_tun);
-    }
-    Ok(holds)
+    look().or_else(|error| if is_gone(&error) { Ok(None) } else { Err(error) })
 }
 
-fn is_tun(data: &fs::Metadata) -> bool {
+fn is_tun(data: &Statx) -> bool {
     /// `MISC_MAJOR` and `TUN_MINOR`, Documentation/admin-guide/devices.txt.
     const TUN: (u32, u32) = (10, 200);
-    let device = data.rdev();
-    data.file_type().is_char_device() && (libc::major(device), libc::minor(device)) == TUN
+    FileType::from_raw_mode(data.stx_mode.into()) == FileType::CharacterDevice
+        && (data.stx_rdev_major, data.stx_rdev_minor) == TUN
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::clock;
 
     #[test]
     fn helpers_are_known_by_their_names_and_by_what_they_hold() {
@@ -75,19 +69,23 @@ mod tests {
         for executable in ["/usr/bin/curl", "/usr/bin/slirp4netns/curl", "/usr/bin/pasta2", ""] {
             assert!(!is_named_so(executable), "{executable}");
         }
-        assert_eq!(holds_tun(std::process::id()).expect("our own files"), Some(false));
-        assert_eq!(holds_tun(u32::MAX).expect("nobody"), None);
+        let own = Proc::open(std::process::id()).expect("this process");
+        let start = clock::from_ticks(own.stat.start);
+        assert_eq!(holds_tun(own.pid(), start).expect("our own files"), Some(false));
+        assert_eq!(holds_tun(own.pid(), 1).expect("another process"), None);
+        assert_eq!(holds_tun(u32::MAX, start).expect("nobody"), None);
     }
 
     #[test]
     fn of_a_process_that_has_exited_nothing_is_told() {
         let mut child = std::process::Command::new("true").spawn().expect("a program");
         let pid = child.id();
-        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).expect("not waited for");
-        while !stat().contains(") Z ") {
+        let process = Proc::open(pid).expect("not waited for");
+        while process.directory().exe().expect("readable").is_some() {
             std::thread::yield_now();
         }
-        assert_eq!(holds_tun(pid).expect("no files"), None);
+        let start = clock::from_ticks(process.stat.start);
+        assert_eq!(holds_tun(pid, start).expect("no files"), None);
         child.wait().expect("our own child");
     }
 }

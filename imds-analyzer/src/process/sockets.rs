@@ -5,15 +5,13 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, DirEntry, File, Metadata},
+    fs::File,
     io,
     net::{IpAddr, SocketAddr},
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
-    path::{Path, PathBuf},
-    thread,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use imds_analyzer_ebpf::target;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
@@ -23,7 +21,10 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 
-use crate::host::proc::{is_gone, link};
+use crate::host::{
+    namespace::{enter_network, on_own_thread},
+    proc::{self, Directory, is_gone},
+};
 
 /// A socket that is connected to IMDS, or connecting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,14 +58,7 @@ pub struct ExistingSockets {
 pub fn find_existing() -> anyhow::Result<ExistingSockets> {
     let mut found = ExistingSockets::default();
     let namespaces = namespaces(&mut found.failures)?;
-    // Of its own because it changes its namespace, and ends there.
-    let visitor = thread::Builder::new()
-        .name("sock-diag".to_owned())
-        .spawn(move || visit(namespaces));
-    let (sockets, failures) = visitor
-        .context("thread for sock_diag")?
-        .join()
-        .map_err(|_panic| anyhow!("thread for sock_diag"))?;
+    let (sockets, failures) = on_own_thread("sock-diag", || visit(namespaces)).context("thread for sock_diag")?;
     found.sockets = sockets;
     found.failures += failures;
     if !found.sockets.is_empty() {
@@ -76,15 +70,18 @@ pub fn find_existing() -> anyhow::Result<ExistingSockets> {
 /// Network namespaces by inode number, each held open: the thread that led to one may end, or move to another.
 fn namespaces(failures: &mut u64) -> anyhow::Result<HashMap<u32, File>> {
     let mut namespaces = HashMap::new();
-    for (_pid, process) in processes()? {
+    for pid in proc::pids().context("listing /proc")? {
+        let Some(process) = note(pid.and_then(Directory::open), failures) else {
+            continue;
+        };
         // A process's threads may be in different ones, and container tools use that.
-        for thread in entries(&process.join("task"), failures) {
-            let namespace = thread.path().join("ns/net");
-            let seen = note(link(|| fs::metadata(&namespace)).and_then(inode), failures);
+        for thread in numbers(&process, "task", failures) {
+            let namespace = format!("task/{thread}/ns/net");
+            let seen = note(process.namespace(&namespace), failures);
             if seen.is_none_or(|inode| namespaces.contains_key(&inode)) {
                 continue;
             }
-            let opened = link(|| File::open(&namespace)).and_then(|file| Ok((inode(file.metadata()?)?, file)));
+            let opened = process.file(&namespace).and_then(|file| Ok((inode(&file)?, file)));
             namespaces.extend(note(opened, failures));
         }
     }
@@ -96,25 +93,15 @@ fn visit(namespaces: HashMap<u32, File>) -> (Vec<ExistingSocket>, u64) {
     let mut sockets = Vec::new();
     let mut failures = 0;
     for (inode, namespace) in namespaces {
-        let listed = enter(&namespace).and_then(|()| list(inode));
+        let listed = enter_network(namespace.as_fd()).and_then(|()| list(inode));
         sockets.extend(note(listed, &mut failures).unwrap_or_default());
     }
     sockets.sort_unstable_by_key(|socket| (socket.net_ns, socket.cookie));
     (sockets, failures)
 }
 
-/// Moves this thread to a network namespace.
-fn enter(namespace: &File) -> io::Result<()> {
-    // SAFETY: setns takes no pointers, and the descriptor is open as long as it is borrowed.
-    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Namespaces have 32-bit inode numbers.
-fn inode(data: Metadata) -> io::Result<u32> {
-    u32::try_from(data.ino()).map_err(io::Error::other)
+fn inode(namespace: &File) -> io::Result<u32> {
+    u32::try_from(namespace.metadata()?.ino()).map_err(io::Error::other)
 }
 
 /// The sockets of this thread's namespace, whose number is `net_ns`.
@@ -201,9 +188,13 @@ fn add_holders(found: &mut ExistingSockets) -> anyhow::Result<()> {
         .enumerate()
         .map(|(index, socket)| (socket.inode, index))
         .collect();
-    for (pid, process) in processes()? {
-        for file in entries(&process.join("fd"), &mut found.failures) {
-            let Some(to) = note(link(|| fs::read_link(file.path())), &mut found.failures) else {
+    for pid in proc::pids().context("listing /proc")? {
+        let open = |pid| Ok((pid, Directory::open(pid)?));
+        let Some((pid, process)) = note(pid.and_then(open), &mut found.failures) else {
+            continue;
+        };
+        for file in numbers(&process, "fd", &mut found.failures) {
+            let Some(to) = note(process.link(&format!("fd/{file}")), &mut found.failures) else {
                 continue;
             };
             let socket = socket_inode(&to).and_then(|inode| found.sockets.get_mut(*inodes.get(&inode)?));
@@ -220,22 +211,14 @@ fn add_holders(found: &mut ExistingSockets) -> anyhow::Result<()> {
 }
 
 /// The number in `socket:[1234]`.
-fn socket_inode(link: &Path) -> Option<u32> {
-    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+fn socket_inode(link: &[u8]) -> Option<u32> {
+    let link = str::from_utf8(link).ok()?;
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Pids and their directories.
-fn processes() -> anyhow::Result<impl Iterator<Item = (u32, PathBuf)>> {
-    let entries = fs::read_dir("/proc").context("listing /proc")?;
-    Ok(entries.filter_map(|entry| {
-        let entry = entry.ok()?;
-        Some((entry.file_name().to_str()?.parse().ok()?, entry.path()))
-    }))
-}
-
-fn entries(directory: &Path, failures: &mut u64) -> Vec<DirEntry> {
-    match note(fs::read_dir(directory), failures) {
-        Some(entries) => entries.filter_map(|entry| note(entry, failures)).collect(),
+fn numbers(process: &Directory, path: &str, failures: &mut u64) -> Vec<u32> {
+    match note(process.numbers(path), failures) {
+        Some(numbers) => numbers.filter_map(|number| note(number, failures)).collect(),
         None => Vec::new(),
     }
 }

@@ -11,8 +11,15 @@ use std::{
 use imds_analyzer_ebpf::abi::{self, ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Paths, Task, path_flags};
 use zerocopy::FromZeros as _;
 
-use super::{Resolver, ResolverSettings, cgroup::Hierarchies, namespace_inode};
-use crate::{event::Source, host::proc::Proc, secrets::ArgsMode};
+use super::{Resolver, ResolverSettings, cgroup::Hierarchies};
+use crate::{
+    event::Source,
+    host::{
+        clock,
+        proc::{Directory, Proc},
+    },
+    secrets::ArgsMode,
+};
 
 /// A process group that is ended with the test.
 struct Running(Child);
@@ -47,7 +54,7 @@ impl Drop for Running {
 /// A shell's child is the shell at first; an exec changes its name some time before its arguments.
 fn until_it_runs(pid: u32, cmdline: &[u8]) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while Proc::open(pid).unwrap().cmdline().unwrap() != cmdline {
+    while Directory::open(pid).unwrap().cmdline().unwrap() != cmdline {
         assert!(Instant::now() < deadline, "{pid} should have become {cmdline:?}");
         std::thread::yield_now();
     }
@@ -71,10 +78,10 @@ fn comm(name: &str) -> [u8; COMM_LEN] {
 }
 
 /// As the kernel would announce `pid`: with a start time finer than /proc's.
-fn task(resolver: &Resolver, pid: u32) -> Task {
+fn task(pid: u32) -> Task {
     let stat = Proc::open(pid).unwrap().stat;
     Task {
-        start: resolver.ticks.to_nanoseconds(stat.start) + 4321,
+        start: clock::from_ticks(stat.start) + 4321,
         exec: 1,
         tgid: pid,
         tid: pid,
@@ -105,7 +112,7 @@ fn a_running_process_is_described_with_its_ancestors_to_pid_1() {
     let (shell, pid) = Running::shell("sleep 60 & echo $!; wait");
     until_it_runs(pid, b"sleep\x0060\0");
     let mut resolver = resolver();
-    let task = task(&resolver, pid);
+    let task = task(pid);
     resolver.observe(&owner(task, b"", &[]), &[], b"");
     let process = resolver.resolve(&task).unwrap();
 
@@ -146,7 +153,7 @@ fn the_kernel_s_facts_outlive_the_process() {
         comm: comm("curl"),
         ..Task::default()
     };
-    let this = task(&resolver, pid_of_this_test());
+    let this = task(pid_of_this_test());
     let parents = [
         Ancestor {
             start: 1234,
@@ -302,7 +309,7 @@ fn proc_vouches_for_a_running_program_of_roots() {
     assert!(process.executable_trusted && !process.executable_claimed, "{process:?}");
 
     // The kernel had another path, or another file: the program is not the one that called.
-    let mut announced = owner(task(&resolver, pid), b"sleep\x0060.5\0", &[]);
+    let mut announced = owner(task(pid), b"sleep\x0060.5\0", &[]);
     announced.paths = Paths {
         executable_end: 14,
         flags: path_flags::EXECUTABLE,
@@ -362,7 +369,7 @@ fn an_orphan_keeps_its_parent_as_long_as_that_leads_to_pid_1() {
 #[test]
 fn a_pid_used_again_lends_nothing() {
     let mut resolver = resolver();
-    let now = task(&resolver, pid_of_this_test());
+    let now = task(pid_of_this_test());
     let before = Task {
         start: now.start - 1_000_000_000,
         comm: comm("earlier"),
@@ -400,7 +407,7 @@ fn another_program_in_the_same_process_is_not_the_caller() {
     let mut resolver = resolver();
     let before = Task {
         comm: comm("wget"),
-        ..task(&resolver, pid_of_this_test())
+        ..task(pid_of_this_test())
     };
     let argv = b"wget\0http://169.254.169.254/\0";
     resolver.observe(&owner(before, argv, &[]), &[], argv);
@@ -410,7 +417,7 @@ fn another_program_in_the_same_process_is_not_the_caller() {
 
     let after = Task {
         exec: 2,
-        ..task(&resolver, pid_of_this_test())
+        ..task(pid_of_this_test())
     };
     assert!(resolver.resolve(&after).unwrap().executable.is_some());
 }
@@ -418,7 +425,7 @@ fn another_program_in_the_same_process_is_not_the_caller() {
 #[test]
 fn a_lost_announcement_is_made_up_for_and_a_late_one_completes() {
     let mut resolver = resolver();
-    let task = task(&resolver, pid_of_this_test());
+    let task = task(pid_of_this_test());
     let process = resolver.resolve(&task).unwrap();
     assert!(!process.args.is_empty());
     assert_eq!(process.ancestors.last().unwrap().pid, 1);
@@ -443,7 +450,7 @@ fn argv_that_the_kernel_cut_is_completed_from_proc_or_marked() {
     let pid = shell.0.id();
     until_it_runs(pid, b"sleep\x0060.000\0");
     let mut resolver = resolver();
-    let running = task(&resolver, pid);
+    let running = task(pid);
     let mut announced = owner(running, b"sleep\0", &[]);
     announced.argv_len = 13;
     resolver.observe(&announced, &[], b"sleep\0");
@@ -487,7 +494,7 @@ fn a_chain_deeper_than_the_kernel_s_bound_is_continued() {
     let seen: Vec<Ancestor> = from_proc.ancestors[..3]
         .iter()
         .map(|ancestor| {
-            let task = task(&resolver, ancestor.pid);
+            let task = task(ancestor.pid);
             Ancestor {
                 start: task.start,
                 tgid: task.tgid,
@@ -496,7 +503,7 @@ fn a_chain_deeper_than_the_kernel_s_bound_is_continued() {
             }
         })
         .collect();
-    let task = task(&resolver, pid);
+    let task = task(pid);
     resolver.observe(&owner(task, b"", &seen), &[], b"");
     assert_eq!(resolver.resolve(&task).unwrap().ancestors, from_proc.ancestors);
     assert!(seen.len() < ANCESTORS_MAX);
@@ -550,7 +557,7 @@ fn a_rewritten_title_has_no_empty_arguments() {
 fn the_host_s_network_is_that_in_which_tests_run() {
     assert_eq!(
         resolver().host_net_ns(),
-        Some(namespace_inode("/proc/self/ns/net").unwrap())
+        Some(Directory::own().unwrap().namespace("ns/net").unwrap())
     );
 }
 
@@ -731,7 +738,7 @@ fn a_path_from_proc_is_that_of_the_announced_file_or_none() {
     let mut process = |exec, (inode, device): (u64, u32)| {
         let task = Task {
             exec,
-            ..task(&resolver, pid_of_this_test())
+            ..task(pid_of_this_test())
         };
         let mut announced = owner(task, b"kernel\0", &[]);
         (announced.executable.inode, announced.executable.device) = (inode, device);
@@ -755,7 +762,7 @@ fn a_shell_that_executes_a_shell_is_another_ancestor() {
     let (shell, child) = Running::shell("trap 'exec sh -c \"sleep 60; :\" second' USR1; sleep 60 & echo $!; wait");
     let pid = shell.0.id();
     let mut resolver = resolver();
-    let parent_as_seen = task(&resolver, pid);
+    let parent_as_seen = task(pid);
     let seen = Ancestor {
         start: parent_as_seen.start,
         tgid: pid,
@@ -779,7 +786,7 @@ fn a_shell_that_executes_a_shell_is_another_ancestor() {
     // SAFETY: kill takes no pointers; a child of ours that was not waited for.
     unsafe { libc::kill(i32::try_from(pid).unwrap(), libc::SIGUSR1) };
     until_it_runs(pid, b"sh\0-c\0sleep 60; :\0second\0");
-    assert_eq!(task(&resolver, pid).comm, parent_as_seen.comm);
+    assert_eq!(task(pid).comm, parent_as_seen.comm);
     assert_eq!(parent(&mut resolver, 3), "sh -c sleep 60; : second");
     // From /proc alone, too: above the child that sleeps.
     let from_proc = resolver.from_pid(child).unwrap();
@@ -800,7 +807,7 @@ fn a_shell_that_becomes_something_else_was_a_shell() {
     let (shell, _) = Running::shell("trap 'exec sleep 60' USR1; sleep 60 & echo $!; wait");
     let pid = shell.0.id();
     let mut resolver = resolver();
-    let parent = task(&resolver, pid);
+    let parent = task(pid);
     let seen = Ancestor {
         start: parent.start,
         tgid: pid,
@@ -833,7 +840,7 @@ fn a_shell_that_becomes_something_else_was_a_shell() {
 #[test]
 fn a_pid_is_a_holder_s_only_if_it_was_there() {
     let mut resolver = resolver();
-    let this = task(&resolver, pid_of_this_test());
+    let this = task(pid_of_this_test());
     assert_eq!(resolver.from_pid_at(this.tgid, this.start - 1_000_000_000), None);
     assert_eq!(resolver.from_pid_at(this.tgid, this.start + 1).unwrap().pid, this.tgid);
 }

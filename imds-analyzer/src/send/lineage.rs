@@ -7,9 +7,12 @@ use std::{collections::HashMap, num::NonZeroUsize};
 
 use imds_analyzer_ebpf::abi::{ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Task, send};
 use lru::LruCache;
-use procfs::process::Process;
 
-use crate::process::in_first_pid_namespace;
+use crate::host::{
+    clock,
+    namespace::in_first_pid_namespace,
+    proc::{self, Proc},
+};
 
 /// Processes remembered.
 const NODES_MAX: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
@@ -21,7 +24,6 @@ pub struct Lineage {
     /// The process that has a pid now, or had it last.
     current: HashMap<u32, u64>,
     next: u64,
-    tick: u64,
     /// Number of times that records were lost, and the last of these, in ns since boot.
     losses: u64,
     lost_at: u64,
@@ -76,7 +78,6 @@ impl Lineage {
             nodes: LruCache::new(NODES_MAX),
             current: HashMap::new(),
             next: 1,
-            tick: 1_000_000_000 / procfs::ticks_per_second().max(1),
             losses: 0,
             lost_at: 0,
             has_proc: false,
@@ -84,35 +85,30 @@ impl Lineage {
     }
 
     fn read_proc(&mut self) {
-        let processes = match procfs::process::all_processes() {
-            Ok(processes) => processes,
+        let pids = match proc::pids() {
+            Ok(pids) => pids,
             Err(error) => {
                 tracing::warn!("/proc cannot be read, ancestors are those that start from now on: {error}");
                 return;
             }
         };
         // One that is gone by now has no children that it could be looked up for.
-        let stats: Vec<_> = processes
-            .filter_map(|process| {
-                let process = process.ok()?;
-                Some((process.uid().ok()?, process.stat().ok()?))
-            })
-            .collect();
-        for (uid, stat) in &stats {
+        let found: Vec<_> = pids.flatten().filter_map(|pid| Some((pid, Found::of(pid)?))).collect();
+        for (pid, found) in &found {
             self.put(Node {
-                pid: stat.pid.unsigned_abs(),
-                uid: *uid,
+                pid: *pid,
+                uid: found.uid,
                 parent: 0,
-                start: stat.starttime.saturating_mul(self.tick),
+                start: found.start,
                 exact: true,
                 exec: 0,
-                comm: padded(stat.comm.as_bytes()),
+                comm: found.comm,
                 seen: 0,
             });
         }
-        for (_, stat) in &stats {
-            let parent = self.current.get(&stat.ppid.unsigned_abs()).copied();
-            if let (Some(parent), Some(node)) = (parent, self.of_pid(stat.pid.unsigned_abs())) {
+        for (pid, found) in &found {
+            let parent = self.current.get(&found.parent).copied();
+            if let (Some(parent), Some(node)) = (parent, self.of_pid(*pid)) {
                 node.parent = parent;
             }
         }
@@ -180,17 +176,15 @@ impl Lineage {
 
     /// The number of the process `pid`, and the pid of its parent if there is no number for that.
     fn look_once(&mut self, pid: u32) -> Option<(u64, Option<u32>)> {
-        let (tick, losses, lost_at) = (self.tick, self.losses, self.lost_at);
+        let (losses, lost_at) = (self.losses, self.lost_at);
         let known = self.current.get(&pid).copied();
         let node = known.and_then(|number| self.nodes.get_mut(&number));
         if node.as_ref().is_some_and(|node| node.seen == losses) || losses == 0 || !self.has_proc {
             return known.map(|number| (number, None));
         }
-        let found = found(pid, tick);
+        let found = Found::of(pid);
         if let (Some(number), Some(node)) = (known, node) {
-            let same = found
-                .as_ref()
-                .filter(|found| node.start.abs_diff(found.start) <= 2 * tick);
+            let same = found.as_ref().filter(|found| started_together(node.start, found.start));
             if let Some(same) = same {
                 (node.uid, node.comm) = (same.uid, same.comm);
             }
@@ -221,9 +215,8 @@ impl Lineage {
     /// Fills in what tells the task's process from others.
     pub(super) fn identify(&mut self, task: &mut Task) {
         self.look_again(task.tgid);
-        let tick = self.tick;
         let Some(node) = self.of_pid(task.tgid) else { return };
-        node.make_exact(tick);
+        node.make_exact();
         task.start = node.start;
         // Never 0, which stands for a program that is not known.
         task.exec = node.exec | 1;
@@ -235,7 +228,6 @@ impl Lineage {
     /// Fills in the ancestors, as far as they are known.
     pub(super) fn ancestors_into(&mut self, owner: &mut Owner) {
         self.look_again(owner.task.tgid);
-        let tick = self.tick;
         let mut next = self.of_pid(owner.task.tgid).map_or(0, |node| node.parent);
         let mut len = 0;
         for to in &mut owner.ancestors {
@@ -246,7 +238,7 @@ impl Lineage {
                 self.look_again(pid);
             }
             let Some(node) = self.nodes.get_mut(&next) else { break };
-            node.make_exact(tick);
+            node.make_exact();
             *to = Ancestor {
                 start: node.start,
                 tgid: node.pid,
@@ -262,40 +254,37 @@ impl Lineage {
 
 impl Node {
     /// A process is started some moments before the kernel tells of it: /proc knows the tick, while it is there.
-    fn make_exact(&mut self, tick: u64) {
+    fn make_exact(&mut self) {
         if self.exact {
             return;
         }
-        let found = i32::try_from(self.pid).ok().and_then(|pid| Process::new(pid).ok());
-        let start = found.and_then(|process| Some(process.stat().ok()?.starttime.saturating_mul(tick)));
-        // Another process of this number is younger than that.
-        if let Some(start) = start.filter(|start| self.start.abs_diff(*start) <= 2 * tick) {
-            self.start = start;
+        if let Ok(found) = Proc::open(self.pid) {
+            let start = clock::from_ticks(found.stat.start);
+            if started_together(self.start, start) {
+                self.start = start;
+            }
         }
         // Once and for all: it is part of what tells it from others.
         self.exact = true;
     }
 }
 
-fn found(pid: u32, tick: u64) -> Option<Found> {
-    let process = Process::new(i32::try_from(pid).ok()?).ok()?;
-    let stat = process.stat().ok()?;
-    Some(Found {
-        parent: stat.ppid.unsigned_abs(),
-        uid: process.uid().ok()?,
-        start: stat.starttime.saturating_mul(tick),
-        comm: padded(stat.comm.as_bytes()),
-    })
+/// Whether a process that the kernel told of at one time may be the one that /proc says started at the other: another
+/// process of the same number is younger than that.
+fn started_together(told: u64, start: u64) -> bool {
+    told.abs_diff(start) <= 2 * clock::tick()
 }
 
-/// The name as the kernel has it.
-fn padded(name: &[u8]) -> [u8; COMM_LEN] {
-    let mut comm = [0; COMM_LEN];
-    comm.iter_mut()
-        .take(COMM_LEN - 1)
-        .zip(name)
-        .for_each(|(to, from)| *to = *from);
-    comm
+impl Found {
+    fn of(pid: u32) -> Option<Self> {
+        let process = Proc::open(pid).ok()?;
+        Some(Self {
+            parent: process.stat.parent,
+            uid: process.directory().owner().ok()?,
+            start: clock::from_ticks(process.stat.start),
+            comm: process.stat.comm,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -318,7 +307,7 @@ mod tests {
             child: if child == 0 { 0 } else { FIRST + child },
             uid: tgid,
             reserved: 0,
-            comm: padded(name.as_bytes()),
+            comm: proc::comm(name.as_bytes()),
         }
     }
 

@@ -1,12 +1,13 @@
 //! What the kernel side could not say of a process, from /proc: there it waits for its send to end, or has just done so.
 
-use std::{
-    fs,
-    hash::{DefaultHasher, Hash, Hasher},
-    os::unix::fs::MetadataExt as _,
-};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use imds_analyzer_ebpf::abi::{COMM_LEN, Owner, Task};
+
+use crate::host::{
+    clock,
+    proc::{Directory, Proc},
+};
 
 /// Fills in start, name and program where the kernel side did not know where to find them.
 pub(super) fn complete(task: &mut Task) {
@@ -14,27 +15,22 @@ pub(super) fn complete(task: &mut Task) {
         return;
     }
     // A process that is gone stays as it is: its facts are fewer.
-    let Ok(process) = procfs::process::Process::new(task.tgid as i32) else {
+    let Ok(process) = Proc::open(task.tgid) else {
         return;
     };
-    let Ok(stat) = process.stat() else { return };
-    task.start = stat
-        .starttime
-        .saturating_mul(1_000_000_000 / procfs::ticks_per_second().max(1));
+    task.start = clock::from_ticks(process.stat.start);
     if task.comm == [0; COMM_LEN] {
-        for (to, from) in task.comm.iter_mut().take(COMM_LEN - 1).zip(stat.comm.as_bytes()) {
-            *to = *from;
-        }
+        task.comm = process.stat.comm;
     }
     if task.exec == 0 {
-        task.exec = program(task.tgid);
+        task.exec = program(process.directory());
     }
 }
 
 /// What changes when the process executes another program: its file and its arguments.
-fn program(pid: u32) -> u64 {
-    let file = fs::metadata(format!("/proc/{pid}/exe")).map_or(0, |file| file.ino());
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+fn program(process: &Directory) -> u64 {
+    let file = process.metadata("exe").map_or(0, |file| file.stx_ino);
+    let arguments = process.cmdline().unwrap_or_default();
     let mut hasher = DefaultHasher::new();
     (file, arguments).hash(&mut hasher);
     hasher.finish()
@@ -50,10 +46,7 @@ pub(super) fn is_kernel_thread(owner: &Owner) -> bool {
     if owner.ancestors_len > 1 || owner.ancestors_len == 1 && owner.ancestors[0].tgid != PARENT {
         return false;
     }
-    let process = procfs::process::Process::new(owner.task.tgid as i32);
-    process
-        .and_then(|process| process.stat())
-        .is_ok_and(|stat| stat.flags & PF_KTHREAD != 0)
+    Proc::open(owner.task.tgid).is_ok_and(|process| process.stat.flags & PF_KTHREAD != 0)
 }
 
 /// Fills in the users of ancestors.
@@ -65,8 +58,8 @@ pub(super) fn complete_users(owner: &mut Owner) {
         .take(len)
         .filter(|ancestor| ancestor.uid == u32::MAX)
     {
-        if let Ok(directory) = fs::metadata(format!("/proc/{}", ancestor.tgid)) {
-            ancestor.uid = directory.uid();
+        if let Ok(user) = Directory::open(ancestor.tgid).and_then(|process| process.owner()) {
+            ancestor.uid = user;
         }
     }
 }

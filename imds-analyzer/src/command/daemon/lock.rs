@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::place::{self, Trust};
+use crate::{
+    host::proc,
+    place::{self, Trust},
+};
 
 /// Whoever may read the file may hold the lock: flock(2) takes no more.
 const MODE: u32 = 0o600;
@@ -72,7 +75,7 @@ fn attempt(path: &Path) -> anyhow::Result<Option<File>> {
     };
     if !locked {
         let owner = owner(&file);
-        if !loose || owner.is_some_and(is_there) {
+        if !loose || owner.is_some_and(proc::exists) {
             let owner = owner.map_or_else(|| "another process is".to_owned(), |pid| format!("process {pid} is"));
             bail!(
                 "{owner} running as the daemon of this host already (it holds {}); `imds-analyzer watch` can run beside it",
@@ -98,10 +101,6 @@ fn owner(file: &File) -> Option<u32> {
     // Only to name it.
     let _ = file.take(64).read_to_string(&mut owner);
     owner.trim().parse().ok()
-}
-
-fn is_there(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
 }
 
 /// Puts a new file in place of one that others can lock.

@@ -15,10 +15,15 @@ use anyhow::{Context as _, anyhow};
 use rustix::{
     fs::{Access, AtFlags, CWD, Gid, accessat},
     process::{Resource, Rlimit, setrlimit},
-    thread::{CapabilitySet, CapabilitySets},
+    thread::{CapabilitySet, set_thread_groups},
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+use crate::host::{
+    capabilities,
+    proc::{Directory, FILE_MAX},
 };
 
 mod syscalls;
@@ -52,11 +57,10 @@ pub(super) fn join_log_group() -> Option<Gid> {
             .parse()
             .ok()
     })?;
-    // SAFETY: reads one gid.
-    match unsafe { libc::setgroups(1, &raw const gid) } {
-        0 => Some(Gid::from_raw(gid)),
-        _ => None,
-    }
+    let gid = Gid::from_raw(gid);
+    // Of this thread alone, from which all others are going to inherit it.
+    set_thread_groups(&[gid]).ok()?;
+    Some(gid)
 }
 
 /// Drops capabilities and the ways to get them back, forbids core files, and filters system calls.
@@ -79,11 +83,13 @@ pub(super) fn enter(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
 
 /// Capabilities are a thread's own: another one that was there before would keep them.
 fn be_alone() -> anyhow::Result<()> {
+    let own = Directory::own().context("/proc/self")?;
     let deadline = Instant::now() + THREADS_END;
     loop {
-        let names: Vec<_> = fs::read_dir("/proc/self/task")
+        let names: Vec<_> = own
+            .numbers("task")
             .context("/proc/self/task")?
-            .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok())
+            .filter_map(|thread| own.text(&format!("task/{}/comm", thread.ok()?), FILE_MAX).ok())
             .map(|name| name.trim_end().to_owned())
             .collect();
         if names.len() <= 1 {
@@ -98,62 +104,23 @@ fn be_alone() -> anyhow::Result<()> {
 
 /// What is needed is tried: each right beyond [`NEEDED`] is kept only where something fails without it.
 fn drop_capabilities(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
-    let had = rustix::thread::capabilities(None).context("capget")?;
-    let lower = |kept: CapabilitySet, permitted: CapabilitySet| {
-        rustix::thread::set_capabilities(
-            None,
-            CapabilitySets {
-                effective: kept,
-                permitted,
-                inheritable: CapabilitySet::empty(),
-            },
-        )
-        .context("capset")
-    };
-    let mut kept = NEEDED & had.permitted;
-    lower(kept, had.permitted)?;
+    let had = capabilities::permitted().context("capget")?;
+    let mut kept = NEEDED & had;
+    capabilities::set(kept, had).context("capset")?;
     if !needs.writes.iter().all(|path| is_writable(path)) {
-        kept |= CapabilitySet::DAC_OVERRIDE & had.permitted;
-        lower(kept, had.permitted)?;
+        kept |= CapabilitySet::DAC_OVERRIDE & had;
+        capabilities::set(kept, had).context("capset")?;
     }
     // Before 5.19 (commit c8644cd0efe7) bpf(2) may be forbidden even to those who hold a map open.
     for capability in [CapabilitySet::BPF, CapabilitySet::SYS_ADMIN] {
         if (needs.counters_readable)() {
             break;
         }
-        kept |= capability & had.permitted;
-        lower(kept, had.permitted)?;
+        kept |= capability & had;
+        capabilities::set(kept, had).context("capset")?;
     }
-    forbid_regaining(kept, had.permitted)?;
-    lower(kept, kept)?;
+    capabilities::keep_only(kept).context("giving up capabilities")?;
     Ok(kept)
-}
-
-/// Clears the ambient and the bounding set, the latter as far as this process may.
-fn forbid_regaining(kept: CapabilitySet, permitted: CapabilitySet) -> anyhow::Result<()> {
-    rustix::thread::set_no_new_privs(true).context("no_new_privs")?;
-    rustix::thread::clear_ambient_capability_set().context("ambient capabilities")?;
-    if !permitted.contains(CapabilitySet::SETPCAP) {
-        return Ok(());
-    }
-    let with_right = CapabilitySets {
-        effective: kept | CapabilitySet::SETPCAP,
-        permitted,
-        inheritable: CapabilitySet::empty(),
-    };
-    rustix::thread::set_capabilities(None, with_right).context("capset")?;
-    // 0..=63: those the kernel does not know are refused, and not in the set.
-    for number in 0..64u64 {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        if !kept.contains(capability) {
-            // SAFETY: takes no pointers.
-            let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
-            if result != 0 && std::io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
-                return Err(anyhow!("bounding set: {}", std::io::Error::last_os_error()));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Whether files can be made where `path` is to be, with the rights of now.

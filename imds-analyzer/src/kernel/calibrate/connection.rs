@@ -1,16 +1,13 @@
 //! A connection of this process to itself.
 
 use std::{
-    fs::{self, File},
     io::{self, IoSlice, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    os::{
-        fd::{AsFd as _, AsRawFd as _},
-        unix::fs::MetadataExt as _,
-    },
 };
 
-use crate::host::namespace::NetNs;
+use rustix::net::{SendFlags, send};
+
+use crate::host::{namespace::NetNs, proc::Directory};
 
 /// Where connections are made: in a network namespace of its own, in which nobody's firewall is and the loopback device
 /// is up; in the host's where there are none.
@@ -35,8 +32,8 @@ impl Place {
     /// Inode number of the network namespace.
     pub(super) fn inode(&self) -> io::Result<u64> {
         match &self.namespace {
-            Some(namespace) => Ok(File::from(namespace.as_fd().try_clone_to_owned()?).metadata()?.ino()),
-            None => Ok(fs::metadata("/proc/thread-self/ns/net")?.ino()),
+            Some(namespace) => Ok(rustix::fs::fstat(namespace)?.st_ino),
+            None => Ok(Directory::own_thread()?.namespace("ns/net")?.into()),
         }
     }
 
@@ -95,7 +92,7 @@ impl Sent {
 /// What is sent in several parts.
 pub(super) const PARTS: [&[u8]; 4] = [b"", b"imds-", b"", b"analyzer"];
 /// Flags that change nothing here, and are found again.
-pub(super) const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+pub(super) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 impl Connection {
     /// Sends [`PARTS`] at once.
@@ -112,7 +109,7 @@ impl Connection {
     /// Sends one part, with [`FLAGS`].
     pub(super) fn send_one(&self) -> io::Result<Sent> {
         let [.., part] = PARTS;
-        let len = self.send(part, FLAGS)?;
+        let len = send(&self.client, part, FLAGS)?;
         let sent = Sent::one(part);
         self.receive(len, &sent)?;
         Ok(sent)
@@ -130,20 +127,14 @@ impl Connection {
 
     /// Writes what does not leave by itself (MSG_MORE); how many bytes it is.
     pub(super) fn leave_waiting(&self) -> io::Result<usize> {
-        self.send(&PARTS.concat(), libc::MSG_MORE)
+        Ok(send(&self.client, &PARTS.concat(), SendFlags::MORE)?)
     }
 
     /// Sends one part, and with it what waits.
     pub(super) fn send_waiting(&self, waiting: usize) -> io::Result<()> {
         let [.., part] = PARTS;
-        let len = self.send(part, 0)?;
+        let len = send(&self.client, part, SendFlags::empty())?;
         (&self.server).read_exact(&mut vec![0; waiting + len])
-    }
-
-    fn send(&self, bytes: &[u8], flags: i32) -> io::Result<usize> {
-        // SAFETY: the buffer is as long as it is said to be.
-        let len = unsafe { libc::send(self.client.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
-        usize::try_from(len).map_err(|_negative| io::Error::last_os_error())
     }
 
     fn receive(&self, len: usize, sent: &Sent) -> io::Result<()> {

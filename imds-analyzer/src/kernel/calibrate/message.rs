@@ -90,7 +90,7 @@ pub(super) fn learn_flags(message: Dump<'_>, settings: &mut SendSettings) -> Res
     let is_there = |at: &u32| {
         message
             .u32(*at)
-            .is_some_and(|flags| flags & FLAGS as u32 == FLAGS as u32)
+            .is_some_and(|flags| flags & FLAGS.bits() == FLAGS.bits())
     };
     settings.msg_flags = PLACES
         .into_iter()

@@ -1,12 +1,16 @@
 //! Tasks: fields are found by their values. The order of those that are looked for together is the same in every kernel
 //! since 4.14.
 
-use std::{fs, io, ops::Range};
+use std::{io, ops::Range};
 
 use anyhow::{Context, Result, ensure};
 use imds_analyzer_ebpf::abi::{COMM_LEN, Settings};
 
 use super::Dump;
+use crate::host::{
+    clock,
+    proc::{self, Directory},
+};
 
 /// What is known of the thread that learns.
 #[derive(Clone, Debug)]
@@ -24,9 +28,30 @@ pub(super) struct TaskFacts {
 
 impl TaskFacts {
     pub(super) fn of_this_thread(name: &str) -> io::Result<Self> {
-        let stat = fs::read_to_string("/proc/thread-self/stat")?;
-        let status = fs::read_to_string("/proc/thread-self/status")?;
-        Self::parse(&stat, &status, name).ok_or_else(|| io::Error::other("not understood"))
+        let thread = Directory::own_thread()?;
+        let (stat, status) = (thread.stat()?, thread.status()?);
+        let [uid, effective_uid, saved_uid, fs_uid] = status.uids;
+        let [gid, effective_gid, saved_gid, fs_gid] = status.gids;
+        Ok(Self {
+            tid: stat.pid,
+            tgid: status.tgid,
+            parent: stat.parent,
+            comm: proc::comm(name.as_bytes()),
+            start: stat.start,
+            tick: clock::tick(),
+            arguments: stat.arguments,
+            // In the order that the kernel's struct cred has.
+            ids: [
+                uid,
+                gid,
+                saved_uid,
+                saved_gid,
+                effective_uid,
+                effective_gid,
+                fs_uid,
+                fs_gid,
+            ],
+        })
     }
 
     /// Until 5.17 what was there before, a longer name, may be behind the end of this one.
@@ -42,36 +67,6 @@ impl TaskFacts {
             self.parent = 0;
         }
         (self.tid, self.tgid) = (tid, tgid);
-    }
-
-    /// proc_pid_stat(5); the name in it is `name`.
-    fn parse(stat: &str, status: &str, name: &str) -> Option<Self> {
-        let (tid, rest) = stat.split_once(" (")?;
-        let fields: Vec<&str> = rest.rsplit_once(") ")?.1.split_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        let line = |key: &str| -> Option<Vec<u32>> {
-            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-            line.split_whitespace().map(|id| id.parse().ok()).collect()
-        };
-        let (uids, gids) = (line("Uid:")?, line("Gid:")?);
-        // real, effective, saved, fs there; real, saved, effective, fs in the kernel, users and groups in turn.
-        let pair = |index: usize| Some([*uids.get(index)?, *gids.get(index)?]);
-        let [[a, b], [c, d], [e, f], [g, h]] = [pair(0)?, pair(2)?, pair(1)?, pair(3)?];
-        let mut comm = [0; COMM_LEN];
-        comm.iter_mut()
-            .take(COMM_LEN - 1)
-            .zip(name.bytes())
-            .for_each(|(to, from)| *to = from);
-        Some(Self {
-            tid: tid.parse().ok()?,
-            tgid: *line("Tgid:")?.first()?,
-            parent: u32::try_from(field(4)?).ok()?,
-            comm,
-            start: field(22)?,
-            tick: 1_000_000_000 / procfs::ticks_per_second().max(1),
-            arguments: (field(48)?, field(49)?),
-            ids: [a, b, c, d, e, f, g, h],
-        })
     }
 }
 

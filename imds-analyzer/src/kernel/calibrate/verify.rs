@@ -1,7 +1,7 @@
 //! The last word before anything is reported: a connection of this process to itself is watched as one to IMDS would be,
 //! and what comes out is held against what was sent.
 
-use std::{fs, io, net::Ipv4Addr};
+use std::{io, net::Ipv4Addr};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{MapData, perf::PerfEventArrayBuffer};
@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     decode::{self, Record},
-    process::in_first_pid_namespace,
+    host::{
+        namespace::in_first_pid_namespace,
+        proc::{Directory, FILE_MAX},
+    },
 };
 
 /// What came out.
@@ -190,7 +193,8 @@ fn check_process(seen: &Seen, settings: &SendSettings) -> Result<()> {
         ensure!(good, "the ancestors of this process are not those of /proc");
     }
     if settings.common.task_mm != 0 {
-        let known = fs::read("/proc/self/cmdline").context("/proc/self/cmdline")?;
+        let own = Directory::own().and_then(|own| own.read("cmdline", FILE_MAX));
+        let known = own.context("/proc/self/cmdline")?;
         ensure!(
             known.starts_with(arguments) && !arguments.is_empty(),
             "the arguments of this process are not those of /proc"
@@ -202,17 +206,10 @@ fn check_process(seen: &Seen, settings: &SendSettings) -> Result<()> {
 /// From the parent to the first process, as far as the kernel side goes.
 fn ancestors_in_proc() -> io::Result<Vec<u32>> {
     let mut ancestors = Vec::new();
-    let mut pid = std::process::id();
-    while ancestors.len() < ANCESTORS_MAX {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let parent = status
-            .lines()
-            .find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
-        match parent.ok_or_else(|| io::Error::other("no PPid line"))? {
-            0 => break,
-            parent => pid = parent,
-        }
-        ancestors.push(pid);
+    let mut parent = Directory::own()?.stat()?.parent;
+    while parent != 0 && ancestors.len() < ANCESTORS_MAX {
+        ancestors.push(parent);
+        parent = Directory::open(parent)?.stat()?.parent;
     }
     Ok(ancestors)
 }

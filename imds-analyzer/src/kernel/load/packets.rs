@@ -3,7 +3,7 @@
 //! Before 5.7 there are no links: the program is attached beside those of others, never in the place of one, and stays
 //! there if this process is killed. The next one takes away what nobody holds any more.
 
-use std::{fs, io, os::fd::AsFd as _, time::Instant};
+use std::{io, os::fd::AsFd as _, time::Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::{
@@ -14,7 +14,10 @@ use aya::{
 use imds_analyzer_ebpf::abi::send::program;
 
 use super::{super::cgroup, Hook, chain};
-use crate::process::in_first_pid_namespace;
+use crate::host::{
+    namespace::in_first_pid_namespace,
+    proc::{self, Directory, FILE_MAX},
+};
 
 /// Loads and attaches the program.
 pub(super) fn attach(ebpf: &mut Ebpf) -> anyhow::Result<Hook> {
@@ -70,23 +73,19 @@ pub(super) fn sweep() -> anyhow::Result<usize> {
 /// Whether a process has the program open.
 fn is_held(id: u32) -> io::Result<bool> {
     let line = format!("prog_id:\t{id}");
-    for process in fs::read_dir("/proc")? {
-        let process = process?;
-        if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            continue;
-        }
-        let files = match fs::read_dir(process.path().join("fdinfo")) {
-            Ok(files) => files,
-            // It has ended since.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+    for pid in proc::pids()? {
+        let found = Directory::open(pid?).and_then(|process| Ok((process.numbers("fdinfo")?, process)));
+        let (files, process) = match found {
+            Ok(found) => found,
+            Err(error) if proc::is_gone(&error) => continue,
             // It may be the one.
             Err(_) => return Ok(true),
         };
-        let has_it = |info: String| info.lines().any(|it| it == line);
-        if files
-            .flatten()
-            .any(|file| fs::read_to_string(file.path()).is_ok_and(has_it))
-        {
+        let has_it = |file| {
+            let info = process.text(&format!("fdinfo/{file}"), FILE_MAX);
+            info.is_ok_and(|info| info.lines().any(|it| it == line))
+        };
+        if files.flatten().any(has_it) {
             return Ok(true);
         }
     }

@@ -13,6 +13,8 @@ use std::{
 
 use rustix::fs::{FsWord, statfs};
 
+use crate::host::mounts;
+
 /// Where the hierarchies of cgroups are mounted; without mounts names alone decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hierarchies {
@@ -33,28 +35,22 @@ impl Hierarchies {
     ///
     /// When the mounts cannot be read.
     pub fn of_this_host() -> io::Result<Self> {
-        let mut found = Self::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+        let mut found = Self::of(mounts::read()?);
         // What is mounted over has no directories to look at.
         found.mounts.retain(|mount| is_cgroup(&mount.point));
         Ok(found)
     }
 
-    /// Reads the text of `/proc/<pid>/mountinfo`.
-    fn parse(text: &str) -> Self {
-        let mounts = text.lines().filter_map(|line| {
-            let (mount, system) = line.split_once(" - ")?;
-            let mut mount = mount.split(' ').skip(3);
-            let (root, point) = (unescaped(mount.next()?), unescaped(mount.next()?));
-            let mut system = system.split(' ');
-            let options = match system.next()? {
-                "cgroup" => Some(system.nth(1)?.to_owned()),
-                "cgroup2" => None,
-                _ => return None,
-            };
+    fn of(mounts: impl IntoIterator<Item = mounts::Mount>) -> Self {
+        let mounts = mounts.into_iter().filter_map(|mount| {
             Some(Mount {
-                options,
-                root,
-                point: point.into(),
+                options: match mount.system.as_str() {
+                    "cgroup" => Some(mount.options),
+                    "cgroup2" => None,
+                    _ => return None,
+                },
+                root: mount.root,
+                point: mount.point,
             })
         });
         Self {
@@ -153,26 +149,6 @@ fn is_cgroup(point: &Path) -> bool {
     statfs(point).is_ok_and(|it| matches!(it.f_type, CGROUP | CGROUP2))
 }
 
-/// Blanks and the like are written in octal: `\040`.
-fn unescaped(text: &str) -> String {
-    let mut parts = text.split('\\');
-    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        let byte = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match byte {
-            Some(byte) => {
-                bytes.push(byte);
-                bytes.extend_from_slice(part.get(3..).unwrap_or_default().as_bytes());
-            }
-            None => {
-                bytes.push(b'\\');
-                bytes.extend_from_slice(part.as_bytes());
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::chown;
@@ -206,7 +182,7 @@ mod tests {
 27 25 0:24 / / rw - ext4 /dev/root rw
 28 25 0:25 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
 nonsense - cgroup";
-        let found = Hierarchies::parse(text);
+        let found = Hierarchies::of(mounts::parse(text));
         let [unified, cpu, systemd] = found.mounts.as_slice() else {
             unreachable!("{found:?}")
         };

@@ -4,24 +4,21 @@ use std::{
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     process::{self, Command},
     sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
-use super::{ExistingSocket, cookie, find_existing, fs, io, socket_inode, target, thread};
-use crate::process::namespace_inode;
+use rustix::thread::LinkNameSpaceType;
+
+use super::{Directory, ExistingSocket, cookie, find_existing, io, socket_inode, target};
+use crate::host::namespace;
 
 /// A network namespace of this thread's own in which lo has IMDS's addresses, so that nothing leaves it. Needs root.
 fn enter_own_namespace() -> u32 {
-    let before = namespace_inode("/proc/thread-self/ns/net").unwrap();
-    // SAFETY: unshare takes no pointers.
-    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-    assert_eq!(
-        result,
-        0,
-        "unshare(CLONE_NEWNET), run as root: {}",
-        io::Error::last_os_error()
-    );
-    let own = namespace_inode("/proc/thread-self/ns/net").unwrap();
+    let number = || Directory::own_thread().unwrap().namespace("ns/net").unwrap();
+    let before = number();
+    namespace::leave(LinkNameSpaceType::Network).expect("run as root");
+    let own = number();
     assert_ne!(own, before, "this must not be the host's namespace");
     for args in [
         "link set lo up",
@@ -83,16 +80,16 @@ fn connections_in_another_network_namespace_are_found_with_their_holder() {
 
 #[test]
 fn the_caller_stays_in_its_namespace() {
-    let before = fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let before = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     find_existing().unwrap();
-    assert_eq!(fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
+    assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
 }
 
 #[test]
 fn links_and_cookies() {
-    assert_eq!(socket_inode("socket:[1234]".as_ref()), Some(1234));
-    assert_eq!(socket_inode("/dev/null".as_ref()), None);
-    assert_eq!(socket_inode("pipe:[1234]".as_ref()), None);
+    assert_eq!(socket_inode(b"socket:[1234]"), Some(1234));
+    assert_eq!(socket_inode(b"/dev/null"), None);
+    assert_eq!(socket_inode(b"pipe:[1234]"), None);
     let words = [0x0403_0201_u32.to_ne_bytes(), 0x0807_0605_u32.to_ne_bytes()].concat();
     assert_eq!(cookie(words.try_into().unwrap()), 0x0807_0605_0403_0201);
 }

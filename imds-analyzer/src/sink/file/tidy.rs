@@ -14,6 +14,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
+use rustix::process::setpriority_process;
 
 use super::with_suffix;
 use crate::config;
@@ -62,8 +63,9 @@ impl Tidy {
             let (job, busy) = (self.job.clone(), Arc::clone(&self.busy));
             let started = thread::Builder::new().name("log-tidy".to_owned()).spawn(move || {
                 // There is time.
-                // SAFETY: takes no pointers; 0 is this thread.
-                unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+                if let Err(error) = setpriority_process(None, 19) {
+                    tracing::debug!("the priority of log-tidy: {error}");
+                }
                 if let Err(error) = job.compress_all() {
                     tracing::warn!("a log file cannot be compressed: {error}");
                 }

@@ -1,11 +1,11 @@
 //! What this process itself uses, under the names that Prometheus's own libraries have.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use procfs::process::Process;
 use prometheus::{Counter, Gauge, Registry};
 
 use super::{gauge, unix_seconds};
+use crate::host::{clock, proc::Directory};
 
 pub(super) struct Own {
     cpu: Counter,
@@ -32,12 +32,13 @@ impl Own {
 
     /// What cannot be read stays as it was.
     pub(super) fn update(&self) {
-        let found = Process::myself().and_then(|own| Ok((own.stat()?, own.fd_count()?)));
+        let found = Directory::own().and_then(|own| Ok((own.stat()?, own.numbers("fd")?.count())));
         match found {
             Ok((stat, files)) => {
-                let cpu = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+                let cpu = Duration::from_nanos(clock::from_ticks(stat.cpu)).as_secs_f64();
                 self.cpu.inc_by((cpu - self.cpu.get()).max(0.0));
-                self.memory.set((stat.rss * procfs::page_size()) as f64);
+                self.memory
+                    .set(stat.resident as f64 * rustix::param::page_size() as f64);
                 self.files.set(files as f64);
             }
             Err(error) => tracing::debug!("/proc/self: {error}"),
