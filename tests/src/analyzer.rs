@@ -2,18 +2,22 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, channel},
-    },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use serde_json::Value;
+
+use self::{
+    running::Running,
+    shared::{Own, Shared},
+};
+
+mod running;
+mod shared;
 
 /// How long anything may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -44,19 +48,29 @@ static TURN: Mutex<()> = Mutex::new(());
 pub struct Turn(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
 
 impl Turn {
+    /// A turn without any other analyzer.
     pub fn take() -> Self {
+        let turn = Self::beside_shared();
+        shared::end();
+        turn
+    }
+
+    fn beside_shared() -> Self {
         // A test that failed is no reason for the next one to.
         Self(TURN.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A running `imds-analyzer watch --format json`.
+/// A running analyzer: the test's own, or the one that tests share.
 pub struct Analyzer {
     _turn: Option<Turn>,
-    child: Option<Child>,
-    lines: Receiver<String>,
-    stderr: Option<JoinHandle<String>>,
-    seen: Vec<String>,
+    source: Source,
+}
+
+enum Source {
+    Own(Running),
+    /// What the test takes of it, and the line from which on it does. `None` when it was given back.
+    Shared(Option<(Shared, usize, Own)>),
 }
 
 /// What an analyzer left behind.
@@ -68,6 +82,15 @@ pub struct Ended {
     pub stderr: String,
 }
 
+/// `watch --format json` with further arguments and without budgets.
+fn watch(args: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command
+        .args(["watch", "--format", "json", "--kernel-rate", "0"])
+        .args(args);
+    command
+}
+
 impl Analyzer {
     /// Starts `watch --format json` with further arguments and without budgets, and waits until it is ready.
     pub fn watch(args: &[&str]) -> Self {
@@ -76,11 +99,7 @@ impl Analyzer {
 
     /// As [`Self::watch`], by a test whose turn it is already.
     pub fn watch_in(turn: Turn, args: &[&str]) -> Self {
-        let mut command = Command::new(binary());
-        command
-            .args(["watch", "--format", "json", "--kernel-rate", "0"])
-            .args(args);
-        Self::start_in(turn, command)
+        Self::start_in(turn, watch(args))
     }
 
     /// Starts any command that writes a line beginning with `ready` to stderr, and waits for that.
@@ -90,63 +109,48 @@ impl Analyzer {
 
     /// As [`Self::start`], by a test whose turn it is already.
     pub fn start_in(turn: Turn, command: Command) -> Self {
-        Self::spawn(command, Some(turn))
+        Self {
+            _turn: Some(turn),
+            source: Source::Own(Running::start(command)),
+        }
     }
 
     /// Starts one more in the turn of a test that has one already.
     pub fn start_another(command: Command) -> Self {
-        Self::spawn(command, None)
+        Self {
+            _turn: None,
+            source: Source::Own(Running::start(command)),
+        }
     }
 
-    fn spawn(mut command: Command, turn: Option<Turn>) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let (send_line, lines) = channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if send_line.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let (send_ready, ready) = channel();
-        let stderr = thread::spawn(move || {
-            let mut all = String::new();
-            loop {
-                let mut line = String::new();
-                match stderr.read_line(&mut line) {
-                    Ok(n) if n > 0 => {
-                        if line.starts_with("ready") {
-                            let _ = send_ready.send(());
-                        }
-                        all.push_str(&line);
-                    }
-                    _ => return all,
-                }
-            }
-        });
-        if ready.recv_timeout(DEADLINE).is_err() {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("{command:?} did not get ready:\n{}", stderr.join().unwrap_or_default());
-        }
+    /// [`Self::watch`] without further arguments, which tests share; this one takes the records of requests that are its `own`.
+    pub fn shared(own: impl Fn(&Value) -> bool + Send + 'static) -> Self {
+        let turn = Turn::beside_shared();
+        let mut shared = Shared::take();
+        let from = shared.running.so_far().len();
+        let own: Own = Box::new(move |record| !shared::is_mark(record) && own(record));
         Self {
-            _turn: turn,
-            child: Some(child),
-            lines,
-            stderr: Some(stderr),
-            seen: Vec::new(),
+            _turn: Some(turn),
+            source: Source::Shared(Some((shared, from, own))),
         }
+    }
+
+    fn own(&mut self) -> &mut Running {
+        match &mut self.source {
+            Source::Own(running) => running,
+            Source::Shared(_) => panic!("this analyzer is not the test's own"),
+        }
+    }
+
+    pub fn is_shared(&self) -> bool {
+        matches!(self.source, Source::Shared(_))
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("running").id()
+        match &self.source {
+            Source::Own(running) => running.pid(),
+            Source::Shared(_) => panic!("this analyzer is not the test's own"),
+        }
     }
 
     /// Waits until `enough` of the request records so far, and returns them.
@@ -162,28 +166,11 @@ impl Analyzer {
     }
 
     fn wait_until(&mut self, time: Duration, enough: impl Fn(&[Value]) -> bool) -> (Vec<Value>, bool) {
-        let deadline = Instant::now() + time;
-        let mut records = requests(&self.seen);
-        loop {
-            // All there is before the next look, which may be long.
-            while let Ok(line) = self.lines.try_recv() {
-                records.extend(requests(std::slice::from_ref(&line)));
-                self.seen.push(line);
-            }
-            if enough(&records) {
-                return (records, true);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) => {
-                    records.extend(requests(std::slice::from_ref(&line)));
-                    self.seen.push(line);
-                }
-                Err(RecvTimeoutError::Timeout) => return (records, false),
-                Err(RecvTimeoutError::Disconnected) => {
-                    let ended = self.finish();
-                    panic!("the analyzer ended early: {ended:#?}");
-                }
+        match &mut self.source {
+            Source::Own(running) => running.wait_until(0, time, |_| true, enough),
+            Source::Shared(part) => {
+                let (shared, from, own) = part.as_mut().expect("not given back");
+                shared.running.wait_until(*from, time, &*own, enough)
             }
         }
     }
@@ -195,15 +182,23 @@ impl Analyzer {
 
     /// The lines of stdout so far.
     pub fn so_far(&mut self) -> &[String] {
-        self.seen.extend(self.lines.try_iter());
-        &self.seen
+        self.own().so_far()
     }
 
     /// Waits for the next line of stdout, of whatever kind.
     pub fn next_line(&mut self) -> String {
-        let line = self.lines.recv_timeout(DEADLINE).expect("a line in time");
-        self.seen.push(line.clone());
-        line
+        self.own().next_line()
+    }
+
+    /// The records of all requests that were sent before, where no more are to come.
+    pub fn records(mut self) -> Vec<Value> {
+        match &mut self.source {
+            Source::Own(_) => self.stop().requests(),
+            Source::Shared(part) => {
+                let (shared, from, own) = part.take().expect("not given back");
+                shared.give_back(from, own)
+            }
+        }
     }
 
     /// Ends it as Ctrl-C does, and collects what it wrote: all that was sent before is in there.
@@ -213,50 +208,25 @@ impl Analyzer {
 
     /// Ends it by a signal, and collects what it wrote.
     pub fn stop_by(mut self, signal: i32) -> Ended {
-        // SAFETY: our own child, which has not been waited for.
-        unsafe { libc::kill(self.pid() as i32, signal) };
-        self.finish()
+        let running = self.own();
+        running.signal(signal);
+        running.finish()
     }
 
     /// Waits until it ends by itself.
     pub fn wait(mut self) -> Ended {
-        self.finish()
-    }
-
-    fn finish(&mut self) -> Ended {
-        let mut child = self.child.take().expect("running");
-        let deadline = Instant::now() + DEADLINE;
-        let status = loop {
-            match child.try_wait().expect("our own child") {
-                Some(status) => break status,
-                None if Instant::now() > deadline => {
-                    let _ = child.kill();
-                    panic!("the analyzer does not end");
-                }
-                None => thread::sleep(Duration::from_millis(5)),
-            }
-        };
-        while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
-            self.seen.push(line);
-        }
-        let stderr = self
-            .stderr
-            .take()
-            .map(|thread| thread.join().expect("reader"))
-            .unwrap_or_default();
-        Ended {
-            code: status.code(),
-            stdout: std::mem::take(&mut self.seen),
-            stderr,
-        }
+        self.own().finish()
     }
 }
 
 impl Drop for Analyzer {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
+        // A test that failed may have left it in any state: then the next one has a new one.
+        if let Source::Shared(part) = &mut self.source
+            && let Some((shared, from, own)) = part.take()
+            && !thread::panicking()
+        {
+            shared.give_back(from, own);
         }
     }
 }
@@ -267,11 +237,16 @@ impl Ended {
         requests(&self.stdout)
     }
 
-    /// The records of another kind, such as `imds-analyzer-summary`.
-    pub fn notices(&self, action: &str) -> Vec<Value> {
-        records(&self.stdout)
-            .filter(|record| record["event"]["action"] == action)
-            .collect()
+    /// The records of all other kinds.
+    pub fn notices(&self) -> Vec<Value> {
+        records(&self.stdout).filter(|record| !is_request(record)).collect()
+    }
+
+    /// The records of one other kind, such as `imds-analyzer-summary`.
+    pub fn of_kind(&self, action: &str) -> Vec<Value> {
+        let mut notices = self.notices();
+        notices.retain(|record| record["event"]["action"] == action);
+        notices
     }
 
     /// What the summary says was lost on a request's way from the wire to the output. What could not be looked up in
@@ -287,7 +262,7 @@ impl Ended {
             "container_names_overdue",
             "user_names_overdue",
         ];
-        let summary = self.notices("imds-analyzer-summary").pop().expect("a summary");
+        let summary = self.of_kind("imds-analyzer-summary").pop().expect("a summary");
         let loss = summary["imds"]["loss"].as_object().cloned().unwrap_or_default();
         loss.iter()
             .filter(|(kind, _)| !LOOK_UPS.contains(&kind.as_str()))
@@ -309,8 +284,10 @@ fn records(lines: &[String]) -> impl Iterator<Item = Value> {
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
 }
 
+fn is_request(record: &Value) -> bool {
+    record["event"]["action"] == "imds-request"
+}
+
 fn requests(lines: &[String]) -> Vec<Value> {
-    records(lines)
-        .filter(|record| record["event"]["action"] == "imds-request")
-        .collect()
+    records(lines).filter(is_request).collect()
 }

@@ -21,7 +21,7 @@ pub fn case(name: &'static str, bytes: impl Into<Vec<u8>>, expect: &[&str]) -> C
 
 /// Sends all cases and compares; all that fail are shown.
 pub fn check(cases: &[Case]) {
-    let mut scene = Scene::of_this_process();
+    let mut scene = Scene::shared();
     let ports: Vec<_> = cases
         .iter()
         .map(|case| {
@@ -34,7 +34,7 @@ pub fn check(cases: &[Case]) {
     let count = cases.iter().map(|case| case.expect.len()).sum();
     // What is missing shows below, with its name.
     scene.analyzer.wait_or_go_on(|records| records.len() >= count);
-    let records = scene.analyzer.stop().requests();
+    let records = scene.analyzer.records();
     let mut failures = String::new();
     for (case, port) in cases.iter().zip(ports) {
         let seen = briefs(&of_port(&records, port));

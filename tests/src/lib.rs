@@ -6,7 +6,9 @@
 //!
 //! A [`Stage`] is the same for programs: its calls have a path of their own, by which its records are found.
 //!
-//! The analyzer sees the whole machine: tests choose the records of their own processes and ports.
+//! The analyzer sees the whole machine: tests choose the records of their own processes and ports. So most of them can share
+//! one, which is started for the first of them; a test that has arguments, looks at the analyzer itself or at its end has its
+//! own.
 
 mod analyzer;
 mod bpf;
@@ -18,7 +20,9 @@ mod process;
 mod program;
 mod records;
 mod scene;
+mod schema;
 mod service;
+mod skip;
 mod stage;
 mod stop;
 mod tricks;
@@ -37,8 +41,10 @@ pub use self::{
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
     scene::{Scene, output, run, serve, sysctl},
+    schema::{fits_schema, schema},
     service::{Service, curl, free_port, lab_with_imds, of_path, sample, send, until},
-    stage::{PYTHON, Stage, schema},
+    skip::{Lack, lack, skipped},
+    stage::{PYTHON, Stage},
     stop::StopAtEnd,
     tricks::{EXEC_TWICE, Urgent, fast_open_connect_names_the_sender, send_with, silent_peer},
 };

@@ -1,6 +1,6 @@
 //! Which hook says who sent a request: kernels differ, and `cargo xtask vm` runs the tests with each hook in turn.
 
-use std::{env, process::Command};
+use std::{env, process::Command, sync::OnceLock};
 
 use serde_json::Value;
 
@@ -54,6 +54,11 @@ pub fn sender_hook() -> String {
 
 /// As `check` finds it.
 fn best_owner() -> String {
+    static BEST: OnceLock<String> = OnceLock::new();
+    BEST.get_or_init(find_best_owner).clone()
+}
+
+fn find_best_owner() -> String {
     let output = Command::new(binary())
         .args(["check", "--format", "json"])
         .output()

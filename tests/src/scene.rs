@@ -19,6 +19,16 @@ pub struct Scene {
 }
 
 impl Scene {
+    /// A local lab, and the analyzer that tests share: the requests of this process and of those it started.
+    pub fn shared() -> Self {
+        Self::shared_in(Lab::local)
+    }
+
+    /// As [`Self::shared`], in another lab.
+    pub fn shared_in(lab: fn() -> anyhow::Result<Lab>) -> Self {
+        Self::with(Analyzer::shared(is_ours), lab().expect("lab"))
+    }
+
     /// A local lab; the analyzer shows this process's own requests only.
     pub fn of_this_process() -> Self {
         Self::new(&["--pid", &process::id().to_string()], Lab::local)
@@ -43,13 +53,35 @@ impl Scene {
     }
 
     /// Waits for `count` records of the connection from `port`, and that there are no more in the end.
-    pub fn expect(mut self, port: u16, count: usize) -> (Vec<Value>, Ended) {
+    pub fn expect(mut self, port: u16, count: usize) -> Vec<Value> {
+        self.analyzer.wait_for(|records| of_port(records, port).len() >= count);
+        exactly(&self.analyzer.records(), port, count)
+    }
+
+    /// As [`Self::expect`]; and what the analyzer left behind.
+    pub fn expect_and_end(mut self, port: u16, count: usize) -> (Vec<Value>, Ended) {
         self.analyzer.wait_for(|records| of_port(records, port).len() >= count);
         let ended = self.analyzer.stop();
-        let records = of_port(&ended.requests(), port);
-        assert_eq!(records.len(), count, "{records:#?}");
-        (records, ended)
+        (exactly(&ended.requests(), port, count), ended)
     }
+}
+
+fn exactly(records: &[Value], port: u16, count: usize) -> Vec<Value> {
+    let records = of_port(records, port);
+    assert_eq!(records.len(), count, "{records:#?}");
+    records
+}
+
+/// Whether it is a request of this process, or of one that it started; analyzers try themselves when they start.
+fn is_ours(record: &Value) -> bool {
+    let process = &record["process"];
+    if process["name"] == "imds-analyzer" {
+        return false;
+    }
+    let ancestors = process["ancestors"].as_array().into_iter().flatten();
+    std::iter::once(process)
+        .chain(ancestors)
+        .any(|it| it["pid"] == process::id())
 }
 
 /// An IMDS that serves requests without a token too.

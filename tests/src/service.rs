@@ -15,7 +15,7 @@ use imds_analyzer::lab::{Lab, Server};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Analyzer, Ended, IMDS_V4, Turn, at_load, binary, connect, get, read_response, schema, serve};
+use crate::{Analyzer, Ended, IMDS_V4, Turn, at_load, binary, connect, fits_schema, get, read_response, serve};
 
 /// How long anything may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -151,8 +151,7 @@ impl Service {
         lines
             .map(|line| {
                 let record = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
-                let errors: Vec<_> = schema().iter_errors(&record).map(|error| error.to_string()).collect();
-                assert!(errors.is_empty(), "{errors:#?} in {record:#}");
+                fits_schema(&record);
                 record
             })
             .collect()

@@ -3,16 +3,13 @@
 
 use std::{
     process::{self, Child, Command, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use imds_analyzer::lab::{Lab, Options, Server};
 use serde_json::Value;
 
-use super::{Analyzer, Ended, binary, imds_analyzer, wait};
+use crate::{Analyzer, Ended, binary, fits_schema, sees_senders, sender_hook, wait};
 
 /// The system's own; the first in the path may be a script that looks for another.
 pub const PYTHON: &str = "/usr/bin/python3";
@@ -38,9 +35,37 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// The analyzer that tests share, and a local lab.
+    pub fn shared() -> Self {
+        Self::shared_in(Lab::local().expect("lab"))
+    }
+
+    /// As [`Self::shared`], with another lab.
+    pub fn shared_in(lab: Lab) -> Self {
+        let path = new_path();
+        let own = path.clone();
+        Self {
+            analyzer: Analyzer::shared(move |record| {
+                record["url"]["path"].as_str().is_some_and(|path| path.contains(&own))
+            }),
+            path,
+            server: Server::start(&lab.server, Options::default()).expect("IMDS"),
+            lab,
+        }
+    }
+
     /// An analyzer in a local lab that writes JSON records of [`Self::path`] and below, with further arguments.
     pub fn new(args: &[&str]) -> Self {
         Self::of(Lab::local().expect("lab"), "json", args)
+    }
+
+    /// With a hook in the sender's context: the one in use, or the best here.
+    pub fn of_senders() -> Self {
+        if sees_senders() {
+            Self::shared()
+        } else {
+            Self::new(&["--owner", &sender_hook()])
+        }
     }
 
     /// As [`Self::new`], with text.
@@ -49,12 +74,7 @@ impl Stage {
     }
 
     pub fn of(lab: Lab, format: &str, args: &[&str]) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let path = format!(
-            "/latest/meta-data/e2e-{}-{}",
-            process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let path = new_path();
         let server = Server::start(&lab.server, Options::default()).expect("IMDS");
         let mut command = Command::new(binary());
         command.args(["watch", "--format", format, "--path", &path]).args(args);
@@ -110,15 +130,17 @@ impl Stage {
         ended
     }
 
-    /// Ends the analyzer; all its records must fit the schema. Returns those of requests.
+    /// The records of all requests, each of which must fit the schema.
     pub fn records(self) -> Vec<Value> {
-        let ended = self.end();
-        for line in &ended.stdout {
-            let record: Value = serde_json::from_str(line).expect("JSON");
-            let errors: Vec<_> = schema().iter_errors(&record).map(|error| error.to_string()).collect();
-            assert!(errors.is_empty(), "{errors:#?} in {record:#}");
-        }
-        ended.requests()
+        let records = if self.analyzer.is_shared() {
+            self.analyzer.records()
+        } else {
+            let ended = self.end();
+            ended.notices().iter().for_each(fits_schema);
+            ended.requests()
+        };
+        records.iter().for_each(fits_schema);
+        records
     }
 
     /// As [`Self::records`], where there must be one.
@@ -131,11 +153,9 @@ impl Stage {
     }
 }
 
-/// What `imds-analyzer schema` prints.
-pub fn schema() -> &'static jsonschema::Validator {
-    static SCHEMA: OnceLock<jsonschema::Validator> = OnceLock::new();
-    SCHEMA.get_or_init(|| {
-        let schema = serde_json::from_str(&imds_analyzer(&["schema"]).stdout).expect("JSON");
-        jsonschema::validator_for(&schema).expect("a schema")
-    })
+/// Of one test alone: none is part of another.
+fn new_path() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(100);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("/latest/meta-data/e2e-{}-{count}", process::id())
 }

@@ -1,5 +1,8 @@
 //! Processes that are gone before anybody could look at them: every one has its record, and every record has its own
 //! process, with arguments, executable, working directory and the whole chain.
+//!
+//! guests: ends whole-load
+//! not-legacy: two_thousand_short_lived_processes_by_their_connects
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,9 @@
-//! `watch` reports so many calls of one user; what is more is counted, exactly.
+//! `watch` reports so many calls of one user; what is more is counted, exactly. The send tap has no budgets.
+//!
+//! guests: quickest
+//! not-legacy: what_is_over_the_budget_of_a_user_is_counted a_condition_that_may_have_matched_is_said
 
-use imds_analyzer_tests::{Stage, is_legacy};
+use imds_analyzer_tests::Stage;
 use serde_json::Value;
 
 const CALLS: usize = 300;
@@ -25,10 +28,6 @@ fn counted_only(summary: &Value) -> u64 {
 
 #[test]
 fn what_is_over_the_budget_of_a_user_is_counted() {
-    // The send tap has no budgets.
-    if is_legacy() {
-        return;
-    }
     // All at once are five times as many as in a second.
     for (rate, at_least, at_most) in [
         ("0", CALLS, CALLS),
@@ -40,7 +39,7 @@ fn what_is_over_the_budget_of_a_user_is_counted() {
         let stage = Stage::new(&["--kernel-rate", rate]);
         stage.python(FLOOD);
         let ended = stage.end();
-        let summary = ended.notices("imds-analyzer-summary").pop().expect("a summary");
+        let summary = ended.of_kind("imds-analyzer-summary").pop().expect("a summary");
         let written = ended.requests().len();
         assert!((at_least..=at_most).contains(&written), "{rate}: {written}");
         // Others may call on this machine, too.
@@ -59,9 +58,6 @@ fn what_is_over_the_budget_of_a_user_is_counted() {
 
 #[test]
 fn a_condition_that_may_have_matched_is_said() {
-    if is_legacy() {
-        return;
-    }
     let stage = Stage::new(&["--kernel-rate", "1", "--comm", "nobody", "--fail-on", "v1-local"]);
     stage.python(FLOOD);
     let ended = stage.end();

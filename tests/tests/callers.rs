@@ -1,5 +1,8 @@
 //! Callers that are not simply one program with one socket: records stay honest and bounded, and never show another
 //! process's facts.
+//!
+//! guests: quickest
+//! not-legacy: with_the_connecting_process_as_owner_nothing_of_a_later_program_is_shown
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +14,7 @@ use std::{
 };
 
 use imds_analyzer::lab::{Lab, NetNs};
-use imds_analyzer_tests::{PYTHON, Stage, is_legacy, run, sender_hook, wait};
+use imds_analyzer_tests::{PYTHON, Stage, is_legacy, lack, needs, run, wait};
 use serde_json::{Value, json};
 
 fn text(value: &Value) -> &str {
@@ -25,7 +28,7 @@ fn pids(record: &Value) -> Vec<u64> {
 
 #[test]
 fn an_orphan_of_an_orphan() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let script = r#"
 ends, start = os.pipe()
 if os.fork() == 0:
@@ -66,7 +69,7 @@ os.execv("/bin/sh", ["sender", "-c", request, "argument"])
 
 #[test]
 fn a_program_executed_after_connecting_is_the_sender() {
-    let scene = Stage::new(&["--owner", &sender_hook()]);
+    let scene = Stage::of_senders();
     let pid = scene.python(EXEC);
     let record = scene.record();
     let process = &record["process"];
@@ -100,7 +103,7 @@ fn with_the_connecting_process_as_owner_nothing_of_a_later_program_is_shown() {
 
 #[test]
 fn a_child_that_uses_its_parents_socket() {
-    let scene = Stage::new(&["--owner", &sender_hook()]);
+    let scene = Stage::of_senders();
     let parent = scene.python(
         r#"
 connection = connect()
@@ -120,7 +123,7 @@ os.wait()
 
 #[test]
 fn a_process_that_was_passed_the_socket() {
-    let scene = Stage::new(&["--owner", &sender_hook()]);
+    let scene = Stage::of_senders();
     let parent = scene.python(
         r#"
 near, far = socket.socketpair(socket.AF_UNIX)
@@ -144,7 +147,7 @@ os.wait()
 
 #[test]
 fn a_process_in_a_pid_namespace_of_its_own() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let unshare = scene.run("unshare", &["-pf", "curl", "-sm10", &scene.url()]);
     let record = scene.record();
     let process = &record["process"];
@@ -157,7 +160,7 @@ fn a_process_in_a_pid_namespace_of_its_own() {
 
 #[test]
 fn a_thread() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let pid = scene.python(
         r#"
 def work():
@@ -179,7 +182,7 @@ thread.join()
 /// The user at the time of each call, not that of the first.
 #[test]
 fn a_process_that_drops_its_privileges_between_calls() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     scene.python(
         r#"
 get(connect())
@@ -199,7 +202,7 @@ get(connect())
 
 #[test]
 fn a_name_with_control_characters() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     scene.python(r#"ctypes.CDLL(None).prctl(15, b"\x1b[2J\nv1 x\xff\x07", 0, 0, 0); get(connect())"#);
     let record = scene.record();
     assert_eq!(record["process"]["name"], "\u{1b}[2J\nv1 x\u{fffd}\u{7}");
@@ -207,7 +210,7 @@ fn a_name_with_control_characters() {
 
 #[test]
 fn arguments_of_100_kib() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let long = "x y ".repeat(25 << 10);
     let script = "import socket, sys; s = socket.create_connection(('169.254.169.254', 80), 10); \
                   s.sendall(f'GET {sys.argv[1]} HTTP/1.1\\r\\n\\r\\n'.encode()); s.recv(100)";
@@ -228,7 +231,7 @@ fn arguments_of_100_kib() {
 
 #[test]
 fn overwritten_arguments() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     scene.python(
         r#"
 start, end = map(int, open("/proc/self/stat").read().rsplit(")", 1)[1].split()[45:47])
@@ -248,7 +251,7 @@ get(connect())
 
 #[test]
 fn a_deleted_executable() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let dir = tempfile::tempdir().expect("a directory");
     let program = dir.path().join("fetcher");
     fs::copy("/usr/bin/curl", &program).expect("a copy");
@@ -317,7 +320,7 @@ fn caller(record: &Value) -> String {
 
 #[test]
 fn two_scripts_with_one_tool_are_two_callers() {
-    let mut scene = Stage::new(&[]);
+    let mut scene = Stage::shared();
     let directory = tempfile::tempdir().expect("a directory");
     let directory = directory.path().canonicalize().expect("a directory");
     let url = scene.url();
@@ -366,7 +369,7 @@ fn two_scripts_with_one_tool_are_two_callers() {
 
 #[test]
 fn the_same_program_in_another_temporary_directory_is_the_same_caller() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     for suffix in ["ab12cd34", "0x9q_1zz", "qwertzui"] {
         let directory = format!("/tmp/tmp{suffix}{}", process::id());
         fs::create_dir(&directory).expect("a directory");
@@ -384,7 +387,7 @@ fn the_same_program_in_another_temporary_directory_is_the_same_caller() {
 /// The executable is not known of a sender that is gone before it is looked at.
 #[test]
 fn a_name_is_no_executable() {
-    let scene = Stage::new(&["--owner", &sender_hook()]);
+    let scene = Stage::of_senders();
     scene.python(
         r#"
 for name in [b"/usr/bin/curl", b"curl", b"x > /bin/curl"] * 5:
@@ -446,10 +449,8 @@ fn what_a_network_helper_repeats_is_told_apart() {
             .status();
         assert!(status.expect("a program").success(), "{program} {kind}");
     };
-    if fs::File::open("/dev/net/tun").is_err() {
-        println!("no tun device here");
-        return;
-    }
+    let tun = fs::File::open("/dev/net/tun").err();
+    needs!(tun.and_then(|error| lack("tun", false, format!("/dev/net/tun: {error}"))));
     call(&scene.lab.client, PYTHON, "container");
     call(&outside, helper, "none");
     call(&outside, PYTHON, "tun");
@@ -459,7 +460,7 @@ fn what_a_network_helper_repeats_is_told_apart() {
     let ended = scene.end();
     let relays: Vec<bool> = ended.requests().iter().map(|it| it["imds"]["relay"] == true).collect();
     assert_eq!(relays, [false, false, false, true, false], "{:#?}", ended.requests());
-    let summary = &ended.notices("imds-analyzer-summary")[0]["imds"]["summary"];
+    let summary = &ended.of_kind("imds-analyzer-summary")[0]["imds"]["summary"];
     assert_eq!(summary["total"]["v1"], 4, "{summary:#}");
     assert_eq!(summary["relayed_total"]["v1"], 1, "{summary:#}");
 }

@@ -1,4 +1,6 @@
 //! `watch -- COMMAND`: only what it and its children send, and how it ends.
+//!
+//! guests: full
 
 use std::process::Command;
 
@@ -27,7 +29,7 @@ fn requests(output: &Output) -> Vec<Value> {
 
 #[test]
 fn only_the_commands_tree_with_its_orphans() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     // The stranger is no child of the command, though it runs while the command does.
     let mut stranger = scene.start(
         "sh",
@@ -63,7 +65,7 @@ fn only_the_commands_tree_with_its_orphans() {
 
 #[test]
 fn its_output_does_not_mix_with_the_records() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let output = watch(
         &scene,
         &[],
@@ -85,7 +87,7 @@ fn its_output_does_not_mix_with_the_records() {
 
 #[test]
 fn exit_codes() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let call = "$LAB curl -sm10 $URL;";
     for (args, script, expected) in [
         (&[][..], "true", 0),
@@ -119,7 +121,7 @@ fn a_command_that_cannot_be_started() {
 /// As every orphan becomes the analyzer's child, it has to wait for them: else they stay as zombies.
 #[test]
 fn orphans_that_end_are_not_left_as_zombies() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let script = "for i in 1 2 3 4 5; do (true &); done
         n=0
         while ps -o stat= --ppid $PPID | grep -q Z; do
@@ -132,7 +134,7 @@ fn orphans_that_end_are_not_left_as_zombies() {
 
 #[test]
 fn filters_apply_within_the_tree() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let script = "$LAB curl -sm10 -H 'X-aws-ec2-metadata-token: none' $URL; $LAB curl -sm10 $URL/second";
     let output = watch(&scene, &["--v1"], script);
     let [record] = requests(&output).try_into().expect("one record");

@@ -1,4 +1,7 @@
 //! `check`, `schema`, `completions`, `man`, and hosts that refuse: no root, no capabilities, no cgroup2 in sight.
+//!
+//! guests: ends
+//! not-legacy: nobody_may_not_watch_and_is_told_what_helps check_as_nobody_explains without_the_capabilities_root_is_not_enough with_the_capabilities_that_it_names_it_runs_without_root with_the_capabilities_that_it_names_but_one_it_cannot_prove_itself
 
 use std::{fs, process::Command};
 
@@ -122,7 +125,7 @@ fn with_the_capabilities_that_it_names_but_one_it_cannot_prove_itself() {
 /// Where a container or an old host shows no cgroup2, it is mounted for the analyzer alone.
 #[test]
 fn no_cgroup2_in_sight() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let script = "
         awk '$(NF-2) == \"cgroup2\" { print $5 }' /proc/self/mountinfo | while read mount; do umount -l $mount; done
         grep -q cgroup2 /proc/self/mountinfo && exit 99

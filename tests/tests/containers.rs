@@ -1,4 +1,6 @@
 //! A real container: its id is in the record, and its name and image where a runtime has left them on this host.
+//!
+//! guests: none
 
 use std::{
     fs,
@@ -8,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imds_analyzer_tests::{PYTHON, Service, Stage, curl, is_legacy, lab_with_imds, of_path, run_to_end, until, wait};
+use imds_analyzer_tests::{
+    PYTHON, Service, Stage, curl, is_legacy, lab_with_imds, lack, needs, of_path, run_to_end, until, wait,
+};
 use serde_json::{Value, json};
 
 /// A bundle where containerd has those of its namespace `default`, gone when this is dropped.
@@ -66,7 +70,7 @@ impl Drop for Bundle {
 
 #[test]
 fn a_container_of_runc() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let bundle = Bundle::new(&["/usr/bin/curl", "-sm10", &scene.url()]);
     let root = tempfile::tempdir().expect("a directory");
     let [root, path] = [root.path(), &bundle.path].map(|path| path.to_str().expect("UTF-8"));
@@ -112,10 +116,7 @@ time.sleep(600)
 /// others, and for the end of the service.
 #[test]
 fn container_state_that_hangs_stops_nothing() {
-    if !Path::new("/dev/fuse").exists() {
-        eprintln!("no FUSE here");
-        return;
-    }
+    needs!(lack("fuse", Path::new("/dev/fuse").exists(), "/dev/fuse is not there"));
     let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
         .into_iter()
         .find(|root| Path::new(root).join("cgroup.procs").exists())
@@ -254,10 +255,13 @@ fn a_process_that_nobody_has_waited_for_is_where_it_was() {
         (format!("ecs/{task}/{id}"), "/orchestrator/resource/id", task.as_str()),
     ] {
         let scene = Stage::new(&[]);
-        let Some(cgroup) = V1Cgroup::new(&path) else {
-            println!("no cgroups of v1 here");
-            return;
-        };
+        let cgroup = V1Cgroup::new(&path);
+        needs!(lack(
+            "cgroup-v1",
+            cgroup.is_some(),
+            "no hierarchy of cgroup v1 is mounted"
+        ));
+        let cgroup = cgroup.expect("there");
         let script = "import os, sys\n\
             for path in sys.argv[2:]: open(path + '/cgroup.procs', 'w').write(str(os.getpid()))\n\
             child = os.fork()\n\

@@ -1,4 +1,6 @@
 //! The daemon as a service: how it starts, reloads, ends, what rights it keeps, and what it costs.
+//!
+//! guests: quickest
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,6 @@
 //! How `watch` begins and ends: the ready line, signals, an output that is closed or full.
+//!
+//! guests: quickest
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -68,7 +70,7 @@ fn signals_end_it_with_the_summary() {
         let ended = scene.analyzer.stop_by(signal);
         assert_eq!(ended.code, Some(0), "signal {signal}: {ended:#?}");
         assert_eq!(ended.requests().len(), 1);
-        let [summary] = ended.notices("imds-analyzer-summary").try_into().expect("one summary");
+        let [summary] = ended.of_kind("imds-analyzer-summary").try_into().expect("one summary");
         assert_eq!(summary["imds"]["summary"]["local_total"]["v1"], 1);
         assert!(
             ended

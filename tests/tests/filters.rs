@@ -1,4 +1,7 @@
 //! Which calls are written, counted and judged: filters, `--count`, `--duration`, `--quiet`, `--args`, `--owner`.
+//!
+//! guests: full
+//! not-legacy: the_owner_that_was_asked_for
 
 use std::time::Instant;
 
@@ -14,7 +17,7 @@ fn pids(ended: &Ended) -> Vec<u64> {
 }
 
 fn total(ended: &Ended) -> Value {
-    let [summary] = ended.notices("imds-analyzer-summary").try_into().expect("one summary");
+    let [summary] = ended.of_kind("imds-analyzer-summary").try_into().expect("one summary");
     let summary: Value = summary;
     // These labs are this host itself.
     summary["imds"]["summary"]["local_total"].clone()
@@ -47,7 +50,7 @@ fn only_some_processes() {
 #[test]
 fn only_some_pids() {
     // A shell becomes the client, so that its pid is known before its call.
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let mut shell = scene.command("sh", &["-c", "read line; exec curl -sm10 \"$0\"", &scene.url()]);
     let mut shell = shell.stdin(std::process::Stdio::piped()).spawn().expect("a shell");
     let mut command = std::process::Command::new(imds_analyzer_tests::binary());

@@ -1,4 +1,6 @@
 //! Where a head ends and the next one begins: bodies, what is smuggled in them, and what is no HTTP.
+//!
+//! guests: ends send-tap packets
 
 use std::io::Write;
 
@@ -211,7 +213,7 @@ fn a_head_cut_by_a_reset_is_unknown() {
         mut analyzer,
         lab,
         server,
-    } = Scene::of_this_process();
+    } = Scene::shared();
     let mut stream = imds_analyzer_tests::connect(&lab.client, imds_analyzer_tests::IMDS_V4);
     let port = port(&stream);
     put_token(&mut stream);
@@ -221,7 +223,7 @@ fn a_head_cut_by_a_reset_is_unknown() {
     while stream.write_all(b"a").is_ok() {}
     drop(stream);
     analyzer.wait_or_go_on(|records| of_port(records, port).len() == 2);
-    let records = of_port(&analyzer.stop().requests(), port);
+    let records = of_port(&analyzer.records(), port);
     assert_eq!(records.len(), 2, "{records:#?}");
     assert_eq!(brief(&records[1]), "unknown/closed GET /latest/user-data user-data");
 }
@@ -259,7 +261,7 @@ fn an_endless_head_times_out_once() {
     // Its end comes late, and is no second record; the next request is judged as ever.
     stream.write_all(format!("\r\n{NEXT}").as_bytes()).expect("write");
     drop(second);
-    let (records, _) = scene.expect(port, 2);
+    let records = scene.expect(port, 2);
     let seen: Vec<_> = records.iter().map(brief).collect();
     assert_eq!(seen, ["unknown/timeout GET /latest/user-data user-data", NEXT_BRIEF]);
 }

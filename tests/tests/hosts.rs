@@ -1,4 +1,7 @@
 //! Hosts with something missing or in the way: a clear line in `check`, and never a wrong record.
+//!
+//! guests: ends
+//! not-legacy: renamed_field
 
 use std::{fs, path::Path, process::Command};
 
@@ -64,7 +67,7 @@ fn renamed_field() {
 /// Whatever else is at the same hooks: both see each request, with its owner.
 #[test]
 fn another_tracer_on_the_same_function() {
-    let stage = Stage::new(&["--owner", &sender_hook()]);
+    let stage = Stage::of_senders();
     let mut command = Command::new(binary());
     command
         .args(["watch", "--format", "json", "--path", &stage.path])

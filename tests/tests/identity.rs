@@ -1,6 +1,9 @@
 //! Who is named is who it was at the time of the call: a program that executes another, or shows other arguments than before.
+//!
+//! guests: quickest
+//! not-legacy: a_program_after_two_execs_is_itself
 
-use imds_analyzer_tests::{Stage, is_legacy};
+use imds_analyzer_tests::Stage;
 use serde_json::Value;
 
 fn command_line(process: &Value) -> &str {
@@ -42,7 +45,7 @@ fn an_ancestor_that_executes_its_own_kind_is_another_one() {
             "$CALL/first; exec sh -c '$CALL/between; exec sh -c \"$CALL/second; :\" and-then' and",
         ),
     ] {
-        let stage = Stage::new(&[]);
+        let stage = Stage::shared();
         let script = script.replace("$CALL", &format!("curl -sm10 {}", stage.url()));
         let pid = stage.run("sh", &["-c", &script]);
         let records = stage.records();
@@ -78,7 +81,7 @@ get(connect())
 
 #[test]
 fn arguments_are_those_of_the_call() {
-    let stage = Stage::new(&[]);
+    let stage = Stage::shared();
     let first = stage.path.clone();
     stage.python(TITLE);
     let records = stage.records();
@@ -91,11 +94,8 @@ fn arguments_are_those_of_the_call() {
 /// The third program's memory is where the first one's was: an address is no identity.
 #[test]
 fn a_program_after_two_execs_is_itself() {
-    if is_legacy() {
-        return;
-    }
     for round in 0..5 {
-        let stage = Stage::new(&[]);
+        let stage = Stage::shared();
         let url = format!("{}/last", stage.url());
         let script = format!("get(connect())\nos.execv('/bin/sh', ['sh', '-c', 'exec curl -sm10 {url}'])\n");
         stage.python(&script);

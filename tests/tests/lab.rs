@@ -1,4 +1,6 @@
 //! The `lab` command, end to end.
+//!
+//! guests: ends
 
 use std::{
     collections::BTreeSet,
@@ -9,18 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imds_analyzer_tests::{Analyzer, Output, binary, imds_analyzer, programs_in_the_kernel, run_to_end as run};
+use imds_analyzer_tests::{
+    Analyzer, Lack, Output, binary, imds_analyzer, lack, needs, programs_in_the_kernel, run_to_end as run,
+};
 use serde_json::{Value, json};
 
-/// Whether the tour has all its clients.
-fn all_clients() -> bool {
-    ["curl", "wget", "python3", "setpriv"].iter().all(|client| {
-        Command::new(client)
-            .arg("--help")
-            .stdout(Stdio::null())
-            .status()
-            .is_ok()
-    })
+/// The lack of a client of the tour, if there is one.
+fn clients() -> Option<Lack> {
+    let missing = ["curl", "wget", "python3", "setpriv"].into_iter().find(|client| {
+        let mut client = Command::new(client);
+        client.arg("--help").stdout(Stdio::null()).status().is_err()
+    });
+    lack(
+        "clients",
+        missing.is_none(),
+        format!("{} cannot be run", missing.unwrap_or_default()),
+    )
 }
 
 fn records(output: &Output) -> Vec<Value> {
@@ -64,9 +70,7 @@ fn versions(requests: &[&Value]) -> Vec<usize> {
 
 #[test]
 fn the_tour_in_json() {
-    if !all_clients() {
-        return;
-    }
+    needs!(clients());
     let (output, pid) = lab(&["--format", "json"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
     let records = records(&output);
@@ -100,9 +104,7 @@ fn the_tour_in_json() {
 
 #[test]
 fn the_tour_in_words() {
-    if !all_clients() {
-        return;
-    }
+    needs!(clients());
     let (output, pid) = lab(&[]);
     let parent = format!("imds-analyzer({pid})");
     assert_eq!(output.code, Some(0), "{output:#?}");
@@ -138,9 +140,7 @@ fn the_tour_in_words() {
 
 #[test]
 fn where_tokens_are_required() {
-    if !all_clients() {
-        return;
-    }
+    needs!(clients());
     let (output, pid) = lab(&["--format", "json", "--tokens", "required"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
     let records = records(&output);
@@ -178,7 +178,7 @@ fn kept_open_for_ones_own_calls() {
     // After the tour it says how to call, and goes on.
     let ended = analyzer.stop();
     assert_eq!(ended.code, Some(0), "{ended:#?}");
-    assert_eq!(ended.notices("imds-analyzer-summary").len(), 1);
+    assert_eq!(ended.of_kind("imds-analyzer-summary").len(), 1);
 }
 
 /// Network namespaces that any process is in or holds, by inode.

@@ -1,5 +1,7 @@
 //! The wire tap of the object for old kernels: packets are passed on, and judged outside of the kernel. It is there if it
 //! is asked for; where the kernel does not let it, that is what is said.
+//!
+//! guests: packets
 
 use std::{
     fs::File,
@@ -12,9 +14,9 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, IMDS_V4, Scene, Urgent, binary, briefs, connect, fast_open_connect_names_the_sender, get, get_with_token,
-    imds_analyzer, of_port, port, programs_in_the_kernel, put_token, read_response, run, send_with, serve, set_option,
-    silent_peer, until,
+    Analyzer, IMDS_V4, Lack, Scene, Urgent, binary, briefs, connect, fast_open_connect_names_the_sender, get,
+    get_with_token, imds_analyzer, lack, needs, of_port, port, programs_in_the_kernel, put_token, read_response, run,
+    send_with, serve, set_option, silent_peer, until,
 };
 use serde_json::Value;
 
@@ -23,20 +25,24 @@ const PATH: &str = "/latest/user-data";
 const PROGRAM: &str = "imds_packet";
 const ARGS: [&str; 2] = ["--object", "legacy-wire"];
 
-/// Whether this kernel can do it: it has kprobes, and lets a program on packets write to a perf buffer (5.4).
-fn can_run() -> bool {
+/// What this kernel lacks for it: kprobes, or programs on packets that write to a perf buffer (5.4). That is what it says.
+fn packets() -> Option<Lack> {
     let check = imds_analyzer(&[&["check"][..], &ARGS].concat());
     if check.code == Some(0) {
         assert!(check.stdout.contains(PROGRAM), "{check:#?}");
-        return true;
+        return None;
     }
     assert_eq!(check.code, Some(4), "{check:#?}");
     let why = ["In the way: kprobe events", "does not let packets be passed on"];
-    assert!(why.iter().any(|why| check.stdout.contains(why)), "{check:#?}");
+    let line = check
+        .stdout
+        .lines()
+        .find(|line| why.iter().any(|why| line.contains(why)));
+    let line = line.unwrap_or_else(|| panic!("{check:#?}"));
     let send_tap = imds_analyzer(&["check", "--object", "legacy"]);
-    assert!(send_tap.code == Some(0) || check.stdout.contains(why[0]), "{check:#?}");
+    assert!(send_tap.code == Some(0) || line.contains(why[0]), "{check:#?}");
     gone();
-    false
+    lack("packets", false, line)
 }
 
 /// That none is left; the kernel frees them when it has time.
@@ -57,9 +63,7 @@ fn start() -> Analyzer {
 /// What is in no memory of the sender is in the packet.
 #[test]
 fn a_file_that_is_sent_is_judged() {
-    if !can_run() {
-        return;
-    }
+    needs!(packets());
     let scene = Scene::with(start(), Lab::local().expect("lab"));
     let mut stream = scene.connect();
     let token = put_token(&mut stream);
@@ -71,7 +75,7 @@ fn a_file_that_is_sent_is_judged() {
     let sent = unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), ptr::null_mut(), head.len()) };
     assert_eq!(sent, head.len() as isize);
     assert_eq!(read_response(&mut stream), 200);
-    let (records, ended) = scene.expect(port(&stream), 2);
+    let (records, ended) = scene.expect_and_end(port(&stream), 2);
     assert_eq!(briefs(&records)[1], "v2 GET /latest/user-data user-data");
     for record in &records {
         assert_eq!(record["imds"]["tap"], "wire", "{record:#}");
@@ -86,9 +90,7 @@ fn a_file_that_is_sent_is_judged() {
 /// Each is there beside the other, and goes without it.
 #[test]
 fn nobody_s_program_is_replaced() {
-    if !can_run() {
-        return;
-    }
+    needs!(packets());
     let scene = Scene::with(start(), Lab::local().expect("lab"));
     let mut other = Analyzer::start_another(watch());
     assert_eq!(programs_in_the_kernel(PROGRAM).len(), 2);
@@ -101,16 +103,14 @@ fn nobody_s_program_is_replaced() {
     until("one of them to go", || programs_in_the_kernel(PROGRAM).len() == 1);
     stream.write_all(get(PATH).as_bytes()).expect("write");
     assert_eq!(read_response(&mut stream), 200);
-    let (records, _) = scene.expect(port, 2);
+    let records = scene.expect(port, 2);
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"; 2]);
 }
 
 /// Before 5.7 the program of one that is killed stays, until the next one comes.
 #[test]
 fn a_killed_predecessor_leaves_nothing_behind_for_long() {
-    if !can_run() {
-        return;
-    }
+    needs!(packets());
     let first = start();
     let ended = first.stop_by(libc::SIGKILL);
     assert_eq!(ended.code, None);
@@ -124,7 +124,7 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     let mut stream = scene.connect();
     stream.write_all(get(PATH).as_bytes()).expect("write");
     assert_eq!(read_response(&mut stream), 200);
-    let (records, _) = scene.expect(port(&stream), 1);
+    let records = scene.expect(port(&stream), 1);
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"]);
     gone();
 }
@@ -132,9 +132,7 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
 /// A receiver may leave an urgent byte out, or the one behind it.
 #[test]
 fn urgent_bytes() {
-    if !can_run() {
-        return;
-    }
+    needs!(packets());
     let mut analyzer = start();
     let lab = Lab::local().expect("lab");
     let _peer = silent_peer(&lab);
@@ -162,9 +160,7 @@ fn urgent_bytes() {
 /// a file that is written to, and by vmsplice.
 #[test]
 fn bytes_that_change_before_they_are_sent_again() {
-    if !can_run() {
-        return;
-    }
+    needs!(packets());
     type Way = fn(&TcpStream, &Page);
     let ways: [(&str, Way); 3] = [
         ("zero copy", |stream, page| {
@@ -285,9 +281,7 @@ impl Drop for Page {
 /// The one that connects sends nothing: whoever sends opens the connection, and is who is named.
 #[test]
 fn fast_open_connect() {
-    if !can_run() {
-        return;
-    }
+    needs!(packets());
     fast_open_connect_names_the_sender(start());
     gone();
 }

@@ -1,4 +1,6 @@
 //! Many requests, and many processes: nothing is lost, doubled, misjudged or mixed.
+//!
+//! guests: load
 
 use std::{
     collections::{BTreeMap, BTreeSet},

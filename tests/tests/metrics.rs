@@ -1,4 +1,6 @@
 //! Metrics as Prometheus and node_exporter read them, and those who read them badly.
+//!
+//! guests: none
 
 use std::{
     collections::VecDeque,

@@ -1,5 +1,7 @@
 //! Connections that several processes or threads write to: each request has its true sender, or, where nobody looks at
 //! sends, who connected.
+//!
+//! guests: every-hook send-tap packets
 
 use std::{
     io::Write,
@@ -33,7 +35,7 @@ fn child_writes(stream: &TcpStream, request: &str) -> u32 {
 
 #[test]
 fn two_processes_write_in_turn_to_one_connection() {
-    let mut scene = Scene::of_all();
+    let mut scene = Scene::shared();
     let mut stream = scene.connect();
     let port = port(&stream);
     let mut expected = Vec::new();
@@ -49,7 +51,7 @@ fn two_processes_write_in_turn_to_one_connection() {
         expected.push((format!("v1 GET /latest/{i} plain"), pid, name));
     }
     scene.analyzer.wait_for(|records| of_port(records, port).len() >= 6);
-    let records = of_port(&scene.analyzer.stop().requests(), port);
+    let records = of_port(&scene.analyzer.records(), port);
     assert_eq!(records.len(), expected.len());
     for (record, (brief, pid, name)) in records.iter().zip(expected) {
         assert_eq!(imds_analyzer_tests::brief(record), brief);
@@ -72,7 +74,7 @@ fn corked_by(count: usize) -> (Vec<u32>, Vec<Value>, Vec<String>) {
     let request = get(PATH);
     let pids = (0..count).map(|_| owner_of(child_writes(&stream, &request))).collect();
     set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
-    let (records, ended) = scene.expect(port(&stream), count);
+    let (records, ended) = scene.expect_and_end(port(&stream), count);
     let owners = records.iter().map(|record| record["process"]["pid"].clone()).collect();
     (pids, owners, ended.lost())
 }
@@ -97,18 +99,18 @@ fn more_senders_than_are_remembered_are_counted() {
 
 #[test]
 fn the_first_byte_s_sender_owns_a_head_of_two_processes() {
-    let scene = Scene::of_all();
+    let scene = Scene::shared();
     let mut stream = scene.connect();
     let pid = child_writes(&stream, "GET /latest/user-data HTTP/1.1\r\n");
     stream.write_all(b"Host: imds\r\n\r\n").expect("write");
     assert_eq!(read_response(&mut stream), 200);
-    let (records, _) = scene.expect(port(&stream), 1);
+    let records = scene.expect(port(&stream), 1);
     assert_eq!(records[0]["process"]["pid"], owner_of(pid), "{:#}", records[0]);
 }
 
 #[test]
 fn a_thread_has_its_own_name() {
-    let scene = Scene::of_this_process();
+    let scene = Scene::shared();
     let mut stream = scene.connect();
     let port = port(&stream);
     let thread = thread::Builder::new().name("imds-worker".into()).spawn(move || {
@@ -119,7 +121,7 @@ fn a_thread_has_its_own_name() {
         unsafe { libc::syscall(libc::SYS_gettid) }
     });
     let id = thread.expect("a thread").join().expect("its end");
-    let (records, _) = scene.expect(port, 1);
+    let records = scene.expect(port, 1);
     assert_eq!(records[0]["process"]["pid"], process::id());
     let thread = &records[0]["process"]["thread"];
     assert_eq!(thread["name"] == "imds-worker", sees_senders(), "{thread}");

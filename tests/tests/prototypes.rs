@@ -1,4 +1,6 @@
 //! What the kernel side says of the functions that it hooks, against this kernel's own types.
+//!
+//! guests: none
 
 use std::{collections::HashMap, fs, path::Path, process::Command};
 

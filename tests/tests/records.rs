@@ -1,4 +1,6 @@
 //! Records of plain calls by real clients: every field of the contract.
+//!
+//! guests: hooks packets
 
 use std::{
     env, fs,
@@ -8,7 +10,7 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{PYTHON, Stage, at_load, parent, tap};
+use imds_analyzer_tests::{PYTHON, Stage, at_load, lack, needs, parent, tap};
 use serde_json::{Value, json};
 
 /// All fields of an object and of those in it, dotted; elements of arrays are left out.
@@ -70,7 +72,7 @@ fn time(text: &Value) -> SystemTime {
 
 #[test]
 fn every_field_of_one_call() {
-    let scene = Stage::of(Lab::routed().expect("lab"), "json", &[]);
+    let scene = Stage::shared_in(Lab::routed().expect("lab"));
     let path = scene.path.clone();
     let original = format!("{path}?x=1");
     let url = format!("http://169.254.169.254{original}");
@@ -151,10 +153,8 @@ fn every_field_of_one_call() {
 
 #[test]
 fn a_call_over_ipv6_to_an_address_of_this_host() {
-    let scene = Stage::new(&[]);
-    if !scene.lab.has_ipv6() {
-        return;
-    }
+    let scene = Stage::shared();
+    needs!(lack("ipv6", scene.lab.has_ipv6(), "the lab has no address of IPv6"));
     scene.run("curl", &["-gsm10", &format!("http://[fd00:ec2::254]{}", scene.path)]);
     let record = scene.record();
     assert_eq!(record["imds"]["endpoint"], "ipv6");
@@ -164,7 +164,7 @@ fn a_call_over_ipv6_to_an_address_of_this_host() {
 
 #[test]
 fn wget_and_python() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let url = scene.url();
     // It ends with 8, as nothing is at this path.
     let wget = imds_analyzer_tests::wait(&mut scene.start("wget", &["-qO-", "-T10", "-t1", &url]));
@@ -196,7 +196,7 @@ fn wget_and_python() {
 
 #[test]
 fn a_user_that_privileges_were_dropped_to() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let url = scene.url();
     let drop = [
         "--reuid=65534",
@@ -217,7 +217,7 @@ fn a_user_that_privileges_were_dropped_to() {
 
 #[test]
 fn a_shell_that_starts_curl() {
-    let mut scene = Stage::new(&[]);
+    let mut scene = Stage::shared();
     let script = format!("curl -sm10 {}; read -r _ || true", scene.url());
     let mut command = scene.command("sh", &["-c", &script]);
     command.current_dir("/usr").stdin(Stdio::piped());
@@ -243,7 +243,7 @@ fn a_shell_that_starts_curl() {
 /// Each of many that live for milliseconds has its own arguments, and the shell between.
 #[test]
 fn many_short_lived_callers_are_not_mixed_up() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let count = at_load(60, 20);
     let script = format!(
         "i=0; while [ $i -lt {count} ]; do i=$((i+1)); sh -c \"curl -sm10 -A agent-$i {}/$i; true\" & done; wait",

@@ -1,4 +1,6 @@
 //! What it costs to have it: figures are printed (`--nocapture`), and held against the budgets where that is robust.
+//!
+//! guests: ends
 
 use std::{
     fs,

@@ -1,4 +1,7 @@
 //! IMDS behind a cable, as on EC2, and on the host itself: what is IMDS, and what fails a pipeline.
+//!
+//! guests: ends
+//! not-send-tap: a_rewritten_destination_is_recorded
 
 use std::{
     io::{Read, Write},
@@ -24,7 +27,7 @@ fn seen(lab: fn() -> anyhow::Result<Lab>, args: &[&str], v1: bool) -> (Ended, Ve
         bytes += &get("/latest/user-data");
     }
     exchange(stream, [bytes.as_bytes()]);
-    let (records, ended) = scene.expect(port, 1 + usize::from(v1));
+    let (records, ended) = scene.expect_and_end(port, 1 + usize::from(v1));
     (ended, records)
 }
 
@@ -41,7 +44,7 @@ fn a_call_to_imds_is_not_local() {
         assert_eq!(record["source"]["ip"], "10.123.0.1");
         assert!(record["imds"]["packet_destination"].is_null());
     }
-    let summary = &ended.notices("imds-analyzer-summary")[0]["imds"]["summary"];
+    let summary = &ended.of_kind("imds-analyzer-summary")[0]["imds"]["summary"];
     assert_eq!(summary["total"]["v1"], 1);
     assert_eq!(summary["local_total"]["v1"], 0);
 }
@@ -53,18 +56,18 @@ fn a_call_to_the_host_itself_is_local() {
         assert_eq!(record["imds"]["local"], true);
         assert_eq!(record["source"]["ip"], "169.254.169.254");
     }
-    let summary = &ended.notices("imds-analyzer-summary")[0]["imds"]["summary"];
+    let summary = &ended.of_kind("imds-analyzer-summary")[0]["imds"]["summary"];
     assert_eq!(summary["total"]["v1"], 0);
     assert_eq!(summary["local_total"]["v1"], 1);
 }
 
 #[test]
 fn over_ipv6_too() {
-    let scene = Scene::new(&["--pid", &process::id().to_string()], Lab::routed);
+    let scene = Scene::shared_in(Lab::routed);
     let stream = connect(&scene.lab.client, IMDS_V6);
     let port = port(&stream);
     exchange(stream, [get("/").as_bytes()]);
-    let (records, _) = scene.expect(port, 1);
+    let records = scene.expect(port, 1);
     assert_eq!(records[0]["imds"]["local"], false);
     assert_eq!(records[0]["imds"]["endpoint"], "ipv6");
     assert_eq!(records[0]["destination"]["ip"], "fd00:ec2::254");
@@ -109,7 +112,7 @@ fn a_command_s_own_calls_fail_it() {
 /// The peer is what counts; what the packet says is told besides.
 #[test]
 fn a_rewritten_destination_is_recorded() {
-    let scene = Scene::new(&["--pid", &process::id().to_string()], Lab::routed);
+    let scene = Scene::shared_in(Lab::routed);
     run(
         &scene.lab.client,
         "nft",
@@ -131,7 +134,7 @@ fn a_rewritten_destination_is_recorded() {
     let mut first = [0; 3];
     accepted.read_exact(&mut first).expect("read");
     assert_eq!(&first, b"GET");
-    let (records, _) = scene.expect(port, 1);
+    let records = scene.expect(port, 1);
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"]);
     assert_eq!(records[0]["destination"]["ip"], "169.254.169.254");
     assert_eq!(records[0]["destination"]["port"], 80);

@@ -1,5 +1,7 @@
 //! `[[ignore]]` and what it goes by: callers choose names, of executables, of cgroups and of paths, and none of those hides
 //! a call.
+//!
+//! guests: quickest
 
 use std::{
     env, fs, io,

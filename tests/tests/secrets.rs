@@ -1,4 +1,6 @@
 //! Tokens in every place where clients put them, whole and cut: no part of one is in any output.
+//!
+//! guests: full packets
 
 use std::{
     io::Write as _,

@@ -1,5 +1,7 @@
 //! The send tap, with the object for old kernels: what is in the sender's memory, what is not, and what it leaves behind.
 //! Where the kernel has no kprobes it says so.
+//!
+//! guests: send-tap
 
 use std::{
     fs,
@@ -16,8 +18,9 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, EXEC_TWICE, IMDS_V4, Scene, Urgent, binary, brief, connect, fast_open_connect_names_the_sender, get,
-    get_with_token, imds_analyzer, port, read_response, run, run_to_end, send_with, serve, set_option, silent_peer,
+    Analyzer, EXEC_TWICE, IMDS_V4, Lack, Scene, Urgent, binary, brief, connect, fast_open_connect_names_the_sender,
+    get, get_with_token, imds_analyzer, lack, needs, port, read_response, run, run_to_end, send_with, serve,
+    set_option, silent_peer,
 };
 use serde_json::Value;
 
@@ -25,17 +28,18 @@ const EVENTS: &str = "/sys/kernel/tracing/kprobe_events";
 const PATH: &str = "/latest/user-data";
 const V1: &str = "v1 GET /latest/user-data user-data";
 
-/// Whether this kernel can do it. Where it cannot, that is what it says.
-fn can_run() -> bool {
+/// The lack of kprobes. Where there are none, that is what it says.
+fn kprobes() -> Option<Lack> {
     let check = imds_analyzer(&["check", "--object", "legacy"]);
     let symbols = fs::read_to_string("/proc/kallsyms").expect("kallsyms");
     if symbols.lines().any(|line| line.ends_with(" register_kprobe")) {
         assert_eq!(check.code, Some(0), "{check:#?}");
-        return true;
+        return None;
     }
     assert_eq!(check.code, Some(4), "{check:#?}");
-    assert!(check.stdout.contains("In the way: kprobe events"), "{check:#?}");
-    false
+    let mut lines = check.stdout.lines();
+    let line = lines.find(|line| line.contains("In the way: kprobe events"));
+    lack("kprobes", false, line.unwrap_or_else(|| panic!("{check:#?}")))
 }
 
 fn scene() -> Scene {
@@ -62,9 +66,7 @@ fn seen(scene: Scene, port: u16, count: usize) -> Vec<String> {
 
 #[test]
 fn segments_of_any_number_and_none() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let scene = scene();
     let mut stream = scene.connect();
     let head = get(PATH);
@@ -98,9 +100,7 @@ fn segments_of_any_number_and_none() {
 
 #[test]
 fn a_large_body_and_what_follows_it() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let scene = scene();
     let mut stream = scene.connect();
     // Within what one send may be copied of, over many pieces.
@@ -115,9 +115,7 @@ fn a_large_body_and_what_follows_it() {
 
 #[test]
 fn pages_that_nobody_has_touched() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let scene = scene();
     let mut stream = scene.connect();
     let mut file = tempfile::tempfile().expect("a file");
@@ -161,9 +159,7 @@ fn slow_peer() -> (Analyzer, Lab, TcpStream, TcpStream) {
 
 #[test]
 fn only_what_the_socket_took_counts() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let (analyzer, _lab, mut stream, mut peer) = slow_peer();
     stream.set_nonblocking(true).expect("O_NONBLOCK");
     let requests = get(PATH).repeat(300);
@@ -201,9 +197,7 @@ fn only_what_the_socket_took_counts() {
 /// A thread changes the bytes while the send waits for room: which of them were sent nobody can say.
 #[test]
 fn bytes_that_change_while_they_are_sent() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let (analyzer, _lab, stream, mut peer) = slow_peer();
     let own_port = port(&stream);
 
@@ -252,9 +246,7 @@ fn bytes_that_change_while_they_are_sent() {
 /// Pages are in no memory of the sender: one record says that something was sent.
 #[test]
 fn a_file_that_is_sent_is_unreadable() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let scene = scene();
     let mut stream = scene.connect();
     let mut file = tempfile::tempfile().expect("a file");
@@ -273,9 +265,7 @@ fn a_file_that_is_sent_is_unreadable() {
 /// A receiver may leave an urgent byte out, or the one behind it.
 #[test]
 fn urgent_bytes() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let mut analyzer = Analyzer::watch(&["--object", "legacy", "--pid", &process::id().to_string()]);
     let lab = Lab::local().expect("lab");
     let _peer = silent_peer(&lab);
@@ -298,9 +288,7 @@ fn urgent_bytes() {
 /// A send that waits for room leaves in parts, each of which ends with an urgent byte, wherever that is.
 #[test]
 fn an_urgent_send_that_waits() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let (mut analyzer, _lab, stream, mut peer) = slow_peer();
     let own_port = port(&stream);
     let heads = get_with_token(PATH, "x").repeat(200);
@@ -330,9 +318,7 @@ fn an_urgent_send_that_waits() {
 /// With MSG_ZEROCOPY the pages stay the sender's: what is in them is read once more, and marked.
 #[test]
 fn pages_that_stay_the_sender_s_are_marked() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let scene = scene();
     let mut stream = scene.connect();
     for flags in [0, libc::MSG_ZEROCOPY, 0] {
@@ -355,18 +341,14 @@ fn pages_that_stay_the_sender_s_are_marked() {
 /// The one that connects sends nothing: whoever sends opens the connection, and is who is named.
 #[test]
 fn fast_open_connect() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     fast_open_connect_names_the_sender(Analyzer::watch(&["--object", "legacy"]));
 }
 
 /// After two execs the memory map of a program may be where that of the first one was: it is another program.
 #[test]
 fn a_program_after_two_others() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let mut analyzer = Analyzer::watch(&["--object", "legacy"]);
     let lab = Lab::local().expect("lab");
     let _server = serve(&lab);
@@ -394,9 +376,9 @@ fn send_whole(stream: &mut TcpStream, head: &str) {
 /// Kprobes outlive a process that is killed; the next one removes them.
 #[test]
 fn a_killed_predecessor_leaves_nothing_behind_for_long() {
-    if !can_run() || !fs::exists(EVENTS).unwrap_or(false) {
-        return;
-    }
+    needs!(kprobes());
+    let there = fs::exists(EVENTS).expect("tracefs");
+    needs!(lack("kprobe-events", there, format!("{EVENTS} is not there")));
     let own = |pid: u32| {
         let events = fs::read_to_string(EVENTS).expect("kprobe_events");
         events.matches(&format!("imds_analyzer/p{pid}_")).count()
@@ -422,9 +404,7 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
 /// its child sends anything is in no /proc.
 #[test]
 fn tasks_that_cannot_be_read() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let btf = Path::new("/sys/kernel/btf/vmlinux");
     // Two names of one length change places: the parent is where a number is.
     let mut types = fs::read(btf).expect("BTF");
@@ -482,9 +462,7 @@ fn tasks_that_cannot_be_read() {
 /// Without type information it learns where things are, and sees the same.
 #[test]
 fn without_btf() {
-    if !can_run() {
-        return;
-    }
+    needs!(kprobes());
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "sh", "-c"])

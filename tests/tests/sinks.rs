@@ -1,4 +1,6 @@
 //! Each sink alone in its failure, and every request accounted for: sent = written + counted.
+//!
+//! guests: none
 
 use std::{
     fs,
@@ -11,8 +13,8 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Ended, Journal, PYTHON, Service, curl, free_port, lab_with_imds as lab, of_path, output, process, resident,
-    run_to_end, sample, send, until, wake_ups,
+    Ended, Journal, PYTHON, Service, curl, free_port, lab_with_imds as lab, lack, needs, of_path, output, process,
+    resident, run_to_end, sample, send, until, wake_ups,
 };
 use serde_json::Value;
 
@@ -322,10 +324,11 @@ fn text_on_stdout_has_the_levels_that_systemd_reads() {
 
 #[test]
 fn the_journal_has_fields() {
-    if !Journal::is_there() {
-        eprintln!("no systemd-journald here");
-        return;
-    }
+    needs!(lack(
+        "journald",
+        Journal::is_there(),
+        "systemd-journald is not installed"
+    ));
     let (lab, _server) = lab();
     let dir = tempfile::tempdir().expect("a directory");
     let journal = Journal::start(dir.path());

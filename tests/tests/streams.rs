@@ -1,4 +1,7 @@
 //! Long-lived connections, large ones, lossy ones, and those that are older than the analyzer.
+//!
+//! guests: ends packets
+//! not-legacy: what_is_left_out_of_a_packet_is_counted_and_said the_owner_of_an_older_connection_without_sender_hooks
 
 use std::{io::Write, net::TcpStream, process, sync::mpsc::channel, thread};
 
@@ -23,7 +26,7 @@ fn ten_requests_on_one_connection() {
         stream.write_all(request.as_bytes()).expect("write");
         assert_eq!(read_response(&mut stream), 404);
     }
-    let (records, ended) = scene.expect(port(&stream), 11);
+    let (records, ended) = scene.expect_and_end(port(&stream), 11);
     let expected: Vec<_> = (0..10)
         .map(|i| format!("{} GET /latest/meta-data/{i} plain", ["v1", "v2"][i % 2]))
         .collect();
@@ -57,7 +60,7 @@ fn one_write(lab: fn() -> anyhow::Result<Lab>, size: usize) {
     let port = port(&stream);
     // A token that is not valid ends the connection for the server, but all of this has left by then.
     exchange(stream, [bytes.as_bytes()]);
-    let (records, ended) = scene.expect(port, expected.len());
+    let (records, ended) = scene.expect_and_end(port, expected.len());
     assert_eq!(briefs(&records), expected);
     assert_eq!(ended.lost(), [""; 0]);
 }
@@ -82,7 +85,7 @@ fn a_write_of_64_kib_full_of_tiny_requests() {
     let tiny = "HEAD / HTTP/1.1\n\n";
     let count = 64 * 1024 / tiny.len();
     exchange(stream, [tiny.repeat(count).as_bytes()]);
-    let (records, ended) = scene.expect(port, count);
+    let (records, ended) = scene.expect_and_end(port, count);
     assert!(verdicts(&records).iter().all(|verdict| *verdict == "v1"));
     assert_eq!(ended.lost(), [""; 0]);
 }
@@ -133,7 +136,7 @@ fn what_is_left_out_of_a_packet_is_counted_and_said() {
 
 #[test]
 fn a_body_of_100_kib_is_scanned_and_what_follows_is_judged() {
-    let scene = Scene::of_this_process();
+    let scene = Scene::shared();
     let mut stream = scene.connect();
     let body = "no request line in here\r\n".repeat(4096);
     write!(
@@ -145,7 +148,7 @@ fn a_body_of_100_kib_is_scanned_and_what_follows_is_judged() {
     assert_eq!(read_response(&mut stream), 405);
     stream.write_all(get("/latest/user-data").as_bytes()).expect("write");
     assert_eq!(read_response(&mut stream), 200);
-    let (records, _) = scene.expect(port(&stream), 2);
+    let records = scene.expect(port(&stream), 2);
     assert_eq!(
         briefs(&records),
         ["v1 PUT /latest/x plain", "v1 GET /latest/user-data user-data"]
@@ -155,7 +158,7 @@ fn a_body_of_100_kib_is_scanned_and_what_follows_is_judged() {
 /// Heads of 15 KiB, each many segments; the first ones do not fit into the congestion window.
 #[test]
 fn small_segments() {
-    let scene = Scene::of_this_process();
+    let scene = Scene::shared();
     run(&scene.lab.client, "ip", &["link", "set", "lo", "mtu", "600"]);
     let mut stream = scene.connect();
     for (i, token) in ["", "X-aws-ec2-metadata-token: t\r\n"].iter().enumerate() {
@@ -163,7 +166,7 @@ fn small_segments() {
         write!(stream, "GET /{i} HTTP/1.1\r\nCookie: {padding}\r\n{token}\r\n").expect("write");
         assert_eq!(read_response(&mut stream), [404, 401][i]);
     }
-    let (records, _) = scene.expect(port(&stream), 2);
+    let records = scene.expect(port(&stream), 2);
     assert_eq!(briefs(&records), ["v1 GET /0 not-imds", "v2 GET /1 not-imds"]);
 }
 
@@ -171,7 +174,7 @@ fn small_segments() {
 /// neighbours.
 #[test]
 fn what_is_sent_again_is_no_second_request() {
-    let scene = Scene::of_this_process();
+    let scene = Scene::shared();
     run(
         &scene.lab.client,
         "nft",
@@ -207,7 +210,7 @@ fn what_is_sent_again_is_no_second_request() {
     let mut analyzer = scene.analyzer;
     // And the one for the token.
     analyzer.wait_for(|records| records.len() > expected.len());
-    let records = analyzer.stop().requests();
+    let records = analyzer.records();
     assert_eq!(records.len(), expected.len() + 1, "{:#?}", briefs(&records));
     for port in ports {
         let expected: Vec<_> = expected
@@ -221,7 +224,7 @@ fn what_is_sent_again_is_no_second_request() {
 
 #[test]
 fn both_endpoints_and_the_mapped_one() {
-    let scene = Scene::of_this_process();
+    let scene = Scene::shared();
     assert!(scene.lab.has_ipv6(), "this host has no IPv6");
     for address in [IMDS_V4, IMDS_V6, "[::ffff:169.254.169.254]:80"] {
         let mut stream = connect(&scene.lab.client, address);
@@ -229,7 +232,7 @@ fn both_endpoints_and_the_mapped_one() {
         stream.write_all(get(&path).as_bytes()).expect("write");
         assert_eq!(read_response(&mut stream), 404);
     }
-    let records = scene.analyzer.stop().requests();
+    let records = scene.analyzer.records();
     let seen: Vec<_> = records
         .iter()
         .map(|record| {

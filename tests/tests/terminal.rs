@@ -1,5 +1,7 @@
 //! Text for people: what a line says, when there is colour, and that others can neither forge a line nor drive the
 //! terminal.
+//!
+//! guests: full
 
 use std::{
     fs::File,
@@ -108,7 +110,7 @@ fn nobody_forges_a_line() {
 
 #[test]
 fn json_is_one_line_of_plain_text_too() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let path = scene.path.clone();
     scene.run(PYTHON, &["-c", HOSTILE, &path, ARGUMENT]);
     let record = scene.record();
@@ -162,7 +164,7 @@ fn terminal() -> (File, OwnedFd) {
 
 /// Everything a person sees on a terminal while `client` runs.
 fn seen(args: &[&str], env: &[(&str, &str)], client: impl Fn(&Stage)) -> String {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let (mut person, program) = terminal();
     let mut child = Command::new(binary())
         .args(["watch", "--count", "1", "--path", &scene.path])

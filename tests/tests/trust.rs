@@ -1,5 +1,7 @@
 //! Senders who play tricks, all without rights: each request has one record, none is hidden, none is taken for v2 that the
 //! server may read as v1, and each names its sender.
+//!
+//! guests: every-kernel no-storage
 
 use std::process::Command;
 
@@ -41,12 +43,14 @@ def answer(s):
 
 /// The records of a script's calls. The schema holds for them.
 fn records(script: &str) -> Vec<Value> {
-    records_with(&[], script)
+    records_of_at_least(0, script)
 }
 
-fn records_with(args: &[&str], script: &str) -> Vec<Value> {
-    let stage = Stage::new(args);
+/// As [`records`], once there are so many.
+fn records_of_at_least(count: usize, script: &str) -> Vec<Value> {
+    let mut stage = Stage::shared();
     stage.python(&format!("{TRICKS}{script}"));
+    stage.analyzer.wait_for_count(count);
     stage.records()
 }
 
@@ -73,7 +77,7 @@ fn all_of(records: &[Value], pid: u32) {
 /// The kernel charges what a program keeps of a socket to the socket's own option memory, which its owner can fill.
 #[test]
 fn a_socket_whose_memory_is_full_is_judged() {
-    let stage = Stage::new(&[]);
+    let stage = Stage::shared();
     let pid = stage.python(&format!(
         "{TRICKS}
 s = starved()
@@ -115,7 +119,8 @@ for s in sockets:
 
 /// A page that the kernel does not own is read again when the packet is sent again.
 fn changed(how: &str) -> Vec<Value> {
-    records(&format!(
+    // What is in pages of the sender is held back for as long as it may change.
+    records_of_at_least(1, &format!(
         "
 page = mmap.mmap(-1, 4096)
 head = v2(path + '/a')
@@ -258,7 +263,7 @@ fn an_urgent_byte_that_ends_a_head() {
 /// The kernel gives a memory map's address again: to the program after the next.
 #[test]
 fn a_program_after_two_execs_is_itself() {
-    let stage = Stage::new(&[]);
+    let stage = Stage::shared();
     stage.python(
         "
 for i in range(5):
@@ -307,7 +312,7 @@ s.sendall(v1(path + '/b')); answer(s)
 fn data_in_a_syn_is_its_sender_s() {
     let lab = Lab::local().expect("lab");
     imds_analyzer_tests::sysctl(&lab.client, "tcp_fastopen", "1543");
-    let stage = Stage::of(lab, "json", &[]);
+    let stage = Stage::shared_in(lab);
     stage.python(&format!(
         "{TRICKS}
 s = socket.socket(); s.setsockopt(socket.IPPROTO_TCP, 30, 1); s.connect(('169.254.169.254', 80))
@@ -331,7 +336,7 @@ fn the_way_of_the_head_is_what_is_local() {
     let ip = |args: &[&str]| run(&lab.client, "ip", args);
     ip(&["route", "prepend", "169.254.169.254/32", "dev", "lo"]);
     let client = lab.client.clone();
-    let stage = Stage::of(lab, "json", &[]);
+    let stage = Stage::shared_in(lab);
     let script = format!(
         "import socket, subprocess, sys, time
 s = socket.socket(); s.setblocking(False); s.connect_ex(('169.254.169.254', 80)); time.sleep(0.2)

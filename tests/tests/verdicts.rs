@@ -1,4 +1,6 @@
 //! Heads of every shape, each on a connection of its own: what they are judged to be.
+//!
+//! guests: hooks send-tap packets no-storage
 
 use imds_analyzer_tests::{Case, Scene, briefs, case, check, exchange, get, get_with_token, port};
 
@@ -203,13 +205,13 @@ fn what_the_headers_say() {
 
 #[test]
 fn x_forwarded_for_is_noted() {
-    let scene = Scene::of_this_process();
+    let scene = Scene::shared();
     let stream = scene.connect();
     let port = port(&stream);
     let plain = get("/latest/user-data");
     let forwarded = with_headers("/latest/user-data", "X-Forwarded-For: 10.0.0.1\r\n");
     exchange(stream, [forwarded.as_bytes(), plain.as_bytes()]);
-    let (records, _) = scene.expect(port, 2);
+    let records = scene.expect(port, 2);
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"; 2]);
     let noted: Vec<_> = records.iter().map(|record| &record["imds"]["forwarded"]).collect();
     assert_eq!(noted, [true, false]);

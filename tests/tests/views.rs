@@ -1,4 +1,6 @@
 //! Callers whose view of the system is another than the analyzer's, and an analyzer that sees nothing of them in /proc.
+//!
+//! guests: ends
 
 use std::{
     fs,
@@ -16,7 +18,7 @@ fn names(record: &Value) -> Vec<&str> {
 
 #[test]
 fn a_user_namespace_changes_no_user() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let url = scene.url();
     let drop = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
     let inside = ["unshare", "-Ur", "curl", "-sm10", &url];
@@ -28,7 +30,7 @@ fn a_user_namespace_changes_no_user() {
 
 #[test]
 fn a_file_of_another_mount_namespace() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let directory = tempfile::tempdir().expect("a directory");
     let [from, to] = ["from", "to"].map(|name| directory.path().canonicalize().expect("a directory").join(name));
     fs::create_dir_all(from.join("bin")).expect("a directory");
@@ -85,7 +87,7 @@ fn an_analyzer_that_does_not_see_its_callers_in_proc() {
 /// The process goes on without its first thread: /proc knows neither its program nor its directory.
 #[test]
 fn a_first_thread_that_has_ended() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let script = r#"
 def work():
     while open(f"/proc/{os.getpid()}/stat").read().rsplit(")", 1)[1].split()[0] != "Z": time.sleep(0.001)
@@ -113,7 +115,7 @@ ctypes.CDLL(None).pthread_exit(None)
 /// It calls before its parent exits, and after: the one who started it stays the same.
 #[test]
 fn an_orphan_keeps_the_parent_that_was_seen() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let script = r#"
 ends, start = os.pipe()
 os.set_inheritable(start, True)
@@ -146,7 +148,7 @@ os.read(ends, 1)
 
 #[test]
 fn scripts_are_told_apart_from_their_interpreter() {
-    let scene = Stage::new(&[]);
+    let scene = Stage::shared();
     let directory = tempfile::tempdir().expect("a directory");
     let directory = directory.path().canonicalize().expect("a directory");
     let script = directory.join("job.py");

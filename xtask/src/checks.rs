@@ -1,18 +1,19 @@
-//! `cargo xtask test`: every check, in the order in which a mistake is found soonest.
+//! `cargo xtask test`: every check. What compiles runs beside what waits: on two CPUs that is what the time goes into.
 
 use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::{
     cargo, docs, is_root,
     object::{self, For},
     setup,
-    step::{self, Outcome, Row, Tests},
+    step::{self, Beside, Outcome, Row, Tests},
     toolchain::{Core, Host, Toolchain},
     vm::{
         self,
@@ -26,27 +27,21 @@ const FULL_FUZZ_SECONDS: u32 = 60;
 
 pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
     let started = Instant::now();
-    let mut rows = vec![
-        step::run("format", cargo_with(&["fmt", "--check"]), shown)?,
-        step::run(
-            "lints",
-            cargo_with(&[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--locked",
-                "--",
-                "-D",
-                "warnings",
-            ]),
+    let mut rows = vec![step::run("format", cargo_with(&["fmt", "--check"]), shown)?];
+    // Two profiles have nothing in common, and the linker of this one has use for one CPU only.
+    let objects = thread::scope(|scope| {
+        let release = scope.spawn(release_build);
+        rows.push(step::run("unit, property and lab tests", tests(full), shown)?);
+        rows.push(step::run(
+            "build of the end-to-end tests",
+            end_to_end(&["--no-run"]),
             shown,
-        )?,
-        kernel_lints(workspace)?,
-        step::run("unit, property and lab tests", tests(full), shown)?,
-    ];
-    let (release, objects) = release_build()?;
-    rows.push(release);
-    rows.push(step::run("end-to-end tests", end_to_end(full), shown)?);
+        )?);
+        let (release, objects) = joined(release)?;
+        rows.push(release.show());
+        anyhow::Ok(objects)
+    })?;
+    rows.push(step::run("end-to-end tests", run_end_to_end(full), shown)?);
     rows.push(object_checks(workspace, &objects)?);
     rows.push(documents());
     if full {
@@ -68,13 +63,32 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
             Err(_) => rows.push(Row::skipped("fuzzing", "needs fuzz/, cargo-fuzz and a nightly")),
         }
     }
-    println!("\n== other kernels");
-    let guests = vm::check(crate::depth(full)).unwrap_or_else(|error| {
-        println!("no guest could be started: {error:#}");
-        // Which is a failure: there is nothing in the table.
-        Vec::new()
-    });
+    println!("\n== lints, beside other kernels");
+    // Guests wait for their network and for each other at times, and the last one runs alone.
+    let guests = thread::scope(|scope| {
+        let lints = scope.spawn(|| lints(workspace));
+        let guests = vm::check(crate::depth(full)).unwrap_or_else(|error| {
+            println!("no guest could be started: {error:#}");
+            // Which is a failure: there is nothing in the table.
+            Vec::new()
+        });
+        rows.extend(joined(lints)?);
+        anyhow::Ok(guests)
+    })?;
     Ok(report(&rows, &guests, started.elapsed()))
+}
+
+/// What a step that ran beside others came to.
+fn joined<T>(step: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    step.join().map_err(|_| anyhow!("a step panicked"))?
+}
+
+/// Those of the host's side and those of the kernel's.
+fn lints(workspace: &Path) -> Result<Vec<Row>> {
+    let mut clippy = cargo_with(&["clippy", "--workspace", "--all-targets", "--locked"]);
+    clippy.args(["--", "-D", "warnings"]);
+    let clippy = Beside::run("lints", step::patient(&clippy), shown)?.show();
+    Ok(vec![clippy, kernel_lints(workspace)?])
 }
 
 /// `cargo xtask fuzz`.
@@ -115,7 +129,7 @@ fn kernel_lints(workspace: &Path) -> Result<Row> {
         // As `cargo clippy` does it, which knows only its own driver.
         .env("RUSTC_WORKSPACE_WRAPPER", DRIVER)
         .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
-    step::run(NAME, command, shown)
+    Ok(Beside::run(NAME, step::patient(&command), shown)?.show())
 }
 
 /// Everything but the end-to-end tests, which have a step of their own.
@@ -130,9 +144,15 @@ fn tests(full: bool) -> Command {
     command
 }
 
+fn end_to_end(args: &[&str]) -> Command {
+    let mut command = cargo_with(&["test", "--package", "imds-analyzer-tests", "--locked"]);
+    command.args(args);
+    command
+}
+
 /// One at a time, as root: they attach to the host's cgroup and make network namespaces.
-fn end_to_end(full: bool) -> Command {
-    let mut command = cargo_with(&["test", "--package", "imds-analyzer-tests", "--locked", "--no-fail-fast"]);
+fn run_end_to_end(full: bool) -> Command {
+    let mut command = end_to_end(&["--no-fail-fast"]);
     if !is_root() && Host::current().program("sudo").is_some() {
         // Compiled as this user, run as root.
         command.args(["--config", &format!("target.'cfg(unix)'.runner = {:?}", ["sudo", "-E"])]);
@@ -150,8 +170,8 @@ const OBJECTS: [(&str, For); 2] = [
     ("IMDS_LEGACY_OBJECT", For::OldKernels),
 ];
 
-/// Builds the release binary; also says where the objects in it are.
-fn release_build() -> Result<(Row, Vec<(PathBuf, For)>)> {
+/// Builds the release binary, beside others; also says where the objects in it are.
+fn release_build() -> Result<(Beside, Vec<(PathBuf, For)>)> {
     let mut objects = Vec::new();
     let command = cargo_with(&[
         "build",
@@ -161,13 +181,13 @@ fn release_build() -> Result<(Row, Vec<(PathBuf, For)>)> {
         "imds-analyzer",
         "--message-format=json-render-diagnostics",
     ]);
-    let row = step::run("release build with the eBPF objects", command, |line| {
+    let step = Beside::run("release build with the eBPF objects", command, |line| {
         for (variable, kernels) in OBJECTS {
             objects.extend(object_in_message(line, variable).map(|path| (path, kernels)));
         }
         line.starts_with('{')
     })?;
-    Ok((row, objects))
+    Ok((step, objects))
 }
 
 /// The path in cargo's message that the build script of imds-analyzer was run.
@@ -259,8 +279,8 @@ fn fuzz_commands(seconds: u32) -> Result<Vec<Command>> {
 fn report(rows: &[Row], guests: &[GuestResult], elapsed: Duration) -> ExitCode {
     let mut total = Tests::default();
     println!(
-        "\n{:<36} {:<8} {:>7} {:>7} {:>8} {:>8}",
-        "step", "result", "passed", "failed", "ignored", "seconds"
+        "\n{:<36} {:<8} {:>7} {:>7} {:>8} {:>8} {:>8}",
+        "step", "result", "passed", "failed", "skipped", "ignored", "seconds"
     );
     for row in rows {
         total.add(row.total());
@@ -277,23 +297,27 @@ fn report(rows: &[Row], guests: &[GuestResult], elapsed: Duration) -> ExitCode {
             }
         };
         println!(
-            "{:<36} {:<8} {:>7} {:>7} {:>8} {:>8.1}",
+            "{:<36} {:<8} {:>7} {:>7} {:>8} {:>8} {:>8.1}",
             row.name,
             result,
             count(row.tests.passed),
             count(row.tests.failed),
+            count(row.tests.skipped),
             count(row.tests.ignored),
             row.elapsed.as_secs_f64()
         );
     }
-    println!("{:<36} {:>41.1}", "all, with the guests", elapsed.as_secs_f64());
+    println!("{:<36} {:>50.1}", "all, with the guests", elapsed.as_secs_f64());
     let (of_guests, guests_ok) = result::table(guests);
     total.add(of_guests);
     let failed = !guests_ok || rows.iter().any(|row| row.outcome == Outcome::Failed);
     if total.passed == 0 {
         println!("\nno test ran");
     }
-    println!("\n{} passed, {} failed", total.passed, total.failed);
+    println!(
+        "\n{} skipped, {} ignored\n{} passed, {} failed",
+        total.skipped, total.ignored, total.passed, total.failed
+    );
     if failed || total.failed > 0 || total.passed == 0 {
         ExitCode::FAILURE
     } else {

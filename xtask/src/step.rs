@@ -1,8 +1,9 @@
 //! One step of the checks: a heading, a command whose output passes through, and what it came to.
 
 use std::{
-    io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
+    collections::BTreeSet,
+    io::{self, BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -31,6 +32,8 @@ pub(crate) struct Tests {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) ignored: u64,
+    /// Those that found what they are about missing on this machine.
+    pub(crate) skipped: u64,
 }
 
 impl Tests {
@@ -38,10 +41,11 @@ impl Tests {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored += other.ignored;
+        self.skipped += other.skipped;
     }
 
     /// libtest's last line: "test result: ok. 6 passed; 0 failed; 1 ignored; 0 measured; ...".
-    pub(crate) fn from_result_line(line: &str) -> Option<Self> {
+    fn from_result_line(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let count = |what: &str| {
             counts
@@ -52,7 +56,35 @@ impl Tests {
             passed: count("passed")?,
             failed: count("failed")?,
             ignored: count("ignored").unwrap_or_default(),
+            skipped: 0,
         })
+    }
+}
+
+/// Counts what test programs print, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Counter {
+    pub(crate) tests: Tests,
+    /// Why tests were skipped, and what showed it: each once.
+    pub(crate) skips: BTreeSet<String>,
+    /// Skips of the program that runs, which libtest takes for successes.
+    open: u64,
+}
+
+impl Counter {
+    pub(crate) fn line(&mut self, line: &str) {
+        // `skip!` of the end-to-end tests: the test, what is missing, what showed it.
+        if let Some(skip) = line.strip_prefix("@skipped\t") {
+            self.open += 1;
+            self.skips
+                .insert(skip.replacen('\t', ": no ", 1).replacen('\t', ": ", 1));
+        }
+        if let Some(mut program) = Tests::from_result_line(line) {
+            program.skipped = self.open.min(program.passed);
+            program.passed -= program.skipped;
+            self.open = 0;
+            self.tests.add(program);
+        }
     }
 }
 
@@ -79,28 +111,97 @@ impl Row {
 }
 
 /// Runs `command`, passes its output through and reads libtest's results from it. Lines that `keep` takes are not shown.
-pub(crate) fn run(name: &'static str, mut command: Command, mut keep: impl FnMut(&str) -> bool) -> Result<Row> {
+pub(crate) fn run(name: &'static str, mut command: Command, keep: impl FnMut(&str) -> bool) -> Result<Row> {
     println!("\n== {name}: {}", line(&command));
+    command.stdout(Stdio::piped());
     let started = Instant::now();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    let mut tests = Tests::default();
-    let mut output = BufReader::new(child.stdout.take().context("stdout is piped")?);
+    let mut child = start(&mut command)?;
+    let output = child.stdout.take().context("stdout is piped")?;
+    read(name, child, output, started, keep, |line| println!("{line}"))
+}
+
+/// A step that runs beside others.
+pub(crate) struct Beside {
+    row: Row,
+    heading: String,
+    output: String,
+}
+
+impl Beside {
+    /// As [`run`], but all that is said is kept.
+    pub(crate) fn run(name: &'static str, mut command: Command, keep: impl FnMut(&str) -> bool) -> Result<Self> {
+        let heading = format!("\n== {name}: {}", line(&command));
+        let (reader, writer) = io::pipe()?;
+        command.stdout(writer.try_clone()?).stderr(writer);
+        let started = Instant::now();
+        let child = start(&mut command)?;
+        // The ends of the pipe that are in it.
+        drop(command);
+        let mut output = String::new();
+        let row = read(name, child, reader, started, keep, |line| {
+            output.push_str(line);
+            output.push('\n');
+        })?;
+        Ok(Self { row, heading, output })
+    }
+
+    /// Shows what was said.
+    pub(crate) fn show(self) -> Row {
+        println!("{}\n{}", self.heading, self.output.trim_end());
+        self.row
+    }
+}
+
+/// The same command, which takes what CPU time the others leave.
+pub(crate) fn patient(command: &Command) -> Command {
+    let mut patient = Command::new("nice");
+    patient
+        .args(["-n", "19"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        patient.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => patient.env(name, value),
+            None => patient.env_remove(name),
+        };
+    }
+    patient
+}
+
+fn start(command: &mut Command) -> Result<Child> {
+    let child = command.stdin(Stdio::null()).spawn();
+    child.with_context(|| format!("cannot run {}", command.get_program().display()))
+}
+
+fn read(
+    name: &'static str,
+    mut child: Child,
+    output: impl io::Read,
+    started: Instant,
+    mut keep: impl FnMut(&str) -> bool,
+    mut show: impl FnMut(&str),
+) -> Result<Row> {
+    let mut counter = Counter::default();
+    let mut output = BufReader::new(output);
     let mut bytes = Vec::new();
     // Tests print what they like; it need not be UTF-8.
     while output.read_until(b'\n', &mut bytes)? > 0 {
         let text = String::from_utf8_lossy(&bytes);
         let text = text.trim_end_matches('\n');
-        tests.add(Tests::from_result_line(text).unwrap_or_default());
+        counter.line(text);
         if !keep(text) {
-            println!("{text}");
+            show(text);
         }
         bytes.clear();
     }
     let status = child.wait()?;
+    for skip in &counter.skips {
+        show(&format!("skipped: {skip}"));
+    }
+    let tests = counter.tests;
     let outcome = if status.success() && tests.failed == 0 {
         Outcome::Passed
     } else {
@@ -137,7 +238,8 @@ mod tests {
             Some(Tests {
                 passed: 12,
                 failed: 3,
-                ignored: 1
+                ignored: 1,
+                skipped: 0
             })
         );
         for other in [
@@ -151,6 +253,23 @@ mod tests {
     }
 
     #[test]
+    fn skips_are_no_successes() {
+        let mut counter = Counter::default();
+        for line in [
+            "test a ... ",
+            "@skipped\tprogram::a\tIPv6\tno /proc/net/if_inet6",
+            "ok",
+            "test result: ok. 3 passed; 0 failed; 0 ignored",
+            "test result: ok. 1 passed; 1 failed; 0 ignored",
+        ] {
+            counter.line(line);
+        }
+        let tests = counter.tests;
+        assert_eq!((tests.passed, tests.failed, tests.skipped), (3, 1, 1));
+        assert!(counter.skips.contains("program::a: no IPv6: no /proc/net/if_inet6"));
+    }
+
+    #[test]
     fn failed_test_fails_the_step_and_other_output_is_passed_over() {
         let mut command = Command::new("sh");
         command.args([
@@ -161,6 +280,17 @@ mod tests {
         assert_eq!(row.outcome, Outcome::Failed);
         assert_eq!((row.tests.passed, row.tests.failed), (2, 1));
         assert_eq!(row.total().failed, 1);
+    }
+
+    #[test]
+    fn a_step_beside_others_keeps_what_is_said() {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo one; echo $TWO >&2; exit 3"])
+            .env("TWO", "two");
+        let step = Beside::run("sample", patient(&command), |_| false).expect("sh runs");
+        assert_eq!(step.output, "one\ntwo\n");
+        assert_eq!(step.row.outcome, Outcome::Failed);
     }
 
     #[test]

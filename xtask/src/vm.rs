@@ -12,18 +12,19 @@ use std::{
     fs,
     path::PathBuf,
     process::ExitCode,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::vm::{
     arch::Arch,
     build::Built,
     kernels::{Kernel, Tap},
     packages::{Packages, Unpacked},
+    programs::{Place, Program},
     result::GuestResult,
 };
 
@@ -33,6 +34,7 @@ pub(crate) mod cpio;
 pub(crate) mod initramfs;
 pub(crate) mod kernels;
 pub(crate) mod packages;
+mod programs;
 pub(crate) mod qemu;
 pub(crate) mod result;
 
@@ -56,77 +58,12 @@ const TESTS: Duration = Duration::from_secs(900);
 /// Guests at a time: tests wait for each other and for the network more than they compute.
 const AT_A_TIME: usize = 2;
 
-/// The program that shows what an owner hook is for: it runs once for each in each guest.
-const OWNERS: &str = "owners";
-/// The others in which a hook has a part: they run with the first hook of each kernel, and with each other hook on the
-/// oldest of [`ENDS`] that has it.
-const OF_HOOKS: [&str; 3] = ["records", "syscalls", "verdicts"];
-/// Those in which the kernel has one: they run once in [`ENDS`]. All others run in [`QUICKEST`], but for [`OF_WORDS`].
-const OF_KERNELS: [&str; 10] = [
-    "attribution",
-    "commands",
-    "framing",
-    "hosts",
-    "lab",
-    "resources",
-    "routed",
-    "streams",
-    TRUST,
-    "views",
-];
-/// Those about what is typed and shown: the host has them, and guests only if everything is run.
-const OF_WORDS: [&str; 4] = ["command", "filters", "secrets", "terminal"];
-/// What every kernel shows: that nobody hides from it.
-const TRUST: &str = "trust";
 /// The oldest and the newest kernel with the wire tap: what one between them does, one of these does.
 const ENDS: [&str; 2] = ["5.10", "7"];
 /// The guest whose kernel verifies the programs in the shortest time: that is what most of a test's time goes into.
 const QUICKEST: &str = "6.12";
-/// Those that run with the send tap, too, and without BTF.
-const OF_SEND_TAP: [&str; 5] = ["framing", OWNERS, "send_tap", "syscalls", "verdicts"];
-/// Those that run with nothing but the legacy object.
-const ONLY_OF_LEGACY: [&str; 2] = ["send_tap", kernels::LEGACY_WIRE];
-/// What in them, and in the others if all are run, is not for it: pages that are in no sender's memory, and packets.
-/// `send_tap` has what is said of those.
-const NOT_OF_SEND_TAP: [&str; 3] = ["sendfile", "splice", "a_rewritten_destination_is_recorded"];
-/// Those that run with the legacy object's wire tap, where there is one: `kernels::PACKETS`.
-const OF_LEGACY_WIRE: [&str; 8] = [
-    "framing",
-    kernels::LEGACY_WIRE,
-    OWNERS,
-    "records",
-    "secrets",
-    "streams",
-    "syscalls",
-    "verdicts",
-];
-/// What in any program is not for the legacy object.
-const NOT_OF_LEGACY: [&str; 11] = [
-    // What passes none of its hooks.
-    "multipath_tcp",
-    // Who connected, and which packets there were, is not asked.
-    "by_their_connects",
-    "with_the_connecting_process_as_owner",
-    "the_owner_that_was_asked_for",
-    "without_sender_hooks",
-    "what_is_left_out_of_a_packet",
-    // BTF that is there and wrong.
-    "renamed_field",
-    // kprobe events take root; to hide BTF does, too.
-    "check_as_nobody_explains",
-    "nobody_may_not_watch",
-    "without_the_capabilities_root_is_not_enough",
-    "with_the_capabilities_that_it_names",
-];
-/// Those for which an initramfs is too little of a system: a container runtime cannot leave it, and neither journald nor
-/// Prometheus is in it, nor are the sources.
-const OF_SYSTEMS: [&str; 4] = ["containers", "metrics", "prototypes", "sinks"];
-/// The program of the load tests.
-const LOAD: &str = "load";
 /// The feature of `check` that is hidden.
 const BTF: &str = "BTF";
-/// The program that starts as many processes in a guest as on the host, with each hook once, if all is run.
-const WHOLE_LOAD: &str = "attribution";
 
 /// How much of the matrix is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,12 +82,17 @@ pub(crate) fn run(names: &[String], depth: Depth, update: bool, command: &[Strin
         println!("\n{} passed, {} failed", total.passed, total.failed);
         return Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let commands = [("command".to_owned(), TESTS, command.join(" "))];
+    let commands = [GuestCommand {
+        name: "command".to_owned(),
+        limit: TESTS,
+        line: command.join(" "),
+        tests: 0,
+    }];
     for kernel in chosen {
         let mut guests = Guests::prepare(kernel.arch, update)?;
         let guest = guests.guest(kernel)?;
         println!("\n== kernel {} ({})", kernel.name, guest.unpacked.release);
-        guest.run(&commands)?.print();
+        guest.run(0, &commands)?.print();
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -176,30 +118,54 @@ fn choose(names: &[String], depth: Depth) -> Result<Vec<&'static Kernel>> {
 
 /// Runs the checks in every guest; what came of each.
 fn matrix(chosen: &[&'static Kernel], depth: Depth, update: bool) -> Result<Vec<GuestResult>> {
-    let mut queue = Vec::new();
+    let programs = programs::all()?;
+    let mut boots = Vec::new();
     for arch in [Arch::X86_64, Arch::Arm64] {
         let mut of_arch = chosen.iter().filter(|kernel| kernel.arch == arch).peekable();
         if of_arch.peek().is_none() {
             continue;
         }
         let mut guests = Guests::prepare(arch, update)?;
+        let built: Vec<&str> = guests.built.tests.iter().map(|(name, _)| name.as_str()).collect();
+        ensure!(
+            built == programs.iter().map(|program| &program.name).collect::<Vec<_>>(),
+            "the programs of tests are not those that were built: {built:?}"
+        );
         for kernel in of_arch {
-            let commands = commands(kernel, &guests.built, depth)?;
-            queue.push((*kernel, commands, guests.guest(kernel)));
+            let guest = Arc::new(guests.guest(kernel));
+            let parts = parts(commands(kernel, &programs, depth));
+            let of = parts.len();
+            boots.extend(parts.into_iter().enumerate().map(|(number, commands)| Boot {
+                kernel,
+                guest: Arc::clone(&guest),
+                number,
+                of,
+                commands,
+            }));
         }
     }
     // Those with most to do first: the others then end at about the same time.
-    queue.sort_by_key(|(_, commands, _)| Reverse(commands.len()));
-    let queue = Mutex::new(VecDeque::from(queue));
+    boots.sort_by_key(|boot| Reverse(cost(&boot.commands)));
+    let queue = Mutex::new(VecDeque::from(boots));
+    let ran = Mutex::new(Vec::new());
     let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
-                loop {
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                    let Some((kernel, commands, guest)) = next else { break };
-                    let result = run_one(kernel, &commands, guest);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+                while let Some(boot) = locked(&queue).pop_front() {
+                    let (kernel, of) = (boot.kernel, boot.of);
+                    let boot = boot.run();
+                    let mut ran = locked(&ran);
+                    ran.push(boot);
+                    let (mut own, others): (Vec<_>, Vec<_>) =
+                        ran.drain(..).partition(|it| it.boot.kernel.name == kernel.name);
+                    *ran = others;
+                    if own.len() < of {
+                        ran.append(&mut own);
+                    } else {
+                        drop(ran);
+                        locked(&results).push(result_of(kernel, own));
+                    }
                 }
             });
         }
@@ -210,24 +176,84 @@ fn matrix(chosen: &[&'static Kernel], depth: Depth, update: bool) -> Result<Vec<
     Ok(results)
 }
 
-fn run_one(kernel: &'static Kernel, commands: &[GuestCommand], guest: Result<Guest>) -> GuestResult {
-    let started = Instant::now();
-    let ran = guest.and_then(|guest| Ok((guest.run(commands)?, guest)));
-    let (result, log) = match ran {
-        Ok((console, guest)) => {
-            let release = guest.unpacked.release.clone();
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One start of a guest, and all or a part of what is to be run in it.
+struct Boot {
+    kernel: &'static Kernel,
+    guest: Arc<Result<Guest>>,
+    number: usize,
+    /// How many starts there are.
+    of: usize,
+    commands: Vec<GuestCommand>,
+}
+
+/// One that is over.
+struct Ran {
+    boot: Boot,
+    console: Result<qemu::Console>,
+    elapsed: Duration,
+}
+
+impl Boot {
+    fn run(self) -> Ran {
+        let started = Instant::now();
+        let console = match &*self.guest {
+            Ok(guest) => guest.run(self.number, &self.commands),
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        Ran {
+            boot: self,
+            console,
+            elapsed: started.elapsed(),
+        }
+    }
+}
+
+/// What came of all boots of a guest.
+fn result_of(kernel: &'static Kernel, mut boots: Vec<Ran>) -> GuestResult {
+    boots.sort_by_key(|ran| ran.boot.number);
+    let elapsed = boots.iter().map(|ran| ran.elapsed).sum();
+    let guest = boots.first().map(|ran| Arc::clone(&ran.boot.guest));
+    let consoles: Result<Vec<_>> = boots.into_iter().map(|ran| ran.console).collect();
+    let (result, logs) = match (consoles, guest.as_deref()) {
+        (Ok(consoles), Some(Ok(guest))) => {
+            let logs = (0..consoles.len()).map(|number| guest.log(number)).collect();
+            let console = qemu::Console::of_all(consoles);
             (
-                GuestResult::new(kernel, release, &console, started.elapsed()),
-                Some(guest.log),
+                GuestResult::new(kernel, guest.unpacked.release.clone(), &console, elapsed),
+                logs,
             )
         }
-        Err(error) => (
-            GuestResult::not_run(kernel, &format!("{error:#}"), started.elapsed()),
-            None,
-        ),
+        (Err(error), _) => (GuestResult::not_run(kernel, &format!("{error:#}"), elapsed), Vec::new()),
+        (Ok(_), _) => (GuestResult::not_run(kernel, "it has no kernel", elapsed), Vec::new()),
     };
-    result.print(log.as_deref());
+    result.print(&logs);
     result
+}
+
+/// `commands` in two parts of about the same cost, if they are many: the last guest then does not run alone for long.
+fn parts(commands: Vec<GuestCommand>) -> Vec<Vec<GuestCommand>> {
+    /// Tests that are worth a boot.
+    const MANY: usize = 60;
+    let all = cost(&commands);
+    if all < MANY {
+        return vec![commands];
+    }
+    let mut parts = [Vec::new(), Vec::new()];
+    let mut before = 0;
+    for command in commands {
+        let part = usize::from(before >= all / 2);
+        before += command.tests;
+        parts[part].push(command);
+    }
+    parts.into()
+}
+
+fn cost(commands: &[GuestCommand]) -> usize {
+    commands.iter().map(|command| command.tests).sum()
 }
 
 /// What the guests of one architecture have in common.
@@ -261,176 +287,223 @@ impl Guests {
     }
 
     fn guest(&mut self, kernel: &'static Kernel) -> Result<Guest> {
-        let logs = self.root.join("log");
-        fs::create_dir_all(&logs)?;
+        fs::create_dir_all(self.root.join("log"))?;
         Ok(Guest {
-            arch: kernel.arch,
-            cpu: kernel.cpu,
+            kernel,
             unpacked: self.packages.kernel(kernel)?,
+            root: self.root.clone(),
             base: self.base.clone(),
-            initramfs: self.root.join(format!("{}.cpio", kernel.name)),
-            log: logs.join(format!("{}.log", kernel.name)),
         })
     }
 }
 
 /// One guest, ready to start.
 struct Guest {
-    arch: Arch,
-    cpu: Option<&'static str>,
+    kernel: &'static Kernel,
     unpacked: Unpacked,
+    /// Of all guests.
+    root: PathBuf,
     base: PathBuf,
-    initramfs: PathBuf,
-    log: PathBuf,
 }
 
 impl Guest {
+    /// What its console said in one boot.
+    fn log(&self, boot: usize) -> PathBuf {
+        self.root.join(format!("log/{}-{boot}.log", self.kernel.name))
+    }
+
     /// Boots it, runs the commands, and returns what the console said.
-    fn run(&self, commands: &[GuestCommand]) -> Result<qemu::Console> {
+    fn run(&self, boot: usize, commands: &[GuestCommand]) -> Result<qemu::Console> {
         let list: String = commands
             .iter()
-            .map(|(name, limit, command)| format!("{name}\t{}\t{command}\n", limit.as_secs()))
+            .map(|command| format!("{}\t{}\t{}\n", command.name, command.limit.as_secs(), command.line))
             .collect();
-        let limit = commands.iter().map(|(_, limit, _)| *limit).sum();
-        initramfs::write_guest(&self.initramfs, &self.base, &self.unpacked, &list)?;
+        let limit = commands.iter().map(|command| command.limit).sum();
+        let initramfs = self.root.join(format!("{}-{boot}.cpio", self.kernel.name));
+        initramfs::write_guest(&initramfs, &self.base, &self.unpacked, &list)?;
         let console = qemu::run(
-            self.arch,
-            self.cpu,
+            self.kernel.arch,
+            self.kernel.cpu,
             &self.unpacked.image,
-            &self.initramfs,
-            &self.log,
+            &initramfs,
+            &self.log(boot),
             limit,
         );
-        fs::remove_file(&self.initramfs)?;
+        fs::remove_file(&initramfs)?;
         console
     }
 }
 
-/// Name, time limit, and the command for the guest's shell.
-type GuestCommand = (String, Duration, String);
+/// A command for the guest's shell.
+struct GuestCommand {
+    name: String,
+    limit: Duration,
+    line: String,
+    /// How many tests it runs, about.
+    tests: usize,
+}
+
+impl GuestCommand {
+    /// One that runs no tests.
+    fn short(name: String, line: String) -> Self {
+        Self {
+            name,
+            limit: SHORT,
+            line,
+            tests: 0,
+        }
+    }
+}
 
 /// The checks of one guest.
-fn commands(kernel: &Kernel, built: &Built, depth: Depth) -> Result<Vec<GuestCommand>> {
+fn commands(kernel: &Kernel, programs: &[Program], depth: Depth) -> Vec<GuestCommand> {
     let analyzer = "imds-analyzer";
-    let mut commands = vec![(LAB.to_owned(), SHORT, format!("{analyzer} lab --format json"))];
+    let mut commands = vec![GuestCommand::short(
+        LAB.to_owned(),
+        format!("{analyzer} lab --format json"),
+    )];
     for owner in kernel.owners {
         let command = format!("{analyzer} check --format json --owner {owner}");
-        commands.push((format!("{CHECK}{owner}"), SHORT, command));
+        commands.push(GuestCommand::short(format!("{CHECK}{owner}"), command));
     }
     for owner in kernel.absent {
         let command = format!("{analyzer} watch --owner {owner} --duration 1s");
-        commands.push((format!("{ABSENT}{owner}"), SHORT, command));
+        commands.push(GuestCommand::short(format!("{ABSENT}{owner}"), command));
     }
     for lacked in kernel.lacks {
-        commands.push((format!("{LACKED}{}", lacked.test), SHORT, lacked.proof.to_owned()));
+        commands.push(GuestCommand::short(
+            format!("{LACKED}{}", lacked.test),
+            lacked.proof.to_owned(),
+        ));
     }
-    let lacked: String = kernel
-        .lacks
-        .iter()
-        .map(|lacked| format!(" --skip {}", lacked.test))
-        .collect();
-    let named = OF_HOOKS.iter().chain(&OF_KERNELS).chain(&OF_SYSTEMS).chain(&OF_WORDS);
-    for name in named.chain(&OF_SEND_TAP).chain(&OF_LEGACY_WIRE).chain([&LOAD, &OWNERS]) {
-        ensure!(
-            built.tests.iter().any(|(built, _)| built == name),
-            "there is no end-to-end test {name}"
-        );
-    }
-    let names: Vec<&str> = built
-        .tests
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .filter(|name| !OF_SYSTEMS.contains(name))
-        .collect();
-    let refusals = (REFUSALS.to_owned(), SHORT, format!("exec /tests/{REFUSALS}{lacked}"));
-    if !kernel.only.is_empty() {
-        for name in names.iter().filter(|name| kernel.only.contains(name)) {
-            commands.extend(
-                kernel
-                    .owners
-                    .iter()
-                    .map(|owner| test(name, owner, &format!("OWNER={owner}"), &lacked)),
-            );
+    let lacked: Vec<&str> = kernel.lacks.iter().map(|lacked| lacked.test).collect();
+    for program in programs {
+        let test = Tests {
+            kernel,
+            program,
+            lacked: &lacked,
+        };
+        if kernel.only_no_storage {
+            let owners = kernel.owners.iter().filter(|_| program.no_storage);
+            commands.extend(owners.map(|owner| test.command(owner, &format!("OWNER={owner}"), &[])));
+        } else {
+            commands.extend(test.with_wire_tap(depth));
+            commands.extend(test.with_send_tap(depth));
+            commands.extend(test.with_legacy_wire(depth));
         }
-        commands.push(refusals);
-        return Ok(commands);
     }
-    if kernel.tap == Tap::Wire {
-        for name in names.iter().filter(|name| !ONLY_OF_LEGACY.contains(name)) {
-            for owner in kernel.owners {
-                commands.extend(with_wire_tap(kernel, depth, name, owner, &lacked));
+    let refusals = format!("exec /tests/{REFUSALS}{}", skipping(&lacked));
+    commands.push(GuestCommand::short(REFUSALS.to_owned(), refusals));
+    commands
+}
+
+/// A program of tests in a guest.
+struct Tests<'a> {
+    kernel: &'a Kernel,
+    program: &'a Program,
+    /// Tests that are left out in this guest.
+    lacked: &'a [&'a str],
+}
+
+impl Tests<'_> {
+    /// With each sender hook with which it is to be run.
+    fn with_wire_tap(&self, depth: Depth) -> Vec<GuestCommand> {
+        let owners = self.kernel.owners.iter();
+        let (Tap::Wire, Some(place)) = (self.kernel.tap, self.program.place) else {
+            return Vec::new();
+        };
+        owners
+            .filter_map(|owner| {
+                let is_load = depth == Depth::Full && self.program.whole_load && self.kernel.load == Some(owner);
+                let load = if is_load { " FULL_LOAD=1" } else { "" };
+                let runs = is_load || self.runs(place, depth, owner);
+                runs.then(|| self.command(owner, &format!("OWNER={owner}{load}"), &[]))
+            })
+            .collect()
+    }
+
+    fn runs(&self, place: Place, depth: Depth, owner: &str) -> bool {
+        let (kernel, full) = (self.kernel, depth == Depth::Full);
+        let is_first = kernel.owners.first() == Some(&owner);
+        let is_quickest = full || kernel.name == QUICKEST;
+        let is_end = full || ENDS.contains(&kernel.name);
+        match place {
+            Place::Host => false,
+            Place::Full => full && is_first,
+            Place::Quickest => is_quickest && is_first,
+            Place::Ends => is_end && is_first,
+            Place::EveryKernel => is_first,
+            Place::Hooks => {
+                let mut oldest = kernels::ALL.iter().filter(|kernel| kernel.name == ENDS[0]);
+                let in_oldest = oldest.any(|oldest| oldest.owners.contains(&owner));
+                is_first || is_end && (full || kernel.name == ENDS[0] || !in_oldest)
             }
+            Place::EveryHook => true,
+            Place::Load => is_quickest && kernel.load == Some(owner),
         }
     }
-    for name in names.iter().filter(|name| ![LOAD, kernels::LEGACY_WIRE].contains(name)) {
-        commands.extend(with_send_tap(kernel, depth, name, &lacked));
+
+    /// With the send tap: without BTF on the oldest kernel, and with it where there is no other tap; both wherever they can
+    /// be if everything is run.
+    fn with_send_tap(&self, depth: Depth) -> Vec<GuestCommand> {
+        let (kernel, full) = (self.kernel, depth == Depth::Full);
+        let is_its_own = self.program.send_tap;
+        let is_for_it = match self.program.place {
+            None => is_its_own,
+            Some(place) => ![Place::Host, Place::Load].contains(&place),
+        };
+        if !is_for_it {
+            return Vec::new();
+        }
+        let skip = [&self.program.not_legacy[..], &self.program.not_send_tap].concat();
+        let has_btf = !kernel.without.contains(&BTF);
+        let shown = match kernel.tap {
+            Tap::Send => Some("kprobe"),
+            Tap::Wire => (is_its_own && full).then_some("send"),
+        };
+        let hidden = has_btf && (is_its_own && kernel.name == ENDS[0] || full && kernel.tap == Tap::Wire);
+        let environment = "OBJECT=legacy OWNER=kprobe";
+        let shown = shown.map(|kind| self.command(kind, environment, &skip));
+        let hidden = hidden.then(|| self.command("no-btf", &format!("{environment} NO_BTF=1"), &skip));
+        shown.into_iter().chain(hidden).collect()
     }
-    let has_packets = !kernel.lacks.iter().any(|lacked| lacked.test == kernels::LEGACY_WIRE);
-    for name in OF_LEGACY_WIRE.iter().filter(|_| has_packets) {
-        commands.extend(with_legacy_wire(kernel, depth, name, &lacked));
+
+    /// With the legacy object's wire tap, where there is one: all that is for it if everything is run, else what is for
+    /// nothing else, in the oldest guest. BTF is hidden where there is any.
+    fn with_legacy_wire(&self, depth: Depth) -> Option<GuestCommand> {
+        let is_its_own = self.program.place.is_none() && !self.program.send_tap;
+        let runs = self.program.packets
+            && !self.lacked.contains(&kernels::LEGACY_WIRE)
+            && (depth == Depth::Full || is_its_own && self.kernel.name == ENDS[0]);
+        let hidden = if self.kernel.without.contains(&BTF) {
+            ""
+        } else {
+            " NO_BTF=1"
+        };
+        let environment = format!("OBJECT={} OWNER=kprobe{hidden}", kernels::LEGACY_WIRE_OBJECT);
+        runs.then(|| self.command("packets", &environment, &self.program.not_legacy))
     }
-    commands.push(refusals);
-    Ok(commands)
+
+    /// One run of it.
+    fn command(&self, kind: &str, environment: &str, left_out: &[String]) -> GuestCommand {
+        let name = &self.program.name;
+        let skip = skipping(self.lacked) + &skipping(left_out);
+        let command = format!(
+            "IMDS_ANALYZER={} LACKS='{}' {environment} exec /tests/{name} --test-threads=1{skip}",
+            initramfs::WITH_OWNER,
+            kernels::GUESTS_LACK.join(" "),
+        );
+        GuestCommand {
+            name: format!("{name}/{kind}"),
+            limit: TESTS,
+            line: command,
+            tests: self.program.tests,
+        }
+    }
 }
 
-/// The program `name` with a sender hook, if it is to be run with that.
-fn with_wire_tap(kernel: &Kernel, depth: Depth, name: &str, owner: &str, skip: &str) -> Option<GuestCommand> {
-    let (is_first, has_load) = (kernel.owners.first() == Some(&owner), kernel.load == Some(owner));
-    let whole = depth == Depth::Full && name == WHOLE_LOAD && has_load;
-    let is_end = ENDS.contains(&kernel.name) || depth == Depth::Full;
-    let oldest = kernels::ALL.iter().find(|kernel| kernel.name == ENDS[0]);
-    let in_oldest = oldest.is_some_and(|oldest| oldest.owners.contains(&owner));
-    let is_first_place = is_end && (kernel.name == ENDS[0] || !in_oldest || depth == Depth::Full);
-    let runs = match name {
-        LOAD => has_load && (kernel.name == QUICKEST || depth == Depth::Full),
-        OWNERS => true,
-        _ if OF_HOOKS.contains(&name) => is_first || is_first_place,
-        _ if OF_KERNELS.contains(&name) => is_first && (is_end || name == TRUST) || whole,
-        _ if kernel.name == QUICKEST && !OF_WORDS.contains(&name) => is_first,
-        _ => is_first && depth == Depth::Full,
-    };
-    let load = if whole { " FULL_LOAD=1" } else { "" };
-    runs.then(|| test(name, owner, &format!("OWNER={owner}{load}"), skip))
-}
-
-/// The program `name` with the send tap: without BTF on the oldest kernel, and with it where there is no other tap; both
-/// wherever they can be if everything is run.
-fn with_send_tap(kernel: &Kernel, depth: Depth, name: &str, lacked: &str) -> Vec<GuestCommand> {
-    let skip = skipping(lacked, NOT_OF_LEGACY.iter().chain(&NOT_OF_SEND_TAP));
-    let is_its_own = OF_SEND_TAP.contains(&name);
-    let has_btf = !kernel.without.contains(&BTF);
-    let shown = match kernel.tap {
-        Tap::Send => Some("kprobe"),
-        Tap::Wire => (is_its_own && depth == Depth::Full).then_some("send"),
-    };
-    let hidden = has_btf && (is_its_own && kernel.name == ENDS[0] || depth == Depth::Full && kernel.tap == Tap::Wire);
-    let environment = "OBJECT=legacy OWNER=kprobe";
-    let shown = shown.map(|kind| test(name, kind, environment, &skip));
-    let hidden = hidden.then(|| test(name, "no-btf", &format!("{environment} NO_BTF=1"), &skip));
-    shown.into_iter().chain(hidden).collect()
-}
-
-/// The program `name` with the legacy object's wire tap: all that is for it if everything is run, else what is for nothing
-/// else, in the oldest guest. BTF is hidden where there is any.
-fn with_legacy_wire(kernel: &Kernel, depth: Depth, name: &str, lacked: &str) -> Option<GuestCommand> {
-    let in_oldest = name == kernels::LEGACY_WIRE && kernel.name == kernels::ALL[0].name;
-    let skip = skipping(lacked, &NOT_OF_LEGACY);
-    let hidden = if kernel.without.contains(&BTF) { "" } else { " NO_BTF=1" };
-    let environment = format!("OBJECT={} OWNER=kprobe{hidden}", kernels::LEGACY_WIRE_OBJECT);
-    (in_oldest || depth == Depth::Full).then(|| test(name, "packets", &environment, &skip))
-}
-
-fn skipping<'a>(skip: &str, tests: impl IntoIterator<Item = &'a &'a str>) -> String {
-    tests
-        .into_iter()
-        .fold(skip.to_owned(), |skip, test| format!("{skip} --skip {test}"))
-}
-
-/// One program of tests.
-fn test(name: &str, kind: &str, environment: &str, skip: &str) -> GuestCommand {
-    let analyzer = initramfs::WITH_OWNER;
-    let command = format!("IMDS_ANALYZER={analyzer} {environment} exec /tests/{name} --test-threads=1{skip}");
-    (format!("{name}/{kind}"), TESTS, command)
+fn skipping<T: std::fmt::Display>(tests: &[T]) -> String {
+    tests.iter().map(|test| format!(" --skip {test}")).collect()
 }
 
 /// Where cargo builds.

@@ -14,8 +14,8 @@ pub(crate) struct Kernel {
     pub(crate) packages: &'static [Pattern],
     /// The CPU, where it is another than usual.
     pub(crate) cpu: Option<&'static str>,
-    /// The programs of tests that are run, of those that there are; none for all.
-    pub(crate) only: &'static [&'static str],
+    /// Whether it is there for what happens without socket storage, and nothing else.
+    pub(crate) only_no_storage: bool,
     /// The tap that is used where none is asked for.
     pub(crate) tap: Tap,
     /// Features of `check` that are not to be found, beside the hooks in `absent`.
@@ -141,6 +141,9 @@ const LOCKDOWN: Absent = Absent {
     proof: "! test -e /sys/kernel/security/lockdown",
 };
 
+/// What no guest has, by the names that the tests have for it: a test that skips itself for another reason fails there.
+pub(crate) const GUESTS_LACK: [&str; 1] = ["tun"];
+
 /// tp_btf's tracepoint, `tcp_sendmsg_locked`, exists since 6.15.
 pub(crate) const ALL: [Kernel; 10] = [
     Kernel {
@@ -149,7 +152,7 @@ pub(crate) const ALL: [Kernel; 10] = [
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-5.10.0-", "-cloud-amd64")],
         cpu: None,
-        only: &[],
+        only_no_storage: false,
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "kprobe", "connect"],
@@ -163,7 +166,7 @@ pub(crate) const ALL: [Kernel; 10] = [
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.1.0-", "-cloud-amd64")],
         cpu: None,
-        only: &[],
+        only_no_storage: false,
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "kprobe", "connect"],
@@ -177,7 +180,7 @@ pub(crate) const ALL: [Kernel; 10] = [
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-amd64")],
         cpu: None,
-        only: &[],
+        only_no_storage: false,
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "kprobe", "connect"],
@@ -194,7 +197,7 @@ pub(crate) const ALL: [Kernel; 10] = [
             pattern("linux-modules-7.", "-cloud-amd64"),
         ],
         cpu: None,
-        only: &[],
+        only_no_storage: false,
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "tp_btf", "kprobe", "connect"],
@@ -212,7 +215,7 @@ pub(crate) const ALL: [Kernel; 10] = [
             pattern("linux-modules-7.", "-cloud-amd64"),
         ],
         cpu: Some("qemu64,-cx16"),
-        only: &["trust", "verdicts"],
+        only_no_storage: true,
         tap: Tap::Wire,
         without: &[],
         owners: &["tp_btf"],
@@ -230,7 +233,7 @@ pub(crate) const ALL: [Kernel; 10] = [
             pattern("linux-modules-4.15.0-", "-aws"),
         ],
         cpu: None,
-        only: &[],
+        only_no_storage: false,
         tap: Tap::Send,
         without: &["BTF", "ring buffer", "kprobe tcp_sendmsg_locked"],
         owners: &["kprobe"],
@@ -256,7 +259,7 @@ pub(crate) const ALL: [Kernel; 10] = [
             pattern("linux-modules-5.4.0-", "-aws"),
         ],
         cpu: None,
-        only: &[],
+        only_no_storage: false,
         tap: Tap::Send,
         without: &["ring buffer"],
         owners: &["kprobe"],
@@ -274,7 +277,7 @@ pub(crate) const ALL: [Kernel; 10] = [
             pattern("linux-modules-5.8.0-", "-aws"),
         ],
         cpu: None,
-        only: &[],
+        only_no_storage: false,
         tap: Tap::Send,
         without: &["BTF"],
         owners: &["kprobe"],
@@ -290,7 +293,7 @@ pub(crate) const ALL: [Kernel; 10] = [
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.1.0-", "-cloud-arm64")],
         cpu: None,
-        only: &[],
+        only_no_storage: false,
         tap: Tap::Wire,
         without: &[],
         owners: &["kprobe", "connect"],
@@ -304,7 +307,7 @@ pub(crate) const ALL: [Kernel; 10] = [
         distribution: Distribution::Debian,
         packages: &[pattern("linux-image-6.12.", "+deb12-cloud-arm64")],
         cpu: None,
-        only: &[],
+        only_no_storage: false,
         tap: Tap::Wire,
         without: &[],
         owners: &["fentry", "kprobe", "connect"],
@@ -439,7 +442,7 @@ mod tests {
 
     #[test]
     fn every_owner_hook_is_either_there_or_absent() {
-        for kernel in ALL.iter().filter(|kernel| kernel.only.is_empty()) {
+        for kernel in ALL.iter().filter(|kernel| !kernel.only_no_storage) {
             for owner in ["fentry", "tp_btf", "kprobe", "connect"] {
                 let (there, absent) = (kernel.owners.contains(&owner), kernel.absent.contains(&owner));
                 assert!(there != absent, "{owner} on {}", kernel.name);

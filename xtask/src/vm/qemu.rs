@@ -31,6 +31,20 @@ pub(crate) struct Console {
 }
 
 impl Console {
+    /// What all boots of a guest said.
+    pub(crate) fn of_all(boots: Vec<Self>) -> Self {
+        let mut all = Self {
+            done: true,
+            ..Self::default()
+        };
+        for boot in boots {
+            all.results.extend(boot.results);
+            all.unfinished = all.unfinished.or(boot.unfinished);
+            all.done &= boot.done;
+        }
+        all
+    }
+
     /// What the commands printed.
     pub(crate) fn print(&self) {
         for ended in &self.results {
@@ -48,6 +62,7 @@ impl Console {
 pub(crate) struct Ended {
     pub(crate) name: String,
     pub(crate) code: i32,
+    pub(crate) seconds: f64,
     pub(crate) output: Vec<String>,
 }
 
@@ -175,6 +190,7 @@ fn parse(text: &str) -> Console {
                 console.results.push(Ended {
                     name: name.to_owned(),
                     code: words.next().and_then(|code| code.parse().ok()).unwrap_or(-1),
+                    seconds: words.next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.0),
                     output: std::mem::take(&mut output),
                 });
             }
@@ -197,11 +213,18 @@ mod tests {
         let results: Vec<_> = console
             .results
             .iter()
-            .map(|ended| (ended.name.as_str(), ended.code, ended.output.join(" ")))
+            .map(|ended| (ended.name.as_str(), ended.code, ended.seconds, ended.output.join(" ")))
             .collect();
-        assert_eq!(results, [("a", 0, "one two".to_owned()), ("b", 4, String::new())]);
+        assert_eq!(
+            results,
+            [("a", 0, 0.12, "one two".to_owned()), ("b", 4, 1.0, String::new())]
+        );
         assert_eq!(console.unfinished.as_deref(), Some("c"));
         assert!(!console.done);
-        assert!(parse("@vm done\r\n").done);
+        let done = parse("@vm done\r\n");
+        assert!(done.done);
+        let both = Console::of_all(vec![console, done]);
+        assert_eq!((both.results.len(), both.done), (2, false));
+        assert_eq!(both.unfinished.as_deref(), Some("c"));
     }
 }

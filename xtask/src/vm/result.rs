@@ -1,6 +1,6 @@
 //! What came of a guest, and the table of all.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::{
     kernels::Kernel,
     qemu::{Console, Ended},
 };
-use crate::step::Tests;
+use crate::step::{Counter, Tests};
 
 /// `check` on a host that cannot do what is asked for.
 const CANNOT_RUN: i32 = 4;
@@ -22,6 +22,8 @@ pub(crate) struct GuestResult {
     /// The owner hooks with which tests passed.
     owners: Vec<&'static str>,
     tests: Tests,
+    /// Names of commands, and the seconds they took.
+    times: Vec<(String, f64)>,
     programs: Vec<Program>,
     /// In words; none is a success.
     problems: Vec<String>,
@@ -44,6 +46,7 @@ impl GuestResult {
             release: "-".to_owned(),
             owners: Vec::new(),
             tests: Tests::default(),
+            times: Vec::new(),
             programs: Vec::new(),
             problems: vec![why.to_owned()],
             elapsed,
@@ -66,6 +69,7 @@ impl GuestResult {
             result.problems.push("stopped".to_owned());
         }
         for ended in &console.results {
+            result.times.push((ended.name.clone(), ended.seconds));
             if let Err(problem) = result.take(kernel, ended) {
                 result.problems.push(format!("{}: {problem}", ended.name));
                 // What it said is the way to the reason.
@@ -85,7 +89,12 @@ impl GuestResult {
             LAB => lab(ended),
             name if name.starts_with(CHECK) => self.check(kernel, ended),
             name if name.starts_with(ABSENT) => ended_with(ended, CANNOT_RUN),
-            name if name == REFUSALS || name.starts_with(LACKED) => ended_with(ended, 0),
+            REFUSALS => ended_with(ended, 0),
+            name if name.starts_with(LACKED) => {
+                ended_with(ended, 0)?;
+                self.tests.skipped += 1;
+                Ok(())
+            }
             _ => self.tests(kernel, ended),
         }
     }
@@ -128,10 +137,12 @@ impl GuestResult {
     }
 
     fn tests(&mut self, kernel: &Kernel, ended: &Ended) -> Result<(), String> {
-        let mut tests = Tests::default();
-        for line in &ended.output {
-            tests.add(Tests::from_result_line(line).unwrap_or_default());
+        let mut counter = Counter::default();
+        ended.output.iter().for_each(|line| counter.line(line));
+        for skip in &counter.skips {
+            println!("  kernel {}, {}: skipped: {skip}", kernel.name, ended.name);
         }
+        let tests = counter.tests;
         self.tests.add(tests);
         ended_with(ended, 0)?;
         if tests.failed > 0 || tests.passed == 0 {
@@ -151,18 +162,19 @@ impl GuestResult {
     }
 
     /// What there is to say when the guest is off.
-    pub(crate) fn print(&self, log: Option<&Path>) {
+    pub(crate) fn print(&self, logs: &[PathBuf]) {
         println!("\n== kernel {} ({})", self.name, self.release);
         for problem in &self.problems {
             println!("  FAILED: {problem}");
         }
-        if let (false, Some(log)) = (self.problems.is_empty(), log) {
+        for log in logs.iter().filter(|_| !self.problems.is_empty()) {
             println!("  console: {}", log.display());
         }
         println!(
-            "  {} passed, {} failed in {:.1} s",
+            "  {} passed, {} failed, {} skipped in {:.1} s",
             self.tests.passed,
             self.tests.failed,
+            self.tests.skipped,
             self.elapsed.as_secs_f64()
         );
     }
@@ -211,8 +223,8 @@ fn json(ended: &Ended) -> impl Iterator<Item = Value> {
 /// Prints what came of all guests; the sum of their tests, and whether all is well.
 pub(crate) fn table(results: &[GuestResult]) -> (Tests, bool) {
     println!(
-        "\n{:<11} {:<28} {:<30} {:<7} {:>6} {:>6} {:>8} {:>8}",
-        "kernel", "release", "owner hooks", "result", "passed", "failed", "load ms", "seconds"
+        "\n{:<11} {:<28} {:<30} {:<7} {:>6} {:>6} {:>7} {:>8} {:>8}",
+        "kernel", "release", "owner hooks", "result", "passed", "failed", "skipped", "load ms", "seconds"
     );
     let mut total = Tests::default();
     let mut failed = results.is_empty();
@@ -226,19 +238,49 @@ pub(crate) fn table(results: &[GuestResult]) -> (Tests, bool) {
         }
         total.add(tests);
         println!(
-            "{:<11} {:<28} {:<30} {:<7} {:>6} {:>6} {:>8.1} {:>8.1}",
+            "{:<11} {:<28} {:<30} {:<7} {:>6} {:>6} {:>7} {:>8.1} {:>8.1}",
             result.name,
             result.release,
             result.owners.join(" "),
             if ok { "ok" } else { "FAILED" },
             tests.passed,
             tests.failed,
+            tests.skipped,
             result.programs.iter().map(|program| program.load_ms).sum::<f64>(),
             result.elapsed.as_secs_f64(),
         );
     }
     instructions(results);
+    times(results);
     (total, !failed)
+}
+
+/// Where the time goes: seconds of each program of tests in each guest, with all hooks together; the longest first.
+fn times(results: &[GuestResult]) {
+    let mut programs: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (column, result) in results.iter().enumerate() {
+        for (name, seconds) in &result.times {
+            let program = name.split('/').next().unwrap_or(name);
+            programs.entry(program).or_insert_with(|| vec![0.0; results.len()])[column] += seconds;
+        }
+    }
+    let mut programs: Vec<(f64, &str, Vec<f64>)> = programs
+        .into_iter()
+        .map(|(name, seconds)| (seconds.iter().sum(), name, seconds))
+        .collect();
+    programs.sort_by(|a, b| b.0.total_cmp(&a.0));
+    print!("\n{:<24}", "seconds in guests");
+    for result in results {
+        print!(" {:>9}", result.name);
+    }
+    println!(" {:>9}", "all");
+    for (all, name, seconds) in programs {
+        print!("{name:<24}");
+        for seconds in seconds {
+            print!(" {seconds:>9.1}");
+        }
+        println!(" {all:>9.1}");
+    }
 }
 
 /// Verified instructions of each program on each kernel (reported since 5.16), or whether it is attached at all.

@@ -1,0 +1,157 @@
+//! A process that writes records to stdout, and a line beginning with `ready` to stderr.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{DEADLINE, Ended, requests};
+
+/// Killed when dropped.
+pub(super) struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    stderr: Option<JoinHandle<String>>,
+    /// The lines of stdout so far.
+    pub(super) seen: Vec<String>,
+}
+
+impl Running {
+    /// Starts `command`, and waits until it is ready.
+    pub(super) fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (send_line, lines) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if send_line.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let (send_ready, ready) = channel();
+        let stderr = thread::spawn(move || {
+            let mut all = String::new();
+            loop {
+                let mut line = String::new();
+                match stderr.read_line(&mut line) {
+                    Ok(n) if n > 0 => {
+                        if line.starts_with("ready") {
+                            let _ = send_ready.send(());
+                        }
+                        all.push_str(&line);
+                    }
+                    _ => return all,
+                }
+            }
+        });
+        if ready.recv_timeout(DEADLINE).is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("{command:?} did not get ready:\n{}", stderr.join().unwrap_or_default());
+        }
+        Self {
+            child,
+            lines,
+            stderr: Some(stderr),
+            seen: Vec::new(),
+        }
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The lines of stdout so far.
+    pub(super) fn so_far(&mut self) -> &[String] {
+        self.seen.extend(self.lines.try_iter());
+        &self.seen
+    }
+
+    /// Waits for the next line of stdout, of whatever kind.
+    pub(super) fn next_line(&mut self) -> String {
+        let line = self.lines.recv_timeout(DEADLINE).expect("a line in time");
+        self.seen.push(line.clone());
+        line
+    }
+
+    /// Waits until `enough` of the request records from line `from` on that `keep` takes; these, and whether it was in time.
+    pub(super) fn wait_until(
+        &mut self,
+        from: usize,
+        time: Duration,
+        keep: impl Fn(&Value) -> bool,
+        enough: impl Fn(&[Value]) -> bool,
+    ) -> (Vec<Value>, bool) {
+        let deadline = Instant::now() + time;
+        let mut records = Vec::new();
+        let mut read = from;
+        loop {
+            // All there is before the next look, which may be long.
+            self.seen.extend(self.lines.try_iter());
+            records.extend(requests(&self.seen[read..]).into_iter().filter(&keep));
+            read = self.seen.len();
+            if enough(&records) {
+                return (records, true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Timeout) => return (records, false),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let ended = self.finish();
+                    panic!("the analyzer ended early: {ended:#?}");
+                }
+            }
+        }
+    }
+
+    pub(super) fn signal(&self, signal: i32) {
+        // SAFETY: our own child, which has not been waited for.
+        unsafe { libc::kill(self.pid() as i32, signal) };
+    }
+
+    /// Waits for its end, and collects what it wrote.
+    pub(super) fn finish(&mut self) -> Ended {
+        let deadline = Instant::now() + DEADLINE;
+        let status = loop {
+            match self.child.try_wait().expect("our own child") {
+                Some(status) => break status,
+                None => assert!(Instant::now() < deadline, "the analyzer does not end"),
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
+            self.seen.push(line);
+        }
+        let stderr = self
+            .stderr
+            .take()
+            .map(|thread| thread.join().expect("reader"))
+            .unwrap_or_default();
+        Ended {
+            code: status.code(),
+            stdout: std::mem::take(&mut self.seen),
+            stderr,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended already is past both.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

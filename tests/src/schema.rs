@@ -1,0 +1,28 @@
+//! The schema that the analyzer prints, and records held against it.
+
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::imds_analyzer;
+
+static SCHEMA: OnceLock<jsonschema::Validator> = OnceLock::new();
+
+/// What `imds-analyzer schema` prints.
+pub fn schema() -> &'static jsonschema::Validator {
+    SCHEMA.get_or_init(|| {
+        let schema = serde_json::from_str(&imds_analyzer(&["schema"]).stdout).expect("JSON");
+        jsonschema::validator_for(&schema).expect("a schema")
+    })
+}
+
+/// Whether tests of this program hold records against the schema.
+pub(crate) fn is_in_use() -> bool {
+    SCHEMA.get().is_some()
+}
+
+/// Fails unless `record` is as the schema says.
+pub fn fits_schema(record: &Value) {
+    let errors: Vec<_> = schema().iter_errors(record).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:#?} in {record:#}");
+}
