@@ -5,6 +5,7 @@ use std::{
     env,
     error::Error,
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -39,9 +40,12 @@ fn build() -> Result<(), Box<dyn Error>> {
     rerun_if_changed(&toolchain.rustc);
     rerun_if_changed(&toolchain.linker);
 
-    let target_dir = PathBuf::from(variable("OUT_DIR")?).join("bpf");
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let arch = text("CARGO_CFG_TARGET_ARCH")?;
+    // One directory for all profiles: what the objects depend on is compiled once, and not for each of them.
+    let target_dir = toolchain::bpf_target_dir(target_dir(&out)?, &arch);
     let output = toolchain
-        .cargo("build", &host, workspace, target, &text("CARGO_CFG_TARGET_ARCH")?)
+        .cargo("build", &host, workspace, target, &arch)
         .args([
             "--quiet",
             "--locked",
@@ -66,10 +70,22 @@ fn build() -> Result<(), Box<dyn Error>> {
     }
 
     for (object, variable) in OBJECTS {
-        let path = target_dir.join(target).join("bpf").join(object);
+        let path = out.join(object);
+        fs::copy(target_dir.join(target).join("bpf").join(object), &path)
+            .map_err(|error| format!("cannot copy the eBPF object to {}: {error}", path.display()))?;
         println!("cargo::rustc-env={variable}={}", path.display());
     }
     Ok(())
+}
+
+/// The target directory of this build. `OUT_DIR` is `build/PACKAGE/out` in it, behind the profile and, if one was asked
+/// for, the target.
+fn target_dir(out: &Path) -> Result<&Path, String> {
+    let dir = out.ancestors().nth(4).ok_or("OUT_DIR is not in a target directory")?;
+    match dir.parent() {
+        Some(parent) if dir.file_name() == env::var_os("TARGET").as_deref() => Ok(parent),
+        _ => Ok(dir),
+    }
 }
 
 fn rerun_if_changed(path: &Path) {

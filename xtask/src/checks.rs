@@ -14,7 +14,7 @@ use crate::{
     object::{self, For},
     setup,
     step::{self, Beside, Outcome, Row, Tests},
-    toolchain::{Core, Host, Toolchain},
+    toolchain::{self, Core, Host, Toolchain},
     vm::{
         self,
         result::{self, GuestResult},
@@ -125,7 +125,8 @@ fn kernel_lints(workspace: &Path) -> Result<Row> {
     let mut command = toolchain.cargo("check", &host, workspace, setup::target(), std::env::consts::ARCH);
     command
         .args(["--quiet", "--locked", "--profile", "bpf", "--package", "imds-analyzer-ebpf"])
-        .args(["--target-dir", "target/bpf-lints"])
+        .arg("--target-dir")
+        .arg(toolchain::bpf_target_dir(&workspace.join("target"), std::env::consts::ARCH))
         // As `cargo clippy` does it, which knows only its own driver.
         .env("RUSTC_WORKSPACE_WRAPPER", DRIVER)
         .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");

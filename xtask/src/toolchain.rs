@@ -23,6 +23,11 @@ pub(crate) fn bpf_target(endian: &str) -> &'static str {
     }
 }
 
+/// Where the objects for hosts of `arch` are compiled, below cargo's target directory.
+pub(crate) fn bpf_target_dir(target_dir: &Path, arch: &str) -> PathBuf {
+    target_dir.join("ebpf").join(arch)
+}
+
 /// A rustc and a bpf-linker that fit together.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Toolchain {
