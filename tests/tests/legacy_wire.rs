@@ -31,7 +31,7 @@ fn can_run() -> bool {
         return true;
     }
     assert_eq!(check.code, Some(4), "{check:#?}");
-    let why = ["In the way: kprobe events", "does not let packets be passed on"];
+    let why = ["Missing: kprobe events", "does not let packets be passed on"];
     assert!(why.iter().any(|why| check.stdout.contains(why)), "{check:#?}");
     let send_tap = imds_analyzer(&["check", "--object", "legacy"]);
     assert!(send_tap.code == Some(0) || check.stdout.contains(why[0]), "{check:#?}");

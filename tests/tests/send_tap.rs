@@ -34,7 +34,7 @@ fn can_run() -> bool {
         return true;
     }
     assert_eq!(check.code, Some(4), "{check:#?}");
-    assert!(check.stdout.contains("In the way: kprobe events"), "{check:#?}");
+    assert!(check.stdout.contains("Missing: kprobe events"), "{check:#?}");
     false
 }
 
