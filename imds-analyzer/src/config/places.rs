@@ -1,4 +1,4 @@
-//! Whether the places that a configuration names are safe to write to.
+//! Checks that the paths in a configuration are safe to write to.
 
 use std::{fs, path::Path};
 
@@ -6,12 +6,12 @@ use super::Config;
 use crate::place::{self, Trust};
 
 impl Config {
-    /// Looks at the directories that are to be written, as they are now: they may be others when they are written, and are looked
-    /// at again then.
+    /// Checks the directories to write to as they are now. They are checked again before each write, because they may
+    /// change.
     ///
     /// # Errors
     ///
-    /// When another user could take files away or put others in their place, with the key and a remedy.
+    /// When another user could remove or replace files there; with the key and a remedy.
     pub(crate) fn check_places(&self, trust: Trust) -> Result<(), String> {
         only_ours("runtime_dir", &self.runtime_dir, trust)?;
         if self.log.enabled {
@@ -25,14 +25,13 @@ impl Config {
         let Some(textfile) = &self.metrics.textfile else {
             return Ok(());
         };
-        // Its directory may be another user's, node_exporter's perhaps: nothing there is followed or written through.
+        // Its directory may belong to another user, such as node_exporter's: no link there is followed.
         let place = place::walk(textfile.parent().unwrap_or(textfile), trust);
         if let (Err(error), Some(distrust)) = (place.directory, place.distrust)
             && error.kind() == std::io::ErrorKind::PermissionDenied
         {
             return Err(format!(
-                "metrics.textfile: {distrust}, who could lead the way to it elsewhere by a link; name a directory that no link \
-                 leads to"
+                "metrics.textfile: {distrust}, who could redirect the path with a link; choose a path without links"
             ));
         }
         if fs::symlink_metadata(textfile).is_ok_and(|found| found.is_dir()) {
@@ -45,8 +44,8 @@ impl Config {
 fn only_ours(key: &str, directory: &Path, trust: Trust) -> Result<(), String> {
     match place::walk(directory, trust).distrust {
         Some(distrust) => Err(format!(
-            "{key}: {distrust}: files in there could be removed or replaced by others; choose a directory that root owns and \
-             root alone can write"
+            "{key}: {distrust}: other users could remove or replace files there; choose a directory that belongs to root \
+             and that only root can write"
         )),
         None => Ok(()),
     }

@@ -1,10 +1,10 @@
-//! What the analyzer says about itself in one line, where there is a journal or a stream of text to say it in.
+//! Notices as one line of text, for the journal and text streams.
 
 use std::fmt::Write as _;
 
 use super::{Notice, layout::foreign, notice::Folded};
 
-/// Columns of text that others control.
+/// Maximum columns of text from other processes.
 const WIDTH: usize = 256;
 
 /// One line without its end.
@@ -12,7 +12,7 @@ pub(super) fn describe(notice: &Notice<'_>) -> String {
     match notice {
         Notice::Start { kernel, hooks } => {
             let mut text = format!(
-                "imds-analyzer {} has attached on {}:",
+                "imds-analyzer {} attached on {}:",
                 env!("CARGO_PKG_VERSION"),
                 foreign(kernel, WIDTH)
             );
@@ -49,7 +49,7 @@ pub(super) fn describe(notice: &Notice<'_>) -> String {
 
 fn rate_limited(folded: &Folded) -> String {
     let counts = folded.counts;
-    let mut text = format!("not written in full: {} calls", counts.sum());
+    let mut text = format!("rate-limited: {} calls", counts.sum());
     // Writing to a String does not fail.
     let _ = write!(
         text,
