@@ -1,7 +1,7 @@
-//! The few rtnetlink requests the lab needs: a link up, an address, a route, a veth pair. Written out here, because a
-//! netlink library would be larger than the rest of the lab.
+//! The few rtnetlink requests that a network namespace of our own needs: a link up, an address, a route, a veth pair.
+//! Written out here: four messages are less to read and to build than a crate with types for all of rtnetlink.
 //!
-//! Everything acts on the network namespace of the calling thread, that of the moment [`Netlink::open`] is called.
+//! Everything acts on the network namespace that the calling thread is in when it calls [`Netlink::open`].
 
 use std::{
     ffi::CString,

@@ -238,9 +238,9 @@ pub fn attach(program: std::os::fd::BorrowedFd<'_>, id: u64) -> io::Result<Owned
     }
     // SAFETY: a new descriptor that nobody else has.
     let perf = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
-    // SAFETY: both descriptors are open.
+    // SAFETY: both descriptors are open, and the request takes a descriptor by value.
     let set = unsafe { libc::ioctl(fd, PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()) };
-    // SAFETY: as above.
+    // SAFETY: the descriptor is open, and the request takes a number by value.
     if set < 0 || unsafe { libc::ioctl(perf.as_fd().as_raw_fd(), PERF_EVENT_IOC_ENABLE, 0) } < 0 {
         return Err(io::Error::last_os_error());
     }

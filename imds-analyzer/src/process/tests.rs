@@ -9,6 +9,7 @@ use std::{
 };
 
 use imds_analyzer_ebpf::abi::{self, ANCESTORS_MAX, Ancestor, COMM_LEN, Owner, Paths, Task, path_flags};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use zerocopy::FromZeros as _;
 
 use super::{Resolver, ResolverSettings, cgroup::Hierarchies};
@@ -44,9 +45,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let group = i32::try_from(self.0.id()).unwrap();
-        // SAFETY: kill takes no pointers; the group is that of a child of ours that was not waited for yet.
-        let _result = unsafe { libc::kill(-group, libc::SIGKILL) };
+        // The group is that of a child that was not waited for yet; it may have ended.
+        let _ended = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         self.0.wait().unwrap();
     }
 }
@@ -783,8 +783,7 @@ fn a_shell_that_executes_a_shell_is_another_ancestor() {
     };
     assert!(parent(&mut resolver, 1).contains("trap"));
     assert!(parent(&mut resolver, 2).contains("trap"));
-    // SAFETY: kill takes no pointers; a child of ours that was not waited for.
-    unsafe { libc::kill(i32::try_from(pid).unwrap(), libc::SIGUSR1) };
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::USR1).unwrap();
     until_it_runs(pid, b"sh\0-c\0sleep 60; :\0second\0");
     assert_eq!(task(pid).comm, parent_as_seen.comm);
     assert_eq!(parent(&mut resolver, 3), "sh -c sleep 60; : second");
@@ -826,8 +825,7 @@ fn a_shell_that_becomes_something_else_was_a_shell() {
         resolver.resolve(&child).unwrap().ancestors.first().unwrap().clone()
     };
     let before = parent_of(1);
-    // SAFETY: kill takes no pointers; a child of ours that was not waited for.
-    unsafe { libc::kill(i32::try_from(pid).unwrap(), libc::SIGUSR1) };
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::USR1).unwrap();
     until_it_runs(pid, b"sleep\x0060\0");
     assert_eq!(
         parent_of(2),
