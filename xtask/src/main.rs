@@ -11,7 +11,6 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod checks;
-mod cross;
 mod dist;
 mod docs;
 mod guest;

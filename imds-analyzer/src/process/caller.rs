@@ -10,7 +10,7 @@ mod interpreter;
 mod tests;
 
 use self::interpreter::Runs;
-use super::{cgroup::Placement, network_helper};
+use super::{cgroup::Placement, network_helper, paths::DELETED};
 use crate::{
     event::{Ancestor, Container},
     sanitize,
@@ -24,8 +24,6 @@ const RUN_BY_MAX: usize = 128;
 const PATH_MAX: usize = 1024;
 /// Ancestors looked at for the one that runs the tool.
 const ANCESTORS_ASKED: usize = 16;
-/// What readlink of `/proc/<pid>/exe` puts behind the path of a file that is gone.
-pub(super) const DELETED: &str = " (deleted)";
 
 /// Programs that do what others tell them: which of these calls says little, who runs it says much.
 const TOOLS: [&str; 31] = [

@@ -6,11 +6,14 @@ use std::{ffi::CStr, io, mem::MaybeUninit, num::NonZeroUsize, ptr};
 use lru::LruCache;
 
 use super::helper::{Helper, PATIENCE};
+use crate::sanitize;
 
 /// Answers remembered, that there is no such user too.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Bytes of an entry at most.
 const ENTRY_MAX: usize = 16 << 10;
+/// Bytes of a user's name that are kept at most.
+const NAME_MAX: usize = 64;
 
 /// Asks, and remembers what was answered.
 #[derive(Debug)]
@@ -72,7 +75,12 @@ fn name_of(uid: u32) -> io::Result<Option<String>> {
     }
     // SAFETY: a terminated string in `text`, which is still there.
     let name = unsafe { CStr::from_ptr(name) };
-    Ok(Some(super::users::shown(name.to_bytes())))
+    Ok(Some(shown(name.to_bytes())))
+}
+
+/// A user's name as it is kept.
+pub(super) fn shown(name: &[u8]) -> String {
+    sanitize::lossy(name, NAME_MAX)
 }
 
 #[cfg(test)]

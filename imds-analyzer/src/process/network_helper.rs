@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
 };
 
-use super::caller::DELETED;
+use super::paths::DELETED;
 use crate::host::proc::is_gone;
 
 /// Names of their executables.

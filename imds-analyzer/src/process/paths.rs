@@ -2,7 +2,8 @@
 
 use imds_analyzer_ebpf::abi::{Paths, path_flags};
 
-use super::caller::DELETED;
+/// What readlink of `/proc/<pid>/exe` puts behind the path of a file that is gone.
+pub(super) const DELETED: &str = " (deleted)";
 
 /// Those that were read up to their root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,13 +8,11 @@ use std::{
     time::SystemTime,
 };
 
-use super::name_service::NameService;
-use crate::{event::User, sanitize};
+use super::name_service::{NameService, shown};
+use crate::event::User;
 
 /// Bytes of the file that are read at most.
 const FILE_MAX: u64 = 4 << 20;
-/// Bytes of a user's name that are kept at most.
-const NAME_MAX: usize = 64;
 
 /// Numeric user ids and their names, as of the file's last change.
 #[derive(Debug)]
@@ -60,11 +58,6 @@ impl Users {
             name: name.or_else(|| self.name_service.as_mut()?.name(uid)),
         }
     }
-}
-
-/// A name as it is kept.
-pub(super) fn shown(name: &[u8]) -> String {
-    sanitize::lossy(name, NAME_MAX)
 }
 
 /// passwd(5): `name:password:uid:...`; of two names with one id the first counts, as in getpwuid(3).
