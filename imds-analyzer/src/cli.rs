@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use crate::{
     choice::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice, StdoutFormat},
     exit_code::ExitCode,
+    kernel::budget::KernelBudget,
     lab::Tokens,
     secrets::ArgsMode,
-    settings::Budget,
 };
 
 mod generate;
@@ -173,7 +173,7 @@ pub struct WatchArgs {
 
     /// Calls a second of one user that are shown, five times as many at once; what is more is counted, and the
     /// summary says how many. 0 is no limit
-    #[arg(long, value_name = "N", default_value_t = Budget::default().rate, help_heading = "How it works")]
+    #[arg(long, value_name = "N", default_value_t = KernelBudget::default().rate, help_heading = "How it works")]
     pub kernel_rate: u32,
 
     /// Run this command, watch only it and its children, and stop when it ends

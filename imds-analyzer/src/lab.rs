@@ -15,8 +15,8 @@ mod imds;
 mod topology;
 mod tour;
 
-pub use imds::{Answered, IPV4, IPV6, Options, Server, Tokens};
 pub use crate::host::namespace::NetNs;
+pub use imds::{Answered, IPV4, IPV6, Options, Server, Tokens};
 pub use topology::Lab;
 pub use tour::{Step, StepOutcome, Tour};
 
