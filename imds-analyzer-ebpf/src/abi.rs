@@ -4,6 +4,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Bytes of masked head that travel with a request at most.
+pub use crate::classify::CAPTURE_MAX;
 use crate::classify::{Method, PathClass, Reason, Verdict};
 
 pub mod send;
@@ -35,8 +37,6 @@ pub const ARGV_MAX: usize = 4096;
 pub const ARGV_SHORT: usize = 512;
 /// Ancestors recorded in the kernel at most; deeper chains are continued from /proc.
 pub const ANCESTORS_MAX: usize = 24;
-/// Bytes of masked head that travel with a request at most.
-pub const CAPTURE_MAX: usize = 1024;
 /// Most heads' capture fits here.
 pub const CAPTURE_SHORT: usize = 256;
 /// Bytes of paths that travel with an announced process at most: the names of all three.

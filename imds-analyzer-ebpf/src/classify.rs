@@ -36,7 +36,7 @@ mod path;
 mod vocabulary;
 
 pub use self::{
-    capture::Capture,
+    capture::{Capture, SIZE as CAPTURE_MAX},
     vocabulary::{Method, PathClass, Reason, Verdict, Version, facts},
 };
 use self::{

@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use crate::{
     choice::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice, StdoutFormat},
     exit_code::ExitCode,
+    kernel::budget::KernelBudget,
     lab::Tokens,
     secrets::ArgsMode,
-    settings::Budget,
 };
 
 mod generate;
@@ -170,7 +170,7 @@ pub struct WatchArgs {
     pub name_service: bool,
 
     /// Show at most N calls per second of one user, in bursts of 5 N; the rest is only counted. 0: no limit
-    #[arg(long, value_name = "N", default_value_t = Budget::default().rate, help_heading = "How it works")]
+    #[arg(long, value_name = "N", default_value_t = KernelBudget::default().rate, help_heading = "How it works")]
     pub kernel_rate: u32,
 
     /// Run this command, watch only it and its children, and stop when it exits

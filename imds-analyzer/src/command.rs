@@ -6,7 +6,7 @@ use crate::{
     cli::{self, Cli, Command},
     console::{self, say},
     exit_code::ExitCode,
-    kernel::plan::Wanted,
+    kernel::{budget::KernelBudget, plan::Wanted},
     session::StartError,
     sink,
 };
@@ -50,6 +50,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Wanted {
                 object: args.object.into(),
                 owner: args.owner.into(),
+                budget: KernelBudget::default(),
             },
         ),
         Command::Lab(args) => lab::run(&args),

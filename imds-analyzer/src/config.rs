@@ -17,8 +17,8 @@ use serde::Deserialize;
 use crate::{
     choice::{OwnerChoice, StdoutFormat},
     cli::{self, DaemonArgs},
+    kernel::budget::KernelBudget,
     secrets::ArgsMode,
-    settings::Budget,
 };
 
 mod error;
@@ -164,7 +164,7 @@ impl Default for Metrics {
 
 impl Default for Limits {
     fn default() -> Self {
-        let kernel = Budget::default();
+        let kernel = KernelBudget::default();
         Self {
             window: Duration::from_secs(60),
             caller: 20,

@@ -2,9 +2,11 @@
 //! ([`plan`]), the object in the kernel ([`load`]), and the records that come out ([`stream`]).
 
 pub mod btf;
+pub mod budget;
 pub mod calibrate;
 pub mod cgroup;
 pub mod constants;
+pub mod diagnostics;
 pub mod features;
 pub mod load;
 pub mod offsets;

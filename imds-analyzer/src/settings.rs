@@ -8,38 +8,12 @@ use imds_analyzer_ebpf::{
 };
 
 use crate::{
-    choice::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice},
+    choice::{ColorChoice, FailCondition, Format},
     cli::WatchArgs,
     event::{Event, Process},
+    kernel::{budget::KernelBudget, plan::Wanted},
     secrets::ArgsMode,
 };
-
-/// Requests per second and burst; a rate of 0 means no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    pub rate: u32,
-    pub burst: u32,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            rate: 2000,
-            burst: 10_000,
-        }
-    }
-}
-
-impl Budget {
-    /// A budget of `rate` whose burst is in the default's proportion to it.
-    pub fn of_rate(rate: u32) -> Self {
-        let default = Self::default();
-        Self {
-            rate,
-            burst: rate.saturating_mul(default.burst / default.rate),
-        }
-    }
-}
 
 /// Settings of `watch`.
 #[derive(Clone, Debug)]
@@ -54,11 +28,9 @@ pub struct WatchSettings {
     /// Stop after this many requests that pass the filter.
     pub count: Option<NonZeroU64>,
     pub fail_on: FailOn,
-    pub owner: OwnerChoice,
-    pub object: ObjectChoice,
+    pub wanted: Wanted,
     pub args: ArgsMode,
     pub name_service: bool,
-    pub budget: Budget,
     pub command: Option<Command>,
 }
 
@@ -100,11 +72,13 @@ impl TryFrom<WatchArgs> for WatchSettings {
             duration: args.duration,
             count: args.count,
             fail_on: FailOn(args.fail_on),
-            owner: args.owner,
-            object: args.object,
+            wanted: Wanted {
+                object: args.object.into(),
+                owner: args.owner.into(),
+                budget: KernelBudget::of_rate(args.kernel_rate),
+            },
             args: args.args,
             name_service: args.name_service,
-            budget: Budget::of_rate(args.kernel_rate),
             command: command.next().map(|program| Command {
                 program,
                 args: command.collect(),

@@ -17,10 +17,10 @@ use serde_json::Value;
 
 use crate::{
     cargo,
-    cross::Cross,
     vm::{
         self,
         arch::Arch,
+        cross::Cross,
         packages::{self, Packages},
     },
 };
@@ -114,7 +114,10 @@ pub(crate) fn releases(arches: &[Arch]) -> Result<Vec<Release>> {
         let program = made.join(NAME);
         elf::split(&built, &program, &debug)?;
         let floor = elf::glibc_floor(&program)?;
-        ensure!(floor <= elf::version(crate::cross::GLIBC), "it needs glibc {floor:?}");
+        ensure!(
+            floor <= elf::version(crate::vm::cross::GLIBC),
+            "it needs glibc {floor:?}"
+        );
         elf::names_no_directory(&program)?;
         let size = fs::metadata(&program)?.len();
         ensure!(

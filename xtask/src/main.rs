@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod checks;
-mod cross;
+mod circles;
 mod dist;
 mod docs;
 mod guest;
@@ -67,6 +67,8 @@ enum Task {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Look for circles among modules
+    Circles,
     /// Write docs/kernels.md and the tables in other documents anew, from the code
     Docs,
     /// Build what is released into target/dist: programs against an old glibc, packages, checksums
@@ -141,6 +143,7 @@ fn run(task: Task) -> Result<ExitCode> {
             setup::vm_tools()?;
             vm::run(&kernels, depth(full), update, &command)
         }
+        Task::Circles => circles::run(&workspace).map(|()| ExitCode::SUCCESS),
         Task::Docs => {
             setup::toolchain()?;
             lab::build()?;

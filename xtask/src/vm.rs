@@ -31,6 +31,7 @@ use crate::vm::{
 pub(crate) mod arch;
 mod build;
 pub(crate) mod cpio;
+pub(crate) mod cross;
 pub(crate) mod initramfs;
 pub(crate) mod kernels;
 pub(crate) mod packages;

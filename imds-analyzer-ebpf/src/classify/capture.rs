@@ -5,7 +5,7 @@
 //! nobody has thought of included, is never kept.
 
 /// Bytes kept at most.
-pub(super) const SIZE: usize = crate::abi::CAPTURE_MAX;
+pub const SIZE: usize = 1024;
 
 /// The request line may take this much of it, so that room is left for the User-Agent.
 const REQUEST_LINE_SIZE: usize = SIZE - 256;

@@ -13,8 +13,8 @@ use crate::{
     kernel::plan::Wanted,
     lab::{self, Lab, Server, StepOutcome, Tour},
     secrets::ArgsMode,
-    session::{Flow, Options, Session, StartError},
-    settings::{Budget, FailOn, Filter},
+    session::{End, Flow, Options, Session, StartError},
+    settings::{FailOn, Filter},
 };
 
 pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
@@ -34,7 +34,6 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
         fail_on: FailOn::default(),
         count: None,
         quiet: false,
-        budget: Budget::default(),
         sink: console::stdout_sink(args.format, args.color, args.verbose),
     })?;
     say(format_args!("ready: {}", session.describe()));
@@ -42,46 +41,44 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
         "The lab's IMDS runs in a private network namespace on this host, so every call is marked `local`."
     ));
 
-    let mut flow = Flow::On;
+    let mut flow = Flow::Continue;
     for step in Tour::default().steps() {
-        if flow != Flow::On {
-            break;
-        }
         say(format_args!("\n# {}: {}", step.title, step.expect));
         let running = {
             let (lab, step) = (Arc::clone(&lab), *step);
             tokio::task::spawn_blocking(move || step.run(&lab))
         };
-        tokio::pin!(running);
-        let outcome = loop {
+        let stop = async {
             tokio::select! {
-                next = session.next() => {
-                    flow = next.context("cannot write the output")?;
-                    if flow != Flow::On { break None }
-                }
-                outcome = &mut running => break Some(outcome.context("a client thread ended early")?),
-                () = signals.received() => { flow = Flow::Enough; break None }
+                outcome = running => Some(outcome),
+                () = signals.received() => None,
             }
         };
-        if flow == Flow::On {
-            flow = session.drain().context("cannot write the output")?;
-        }
+        let end = session
+            .run(stop, &mut ())
+            .await
+            .context("cannot write the output")?;
+        let End::Stopped(Some(outcome)) = end else {
+            flow = Flow::Enough;
+            break;
+        };
+        let outcome = outcome.context("a client thread ended early")?;
+        flow = session.drain().context("cannot write the output")?;
         match outcome {
-            Some(StepOutcome::Failed(why)) => say(format_args!("  the client failed: {why}")),
-            Some(StepOutcome::Skipped(why)) => say(format_args!("  skipped: {why}")),
-            Some(StepOutcome::Refused) => say(format_args!("  IMDS refused it: tokens are required")),
-            Some(StepOutcome::Done) | None => {}
+            StepOutcome::Failed(why) => say(format_args!("  the client failed: {why}")),
+            StepOutcome::Skipped(why) => say(format_args!("  skipped: {why}")),
+            StepOutcome::Refused => say(format_args!("  IMDS refused it: tokens are required")),
+            StepOutcome::Done => {}
+        }
+        if flow != Flow::Continue {
+            break;
         }
     }
 
-    if args.keep && flow == Flow::On {
+    if args.keep && flow == Flow::Continue {
         say(format_args!("\n{}", lab::keep_message(&lab)));
-        while flow == Flow::On {
-            tokio::select! {
-                next = session.next() => flow = next.context("cannot write the output")?,
-                () = signals.received() => break,
-            }
-        }
+        let kept = session.run(signals.received(), &mut ()).await;
+        kept.context("cannot write the output")?;
     }
     let finished = session.finish().context("cannot write the output")?;
     console::summarise(&finished, args.format, args.color);

@@ -1,22 +1,20 @@
 //! `watch`: the calls as they are made, and a summary at the end.
 
-use std::{io, mem, process::Stdio};
+mod traced;
+
+use std::{future::pending, io, process::ExitStatus, time::Duration};
 
 use anyhow::Context;
 use imds_analyzer_ebpf::abi::Loss;
-use tokio::{
-    process::Child,
-    signal::unix::{SignalKind, signal},
-};
 
+use self::traced::Traced;
 use super::signals::Signals;
 use crate::{
     cli::WatchArgs,
     console::{self, say},
     exit_code::ExitCode,
-    kernel::plan::Wanted,
-    session::{Flow, Options, Session},
-    settings::{self, WatchSettings},
+    session::{End, Finished, Options, Session},
+    settings::{FailOn, WatchSettings},
 };
 
 pub(super) fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
@@ -27,125 +25,110 @@ pub(super) fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::Usage);
         }
     };
-    console::runtime()?.block_on(watch_session(settings))
+    console::runtime()?.block_on(watch(settings))
 }
 
-async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
+async fn watch(settings: WatchSettings) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let mut filter = settings.filter;
     if settings.command.is_some() {
-        // Orphans of the command become our children instead of pid 1's, so that all it starts stays below us.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .context("cannot become the subreaper of the command")?;
+        traced::adopt_orphans()?;
         filter = filter.below(std::process::id());
     }
     let mut session = Session::start(Options {
-        wanted: Wanted {
-            object: settings.object.into(),
-            owner: settings.owner.into(),
-        },
+        wanted: settings.wanted,
         args: settings.args,
         name_service: settings.name_service,
         filter,
         fail_on: settings.fail_on.clone(),
         count: settings.count,
         quiet: settings.quiet,
-        budget: settings.budget,
         sink: console::stdout_sink(settings.format, settings.color, settings.verbose),
     })?;
     say(format_args!("ready: {}", session.describe()));
 
-    let mut ends = signal(SignalKind::child())?;
-    let mut child = settings.command.map(|command| spawn(&command)).transpose()?;
-    let command_pid = child.as_ref().and_then(Child::id);
-    let duration = async {
-        match settings.duration {
-            Some(duration) => tokio::time::sleep(duration).await,
-            None => std::future::pending().await,
+    let mut traced = settings.command.as_ref().map(Traced::start).transpose()?;
+    // The command's status, if it was that which ended.
+    let stop = async {
+        tokio::select! {
+            status = ended(&mut traced) => status.map(Some),
+            () = elapsed(settings.duration) => Ok(None),
+            () = signals.received() => Ok(None),
         }
     };
-    tokio::pin!(duration);
+    let end = session
+        .run(stop, &mut ())
+        .await
+        .context("cannot write the output")?;
     let mut command_failed = false;
-    let mut open = true;
-    loop {
-        tokio::select! {
-            flow = session.next() => match flow.context("cannot write the output")? {
-                Flow::On => {}
-                Flow::Enough => break,
-                Flow::Closed => { open = false; break }
-            },
-            status = ended(&mut child) => {
-                let status = status.context("cannot wait for the command")?;
-                if !status.success() {
-                    command_failed = true;
-                    say(format_args!("the command failed: {status}"));
-                }
-                break;
-            }
-            _ = ends.recv() => reap_orphans(command_pid),
-            () = &mut duration => break,
-            () = signals.received() => break,
-        }
-    }
-    if open {
-        session.drain().context("cannot write the output")?;
+    if let End::Stopped(status) = end
+        && let Some(status) = status.context("cannot wait for the command")?
+        && !status.success()
+    {
+        command_failed = true;
+        say(format_args!("the command failed: {status}"));
     }
     let finished = session.finish().context("cannot write the output")?;
     console::summarise(&finished, settings.format, settings.color);
-    let uncounted = finished.summary.total(true).v1;
-    if !finished.failed && uncounted > 0 && settings.fail_on.leaves_local_v1_out() {
+    explain_no_match(&finished, &settings.fail_on);
+    Ok(exit_code(finished.failed, command_failed))
+}
+
+async fn ended(traced: &mut Option<Traced>) -> io::Result<ExitStatus> {
+    match traced {
+        Some(traced) => traced.ended().await,
+        None => pending().await,
+    }
+}
+
+async fn elapsed(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => pending().await,
+    }
+}
+
+/// Says which v1 calls `--fail-on` did not match, if there were any.
+fn explain_no_match<S>(finished: &Finished<S>, fail_on: &FailOn) {
+    if finished.failed {
+        return;
+    }
+    let local = finished.summary.total(true).v1;
+    if local > 0 && fail_on.leaves_local_v1_out() {
         say(format_args!(
-            "--fail-on v1 did not match: the {uncounted} v1 calls went to an address of this host; v1-local matches those."
+            "--fail-on v1 did not match: the {local} v1 calls went to an address of this host; v1-local matches those."
         ));
     }
     let over_budget = finished.loss.of(Loss::BudgetV1);
-    if !finished.failed && over_budget > 0 && settings.fail_on.has_v1() {
+    if over_budget > 0 && fail_on.has_v1() {
         say(format_args!(
             "--fail-on did not match, but {over_budget} v1 calls over the budget were only counted: run again with --kernel-rate 0."
         ));
     }
-    Ok(if finished.failed {
-        ExitCode::FailOn
-    } else if command_failed {
-        ExitCode::Failed
-    } else {
-        ExitCode::Ok
-    })
 }
 
-/// Starts the command to be watched; what it prints goes to stderr, records alone go to stdout.
-fn spawn(command: &settings::Command) -> anyhow::Result<Child> {
-    tokio::process::Command::new(&command.program)
-        .args(&command.args)
-        .stdout(Stdio::from(io::stderr()))
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("cannot start {}", command.program.display()))
-}
-
-/// Takes note of the ends of the command's orphans, which are our children now and would stay as zombies. The command's
-/// own end is left to whoever waits for it.
-fn reap_orphans(command: Option<u32>) {
-    const ANY: libc::id_t = 0;
-    let flags = libc::WEXITED | libc::WNOHANG;
-    loop {
-        // SAFETY: all zeroes is a siginfo_t.
-        let mut ended: libc::siginfo_t = unsafe { mem::zeroed() };
-        // SAFETY: writes to `ended` only.
-        let found = unsafe { libc::waitid(libc::P_ALL, ANY, &raw mut ended, flags | libc::WNOWAIT) };
-        // SAFETY: waitid filled it in, or left it zeroed where nobody has ended.
-        let pid = unsafe { ended.si_pid() }.unsigned_abs();
-        if found != 0 || pid == 0 || Some(pid) == command {
-            return;
-        }
-        // SAFETY: as above.
-        unsafe { libc::waitid(libc::P_PID, pid, &raw mut ended, flags) };
+/// What `--fail-on` found counts for more than how the command ended.
+fn exit_code(fail_on_matched: bool, command_failed: bool) -> ExitCode {
+    match (fail_on_matched, command_failed) {
+        (true, _) => ExitCode::FailOn,
+        (false, true) => ExitCode::Failed,
+        (false, false) => ExitCode::Ok,
     }
 }
 
-async fn ended(child: &mut Option<Child>) -> io::Result<std::process::ExitStatus> {
-    match child {
-        Some(child) => child.wait().await,
-        None => std::future::pending().await,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_it_ends() {
+        for (fail_on_matched, command_failed, expected) in [
+            (false, false, ExitCode::Ok),
+            (false, true, ExitCode::Failed),
+            (true, false, ExitCode::FailOn),
+            (true, true, ExitCode::FailOn),
+        ] {
+            assert_eq!(exit_code(fail_on_matched, command_failed), expected);
+        }
     }
 }

@@ -192,7 +192,7 @@ impl Loaded {
     }
 
     /// The object, for what reads its logs.
-    pub fn ebpf(&mut self) -> &mut Ebpf {
+    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
 }

@@ -2,7 +2,10 @@
 
 use imds_analyzer_ebpf::abi::{OwnerHook, Settings, send::SendSettings};
 
-use super::features::{Feature, Features, Probe};
+use super::{
+    budget::KernelBudget,
+    features::{Feature, Features, Probe},
+};
 use crate::event::Tap;
 
 /// What to load, and why it is this.
@@ -59,6 +62,8 @@ impl Object {
 pub struct Wanted {
     pub object: Option<Object>,
     pub owner: Option<OwnerHook>,
+    /// The modern object keeps it. The send tap has none: what it hands over is not yet a request of anybody's.
+    pub budget: KernelBudget,
 }
 
 /// This host cannot run the tool.
@@ -83,7 +88,7 @@ pub(super) const SENDERS: [(OwnerHook, Feature); 3] = [
     (OwnerHook::Kprobe, Feature::Kprobe),
 ];
 
-/// Decides: the wire tap, and the send tap where that cannot be had.
+/// Plans the wire tap, and the send tap where the wire tap is not available.
 pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     let mut plan = Plan {
         taps: Vec::new(),
@@ -92,7 +97,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     };
     let mut obstacles = Vec::new();
     if matches!(wanted.object, None | Some(Object::Modern)) {
-        match wire(features, wanted.owner, &mut plan.reasons) {
+        match wire(features, wanted, &mut plan.reasons) {
             Ok(tap) => plan.taps.push(tap),
             Err(missing) => obstacles = missing,
         }
@@ -155,8 +160,9 @@ fn missing(features: &Features, needed: impl IntoIterator<Item = Feature>) -> Ve
         .collect()
 }
 
-/// The wire tap. `owner` forces a hook, `None` takes the best there is.
-fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>) -> Result<TapPlan, Vec<Obstacle>> {
+/// The wire tap. An owner that is asked for forces a hook, else the best there is is taken.
+fn wire(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Result<TapPlan, Vec<Obstacle>> {
+    let owner = wanted.owner;
     let forced = SENDERS
         .iter()
         .find(|(hook, _)| Some(*hook) == owner)
@@ -169,7 +175,7 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
         Feature::RingBuffer,
     ];
     let obstacles = missing(features, needed.into_iter().chain(forced));
-    let (Ok(offsets), true) = (&features.btf, obstacles.is_empty()) else {
+    let (&Ok(mut offsets), true) = (&features.btf, obstacles.is_empty()) else {
         return Err(obstacles);
     };
     reasons.push("wire tap: cgroup_skb egress at the root of cgroup2".to_owned());
@@ -195,10 +201,9 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
             owners
         }
     };
-    Ok(TapPlan::Wire {
-        offsets: *offsets,
-        owners,
-    })
+    wanted.budget.write_to(&mut offsets);
+    reasons.push(wanted.budget.describe());
+    Ok(TapPlan::Wire { offsets, owners })
 }
 
 /// The send tap, or the wire tap of its object.
@@ -322,7 +327,10 @@ mod tests {
             (&[Btf, Fentry, TpBtf], Some(OwnerHook::Kprobe), Ok(&["send calibrated"])),
         ];
         for (missing, owner, expected) in cases {
-            let wanted = Wanted { object: None, owner };
+            let wanted = Wanted {
+                owner,
+                ..Wanted::default()
+            };
             let decided = decide(missing, wanted);
             let expected = expected
                 .map(|taps| taps.iter().map(|&tap| tap.to_owned()).collect())
@@ -336,6 +344,7 @@ mod tests {
         let wanted = |object, owner| Wanted {
             object: Some(object),
             owner,
+            ..Wanted::default()
         };
         assert_eq!(
             decide(&[Feature::KprobeEvents], wanted(Object::Legacy, None)),
@@ -365,7 +374,10 @@ mod tests {
     #[test]
     fn packets_are_passed_on_only_if_asked_for() {
         let reasons = |missing: &[Feature], object| {
-            let wanted = Wanted { object, owner: None };
+            let wanted = Wanted {
+                object,
+                ..Wanted::default()
+            };
             plan(&host(missing), wanted).unwrap().reasons.join("\n")
         };
         let hint = "legacy-wire";
@@ -385,6 +397,33 @@ mod tests {
         assert_eq!(missing(&host), [Feature::Privileges]);
         host.privileges = Probe::Present("there".to_owned());
         assert_eq!(missing(&host), []);
+    }
+
+    #[test]
+    fn the_budget_is_planned_and_said() {
+        for (budget, cost, said) in [
+            (
+                KernelBudget::default(),
+                500,
+                "budget: 2000 calls a second of one user, 10000 at once",
+            ),
+            (KernelBudget::of_rate(0), 0, "budget: none"),
+        ] {
+            let wanted = Wanted {
+                budget,
+                ..Wanted::default()
+            };
+            let plan = plan(&host(&[]), wanted).unwrap();
+            assert!(matches!(&plan.taps[..], [TapPlan::Wire { offsets, .. }, _] if offsets.budget_cost == cost));
+            assert!(
+                plan.reasons.iter().any(|reason| reason.starts_with(said)),
+                "{:?}",
+                plan.reasons
+            );
+        }
+        // The send tap keeps none, and promises none.
+        let send = plan(&host(&[Feature::Btf]), Wanted::default()).unwrap();
+        assert!(!send.reasons.iter().any(|reason| reason.starts_with("budget")));
     }
 
     #[test]

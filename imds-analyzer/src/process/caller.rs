@@ -10,7 +10,7 @@ mod interpreter;
 mod tests;
 
 use self::interpreter::Runs;
-use super::{cgroup::Placement, network_helper};
+use super::{cgroup::Placement, network_helper, paths::DELETED};
 use crate::{
     event::{Ancestor, Container},
     sanitize,
@@ -24,8 +24,6 @@ const RUN_BY_MAX: usize = 128;
 const PATH_MAX: usize = 1024;
 /// Maximum number of ancestors to search for the program that runs a tool.
 const ANCESTORS_ASKED: usize = 16;
-/// Suffix of `/proc/<pid>/exe` if the file was deleted.
-pub(super) const DELETED: &str = " (deleted)";
 
 /// Tools that do what others tell them. The program that runs a tool is more useful than the tool.
 const TOOLS: [&str; 31] = [

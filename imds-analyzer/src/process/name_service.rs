@@ -6,11 +6,14 @@ use std::{ffi::CStr, io, mem::MaybeUninit, num::NonZeroUsize, ptr};
 use lru::LruCache;
 
 use super::helper::{Helper, PATIENCE};
+use crate::sanitize;
 
 /// Maximum number of answers remembered, including negative ones.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Maximum size of an entry, in bytes.
 const ENTRY_MAX: usize = 16 << 10;
+/// Maximum length of a user's name, in bytes.
+const NAME_MAX: usize = 64;
 
 /// Asks the name service, and remembers the answers.
 #[derive(Debug)]
@@ -72,7 +75,12 @@ fn name_of(uid: u32) -> io::Result<Option<String>> {
     }
     // SAFETY: a terminated string in `text`, which is still there.
     let name = unsafe { CStr::from_ptr(name) };
-    Ok(Some(super::users::shown(name.to_bytes())))
+    Ok(Some(shown(name.to_bytes())))
+}
+
+/// A user's name as it is kept.
+pub(super) fn shown(name: &[u8]) -> String {
+    sanitize::lossy(name, NAME_MAX)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::fs::{FileType, Statx};
 
-use super::caller::DELETED;
+use super::paths::DELETED;
 use crate::host::proc::{Proc, is_gone};
 
 /// Names of their executables.

@@ -2,7 +2,8 @@
 
 use imds_analyzer_ebpf::abi::{Paths, path_flags};
 
-use super::caller::DELETED;
+/// Suffix of `/proc/<pid>/exe` if the file was deleted.
+pub(super) const DELETED: &str = " (deleted)";
 
 /// Paths that were read up to their root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,13 +8,11 @@ use std::{
     time::SystemTime,
 };
 
-use super::name_service::NameService;
-use crate::{event::User, sanitize};
+use super::name_service::{NameService, shown};
+use crate::event::User;
 
 /// Maximum number of bytes to read from the file.
 const FILE_MAX: u64 = 4 << 20;
-/// Maximum length of a user's name, in bytes.
-const NAME_MAX: usize = 64;
 
 /// Names by numeric user id, as of the file's last change.
 #[derive(Debug)]
@@ -60,11 +58,6 @@ impl Users {
             name: name.or_else(|| self.name_service.as_mut()?.name(uid)),
         }
     }
-}
-
-/// Bounds a name.
-pub(super) fn shown(name: &[u8]) -> String {
-    sanitize::lossy(name, NAME_MAX)
 }
 
 /// Parses passwd(5): `name:password:uid:...`. The first of two names with one id counts, as in getpwuid(3).

@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
+use imds_analyzer_ebpf::abi::OwnerHook;
 
 use super::*;
 use crate::{
     cli::{Cli, Command as CliCommand},
+    kernel::plan::Object,
     sink::tests::{full_event, minimal_event},
 };
 
@@ -29,7 +31,7 @@ fn defaults() {
     let settings = settings("").expect("valid settings");
     assert_eq!(settings.format, Format::Text);
     assert_eq!(settings.color, ColorChoice::Auto);
-    assert_eq!(settings.owner, OwnerChoice::Auto);
+    assert_eq!(settings.wanted, Wanted::default());
     assert_eq!(settings.args, ArgsMode::Redacted);
     assert_eq!(
         (settings.duration, settings.count, settings.command),
@@ -43,13 +45,15 @@ fn defaults() {
 #[test]
 fn everything() {
     let settings = settings(
-        "--format json --color never --duration 10m --count 3 --owner tp_btf --args full -q -- aws s3 ls --debug",
+        "--format json --color never --duration 10m --count 3 --owner tp_btf --object legacy --kernel-rate 7 --args full -q -- aws s3 ls --debug",
     )
     .expect("valid settings");
     assert_eq!(settings.format, Format::Json);
     assert_eq!(settings.duration, Some(Duration::from_secs(600)));
     assert_eq!(settings.count.map(NonZeroU64::get), Some(3));
-    assert_eq!(settings.owner, OwnerChoice::TpBtf);
+    assert_eq!(settings.wanted.owner, Some(OwnerHook::TpBtf));
+    assert_eq!(settings.wanted.object, Some(Object::Legacy));
+    assert_eq!(settings.wanted.budget.rate, 7);
     assert_eq!(settings.args, ArgsMode::Full);
     let command = Command {
         program: "aws".into(),
@@ -109,26 +113,42 @@ fn descendants() {
 }
 
 #[test]
-fn fail_on_keeps_local_apart() {
-    let v1 = full_event();
-    let v2 = minimal_event();
-    let local = Event {
-        local: true,
-        ..v1.clone()
+fn each_kind_of_fail_on_matches_its_calls_alone() {
+    let call = |verdict, local, relay| Event {
+        verdict,
+        local,
+        relay,
+        ..minimal_event()
     };
-    let unknown = Event {
-        verdict: Verdict::Unknown,
-        ..v2.clone()
-    };
-    assert!(fails("--fail-on v1", &v1));
-    assert!(!fails("--fail-on v1", &local));
-    assert!(!fails("--fail-on v1", &v2));
-    assert!(!fails("--fail-on v1", &unknown));
-    assert!(fails("--fail-on v1-local", &local));
-    assert!(!fails("--fail-on v1-local", &v1));
-    assert!(fails("--fail-on unknown", &unknown));
-    assert!(fails("--fail-on v1,v1-local,unknown", &local));
-    assert!(fails("--fail-on v1 --fail-on unknown", &unknown));
+    for (event, expected) in [
+        (call(Verdict::V1, false, false), Some("v1")),
+        (call(Verdict::V1, true, false), Some("v1-local")),
+        (call(Verdict::Unknown, false, false), Some("unknown")),
+        (call(Verdict::Unknown, true, false), None),
+        // It repeats a call that was seen already.
+        (call(Verdict::V1, false, true), None),
+        (call(Verdict::V1, true, true), None),
+        (call(Verdict::Unknown, false, true), None),
+        (call(Verdict::V2, false, false), None),
+        (call(Verdict::V2EmptyToken, false, false), None),
+        (call(Verdict::InvalidTokenRequest, false, false), None),
+        (call(Verdict::OtherCloud, false, false), None),
+    ] {
+        for kind in FailCondition::value_variants() {
+            let matched = fails(&format!("--fail-on {kind}"), &event);
+            assert_eq!(
+                matched,
+                expected == Some(&kind.to_string()),
+                "{kind}: {:?}",
+                event.verdict
+            );
+        }
+        assert_eq!(
+            fails("--fail-on v1,v1-local --fail-on unknown", &event),
+            expected.is_some()
+        );
+        assert!(!fails("", &event));
+    }
 }
 
 #[test]

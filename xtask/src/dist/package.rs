@@ -86,7 +86,7 @@ pub(crate) fn deb(release: &Release, out: &Path) -> Result<PathBuf> {
          extended-description = {DESCRIPTION:?}\n\
          maintainer-scripts = {:?}\n\
          assets = [\n{assets}]\n",
-        crate::cross::GLIBC,
+        crate::vm::cross::GLIBC,
         fs::canonicalize("packaging/deb")?,
     );
     let path = out.join(format!("{NAME}_{}_{}.deb", deb_version(release), release.arch.debian()));
@@ -139,7 +139,7 @@ pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
         script("post")?,
         script("preun")?,
         script("postun")? + &without_folders(&files),
-        crate::cross::GLIBC,
+        crate::vm::cross::GLIBC,
     );
     let arch = release.arch.rust();
     let path = out.join(format!("{NAME}-{}-1.{arch}.rpm", release.version.replace('-', "~")));

@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{arch::Arch, packages::Packages};
-use crate::{cargo, cross::Cross};
+use super::{arch::Arch, cross::Cross, packages::Packages};
+use crate::cargo;
 
 /// Files that were built for the guests.
 #[derive(Debug, Default)]

@@ -39,7 +39,7 @@ impl Pipeline {
 
     /// # Errors
     ///
-    /// When a sink cannot be had; everything else is as `config` has it.
+    /// If a sink cannot be opened. Everything else follows `config`.
     pub(super) fn configure(&mut self, config: &Config) -> io::Result<()> {
         self.noise.configure(config);
         self.metrics.set_callers_max(config.metrics.max_callers);

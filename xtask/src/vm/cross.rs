@@ -9,15 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{
-    setup,
-    toolchain::Host,
-    vm::{
-        self,
-        arch::Arch,
-        packages::{self, Packages},
-    },
+use super::{
+    arch::Arch,
+    packages::{self, Packages},
+    target,
 };
+use crate::{setup, toolchain::Host};
 
 /// The oldest glibc the binaries run with: that of Amazon Linux 2 is 2.26, of RHEL 7 2.17.
 pub(crate) const GLIBC: &str = "2.17";
@@ -39,7 +36,7 @@ pub(crate) struct Cross {
 impl Cross {
     /// Brings what is missing.
     pub(crate) fn prepare(arch: Arch, packages: &mut Packages) -> Result<Self> {
-        let root = fs::canonicalize(vm::target())?;
+        let root = fs::canonicalize(target())?;
         // Of its own: pip leaves a folder alone in which something is already.
         let tools = root.join("tools/zig");
         if !tools.join("bin/cargo-zigbuild").is_file() {
@@ -64,7 +61,7 @@ impl Cross {
             .env("CARGO_ZIGBUILD_ZIG_PATH", self.tools.join("ziglang/zig"))
             .env("RUSTC", RUSTC)
             .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), self.rustflags())
-            .env("CARGO_TARGET_DIR", vm::target().join("cross"))
+            .env("CARGO_TARGET_DIR", target().join("cross"))
             // Guests have no room for it, and this machine's strip may not know the architecture.
             .env("CARGO_PROFILE_DEV_DEBUG", "false")
             .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")

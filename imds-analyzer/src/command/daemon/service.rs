@@ -1,0 +1,210 @@
+//! What the service does beside the records: losses and status after something happened, a reload, metrics that are
+//! asked for, a sign of life.
+
+use std::{future::pending, io, time::Instant};
+
+use tokio::{signal::unix::Signal, time};
+
+use super::{
+    every,
+    exposition::{self, Exposition},
+    notify,
+    pipeline::Pipeline,
+    reload,
+};
+use crate::{
+    cli::DaemonArgs,
+    config::Config,
+    console::say,
+    session::{Session, Tick},
+    sink::metrics::{Reader, Snapshot},
+};
+
+pub(super) struct Service<'a> {
+    args: &'a DaemonArgs,
+    config: Config,
+    hangup: Signal,
+    exposition: Exposition,
+    /// When to look for losses and to renew the status line: a window after something happened.
+    review: Option<Instant>,
+    /// When counts of requests that were not written are to be.
+    folded: Option<Instant>,
+    watchdog: Option<time::Interval>,
+}
+
+pub(super) enum Due {
+    Time,
+    Metrics(exposition::Wanted),
+    Watchdog,
+    Reload,
+}
+
+impl<'a> Service<'a> {
+    pub(super) fn new(args: &'a DaemonArgs, config: Config, hangup: Signal, exposition: Exposition) -> Self {
+        Self {
+            args,
+            config,
+            hangup,
+            exposition,
+            review: None,
+            folded: None,
+            watchdog: notify::watchdog().map(every),
+        }
+    }
+
+    /// Opens the sinks, and says so.
+    pub(super) fn begin(&mut self, session: &mut Session<Pipeline>) {
+        self.apply(session);
+        let status = status(session);
+        say(format_args!("ready: {}", session.describe()));
+        notify::ready(&status);
+    }
+
+    /// Makes everything but the server what the configuration says.
+    fn apply(&mut self, session: &mut Session<Pipeline>) {
+        if let Err(error) = session.sink().configure(&self.config) {
+            tracing::warn!("cannot open a sink: {error}");
+        }
+        self.exposition.configure(&self.config.metrics);
+        for warning in self.config.warnings() {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    fn on_time(&mut self, session: &mut Session<Pipeline>) -> io::Result<()> {
+        session.sink().report_folded()?;
+        let now = Instant::now();
+        if self.review.is_some_and(|review| review <= now) {
+            self.review = None;
+            session.report_loss()?;
+            notify::status(&status(session));
+        }
+        if self.exposition.listen_again().is_some_and(|again| again <= now) {
+            self.exposition.listen(self.config.metrics.listen);
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration again. What is wrong with it changes nothing.
+    fn reload(&mut self, session: &mut Session<Pipeline>) {
+        notify::reloading();
+        match reload::read(self.args) {
+            Ok(config) => {
+                let keys = self.config.needs_restart(&config);
+                if !keys.is_empty() {
+                    tracing::warn!("restart the service to apply: {}", keys.join(", "));
+                }
+                self.config = config;
+                self.apply(session);
+                self.exposition.listen(self.config.metrics.listen);
+                session.sink().metrics.set_reload_good(true);
+                notify::ready(&status(session));
+                say(format_args!("reloaded"));
+            }
+            Err(error) => {
+                session.sink().metrics.set_reload_good(false);
+                tracing::warn!("reload failed, keeping the old configuration: {error}");
+                notify::ready(&format!("Configuration rejected, see the log; {}", status(session)));
+            }
+        }
+    }
+
+    fn expose(&mut self, wanted: exposition::Wanted, session: &mut Session<Pipeline>) {
+        match wanted {
+            exposition::Wanted::Scrape(reply) => {
+                // A client that has gone needs no answer.
+                let _ = reply.send(self.metrics(session, Reader::Prometheus));
+            }
+            exposition::Wanted::Textfile(path) => {
+                if !self.exposition.is_writing(&path) {
+                    let text = self.metrics(session, Reader::NodeExporter);
+                    self.exposition.write(path, text);
+                }
+            }
+        }
+    }
+
+    /// Empty where the text cannot be made, which has been said.
+    fn metrics(&self, session: &mut Session<Pipeline>, reader: Reader) -> Vec<u8> {
+        let loss = session.loss();
+        let hooks = session.hooks();
+        let (tap, owner) = (session.tap(), session.owner());
+        let pipeline = session.sink();
+        let sinks = pipeline.fanout.stats();
+        let snapshot = Snapshot {
+            loss: &loss,
+            sinks: &sinks,
+            hooks: &hooks,
+            tap,
+            owner,
+            scrapes: self.exposition.counts(),
+        };
+        pipeline.metrics.render(snapshot, reader).unwrap_or_else(|error| {
+            tracing::warn!("cannot serve metrics: {error}");
+            Vec::new()
+        })
+    }
+}
+
+impl Tick<Session<Pipeline>> for Service<'_> {
+    type Due = Due;
+
+    fn handled(&mut self, session: &mut Session<Pipeline>) {
+        if self.review.is_none() {
+            self.review = Some(Instant::now() + self.config.limits.window);
+        }
+        self.folded = session.sink().next_due();
+    }
+
+    async fn due(&mut self) -> Due {
+        let times = [self.folded, self.review, self.exposition.listen_again()];
+        let watchdog = async {
+            match &mut self.watchdog {
+                Some(interval) => interval.tick().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = until(times.into_iter().flatten().min()) => Due::Time,
+            wanted = self.exposition.wanted() => Due::Metrics(wanted),
+            _ = watchdog => Due::Watchdog,
+            _ = self.hangup.recv() => Due::Reload,
+        }
+    }
+
+    fn tick(&mut self, due: Due, session: &mut Session<Pipeline>) -> io::Result<()> {
+        match due {
+            Due::Time => self.on_time(session)?,
+            Due::Metrics(wanted) => self.expose(wanted, session),
+            Due::Watchdog => notify::alive(),
+            Due::Reload => self.reload(session),
+        }
+        self.folded = session.sink().next_due();
+        Ok(())
+    }
+}
+
+/// For the service manager, in `systemctl status`.
+fn status(session: &mut Session<Pipeline>) -> String {
+    let describe = session.describe();
+    let pipeline = session.sink();
+    let (requests, v1) = (pipeline.requests, pipeline.v1);
+    let failing: Vec<_> = pipeline
+        .fanout
+        .stats()
+        .into_iter()
+        .filter_map(|(sink, stats)| stats.failing.then_some(sink))
+        .collect();
+    let mut status = format!("{describe}; {requests} requests, {v1} of them v1");
+    if !failing.is_empty() {
+        status = format!("{status}; failing: {}", failing.join(", "));
+    }
+    status
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}

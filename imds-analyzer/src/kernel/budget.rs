@@ -1,0 +1,79 @@
+//! How many requests of one user the kernel side reports before it only counts them.
+
+use imds_analyzer_ebpf::abi::Settings;
+
+/// Requests of one user a second, and how many at once; a rate of 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelBudget {
+    pub rate: u32,
+    pub burst: u32,
+}
+
+impl Default for KernelBudget {
+    fn default() -> Self {
+        Self {
+            rate: 2000,
+            burst: 10_000,
+        }
+    }
+}
+
+impl KernelBudget {
+    /// A budget of `rate` whose burst is in the default's proportion to it.
+    pub fn of_rate(rate: u32) -> Self {
+        let default = Self::default();
+        Self {
+            rate,
+            burst: rate.saturating_mul(default.burst / default.rate),
+        }
+    }
+
+    /// Puts it into what the programs are loaded with: what a record costs, and how much can be saved up, in us.
+    pub(super) fn write_to(self, settings: &mut Settings) {
+        const SECOND: u32 = 1_000_000;
+        settings.budget_cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
+        settings.budget_depth = settings.budget_cost.saturating_mul(self.burst);
+    }
+
+    /// For a plan.
+    pub(super) fn describe(self) -> String {
+        match self {
+            Self { rate: 0, .. } => "budget: none, every call is reported".to_owned(),
+            Self { rate, burst } => {
+                format!("budget: {rate} calls a second of one user, {burst} at once; more are only counted")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_microseconds_in_the_kernel() {
+        for (rate, burst, expected) in [
+            (2000, 10_000, (500, 5_000_000)),
+            (1, 5, (1_000_000, 5_000_000)),
+            (0, 10_000, (0, 0)),
+            // Above a call a microsecond it is as good as none, but it is one.
+            (u32::MAX, u32::MAX, (1, u32::MAX)),
+            (1, u32::MAX, (1_000_000, u32::MAX)),
+        ] {
+            let mut settings = Settings::default();
+            KernelBudget { rate, burst }.write_to(&mut settings);
+            assert_eq!(
+                (settings.budget_cost, settings.budget_depth),
+                expected,
+                "{rate} {burst}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_burst_is_in_proportion() {
+        assert_eq!(KernelBudget::of_rate(2000), KernelBudget::default());
+        assert_eq!(KernelBudget::of_rate(1).burst, 5);
+        assert_eq!(KernelBudget::of_rate(u32::MAX).burst, u32::MAX);
+    }
+}

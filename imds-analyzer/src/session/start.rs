@@ -1,0 +1,116 @@
+//! From what is asked for to a session that watches.
+
+use std::{io, num::NonZeroU64, time::SystemTime};
+
+use imds_analyzer_ebpf::abi::program;
+
+use super::{Outlet, Session};
+use crate::{
+    join::{Host, Join, Now},
+    kernel::{
+        diagnostics::Diagnostics,
+        features::Features,
+        load::{self, Hook, Loaded},
+        plan::{self, Impossible, Object, Plan, Wanted},
+        stream::Stream,
+    },
+    loss::Ledger,
+    process::{Resolver, ResolverSettings},
+    secrets::ArgsMode,
+    send::{Lineage, SendTap},
+    settings::{FailOn, Filter},
+    sink::{self, Notice, Sink},
+};
+
+/// Processes remembered: some 5 KiB each, with the chain.
+const PROCESSES: usize = 2048;
+
+/// What a session is to do with what it sees.
+pub struct Options<S> {
+    pub wanted: Wanted,
+    pub args: ArgsMode,
+    /// Ask the name service for users that `/etc/passwd` does not have.
+    pub name_service: bool,
+    pub filter: Filter,
+    pub fail_on: FailOn,
+    pub count: Option<NonZeroU64>,
+    /// Write no requests, count them only.
+    pub quiet: bool,
+    pub sink: S,
+}
+
+/// Why a session does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// By what was found before anything was tried.
+    #[error(transparent)]
+    Impossible(#[from] Impossible),
+    /// By what the kernel said.
+    #[error("{0:#}")]
+    Refused(anyhow::Error),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl<S: Sink> Session<S> {
+    /// Probes, plans, loads and attaches. Must be called inside a tokio runtime.
+    pub fn start(options: Options<S>) -> Result<Self, StartError> {
+        let features = Features::probe();
+        let plan = plan::plan(&features, options.wanted)?;
+        let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
+        let stream = Stream::new(loaded.take_buffers().map_err(StartError::Refused)?)?;
+        let resolver = Resolver::new(ResolverSettings {
+            args: options.args,
+            name_service: options.name_service,
+            capacity: PROCESSES,
+        });
+        let mut join = Join::new(Host::new(resolver));
+        join.lookup_mut().find_older_sockets(Now::read());
+        let mut outlet = Outlet::new(options);
+        let hooks = notice_hooks(&loaded, &plan);
+        let hooks: Vec<_> = hooks
+            .iter()
+            .map(|(name, attached, reason)| sink::Hook {
+                name,
+                attached: *attached,
+                reason,
+            })
+            .collect();
+        outlet.sink.notice(
+            SystemTime::now(),
+            &Notice::Start {
+                kernel: &features.kernel,
+                hooks: &hooks,
+            },
+        )?;
+        outlet.sink.flush()?;
+        let diagnostics = Diagnostics::of(&mut loaded);
+        let packets = loaded.object == Object::LegacyWire;
+        Ok(Self {
+            stream,
+            more: false,
+            send: SendTap::new(loaded.follows_processes.then(Lineage::of_this_host), packets),
+            loaded,
+            join,
+            outlet,
+            reported_loss: Ledger::default(),
+            lost: Ledger::default(),
+            diagnostics,
+        })
+    }
+}
+
+/// Name, whether attached, and why, of each hook.
+fn notice_hooks(loaded: &Loaded, plan: &Plan) -> Vec<(&'static str, bool, String)> {
+    let reason = |hook: &Hook| match &hook.error {
+        Some(error) => error.clone(),
+        None if hook.program == program::EGRESS => plan.reasons.first().cloned().unwrap_or_default(),
+        None if load::is_sender(hook.program) => "the sender's own context".to_owned(),
+        None => "used on every kernel that supports it".to_owned(),
+    };
+    loaded
+        .hooks
+        .iter()
+        .map(|hook| (hook.program, hook.error.is_none(), reason(hook)))
+        .collect()
+}
