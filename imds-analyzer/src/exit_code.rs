@@ -22,11 +22,11 @@ impl ExitCode {
     /// For help pages and documents.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Ok => "fine",
-            Self::Failed => "failed",
+            Self::Ok => "success",
+            Self::Failed => "failure; stderr says what failed",
             Self::Usage => "wrong usage",
             Self::FailOn => "--fail-on matched",
-            Self::CannotRun => "this host cannot run it (imds-analyzer check explains)",
+            Self::CannotRun => "this host cannot run it; imds-analyzer check explains why",
         }
     }
 
