@@ -23,7 +23,7 @@ impl ExitCode {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Ok => "success",
-            Self::Failed => "failure",
+            Self::Failed => "failure; stderr says what failed",
             Self::Usage => "wrong usage",
             Self::FailOn => "--fail-on matched",
             Self::CannotRun => "this host cannot run it; imds-analyzer check explains why",
