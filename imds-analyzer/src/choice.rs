@@ -1,4 +1,4 @@
-//! The words that can be typed or configured where there is a choice: flags, variables and keys share them.
+//! Values that flags, environment variables and configuration keys share.
 
 use std::fmt;
 
@@ -14,14 +14,14 @@ pub enum Format {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// `--color`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set.
+    /// Colour on a terminal, unless NO_COLOR is set.
     #[default]
     Auto,
     Always,
@@ -29,7 +29,7 @@ pub enum ColorChoice {
 }
 
 impl ColorChoice {
-    /// Whether to colour a stream.
+    /// True if a stream should be coloured.
     pub const fn enabled(self, is_terminal: bool, no_color: bool) -> bool {
         match self {
             Self::Auto => is_terminal && !no_color,
@@ -39,7 +39,7 @@ impl ColorChoice {
     }
 }
 
-/// What the daemon writes to stdout.
+/// Format of the daemon's stdout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum StdoutFormat {
@@ -49,22 +49,22 @@ pub enum StdoutFormat {
     Json,
 }
 
-/// `--owner`: which hook is to say who sent a request.
+/// `--owner`: the hook that identifies the sender of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OwnerChoice {
-    /// The best one this kernel has.
+    /// The best hook available.
     #[default]
     Auto,
-    /// The process that connected.
+    /// The process that connected, by the connect hooks alone.
     Connect,
-    /// The process that sent, by fentry.
+    /// The sending process, by fentry.
     Fentry,
-    /// The process that sent, by a BTF tracepoint.
+    /// The sending process, by a BTF tracepoint.
     #[value(name = "tp_btf")]
     #[serde(rename = "tp_btf")]
     TpBtf,
-    /// The process that sent, by a kprobe.
+    /// The sending process, by a kprobe.
     Kprobe,
 }
 
@@ -80,17 +80,18 @@ impl From<OwnerChoice> for Option<OwnerHook> {
     }
 }
 
-/// `--object`: which eBPF object is to be loaded.
+/// `--object`: the eBPF object to load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ObjectChoice {
-    /// The modern one, or the legacy one where that cannot be had.
+    /// Modern where the kernel supports it, else legacy.
     #[default]
     Auto,
-    /// For kernels with a ring buffer and BTF: reads what leaves.
+    /// Reads packets. Needs a ring buffer and BTF (Linux 5.8).
     Modern,
-    /// For any kernel since 4.14: reads what is sent from the sender's memory.
+    /// Reads the sender's memory. Linux 4.14 and later.
     Legacy,
-    /// For kernels since 5.4: the legacy one reads what leaves. Before 5.7 a part of it stays if this tool is killed.
+    /// Reads packets with the legacy object. Linux 5.4 and later; before 5.7 a program stays attached if this tool is
+    /// killed, until its next start.
     LegacyWire,
 }
 
@@ -110,7 +111,7 @@ impl From<ObjectChoice> for Option<Object> {
 pub enum FailCondition {
     /// A v1 call to the metadata service.
     V1,
-    /// A v1 call to an address of this host (a proxy or a mock).
+    /// A v1 call to an address of this host, such as a proxy or a mock.
     V1Local,
     /// A call to the metadata service that could not be judged.
     Unknown,

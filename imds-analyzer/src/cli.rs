@@ -1,4 +1,4 @@
-//! What can be typed. [`crate::settings`] says what it means.
+//! The command line as clap parses it. [`crate::settings`] turns it into settings.
 
 use std::{ffi::OsString, net::SocketAddr, num::NonZeroU64, path::PathBuf, time::Duration};
 
@@ -22,10 +22,10 @@ pub const CONFIG: &str = "/etc/imds-analyzer/config.toml";
 const EXAMPLES: &str = "\
 Examples:
   imds-analyzer watch                        Show every call to IMDS and who made it
-  imds-analyzer watch --v1 --duration 10m    Only calls without a token, for ten minutes
-  imds-analyzer watch --fail-on v1 -- CMD    Fail if CMD still makes v1 calls
-  imds-analyzer daemon                       Do so as a service
-  imds-analyzer check                        Say what this host supports
+  imds-analyzer watch --v1 --duration 10m    Show only calls without a token, for ten minutes
+  imds-analyzer watch --fail-on v1 -- CMD    Run CMD and fail if it makes v1 calls
+  imds-analyzer daemon                       Run as a service
+  imds-analyzer check                        Show what this host supports
   imds-analyzer lab                          Try it without EC2";
 
 const WATCH_EXAMPLES: &str = "\
@@ -33,18 +33,18 @@ Examples:
   imds-analyzer watch --v1 --duration 10m
       Who still calls IMDS without a token?
   imds-analyzer watch --path security-credentials --format json
-      Who fetches credentials? One JSON object a line, for jq or a log
+      Who fetches credentials? Prints one JSON object per line
   imds-analyzer watch --duration 5m --fail-on v1,unknown --quiet
-      In a pipeline: exit code 3 if a v1 call, or one that could not be judged, was made
+      In a pipeline: exit with 3 on a v1 call or a call that could not be judged
   imds-analyzer watch --fail-on v1 -- aws s3 ls
-      Run a command and watch only what it and its children send";
+      Run a command and watch only that command and its children";
 
 const DAEMON_SIGNALS: &str = "\
 Signals:
-  SIGHUP   read the configuration again and open the log file anew; nothing is missed
-  SIGTERM  write what is there and end";
+  SIGHUP   reload the configuration and reopen the log file, without missing a call
+  SIGTERM  write queued records and a summary, then exit";
 
-/// Finds the processes that still talk to the EC2 Instance Metadata Service without a session token (IMDSv1).
+/// Finds processes that call the EC2 instance metadata service (IMDS) without a session token (IMDSv1).
 #[derive(Clone, Debug, Parser)]
 #[command(version, after_help = format!("{EXAMPLES}\n\n{}", ExitCode::help()), max_term_width = 100)]
 pub struct Cli {
@@ -54,64 +54,64 @@ pub struct Cli {
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Show the calls to IMDS as they are made, and a summary at the end
+    /// Show calls to IMDS live, and a summary at the end
     #[command(after_help = format!("{WATCH_EXAMPLES}\n\n{}", ExitCode::help()))]
     Watch(WatchArgs),
-    /// Run as a service: to a log file, the journal and Prometheus, as the configuration says
+    /// Run as a service that writes to a log file, the journal and Prometheus
     #[command(after_help = format!("{DAEMON_SIGNALS}\n\n{}", ExitCode::help()))]
     Daemon(DaemonArgs),
-    /// Say what this host supports, what would be used and why, and what to do about what is missing
+    /// Show what this host supports, what would be used, and how to get what is missing
     #[command(after_help = ExitCode::help())]
     Check(CheckArgs),
-    /// Run the whole tool against an IMDS of its own in a private network namespace
+    /// Try the tool without EC2: run sample clients against a built-in IMDS in a private network namespace
     #[command(after_help = ExitCode::help())]
     Lab(LabArgs),
-    /// Print or check the configuration of the daemon
+    /// Print the daemon's default configuration, or check a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print the JSON Schema of the records
     Schema,
-    /// Print a completion script for a shell
+    /// Print a shell completion script
     Completions(CompletionsArgs),
-    /// Print the manual page, or write all of them to a directory
+    /// Print the manual page, or write all manual pages to a directory
     Man(ManArgs),
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct WatchArgs {
-    /// How to write the calls: text for people, JSON for programs
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 
-    /// When to use colour; auto means on a terminal, unless NO_COLOR is set
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 
-    /// Show all that is known of each call
+    /// Show everything known about each call
     #[arg(short, long)]
     pub verbose: bool,
 
-    /// Write no calls, only the summary
+    /// Show only the summary
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Only v1 calls
+    /// Show only v1 calls
     #[arg(long, help_heading = "Which calls")]
     pub v1: bool,
 
-    /// Only calls of these processes
+    /// Show only calls by these process ids
     #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
     pub pid: Vec<u32>,
 
-    /// Only calls of processes of this name, as ps -o comm shows it
+    /// Show only calls by processes with this name, as in ps -o comm
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
     pub comm: Vec<String>,
 
-    /// Only calls of these users
+    /// Show only calls by these user ids
     #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
     pub uid: Vec<u32>,
 
-    /// Only calls whose path contains this text, such as security-credentials
+    /// Show only calls whose path contains this text, such as security-credentials
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
     pub path: Vec<String>,
 
@@ -120,13 +120,12 @@ pub struct WatchArgs {
     pub duration: Option<Duration>,
 
     /// Stop after this many calls
-    #[arg(long, value_name = "N", help_heading = "When to stop")]
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = "When to stop")]
     pub count: Option<NonZeroU64>,
 
-    /// End with exit code 3 if such a call was seen
+    /// Exit with 3 if such a call was seen
     ///
-    /// Filters apply first. v1 and unknown mean calls to the metadata service itself; a v1 call to an address of this
-    /// host (a proxy or a mock) is v1-local.
+    /// Only calls that pass the filters count.
     #[arg(
         long,
         value_enum,
@@ -136,7 +135,7 @@ pub struct WatchArgs {
     )]
     pub fail_on: Vec<FailCondition>,
 
-    /// What says who sent a call: auto takes the best this kernel has
+    /// Hook that identifies the sender; auto picks the best available
     #[arg(
         long,
         value_enum,
@@ -146,8 +145,7 @@ pub struct WatchArgs {
     )]
     pub owner: OwnerChoice,
 
-    /// Which eBPF object is loaded: modern reads packets; legacy, for old kernels, reads what is sent from memory, or
-    /// packets as legacy-wire
+    /// eBPF object to load; auto picks modern where the kernel supports it
     #[arg(
         long,
         value_enum,
@@ -157,7 +155,7 @@ pub struct WatchArgs {
     )]
     pub object: ObjectChoice,
 
-    /// How much of command lines to show; tokens are masked always, redacted masks passwords and keys too
+    /// How much of a command line to show; tokens are always masked
     #[arg(
         long,
         value_enum,
@@ -167,28 +165,27 @@ pub struct WatchArgs {
     )]
     pub args: ArgsMode,
 
-    /// Ask the name service for users that /etc/passwd does not have: it may ask the network
+    /// Look up users missing from /etc/passwd in the name service, which may use the network
     #[arg(long, help_heading = "How it works")]
     pub name_service: bool,
 
-    /// Calls a second of one user that are shown, five times as many at once; what is more is counted, and the
-    /// summary says how many. 0 is no limit
+    /// Show at most N calls per second of one user, in bursts of 5 N; the rest is only counted. 0: no limit
     #[arg(long, value_name = "N", default_value_t = Budget::default().rate, help_heading = "How it works")]
     pub kernel_rate: u32,
 
-    /// Run this command, watch only it and its children, and stop when it ends
+    /// Run this command, watch only it and its children, and stop when it exits
     #[arg(last = true)]
     pub command: Vec<OsString>,
 }
 
-/// Flags come before the environment, and both before the file.
+/// Flags override environment variables, which override the configuration file.
 #[derive(Args, Clone, Debug)]
 pub struct DaemonArgs {
-    /// The configuration [default: /etc/imds-analyzer/config.toml]
+    /// Configuration file [default: /etc/imds-analyzer/config.toml]
     #[arg(long, value_name = "FILE", env = "IMDS_ANALYZER_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// Whether to write a log file
+    /// Write a log file
     #[arg(
         long,
         value_name = "BOOL",
@@ -197,7 +194,7 @@ pub struct DaemonArgs {
     )]
     pub log: Option<bool>,
 
-    /// The log file
+    /// Path of the log file
     #[arg(
         long,
         value_name = "FILE",
@@ -206,7 +203,7 @@ pub struct DaemonArgs {
     )]
     pub log_file: Option<PathBuf>,
 
-    /// Whether to write to the journal
+    /// Write to the journal
     #[arg(
         long,
         value_name = "BOOL",
@@ -215,7 +212,7 @@ pub struct DaemonArgs {
     )]
     pub journald: Option<bool>,
 
-    /// What to write to stdout
+    /// Write records to stdout
     #[arg(
         long,
         value_enum,
@@ -225,7 +222,7 @@ pub struct DaemonArgs {
     )]
     pub stdout: Option<StdoutFormat>,
 
-    /// Serve metrics to Prometheus here, such as 127.0.0.1:9254
+    /// Serve Prometheus metrics on this address, such as 127.0.0.1:9254
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -234,7 +231,7 @@ pub struct DaemonArgs {
     )]
     pub metrics_listen: Option<SocketAddr>,
 
-    /// Write metrics for node_exporter's textfile collector
+    /// Write metrics to a file for node_exporter's textfile collector
     #[arg(
         long,
         value_name = "FILE",
@@ -243,7 +240,7 @@ pub struct DaemonArgs {
     )]
     pub metrics_textfile: Option<PathBuf>,
 
-    /// What says who sent a call: auto takes the best this kernel has
+    /// Hook that identifies the sender; auto picks the best available
     #[arg(
         long,
         value_enum,
@@ -253,7 +250,7 @@ pub struct DaemonArgs {
     )]
     pub owner: Option<OwnerChoice>,
 
-    /// How much of command lines to show; tokens are masked always, redacted masks passwords and keys too
+    /// How much of a command line to show; tokens are always masked
     #[arg(
         long,
         value_enum,
@@ -263,19 +260,19 @@ pub struct DaemonArgs {
     )]
     pub args: Option<ArgsMode>,
 
-    /// Say on stderr what is done
+    /// Log progress to stderr
     #[arg(short, long)]
     pub verbose: bool,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Print the default configuration, with a word on each key
+    /// Print the default configuration, with a comment on each key
     Print,
-    /// Say whether a configuration is right
+    /// Check a configuration file
     #[command(after_help = ExitCode::help())]
     Check {
-        /// The file
+        /// Configuration file
         #[arg(default_value = CONFIG)]
         file: PathBuf,
     },
@@ -283,38 +280,38 @@ pub enum ConfigCommand {
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// How to write the findings
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 
-    /// What is to say who sent a call, as for watch
+    /// Hook that identifies the sender, as for watch
     #[arg(long, value_enum, default_value_t, value_name = "HOOK")]
     pub owner: OwnerChoice,
 
-    /// Which eBPF object is to be loaded, as for watch
+    /// eBPF object to load, as for watch
     #[arg(long, value_enum, default_value_t, value_name = "OBJECT")]
     pub object: ObjectChoice,
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct LabArgs {
-    /// Leave the lab running until interrupted, to send calls by hand
+    /// Keep the lab running until interrupted, to send calls by hand
     #[arg(long)]
     pub keep: bool,
 
-    /// How to write the calls: text for people, JSON for programs
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 
-    /// When to use colour; auto means on a terminal, unless NO_COLOR is set
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 
-    /// Whether the lab's IMDS answers v1 calls (optional) or refuses them (required)
+    /// Whether the lab's IMDS requires tokens, like the HttpTokens option of an instance
     #[arg(long, value_enum, default_value_t)]
     pub tokens: Tokens,
 
-    /// Show all that is known of each call
+    /// Show everything known about each call
     #[arg(short, long)]
     pub verbose: bool,
 }
@@ -327,7 +324,7 @@ pub struct CompletionsArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct ManArgs {
-    /// Write the pages of all commands here
+    /// Write the pages of all commands to this directory
     pub dir: Option<PathBuf>,
 }
 
@@ -339,54 +336,15 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::{CommandFactory, error::ErrorKind};
-
-    use super::*;
-
-    fn error(args: &str) -> clap::Error {
-        let args = std::iter::once("imds-analyzer").chain(args.split_whitespace());
-        Cli::try_parse_from(args).expect_err("wrong usage")
-    }
-
-    #[test]
-    fn definition_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn usage_errors_name_the_flag() {
-        for (args, kind, flag) in [
-            ("watch --duration 10", ErrorKind::ValueValidation, "--duration"),
-            ("watch --duration 0s", ErrorKind::ValueValidation, "--duration"),
-            ("watch --count 0", ErrorKind::ValueValidation, "--count"),
-            ("watch --fail-on v2", ErrorKind::InvalidValue, "--fail-on"),
-            ("watch --path=", ErrorKind::InvalidValue, "--path"),
-            ("watch -q -v", ErrorKind::ArgumentConflict, "--quiet"),
-            ("watch --owner ebpf", ErrorKind::InvalidValue, "--owner"),
-            ("watch ls", ErrorKind::UnknownArgument, "ls"),
-            (
-                "daemon --metrics-listen 9254",
-                ErrorKind::ValueValidation,
-                "--metrics-listen",
-            ),
-            ("daemon --log maybe", ErrorKind::InvalidValue, "--log"),
-        ] {
-            let error = error(args);
-            assert_eq!(error.kind(), kind, "{args}");
-            assert!(error.to_string().contains(flag), "{error}");
-            assert_eq!(error.exit_code(), ExitCode::Usage as i32, "{args}");
-        }
-    }
-
-    #[test]
-    fn help_fits_a_terminal() {
-        let mut command = Cli::command();
-        command.build();
-        for command in std::iter::once(&command).chain(command.get_subcommands()) {
-            let help = command.clone().term_width(100).render_help().to_string();
-            assert!(help.lines().all(|line| line.len() <= 100), "{help}");
-        }
-    }
+fn parse_count(text: &str) -> Result<NonZeroU64, String> {
+    text.parse()
+        .map_err(|_error| "must be a whole number above 0".to_owned())
 }
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_error| "must be an address and a port, like 127.0.0.1:9254".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         if code == ExitCode::CannotRun {
             say(format_args!(
-                "`imds-analyzer check` says what this host has and what is missing."
+                "Run `imds-analyzer check` to see what this host supports and what is missing."
             ));
         }
         code

@@ -46,7 +46,7 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("no event loop")
+        .context("cannot start the event loop")
 }
 
 /// Where records go: stdout, in the format asked for.

@@ -24,9 +24,9 @@ pub use tour::{Step, StepOutcome, Tour};
 pub fn keep_message(lab: &Lab) -> String {
     let enter = format!("nsenter --net={}", lab.client.path().display());
     format!(
-        "The lab stays open until Ctrl-C. In another terminal, as root:\n\
+        "The lab runs until Ctrl-C. To send a call from another terminal, as root:\n\
          \x20 {enter} curl -s http://{IPV4}/latest/meta-data/\n\
-         or, for a shell in which every command meets the lab's IMDS:\n\
+         To open a shell in which every command reaches the lab's IMDS:\n\
          \x20 {enter} $SHELL\n"
     )
 }

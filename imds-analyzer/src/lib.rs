@@ -1,5 +1,6 @@
-//! imds-analyzer: finds the processes on a Linux host that still talk to the EC2 Instance Metadata Service without a
-//! session token. The library half holds every stage, in the order data flows; `main` only parses and calls [`command::run`].
+//! Finds the processes on a Linux host that call the EC2 instance metadata service without a session token.
+//!
+//! The library holds every stage, in the order data flows. `main` parses the command line and calls [`command::run`].
 
 pub mod choice;
 pub mod cli;

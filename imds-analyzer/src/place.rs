@@ -89,8 +89,8 @@ impl fmt::Display for Distrust {
         let path = self.path.display();
         match self.why {
             Why::Owner(user) => write!(f, "{path} belongs to user {user}"),
-            Why::Group(group) => write!(f, "{path} can be written by group {group}"),
-            Why::Everybody => write!(f, "{path} can be written by everybody"),
+            Why::Group(group) => write!(f, "{path} is writable by group {group}"),
+            Why::Everybody => write!(f, "{path} is writable by everyone"),
         }
     }
 }

@@ -17,16 +17,16 @@ use serde::Deserialize;
 
 use self::scan::{Awaited, MASK, Pending, Scanner, Shown};
 
-/// How much of a process's arguments is written (`args` in the configuration).
+/// `args`: how much of a process's command line to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ArgsMode {
-    /// All of them; only IMDS tokens and `Authorization` values are masked.
+    /// All arguments; only IMDS tokens and Authorization values are masked.
     Full,
-    /// All of them; values of password-, secret- and key-like names are masked as well.
+    /// All arguments; values of passwords, secrets and keys are masked too.
     #[default]
     Redacted,
-    /// The first only, the program's name.
+    /// Only the first argument, the program's name.
     Executable,
 }
 

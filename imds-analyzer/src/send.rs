@@ -99,8 +99,8 @@ impl SendTap {
         }
         self.said = Some((Instant::now(), given_up));
         tracing::warn!(
-            "{} connections to IMDS were given up, because more than {STREAMS_MAX} are open at once: requests that had begun \
-             on them are unknown, reason no-state. Look for who opens so many: these records name their senders",
+            "stopped following {} connections to IMDS because more than {STREAMS_MAX} are open: their unfinished requests \
+             are unknown, reason no-state. Those records name the senders",
             given_up - before
         );
     }

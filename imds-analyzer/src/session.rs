@@ -75,7 +75,7 @@ pub enum StartError {
     /// By what the kernel said.
     #[error("{0:#}")]
     Refused(anyhow::Error),
-    #[error("the output cannot be written: {0}")]
+    #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
 
@@ -471,7 +471,7 @@ fn notice_hooks(loaded: &Loaded, plan: &Plan) -> Vec<(&'static str, bool, String
         Some(error) => error.clone(),
         None if hook.program == program::EGRESS => plan.reasons.first().cloned().unwrap_or_default(),
         None if load::is_sender(hook.program) => "the sender's own context".to_owned(),
-        None => "always used where it can be had".to_owned(),
+        None => "used on every kernel that supports it".to_owned(),
     };
     loaded
         .hooks
@@ -485,7 +485,7 @@ fn logger(loaded: &mut Loaded) -> Option<AsyncFd<EbpfLogger<&'static dyn log::Lo
     let logger = match EbpfLogger::init(loaded.ebpf()) {
         Ok(logger) => logger,
         Err(error) => {
-            tracing::warn!("no diagnostics from the kernel side: {error}");
+            tracing::warn!("cannot read diagnostics from the eBPF programs: {error}");
             return None;
         }
     };
@@ -493,7 +493,7 @@ fn logger(loaded: &mut Loaded) -> Option<AsyncFd<EbpfLogger<&'static dyn log::Lo
     match unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) } {
         Ok(logger) => Some(logger),
         Err(error) => {
-            tracing::warn!("no diagnostics from the kernel side: {error}");
+            tracing::warn!("cannot read diagnostics from the eBPF programs: {error}");
             None
         }
     }

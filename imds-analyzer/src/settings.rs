@@ -1,4 +1,4 @@
-//! What the command line means: typed and checked, so that nothing behind it sees a string that may be absent.
+//! Settings of `watch`: the typed and checked form of its command line.
 
 use std::{ffi::OsString, num::NonZeroU64, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     secrets::ArgsMode,
 };
 
-/// Requests a second, and how many at once; a rate of 0 is no limit.
+/// Requests per second and burst; a rate of 0 means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     pub rate: u32,
@@ -31,7 +31,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// With a burst in the proportion of the default's.
+    /// A budget of `rate` whose burst is in the default's proportion to it.
     pub fn of_rate(rate: u32) -> Self {
         let default = Self::default();
         Self {
@@ -41,17 +41,17 @@ impl Budget {
     }
 }
 
-/// What `watch` is to do.
+/// Settings of `watch`.
 #[derive(Clone, Debug)]
 pub struct WatchSettings {
     pub format: Format,
     pub color: ColorChoice,
     pub verbose: bool,
-    /// Write no requests.
+    /// Write only the summary.
     pub quiet: bool,
     pub filter: Filter,
     pub duration: Option<Duration>,
-    /// Stop after as many requests that pass the filter.
+    /// Stop after this many requests that pass the filter.
     pub count: Option<NonZeroU64>,
     pub fail_on: FailOn,
     pub owner: OwnerChoice,
@@ -72,7 +72,7 @@ pub struct Command {
 /// Flags that contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
-    #[error("--fail-on {0} never matches with --v1, which leaves such requests out: drop --v1 or {0}")]
+    #[error("--fail-on {0} never matches with --v1, which filters such calls out: remove --v1 or {0}")]
     NeverFails(FailCondition),
 }
 
@@ -113,7 +113,7 @@ impl TryFrom<WatchArgs> for WatchSettings {
     }
 }
 
-/// Which requests count: a request must pass every kind of condition given, by one value of each.
+/// Conditions on requests. A request must match one value of every kind of condition given.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     only_v1: bool,
@@ -125,7 +125,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Further lets pass only what process `pid` and its descendants send.
+    /// Restricts the filter to requests by process `pid` and its descendants.
     pub fn below(self, pid: u32) -> Self {
         Self {
             root: Some(pid),
@@ -144,7 +144,7 @@ impl Filter {
         self.paths.is_empty() || self.paths.iter().any(|part| path.contains(part))
     }
 
-    /// A request of an unknown process passes no condition on processes.
+    /// A request by an unknown process matches no condition on processes.
     fn matches_process(&self, process: Option<&Process>) -> bool {
         let any = self.pids.is_empty() && self.comms.is_empty() && self.uids.is_empty() && self.root.is_none();
         any || process.is_some_and(|process| {
@@ -156,7 +156,7 @@ impl Filter {
     }
 }
 
-/// Whether `name`, as the kernel keeps it, is `typed`: it keeps the first 15 bytes only.
+/// Compares `typed` with the kernel's `name` of a process, which holds only the first 15 bytes.
 fn is_comm(typed: &str, name: &str) -> bool {
     let kept = typed.as_bytes().get(..COMM_LEN - 1).unwrap_or(typed.as_bytes());
     name == typed || name.as_bytes() == kept
@@ -171,12 +171,12 @@ fn is_below(process: &Process, root: u32) -> bool {
 pub struct FailOn(Vec<FailCondition>);
 
 impl FailOn {
-    /// Whether a v1 call matches only if it is not local.
+    /// True if v1 calls match, but local ones do not.
     pub fn leaves_local_v1_out(&self) -> bool {
         self.0.contains(&FailCondition::V1) && !self.0.contains(&FailCondition::V1Local)
     }
 
-    /// Whether any v1 call matches.
+    /// True if v1 calls match, local or not.
     pub fn has_v1(&self) -> bool {
         let v1 = [FailCondition::V1, FailCondition::V1Local];
         self.0.iter().any(|condition| v1.contains(condition))

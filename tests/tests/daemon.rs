@@ -140,10 +140,10 @@ fn a_reload_says_what_takes_a_restart() {
     assert!(!open.join("events.jsonl").exists());
     let said = service.stop().stderr;
     assert!(
-        said.contains("takes effect when the service is started again: name_service, limits.kernel_rate"),
+        said.contains("restart the service to apply: name_service, limits.kernel_rate"),
         "{said}"
     );
-    assert!(said.contains("log.path: ") && said.contains("everybody"), "{said}");
+    assert!(said.contains("log.path: ") && said.contains("everyone"), "{said}");
 }
 
 #[test]
@@ -592,7 +592,7 @@ fn a_log_directory_that_is_given_away() {
     assert_eq!(fs::read_to_string(&victim).expect("there"), "precious");
     let said = service.stop().stderr;
     assert!(
-        said.contains("log cannot be written") && said.contains("belongs to user 65534"),
+        said.contains("cannot write to log") && said.contains("belongs to user 65534"),
         "{said}"
     );
     assert!(said.contains("set aside"), "{said}");

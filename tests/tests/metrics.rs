@@ -462,7 +462,7 @@ fn a_port_that_is_taken_costs_the_metrics_alone() {
     until("the port is had", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     assert!(service.scrape(port).contains("imds_analyzer_requests_total"));
     let said = service.stop().stderr;
-    assert!(said.contains("no metrics on"), "{said}");
+    assert!(said.contains("cannot serve metrics on"), "{said}");
 }
 
 #[test]

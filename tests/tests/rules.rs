@@ -677,7 +677,7 @@ fn a_rule_that_anybody_can_satisfy_is_said() {
         "{output:#?}"
     );
     assert!(
-        output.stderr.contains("fine") && !output.stderr.contains("app.service"),
+        output.stderr.contains(": ok") && !output.stderr.contains("app.service"),
         "{output:#?}"
     );
 

@@ -67,7 +67,7 @@ pub(super) fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
             match load::load(&plan) {
                 Ok(loaded) => {
                     programs = loaded.hooks.iter().map(program_finding).collect();
-                    found = loaded.refused.iter().map(|why| format!("refused: {why}")).collect();
+                    found = loaded.refused.iter().map(|why| format!("rejected: {why}")).collect();
                     found.extend(loaded.findings);
                 }
                 Err(error) => obstacles.push(format!("{error:#}")),
@@ -133,7 +133,7 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
     if let Some(lockdown) = &report.lockdown {
         writeln!(out, "lockdown  {}", escape(lockdown))?;
     }
-    writeln!(out, "\nThis host has")?;
+    writeln!(out, "\nThis host supports")?;
     for finding in &report.features {
         writeln!(
             out,
@@ -153,7 +153,7 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
         }
     }
     if !report.programs.is_empty() {
-        writeln!(out, "\nPrograms, loaded and attached for a moment")?;
+        writeln!(out, "\nPrograms (loaded and attached as a test)")?;
         for program in &report.programs {
             let cost = match program.verified_instructions {
                 Some(count) => format!("{count:>7} instructions verified in {:.1} ms", program.load_ms),
@@ -169,7 +169,7 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "  {}", escape(finding))?;
     }
     for obstacle in &report.obstacles {
-        writeln!(out, "\nIn the way: {}", escape(obstacle))?;
+        writeln!(out, "\nMissing: {}", escape(obstacle))?;
     }
     writeln!(
         out,

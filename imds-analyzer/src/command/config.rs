@@ -33,7 +33,7 @@ pub(super) fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
             for warning in config.warnings() {
                 say(format_args!("warning: {warning}"));
             }
-            say(format_args!("{}: fine", file.display()));
+            say(format_args!("{}: ok", file.display()));
         }
     }
     Ok(ExitCode::Ok)

@@ -149,7 +149,7 @@ impl<'a> Daemon<'a> {
             writes: &daemon.writes(),
             counters_readable: &|| daemon.session.counters_readable(),
         })
-        .context("rights cannot be dropped")?;
+        .context("cannot drop privileges")?;
         tracing::debug!("capabilities kept: {kept:?}");
         daemon.session.rights_dropped();
         daemon.apply();
@@ -174,7 +174,7 @@ impl<'a> Daemon<'a> {
     /// Makes everything but the server what the configuration says.
     fn apply(&mut self) {
         if let Err(error) = self.session.sink().configure(&self.config) {
-            tracing::warn!("a sink cannot be had: {error}");
+            tracing::warn!("cannot open a sink: {error}");
         }
         let metrics = &self.config.metrics;
         self.textfile = metrics.textfile.is_some().then(|| interval(metrics.textfile_interval));
@@ -192,12 +192,12 @@ impl<'a> Daemon<'a> {
         match Server::start(address, self.scrapes.0.clone(), Arc::clone(&self.scrape_counts)) {
             Ok(server) => {
                 if !server.address.ip().is_loopback() {
-                    tracing::warn!("metrics are served to others than this host, on {}", server.address);
+                    tracing::warn!("metrics on {} are reachable from other hosts", server.address);
                 }
                 self.server = Some(server);
             }
             Err(error) => {
-                tracing::warn!("no metrics on {address}, which is tried again: {error}");
+                tracing::warn!("cannot serve metrics on {address}, will retry: {error}");
                 self.listen_again = Some(Instant::now() + LISTEN_AGAIN);
             }
         }
@@ -213,7 +213,7 @@ impl<'a> Daemon<'a> {
             let [terminate, interrupt] = &mut self.end;
             tokio::select! {
                 flow = self.session.next() => {
-                    if flow.context("records cannot be handled")? != Flow::On {
+                    if flow.context("cannot process records")? != Flow::On {
                         return Ok(());
                     }
                     if self.review.is_none() {
@@ -235,11 +235,11 @@ impl<'a> Daemon<'a> {
     }
 
     fn on_time(&mut self) -> anyhow::Result<()> {
-        self.session.sink().report_folded().context("records cannot be made")?;
+        self.session.sink().report_folded().context("cannot write a record")?;
         let now = Instant::now();
         if self.review.is_some_and(|review| review <= now) {
             self.review = None;
-            self.session.report_loss().context("records cannot be made")?;
+            self.session.report_loss().context("cannot write a record")?;
             notify::status(&self.status());
         }
         if self.listen_again.is_some_and(|again| again <= now) {
@@ -258,7 +258,7 @@ impl<'a> Daemon<'a> {
             Ok(config) => {
                 let keys = self.config.needs_restart(&config);
                 if !keys.is_empty() {
-                    tracing::warn!("takes effect when the service is started again: {}", keys.join(", "));
+                    tracing::warn!("restart the service to apply: {}", keys.join(", "));
                 }
                 self.config = config;
                 self.apply();
@@ -270,8 +270,8 @@ impl<'a> Daemon<'a> {
             }
             Err(error) => {
                 self.session.sink().metrics.set_reload_good(false);
-                tracing::warn!("the configuration is left as it was: {error}");
-                notify::ready(&format!("Configuration refused, see the log; {}", self.status()));
+                tracing::warn!("reload failed, keeping the old configuration: {error}");
+                notify::ready(&format!("Configuration rejected, see the log; {}", self.status()));
             }
         }
     }
@@ -292,7 +292,7 @@ impl<'a> Daemon<'a> {
             scrapes: &self.scrape_counts,
         };
         pipeline.metrics.render(snapshot, reader).unwrap_or_else(|error| {
-            tracing::warn!("no metrics: {error}");
+            tracing::warn!("cannot serve metrics: {error}");
             Vec::new()
         })
     }
@@ -304,7 +304,7 @@ impl<'a> Daemon<'a> {
         };
         if self.textfile_job.as_ref().is_some_and(|job| !job.is_finished()) {
             if !std::mem::replace(&mut self.textfile_hangs, true) {
-                tracing::warn!("{}: its file system does not answer", path.display());
+                tracing::warn!("cannot write {}: its file system does not respond", path.display());
             }
             return;
         }
@@ -314,7 +314,7 @@ impl<'a> Daemon<'a> {
         let text = self.metrics(Reader::NodeExporter);
         self.textfile_job = Some(tokio::task::spawn_blocking(move || {
             if let Err(error) = textfile::write(&path, &text, first) {
-                tracing::warn!("{}: {error}", path.display());
+                tracing::warn!("cannot write {}: {error}", path.display());
             }
         }));
     }
@@ -339,8 +339,8 @@ impl<'a> Daemon<'a> {
     /// Handles what is there, sums up, and writes all that is queued.
     fn stop(mut self) -> anyhow::Result<ExitCode> {
         notify::stopping();
-        self.session.drain().context("records cannot be handled")?;
-        let mut finished = self.session.finish().context("records cannot be handled")?;
+        self.session.drain().context("cannot process records")?;
+        let mut finished = self.session.finish().context("cannot process records")?;
         finished.sink.fanout.close();
         let lost = finished.sink.loss();
         if !lost.is_empty() {
@@ -360,7 +360,7 @@ fn with_places_of_ours(config: Config) -> Result<Config, String> {
         let _ = result.send(looked_at.check_places(Trust::of_this_process()));
     });
     if let Err(error) = look {
-        tracing::debug!("no thread: {error}");
+        tracing::debug!("cannot start a thread: {error}");
     }
     match wait.recv_timeout(LOOK) {
         Ok(Err(error)) => Err(error),

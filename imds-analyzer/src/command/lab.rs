@@ -39,7 +39,7 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
     })?;
     say(format_args!("ready: {}", session.describe()));
     say(format_args!(
-        "IMDS is here, in a private network namespace of this host: every call of the tour is marked `local`."
+        "The lab's IMDS runs in a private network namespace on this host, so every call is marked `local`."
     ));
 
     let mut flow = Flow::On;
@@ -56,20 +56,20 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
         let outcome = loop {
             tokio::select! {
                 next = session.next() => {
-                    flow = next.context("the output cannot be written")?;
+                    flow = next.context("cannot write the output")?;
                     if flow != Flow::On { break None }
                 }
-                outcome = &mut running => break Some(outcome.context("a client's thread ended early")?),
+                outcome = &mut running => break Some(outcome.context("a client thread ended early")?),
                 () = signals.received() => { flow = Flow::Enough; break None }
             }
         };
         if flow == Flow::On {
-            flow = session.drain().context("the output cannot be written")?;
+            flow = session.drain().context("cannot write the output")?;
         }
         match outcome {
             Some(StepOutcome::Failed(why)) => say(format_args!("  the client failed: {why}")),
-            Some(StepOutcome::Skipped(why)) => say(format_args!("  left out: {why}")),
-            Some(StepOutcome::Refused) => say(format_args!("  IMDS refused it, as it requires tokens")),
+            Some(StepOutcome::Skipped(why)) => say(format_args!("  skipped: {why}")),
+            Some(StepOutcome::Refused) => say(format_args!("  IMDS refused it: tokens are required")),
             Some(StepOutcome::Done) | None => {}
         }
     }
@@ -78,12 +78,12 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
         say(format_args!("\n{}", lab::keep_message(&lab)));
         while flow == Flow::On {
             tokio::select! {
-                next = session.next() => flow = next.context("the output cannot be written")?,
+                next = session.next() => flow = next.context("cannot write the output")?,
                 () = signals.received() => break,
             }
         }
     }
-    let finished = session.finish().context("the output cannot be written")?;
+    let finished = session.finish().context("cannot write the output")?;
     console::summarise(&finished, args.format, args.color);
     Ok(ExitCode::Ok)
 }

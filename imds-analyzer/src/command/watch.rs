@@ -35,7 +35,8 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
     let mut filter = settings.filter;
     if settings.command.is_some() {
         // Orphans of the command become our children instead of pid 1's, so that all it starts stays below us.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("child subreaper")?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .context("cannot become the subreaper of the command")?;
         filter = filter.below(std::process::id());
     }
     let mut session = Session::start(Options {
@@ -68,13 +69,13 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
     let mut open = true;
     loop {
         tokio::select! {
-            flow = session.next() => match flow.context("the output cannot be written")? {
+            flow = session.next() => match flow.context("cannot write the output")? {
                 Flow::On => {}
                 Flow::Enough => break,
                 Flow::Closed => { open = false; break }
             },
             status = ended(&mut child) => {
-                let status = status.context("the command's end was not seen")?;
+                let status = status.context("cannot wait for the command")?;
                 if !status.success() {
                     command_failed = true;
                     say(format_args!("the command failed: {status}"));
@@ -87,20 +88,20 @@ async fn watch_session(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         }
     }
     if open {
-        session.drain().context("the output cannot be written")?;
+        session.drain().context("cannot write the output")?;
     }
-    let finished = session.finish().context("the output cannot be written")?;
+    let finished = session.finish().context("cannot write the output")?;
     console::summarise(&finished, settings.format, settings.color);
     let uncounted = finished.summary.total(true).v1;
     if !finished.failed && uncounted > 0 && settings.fail_on.leaves_local_v1_out() {
         say(format_args!(
-            "--fail-on v1 did not match: {uncounted} v1 calls went to an address of this host itself (v1-local matches those)."
+            "--fail-on v1 did not match: the {uncounted} v1 calls went to an address of this host; v1-local matches those."
         ));
     }
     let over_budget = finished.loss.of(Loss::BudgetV1);
     if !finished.failed && over_budget > 0 && settings.fail_on.has_v1() {
         say(format_args!(
-            "--fail-on did not match, but {over_budget} v1 calls were counted only: run it again with --kernel-rate 0."
+            "--fail-on did not match, but {over_budget} v1 calls over the budget were only counted: run again with --kernel-rate 0."
         ));
     }
     Ok(if finished.failed {
@@ -119,7 +120,7 @@ fn spawn(command: &settings::Command) -> anyhow::Result<Child> {
         .stdout(Stdio::from(io::stderr()))
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("{} cannot be started", command.program.display()))
+        .with_context(|| format!("cannot start {}", command.program.display()))
 }
 
 /// Takes note of the ends of the command's orphans, which are our children now and would stay as zombies. The command's

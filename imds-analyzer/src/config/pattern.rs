@@ -35,7 +35,7 @@ impl TryFrom<Fields> for Pattern {
 
     fn try_from(fields: Fields) -> Result<Self, Self::Error> {
         if fields == Fields::default() {
-            return Err("an entry without a key would mean every call");
+            return Err("an entry without a key would match every call");
         }
         Ok(Self(fields))
     }
@@ -124,8 +124,7 @@ impl Pattern {
             .is_some_and(|path| path.starts_with('/') && !is_normal(path))
         {
             return Some(
-                "no call matches: paths are compared without empty and dot segments, percent-encoding, query and \
-                 fragment; write the path like that",
+                "no call matches: write the path without empty and dot segments, percent-encoding, query and fragment",
             );
         }
         if user.as_deref().is_some_and(|user| !is_anything(user)) {
@@ -138,10 +137,10 @@ impl Pattern {
         {
             return None;
         }
-        let any_program = "any user can run a program that it matches, and make the calls with it; add user, unit or \
-                           container, or name the whole path of a program that does one thing";
-        let any_call = "calls of any user can match, as callers choose what it names; add user, or a unit, container or \
-                        executable of the system's";
+        let any_program = "any user can run a matching program and make calls with it; add user, unit or container, or \
+                           give the full path of a program that does one thing";
+        let any_call = "callers choose these values, so calls by any user can match; add user, or a system unit, \
+                        container or executable";
         Some(if executable.is_some() { any_program } else { any_call })
     }
 }

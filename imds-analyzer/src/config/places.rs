@@ -31,8 +31,7 @@ impl Config {
             && error.kind() == std::io::ErrorKind::PermissionDenied
         {
             return Err(format!(
-                "metrics.textfile: {distrust}, who could lead the way to it elsewhere by a link; name a directory that no link \
-                 leads to"
+                "metrics.textfile: {distrust}, who could redirect the path with a link; choose a path without links"
             ));
         }
         if fs::symlink_metadata(textfile).is_ok_and(|found| found.is_dir()) {
@@ -45,8 +44,8 @@ impl Config {
 fn only_ours(key: &str, directory: &Path, trust: Trust) -> Result<(), String> {
     match place::walk(directory, trust).distrust {
         Some(distrust) => Err(format!(
-            "{key}: {distrust}: files in there could be removed or replaced by others; choose a directory that root owns and \
-             root alone can write"
+            "{key}: {distrust}: other users could remove or replace files there; choose a directory that belongs to root \
+             and that only root can write"
         )),
         None => Ok(()),
     }

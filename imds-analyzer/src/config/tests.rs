@@ -137,7 +137,7 @@ fn keys_that_are_read_at_start_only_are_named() {
     let mut above = "";
     for line in DEFAULT.lines() {
         if !line.starts_with('#') {
-            if let Some((key, _)) = line.split_once(" = ").filter(|_| comment.contains("at start only")) {
+            if let Some((key, _)) = line.split_once(" = ").filter(|_| comment.contains("at restart")) {
                 keys.push(key);
             }
         } else if above.starts_with('#') {
@@ -182,10 +182,7 @@ fn places_that_others_can_write_are_refused() {
     for mode in [0o777, 0o1777, 0o757] {
         fs::set_permissions(dir.path().join("log"), fs::Permissions::from_mode(mode)).expect("ours");
         let error = check(log).expect_err("writable by all");
-        assert!(
-            error.starts_with("log.path: ") && error.contains("everybody"),
-            "{error}"
-        );
+        assert!(error.starts_with("log.path: ") && error.contains("everyone"), "{error}");
     }
     assert_eq!(check("[log]\npath = \"{root}/log/e.jsonl\"\nenabled = false"), Ok(()));
     assert!(

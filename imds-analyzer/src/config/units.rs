@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let text = String::deserialize(from)?;
     parse_size(&text)
-        .ok_or_else(|| D::Error::custom(format!("{text:?} is no size: write it like 64KiB, 16MiB or 1GiB")))
+        .ok_or_else(|| D::Error::custom(format!("{text:?} is not a size: write it like 64KiB, 16MiB or 1GiB")))
 }
 
 pub(super) fn parse_size(text: &str) -> Option<u64> {
@@ -29,7 +29,7 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D
     let text = String::deserialize(from)?;
     match humantime::parse_duration(&text) {
         Ok(duration) if duration <= MAX => Ok(duration),
-        Ok(_) => Err(D::Error::custom(format!("{text:?} is more than a hundred years"))),
+        Ok(_) => Err(D::Error::custom(format!("{text:?} is longer than a hundred years"))),
         Err(error) => Err(D::Error::custom(format!(
             "{text:?}: {error}; write it like 30s, 10m, 1h or 7d"
         ))),

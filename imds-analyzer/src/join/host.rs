@@ -151,7 +151,7 @@ impl Older {
             }
             Err(error) => {
                 self.failures += 1;
-                tracing::warn!("sockets that were open before cannot be found: {error:#}");
+                tracing::warn!("cannot find the owners of sockets that were already open: {error:#}");
             }
         }
     }

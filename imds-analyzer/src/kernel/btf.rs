@@ -10,7 +10,7 @@ pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
-    #[error("{KERNEL_BTF} cannot be read: {0}")]
+    #[error("cannot read {KERNEL_BTF}: {0}")]
     Io(#[from] io::Error),
     #[error("the kernel's BTF is damaged: {0}")]
     Format(&'static str),
@@ -63,7 +63,7 @@ impl Btf {
                 .map(u16::from_ne_bytes)
         };
         if half(0) != Some(MAGIC) {
-            return Err(BtfError::Format("no BTF header"));
+            return Err(BtfError::Format("it has no BTF header"));
         }
         let header = |at: usize| word(&data, at).ok_or(BtfError::Format("the header is cut"));
         let header_len = header(4)? as usize;

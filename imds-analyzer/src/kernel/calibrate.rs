@@ -105,9 +105,9 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         // Time stamps of its start and of its run should not be the same tick.
         thread::sleep(Duration::from_millis(30));
         let mut facts = TaskFacts::of_this_thread(name).context("/proc/thread-self")?;
-        let place = Place::new().context("a place for a connection to this process itself")?;
-        let net_ns = place.inode().context("the network namespace")?;
-        let connection = place.connect().context("a connection to this process itself")?;
+        let place = Place::new().context("cannot prepare a connection to this process")?;
+        let net_ns = place.inode().context("cannot identify the network namespace")?;
+        let connection = place.connect().context("cannot connect to this process")?;
         settings.calibrate = name.bytes().take(8).rfold(0, |rest, byte| rest << 8 | u64::from(byte));
 
         // A place that was never written is zeroes: then nothing that is looked for is there.
@@ -134,11 +134,11 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         let net = self.slot(slot::NET)?;
         match Dump(&net).only(4, |at| at > 0 && Dump(&net).u32(at) == u32::try_from(net_ns).ok()) {
             Some(offset) => settings.common.net_inum = offset,
-            None => findings.push("network namespaces cannot be told apart".to_owned()),
+            None => findings.push("cannot tell network namespaces apart".to_owned()),
         }
         match self.learn_task(&mut settings, &facts, &connection) {
             Ok(()) => {}
-            Err(missing) => findings.push(format!("tasks cannot be read: {missing:#}")),
+            Err(missing) => findings.push(format!("cannot read tasks: {missing:#}")),
         }
         settings.calibrate = 0;
         settings.dump = [0; slot::DUMP_LEN as usize];

@@ -49,7 +49,7 @@ impl Root {
     pub fn describe(&self) -> String {
         match self {
             Self::Mounted(path, _) => path.display().to_string(),
-            Self::Private(_) => "a private mount (the host has cgroup2 mounted nowhere)".to_owned(),
+            Self::Private(_) => "a private mount (this host has not mounted cgroup2)".to_owned(),
         }
     }
 }

@@ -68,19 +68,19 @@ impl Feature {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Privileges => {
-                "run as root (sudo), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE, and CAP_SYS_ADMIN for its self-test in a network namespace (before 5.11 CAP_SYS_RESOURCE too)"
+                "run as root (sudo), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE and, for the self-test in a network namespace, CAP_SYS_ADMIN (before 5.11 also CAP_SYS_RESOURCE)"
             }
-            Self::KernelReads => "boot with lockdown=integrity, or without lockdown",
+            Self::KernelReads => "boot with lockdown=integrity or without lockdown",
             Self::Cgroup2 => {
-                "the wire tap is attached to the root of cgroup2: mount it (mount -t cgroup2 none /mnt), or run on the host and not inside a container"
+                "the wire tap attaches to the root of cgroup2: mount it (mount -t cgroup2 none /mnt), or run on the host instead of in a container"
             }
-            Self::Btf => "offsets of kernel structs come from it: use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
-            Self::RingBuffer => "use a kernel from 5.8 on",
+            Self::Btf => "it gives the offsets of kernel structs: use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+            Self::RingBuffer => "use Linux 5.8 or later",
             Self::Fentry | Self::TpBtf | Self::Kprobe => {
-                "nothing to do: one of the three names the sender; without any, a request's owner is who connected"
+                "optional: one of the three hooks is enough to identify the sender; without any, a request is attributed to the process that connected"
             }
             Self::KprobeEvents => {
-                "the send tap, which stands in where the wire tap cannot be had, is made of them: use a kernel built with CONFIG_KPROBE_EVENTS=y and CONFIG_BPF_EVENTS=y"
+                "the send tap, the fallback for the wire tap, needs them: use a kernel built with CONFIG_KPROBE_EVENTS=y and CONFIG_BPF_EVENTS=y"
             }
         }
     }

@@ -141,7 +141,9 @@ fn release_memory() {
 impl Loaded {
     /// The buffers that records come from.
     pub fn take_buffers(&mut self) -> anyhow::Result<Buffers> {
-        self.buffers.take().ok_or_else(|| anyhow!("the buffers are taken"))
+        self.buffers
+            .take()
+            .ok_or_else(|| anyhow!("the buffers are already in use"))
     }
 
     /// What the kernel side, and the kernel, lost since load.

@@ -105,14 +105,14 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
                     plan.reasons.extend(
                         obstacles
                             .iter()
-                            .map(|Obstacle { feature, why }| format!("not the wire tap: {}: {why}", feature.name())),
+                            .map(|Obstacle { feature, why }| format!("no wire tap: {}: {why}", feature.name())),
                     );
                     explain_send(&tap, "", &mut plan.reasons);
                     if wanted.object.is_none() && features.get(Feature::Cgroup2).is_present() {
                         plan.reasons.push(PACKETS_NOT_ASKED_FOR.to_owned());
                     }
                 } else {
-                    explain_send(&tap, ", if the wire tap is refused", &mut plan.reasons);
+                    explain_send(&tap, ", if the kernel rejects the wire tap", &mut plan.reasons);
                 }
                 plan.taps.push(tap);
             }
@@ -129,7 +129,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     } else if let Some(Object::Legacy | Object::LegacyWire) = wanted.object {
         obstacles.push(Obstacle {
             feature: Feature::KprobeEvents,
-            why: "the legacy object has no other owner hook".to_owned(),
+            why: "the legacy object supports no other owner hook".to_owned(),
         });
     }
     if plan.taps.is_empty() {
@@ -175,7 +175,7 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
     reasons.push("wire tap: cgroup_skb egress at the root of cgroup2".to_owned());
     let owners = match owner {
         Some(owner) => {
-            reasons.push(format!("owner: {}, as asked for", owner.as_str()));
+            reasons.push(format!("owner: {}, as requested", owner.as_str()));
             vec![owner]
         }
         None => {
@@ -190,7 +190,7 @@ fn wire(features: &Features, owner: Option<OwnerHook>, reasons: &mut Vec<String>
                     reasons.push(format!("owner: not {}: {}", feature.name(), probe.detail()));
                 }
             }
-            reasons.push("owner where nothing else is known: the connecting process".to_owned());
+            reasons.push("owner otherwise: the process that connected".to_owned());
             owners.push(OwnerHook::Connect);
             owners
         }
@@ -215,15 +215,14 @@ fn send(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> {
 }
 
 /// Said where the send tap is used.
-const PACKETS_NOT_ASKED_FOR: &str = "not the wire tap of the legacy object: it is for those who ask (watch --object legacy-wire, \
-    Linux 5.4 and later), because before 5.7 its program stays at the root of cgroup2 if the tool is killed, until it is \
-    started again";
+const PACKETS_NOT_ASKED_FOR: &str = "no wire tap of the legacy object: request it with watch --object legacy-wire (Linux 5.4 \
+    and later); before 5.7 a killed tool leaves its program at the root of cgroup2 until it starts again";
 
 fn explain_send(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
     let sender = imds_analyzer_ebpf::abi::program::SENDER;
     if let TapPlan::Send { packets: true, .. } = tap {
         reasons.push(
-            "wire tap: cgroup_skb egress at the root of cgroup2, which passes packets on to this program".to_owned(),
+            "wire tap: cgroup_skb egress at the root of cgroup2, which forwards packets to user space".to_owned(),
         );
         reasons.push(format!("owner: kprobes on {sender}, the sender's own context"));
     } else {
@@ -234,9 +233,9 @@ fn explain_send(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
     reasons.push(
         match tap {
             TapPlan::Send { offsets: None, .. } => {
-                "offsets of the send tap: those that kernels have in common, checked and completed on a connection of its own"
+                "send tap offsets: those common to supported kernels, checked and completed on a test connection"
             }
-            _ => "offsets of the send tap: this kernel's BTF, checked on a connection of its own",
+            _ => "send tap offsets: this kernel's BTF, checked on a test connection",
         }
         .to_owned(),
     );

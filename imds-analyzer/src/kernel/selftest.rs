@@ -39,22 +39,22 @@ const PAUSE: Duration = Duration::from_millis(1);
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(
-        "no request of its own can be made to prove it: {0:#} (a network namespace takes CAP_SYS_ADMIN, and user.max_net_namespaces above 0)"
+        "self-test: cannot send a request: {0:#} (a network namespace needs CAP_SYS_ADMIN and user.max_net_namespaces above 0)"
     )]
     Place(anyhow::Error),
     #[error(
-        "a request of its own was not seen within {} s: a program at another cgroup may drop it, or this is not the host's cgroup root",
+        "self-test: did not see its own request within {} s: a program at another cgroup may drop it, or this is not the host's cgroup root",
         DEADLINE.as_secs()
     )]
     Unseen,
-    #[error("a request of its own was judged {found}, not {expected}")]
+    #[error("self-test: judged its own request {found} instead of {expected}")]
     Verdict { expected: &'static str, found: String },
-    #[error("a request of its own was seen without its path")]
+    #[error("self-test: saw its own request without the path")]
     Path,
-    #[error("a token of its own was shown")]
+    #[error("self-test: saw its own token unmasked")]
     Token,
     /// The bytes are right, who sent them is not.
-    #[error("a request of its own was not seen with its sender: {0}")]
+    #[error("self-test: did not identify the sender of its own request: {0}")]
     Owner(String),
 }
 
@@ -193,15 +193,12 @@ fn check_owner(request: &Request, owner: OwnerHook) -> Result<(), Failure> {
     let task = &request.task;
     let hook = OwnerHook::from_raw(task.hook).map_or("nobody", OwnerHook::as_str);
     if hook != owner.as_str() {
-        return Err(Failure::Owner(format!(
-            "{} did not note it, {hook} did",
-            owner.as_str()
-        )));
+        return Err(Failure::Owner(format!("{} did not see it, {hook} did", owner.as_str())));
     }
     // In a pid namespace this process has another number.
     if in_first_pid_namespace() && task.tgid != std::process::id() {
         return Err(Failure::Owner(format!(
-            "process {} and not {}",
+            "process {} instead of {}",
             task.tgid,
             std::process::id()
         )));

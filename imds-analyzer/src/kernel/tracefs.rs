@@ -68,7 +68,7 @@ impl Tracefs {
             Some(path) => (directory(&path)?, path.display().to_string()),
             None => (
                 private()?,
-                "a private mount (the host has tracefs mounted nowhere)".to_owned(),
+                "a private mount (this host has not mounted tracefs)".to_owned(),
             ),
         };
         let tracefs = Self { root, place };
@@ -155,7 +155,7 @@ impl Tracepoint {
 impl Drop for Event {
     fn drop(&mut self) {
         if let Err(error) = self.events.write_all(format!("-:{GROUP}/{}", self.name).as_bytes()) {
-            tracing::debug!("{EVENTS}: {} stays behind: {error}", self.name);
+            tracing::debug!("{EVENTS}: cannot remove {}: {error}", self.name);
         }
     }
 }

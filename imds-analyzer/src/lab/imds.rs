@@ -40,13 +40,13 @@ pub struct Options {
     pub tokens: Tokens,
 }
 
-/// EC2's `HttpTokens`, `--tokens`: whether a request without a token is served, or gets 401.
+/// `--tokens`: EC2's `HttpTokens`, which decides if a request without a token is served or gets 401.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Tokens {
-    /// IMDSv1 and IMDSv2.
+    /// Answer v1 and v2 calls.
     #[default]
     Optional,
-    /// IMDSv2 only.
+    /// Refuse v1 calls.
     Required,
 }
 

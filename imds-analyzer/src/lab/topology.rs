@@ -52,13 +52,13 @@ impl Lab {
         let (client, server) = (NetNs::new()?, NetNs::new()?);
         client
             .run(|| Netlink::open()?.add_veth(LINK, server.as_fd()))?
-            .context("a veth pair cannot be made (is the veth module there?)")?;
+            .context("cannot create a veth pair (is the veth module available?)")?;
         let ends = [(&client, CLIENT), (&server, SERVER)];
         // Both ends up first: a link has a carrier only then.
         for (namespace, _) in ends {
             namespace
                 .run(|| Netlink::open()?.link_up(LINK))?
-                .context("the veth link cannot be brought up")?;
+                .context("cannot bring the veth link up")?;
         }
         for (namespace, (ipv4, ipv6)) in ends {
             namespace.run(|| -> anyhow::Result<()> {
@@ -76,11 +76,11 @@ impl Lab {
             let mut netlink = Netlink::open()?;
             netlink
                 .add_route(IPV4.into(), SERVER.0.into(), LINK)
-                .context("no route to IMDS over IPv4")?;
+                .context("cannot add the IPv4 route to IMDS")?;
             if ipv6 {
                 netlink
                     .add_route(IPV6.into(), SERVER.1.into(), LINK)
-                    .context("no route to IMDS over IPv6")?;
+                    .context("cannot add the IPv6 route to IMDS")?;
             }
             Ok(())
         })??;
@@ -102,7 +102,7 @@ fn add_imds(netlink: &mut Netlink) -> anyhow::Result<bool> {
 fn add_address(netlink: &mut Netlink, link: &str, address: IpAddr, prefix: u8) -> anyhow::Result<()> {
     netlink
         .add_address(link, address, prefix)
-        .with_context(|| format!("{address} cannot be added to {link}"))
+        .with_context(|| format!("cannot add {address} to {link}"))
 }
 
 /// False, and no error, where the kernel has no IPv6 (EOPNOTSUPP, EAFNOSUPPORT) or has it switched off (EACCES).

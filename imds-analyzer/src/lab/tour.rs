@@ -81,14 +81,14 @@ impl Step {
     /// Runs the client to its end. What it prints is swallowed, for it holds tokens and credentials.
     pub fn run(&self, lab: &Lab) -> StepOutcome {
         if let Some(missing) = self.needs.iter().find(|program| !is_installed(program)) {
-            return StepOutcome::Skipped(format!("{missing} is not installed here"));
+            return StepOutcome::Skipped(format!("{missing} is not installed"));
         }
         if self.needs_ipv6 && !lab.has_ipv6() {
             return StepOutcome::Skipped("this host has no IPv6".to_owned());
         }
         match self.wait(lab) {
             Ok(status) => outcome(self.command[0], status),
-            Err(error) => StepOutcome::Failed(format!("{} cannot be run: {error}", self.command[0])),
+            Err(error) => StepOutcome::Failed(format!("cannot run {}: {error}", self.command[0])),
         }
     }
 
@@ -191,7 +191,7 @@ mod tests {
         };
         assert_eq!(
             missing.run(&lab),
-            StepOutcome::Skipped("no-such-program is not installed here".to_owned())
+            StepOutcome::Skipped("no-such-program is not installed".to_owned())
         );
         let failing = Step {
             command: &["sh", "-c", "exit 3"],

@@ -88,7 +88,9 @@ impl Lineage {
         let pids = match proc::pids() {
             Ok(pids) => pids,
             Err(error) => {
-                tracing::warn!("/proc cannot be read, ancestors are those that start from now on: {error}");
+                tracing::warn!(
+                    "cannot read /proc, so ancestors include only processes that start from now on: {error}"
+                );
                 return;
             }
         };

@@ -136,6 +136,6 @@ fn contradiction() {
     let error = settings("--v1 --fail-on v1,unknown").expect_err("a contradiction");
     assert_eq!(
         error.to_string(),
-        "--fail-on unknown never matches with --v1, which leaves such requests out: drop --v1 or unknown"
+        "--fail-on unknown never matches with --v1, which filters such calls out: remove --v1 or unknown"
     );
 }

@@ -107,16 +107,13 @@ impl FileWriter {
         let (mut file, mut made) = self.open_or_make(trust)?;
         let mut found = file.metadata()?;
         if !found.is_file() {
-            return Err(io::Error::new(
-                ErrorKind::InvalidInput,
-                "there is something else than a file",
-            ));
+            return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
         }
         if !is_ours(&found, trust) {
             // Put there when the directory was not ours alone: it may be a name of quite another file.
             tracing::warn!(
-                "log: {} is not this program's own (it has another owner, another name, or others may write it): it is set aside, \
-                 and a new file is begun",
+                "log: {} is not the service's own file (it has another owner, a second name, or is writable by others): set it \
+                 aside and started a new file",
                 self.config.path.display()
             );
             self.tidy.set_aside(&self.config.path)?;
@@ -124,7 +121,7 @@ impl FileWriter {
             (file, made) = self.open_or_make(trust)?;
             found = file.metadata()?;
             if !made {
-                return Err(io::Error::other("somebody else made it anew"));
+                return Err(io::Error::other("another process replaced it"));
             }
         }
         let change = self.last.change(&self.config.path, &found, made);
@@ -211,7 +208,7 @@ impl FileWriter {
     /// Where it does not work the owner alone reads the log.
     fn give_to_group(&self, file: &File) {
         if self.group.is_some() && fchown(file.as_fd(), None, self.group).is_err() {
-            tracing::debug!("the log could not be given to its group");
+            tracing::debug!("cannot set the group of the log file");
         }
     }
 

@@ -120,56 +120,56 @@ impl Metrics {
         };
         let build = gauges(
             "imds_analyzer_build_info",
-            "Always 1; its labels say which version this is.",
+            "Always 1; the label is the version.",
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let reload_good = IntGauge::new(
             "imds_analyzer_config_last_reload_successful",
-            "Whether the configuration was right when it was last read.",
+            "1 if the last reload of the configuration succeeded.",
         )?;
         reload_good.set(1);
         registry.register(Box::new(reload_good.clone()))?;
         let scrapes_delayed = IntCounter::new(
             "imds_analyzer_scrapes_delayed_total",
-            "Connections to the port of these metrics that were made to wait.",
+            "Connections to the metrics port that had to wait.",
         )?;
         registry.register(Box::new(scrapes_delayed.clone()))?;
         Ok(Self {
             scrapes: counters(
                 "imds_analyzer_scrapes_total",
-                "Connections to the port of these metrics, by what became of them.",
+                "Connections to the metrics port, by outcome.",
                 &["outcome"],
             )?,
             scrapes_delayed,
             requests: counters(
                 "imds_analyzer_requests_total",
-                "Requests to the metadata service; local ones went to an address of this host itself.",
+                "Requests to the metadata service. Local requests went to an address of this host.",
                 &["version", "verdict", "path_class", "local"],
             )?,
             callers: counters(
                 "imds_analyzer_caller_requests_total",
-                "Requests to the metadata service by caller; callers beyond the bound are other.",
+                "Requests to the metadata service by caller. Callers beyond metrics.max_callers are counted as other.",
                 &["caller", "uid", "version", "local"],
             )?,
             relayed: counters(
                 "imds_analyzer_relayed_requests_total",
-                "Requests of rootless network helpers that repeat a container's request, which is counted in the others.",
+                "Requests by rootless network helpers that repeat a container's request. The other metrics count only the container's.",
                 &["version"],
             )?,
             first_seen: counters(
                 "imds_analyzer_first_seen_total",
-                "Callers not seen before that made their first v1 or credential request.",
+                "Callers that made their first v1 or credential request.",
                 &["kind"],
             )?,
             unwritten: counters(
                 "imds_analyzer_requests_unwritten_total",
-                "Requests that are counted and not written in full.",
+                "Requests that are counted but not written in full.",
                 &["reason"],
             )?,
             lost: counters(
                 "imds_analyzer_lost_total",
-                "What was lost or left out on the way from the kernel to the sinks, by kind.",
+                "Events and details lost between the kernel and the sinks, by kind.",
                 &["kind"],
             )?,
             sink_records: counters(
@@ -179,22 +179,22 @@ impl Metrics {
             )?,
             sink_lost: counters(
                 "imds_analyzer_sink_lost_total",
-                "Records that a sink could not take.",
+                "Records that did not fit into a sink's queue.",
                 &["sink"],
             )?,
             sink_failing: gauges(
                 "imds_analyzer_sink_failing",
-                "Whether the last attempt to write to a sink failed.",
+                "1 if the last write to a sink failed.",
                 &["sink"],
             )?,
             hooks: gauges(
                 "imds_analyzer_hook_attached",
-                "Whether a program is in the kernel.",
+                "1 if an eBPF program is attached.",
                 &["program"],
             )?,
             capture: gauges(
                 "imds_analyzer_capture_info",
-                "Always 1; its labels say how requests are seen and who says who sent them.",
+                "Always 1; the labels are the tap and the hook that identifies the sender.",
                 &["tap", "owner"],
             )?,
             own: own::Own::new(&registry)?,

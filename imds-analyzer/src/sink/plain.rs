@@ -12,7 +12,7 @@ pub(super) fn describe(notice: &Notice<'_>) -> String {
     match notice {
         Notice::Start { kernel, hooks } => {
             let mut text = format!(
-                "imds-analyzer {} has attached on {}:",
+                "imds-analyzer {} attached on {}:",
                 env!("CARGO_PKG_VERSION"),
                 foreign(kernel, WIDTH)
             );
@@ -49,7 +49,7 @@ pub(super) fn describe(notice: &Notice<'_>) -> String {
 
 fn rate_limited(folded: &Folded) -> String {
     let counts = folded.counts;
-    let mut text = format!("not written in full: {} calls", counts.sum());
+    let mut text = format!("rate-limited: {} calls", counts.sum());
     // Writing to a String does not fail.
     let _ = write!(
         text,

@@ -222,8 +222,8 @@ impl Shared {
         let failing = mem::replace(&mut state.stats.failing, result.is_err());
         drop(state);
         match result {
-            Err(error) if !failing => tracing::warn!("{name} cannot be written, and is tried again: {error}"),
-            Ok(()) if failing => tracing::warn!("{name} is written again"),
+            Err(error) if !failing => tracing::warn!("cannot write to {name}, will retry: {error}"),
+            Ok(()) if failing => tracing::warn!("writing to {name} again"),
             _ => {}
         }
     }

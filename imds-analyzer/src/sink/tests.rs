@@ -1,7 +1,6 @@
 //! Sample events, and files to compare output with.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };

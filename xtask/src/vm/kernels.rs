@@ -67,13 +67,13 @@ const fn pattern(before: &'static str, after: &'static str) -> Pattern {
 
 const MPTCP: Absent = Absent {
     test: "multipath_tcp",
-    why: "MPTCP (5.6) is not switched on in this build",
+    why: "this build has no MPTCP (5.6)",
     proof: "! python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)' 2>/dev/null",
 };
 
 const MAPS_BEYOND_MEMLOCK: Absent = Absent {
     test: "with_the_capabilities_that_it_names",
-    why: "until 5.11 maps count against RLIMIT_MEMLOCK, which is too low without CAP_SYS_RESOURCE",
+    why: "before 5.11 maps count against RLIMIT_MEMLOCK, which is too low without CAP_SYS_RESOURCE",
     proof: "setpriv --bounding-set=-sys_resource,-sys_admin imds-analyzer check >/dev/null; test $? = 4",
 };
 
@@ -81,31 +81,31 @@ const NO_BTF_PROOF: &str = "! test -e /sys/kernel/btf/vmlinux";
 
 const NO_BTF: Absent = Absent {
     test: "no_btf",
-    why: "there is no BTF that could be hidden",
+    why: "this kernel has no BTF to hide",
     proof: NO_BTF_PROOF,
 };
 
 const TRUNCATED_BTF: Absent = Absent {
     test: "truncated_btf",
-    why: "there is no BTF that could be cut",
+    why: "this kernel has no BTF to truncate",
     proof: NO_BTF_PROOF,
 };
 
 const WRONG_BTF: Absent = Absent {
     test: "tasks_that_cannot_be_read",
-    why: "there is no BTF that could be wrong",
+    why: "this kernel has no BTF to corrupt",
     proof: NO_BTF_PROOF,
 };
 
 const PRIVATE_MOUNTS: Absent = Absent {
     test: "no_cgroup2_in_sight",
-    why: "a mount that nobody else sees takes fsopen(2) (5.2)",
+    why: "a private mount needs fsopen(2) (5.2)",
     proof: "python3 -c 'import ctypes; exit(ctypes.CDLL(None).syscall(430, b\"cgroup2\", 0) >= 0)'",
 };
 
 const IO_URING: Absent = Absent {
     test: "io_uring",
-    why: "there is no io_uring (5.1)",
+    why: "this kernel has no io_uring (5.1)",
     proof: "python3 -c 'import ctypes; c = ctypes.CDLL(None, use_errno=True); c.syscall(425, 0, 0); \
             exit(ctypes.get_errno() != 38)'",
 };
@@ -113,7 +113,7 @@ const IO_URING: Absent = Absent {
 /// The two came together: IORING_OP_SEND, and IORING_REGISTER_PROBE, by which a ring is asked for it.
 const IO_URING_SEND: Absent = Absent {
     test: "io_uring",
-    why: "io_uring does not send (until 5.6)",
+    why: "io_uring cannot send before 5.6",
     proof: "python3 -c 'import ctypes; c = ctypes.CDLL(None); b = ctypes.create_string_buffer; \
             ring = c.syscall(425, 1, b(120)); exit(ring < 0 or c.syscall(427, ring, 8, b(4096), 256) == 0)'",
 };
@@ -124,20 +124,20 @@ pub(crate) const LEGACY_WIRE_OBJECT: &str = "legacy-wire";
 
 const PACKETS: Absent = Absent {
     test: LEGACY_WIRE,
-    why: "programs on packets cannot write to a perf buffer (5.4)",
+    why: "packet programs cannot write to a perf buffer before 5.4",
     proof: "imds-analyzer check --object legacy-wire | grep 'does not let packets be passed on'",
 };
 
 const ZERO_COPY: Absent = Absent {
     test: "zero_copy",
-    why: "SO_ZEROCOPY is for sockets that are not connected yet (until 4.17)",
+    why: "before 4.17 SO_ZEROCOPY must be set before connecting",
     proof: "! python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 0)); \
             socket.create_connection(s.getsockname()).setsockopt(1, 60, 1)' 2>/dev/null",
 };
 
 const LOCKDOWN: Absent = Absent {
     test: "lockdown",
-    why: "the kernel cannot be locked down (5.4)",
+    why: "this kernel has no lockdown (5.4)",
     proof: "! test -e /sys/kernel/security/lockdown",
 };
 

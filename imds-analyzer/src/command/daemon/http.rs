@@ -138,7 +138,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::debug!("a connection for metrics was not taken: {error}");
+                tracing::debug!("cannot accept a connection for metrics: {error}");
                 time::sleep(PAUSE).await;
                 continue;
             }

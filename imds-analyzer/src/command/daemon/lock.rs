@@ -36,21 +36,21 @@ impl Lock {
             .recursive(true)
             .mode(DIRECTORY_MODE)
             .create(directory)
-            .with_context(|| format!("{} cannot be made", directory.display()))?;
+            .with_context(|| format!("cannot create {}", directory.display()))?;
         if let Some(distrust) = place::walk(directory, Trust::of_this_process()).distrust {
-            bail!("runtime_dir: {distrust}: others could remove or hold the lock");
+            bail!("runtime_dir: {distrust}: other users could remove or hold the lock");
         }
         let path = directory.join("daemon.lock");
         for _ in 0..ATTEMPTS {
-            if let Some(mut file) = attempt(&path).with_context(|| format!("lock of {}", path.display()))? {
+            if let Some(mut file) = attempt(&path).with_context(|| format!("cannot lock {}", path.display()))? {
                 file.set_len(0)
                     .and_then(|()| file.rewind())
                     .and_then(|()| writeln!(file, "{}", process::id()))
-                    .with_context(|| format!("{} cannot be written", path.display()))?;
+                    .with_context(|| format!("cannot write {}", path.display()))?;
                 return Ok(Self(file));
             }
         }
-        bail!("{} is made anew again and again by another process", path.display());
+        bail!("another process keeps replacing {}", path.display());
     }
 }
 
@@ -65,7 +65,7 @@ fn attempt(path: &Path) -> anyhow::Result<Option<File>> {
         .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)?;
     let found = file.metadata()?;
-    ensure!(found.is_file(), "it is not a regular file");
+    ensure!(found.is_file(), "not a regular file");
     // Of an older version: whoever opened it then may lock it at any time.
     let loose = found.mode() & OTHERS != 0 || found.nlink() != 1;
     let locked = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -78,12 +78,12 @@ fn attempt(path: &Path) -> anyhow::Result<Option<File>> {
         if !loose || owner.is_some_and(proc::exists) {
             let owner = owner.map_or_else(|| "another process is".to_owned(), |pid| format!("process {pid} is"));
             bail!(
-                "{owner} running as the daemon of this host already (it holds {}); `imds-analyzer watch` can run beside it",
+                "{owner} already running as this host's daemon (it holds {}); `imds-analyzer watch` can run at the same time",
                 path.display()
             );
         }
         tracing::warn!(
-            "{} is held by somebody who is no daemon, and is made anew",
+            "{} is locked by a process that is not the daemon; replacing it",
             path.display()
         );
     }
@@ -132,7 +132,7 @@ mod tests {
         let lock = Lock::take(&run).expect("free");
         assert_eq!((mode(&path), mode(&run) & 0o022), (MODE, 0));
         let error = Lock::take(&run).expect_err("held").to_string();
-        assert!(error.contains("lock of"), "{error}");
+        assert!(error.contains("cannot lock"), "{error}");
         drop(lock);
         drop(Lock::take(&run).expect("free again"));
     }
@@ -168,7 +168,7 @@ mod tests {
         flock(&held, FlockOperation::NonBlockingLockExclusive).expect("free");
         let error = format!("{:#}", Lock::take(dir.path()).expect_err("a daemon holds it"));
         assert!(
-            error.contains(&format!("process {} is running", process::id())),
+            error.contains(&format!("process {} is already running", process::id())),
             "{error}"
         );
     }

@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 fn send(states: &[NotifyState<'_>]) {
     // Not heard is not told: the service goes on.
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("systemd was not told: {error}");
+        tracing::debug!("cannot notify systemd: {error}");
     }
 }
 
@@ -18,12 +18,12 @@ pub(super) fn ready(status: &str) {
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now, NotifyState::Status("Reloading")]),
-        Err(error) => tracing::debug!("no time for systemd: {error}"),
+        Err(error) => tracing::debug!("cannot read the clock for systemd: {error}"),
     }
 }
 
 pub(super) fn stopping() {
-    send(&[NotifyState::Stopping, NotifyState::Status("Writing what is left")]);
+    send(&[NotifyState::Stopping, NotifyState::Status("Writing queued records")]);
 }
 
 pub(super) fn status(status: &str) {

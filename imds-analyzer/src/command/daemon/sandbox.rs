@@ -73,11 +73,11 @@ pub(super) fn enter(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
         current: Some(0),
         maximum: Some(0),
     };
-    setrlimit(Resource::Core, none).context("limit of core files")?;
+    setrlimit(Resource::Core, none).context("cannot set the core file limit")?;
     be_alone()?;
     let kept = drop_capabilities(needs)?;
     // Of all threads, and there is one.
-    seccompiler::apply_filter_all_threads(&filter()?).context("seccomp filter")?;
+    seccompiler::apply_filter_all_threads(&filter()?).context("cannot install the seccomp filter")?;
     Ok(kept)
 }
 
@@ -96,7 +96,7 @@ fn be_alone() -> anyhow::Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(anyhow!("there are threads already: {}", names.join(", ")));
+            return Err(anyhow!("other threads are already running: {}", names.join(", ")));
         }
         thread::sleep(Duration::from_millis(1));
     }

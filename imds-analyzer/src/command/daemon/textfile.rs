@@ -41,7 +41,7 @@ pub(super) fn write(path: &Path, text: &[u8], first: bool) -> io::Result<()> {
     let place = place::walk(directory, Trust::of_this_process());
     let directory = place.directory.map_err(|error| match place.distrust {
         Some(distrust) if error.kind() == io::ErrorKind::PermissionDenied => {
-            io::Error::new(error.kind(), format!("no link is followed where {distrust}"))
+            io::Error::new(error.kind(), format!("not following a link: {distrust}"))
         }
         _ => error,
     })?;

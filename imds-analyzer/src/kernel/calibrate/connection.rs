@@ -19,7 +19,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn new() -> anyhow::Result<Self> {
         let namespace = NetNs::new()
-            .inspect_err(|error| tracing::debug!("no network namespace for calibration: {error:#}"))
+            .inspect_err(|error| tracing::debug!("cannot create a network namespace for calibration: {error:#}"))
             .ok();
         let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         let listener = match &namespace {
@@ -139,7 +139,7 @@ impl Connection {
 
     fn receive(&self, len: usize, sent: &Sent) -> io::Result<()> {
         if len as u64 != sent.len() {
-            return Err(io::Error::other("a few bytes were not sent at once"));
+            return Err(io::Error::other("a few bytes were not sent in one call"));
         }
         (&self.server).read_exact(&mut vec![0; len])
     }

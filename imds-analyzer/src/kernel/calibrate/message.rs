@@ -20,7 +20,7 @@ pub(super) fn check_sock(sock: Dump<'_>, settings: &SendSettings, connection: &C
             && sock.u16(common.sock_family) == Some(AF_INET)
             && sock.array(common.sock_daddr) == Some(LOCALHOST)
             && sock.array(settings.sock_rcv_saddr) == Some(LOCALHOST),
-        "struct sock is not as in Linux 4.14 to 7.2, or the kprobe was not run"
+        "struct sock is not laid out as in Linux 4.14 to 7.2, or the kprobe did not run"
     );
     Ok(())
 }
@@ -52,11 +52,11 @@ pub(super) fn learn(message: Dump<'_>, settings: &mut SendSettings, sent: &Sent)
         message.u64(settings.msg_name),
         message.u64(settings.iter_offset),
     ) else {
-        anyhow::bail!("struct msghdr is not as in Linux 4.14 to 7.2");
+        anyhow::bail!("struct msghdr is not laid out as in Linux 4.14 to 7.2");
     };
     ensure!(
         message.u64(settings.iter_segment_count) == Some(sent.segments.len() as u64),
-        "the number of segments is not where it is in Linux 4.14 to 7.2"
+        "the number of segments is not where Linux 4.14 to 7.2 has it"
     );
     settings.iter_segments = segments;
     settings.iter_buffer = segments;
@@ -77,7 +77,7 @@ pub(super) fn check_segments(iovec: Dump<'_>, sent: &Sent) -> Result<()> {
     for (index, (address, len)) in (0_u32..).zip(&sent.segments) {
         ensure!(
             iovec.u64(index * 16) == Some(*address) && iovec.u64(index * 16 + 8) == Some(*len),
-            "the segments of a message are not where they are looked for"
+            "the segments of a message are not where they are expected"
         );
     }
     Ok(())
@@ -95,7 +95,7 @@ pub(super) fn learn_flags(message: Dump<'_>, settings: &mut SendSettings) -> Res
     settings.msg_flags = PLACES
         .into_iter()
         .find(is_there)
-        .context("the flags of a message are not where they are looked for")?;
+        .context("the flags of a message are not where they are expected")?;
     Ok(())
 }
 
@@ -106,7 +106,7 @@ pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut SendSettings, sent:
         let address = sent.segments.first().map(|(address, _)| *address);
         ensure!(
             message.u64(settings.iter_buffer) == address,
-            "a message of one segment is not as in Linux 4.14 to 7.2"
+            "a message of one segment is not laid out as in Linux 4.14 to 7.2"
         );
         settings.tag_buffer = tag;
     }

@@ -93,19 +93,19 @@ impl Task {
             .only(4, |at| {
                 dump.u32(at) == Some(facts.tid) && dump.u32(at + 4) == Some(facts.tgid)
             })
-            .context("no place for the number of a thread")?;
+            .context("cannot find the thread id")?;
         // What follows the task may be another one, of this process too.
         let comm = dump
             .places(8)
             .find(|&at| at > pid && dump.array::<COMM_LEN>(at).is_some_and(|comm| facts.is_named(&comm)))
-            .context("no place for the name of a thread")?;
+            .context("cannot find the thread name")?;
         // Behind the numbers, and a stack canary where the kernel is built with one: real_parent, parent, the lists
         // of children and siblings, group_leader.
         let real_parent = [8, 16]
             .map(|behind| (pid + behind).next_multiple_of(8))
             .into_iter()
             .find(|&at| dump.u64(at).is_some_and(is_pointer) && dump.u64(at) == dump.u64(at + 8))
-            .context("no place for the parent")?;
+            .context("cannot find the parent")?;
         let group_leader = real_parent + 48;
         let pointer = |at| dump.u64(at).filter(|&pointer| is_pointer(pointer));
         let doubles: Vec<_> = dump
@@ -118,17 +118,17 @@ impl Task {
             let before = at.wrapping_sub(8);
             doubles.iter().any(|(double, _)| *double == before)
         });
-        let cred_at = cred_at.context("no place for the credentials")?;
+        let cred_at = cred_at.context("cannot find the credentials")?;
         Ok(Self {
             pid,
             comm,
             real_parent,
             group_leader,
-            start: find_start(dump, facts, pid..comm).context("no place for the start time")?,
+            start: find_start(dump, facts, pid..comm).context("cannot find the start time")?,
             cred_at,
-            leader: pointer(group_leader).context("no place for the group leader")?,
-            parent: pointer(real_parent).context("no place for the parent")?,
-            cred: pointer(cred_at).context("no place for the credentials")?,
+            leader: pointer(group_leader).context("cannot find the group leader")?,
+            parent: pointer(real_parent).context("cannot find the parent")?,
+            cred: pointer(cred_at).context("cannot find the credentials")?,
             doubles,
         })
     }
@@ -137,11 +137,11 @@ impl Task {
     pub(super) fn check(&self, facts: &TaskFacts, leader: Dump<'_>, parent: Dump<'_>) -> Result<()> {
         ensure!(
             leader.u32(0) == Some(facts.tgid) && leader.u32(4) == Some(facts.tgid),
-            "the group leader is not where it is looked for"
+            "the group leader is not where it is expected"
         );
         ensure!(
             facts.parent == 0 || parent.u32(4) == Some(facts.parent),
-            "the parent is not where it is looked for"
+            "the parent is not where it is expected"
         );
         Ok(())
     }

@@ -50,7 +50,7 @@ pub fn verify(
     mut write: impl FnMut(&SendSettings) -> Result<()>,
     buffers: &mut [PerfEventArrayBuffer<MapData>],
 ) -> Result<Learnt> {
-    let place = Place::new().context("a place for a connection to this process itself")?;
+    let place = Place::new().context("cannot prepare a connection to this process")?;
     let watched = SendSettings {
         target_v4: u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()),
         target_port: place.port()?.to_be().into(),
@@ -99,7 +99,7 @@ pub fn verify(
         );
         ensure!(
             process != 0 && pieces.iter().all(|piece| piece.tgid == process),
-            "the sender is not who sent"
+            "the record names the wrong sender"
         );
         if phase == Phase::End {
             let mut localhost = [0; 16];
@@ -107,11 +107,11 @@ pub fn verify(
             let whole = |piece: &&&Piece| piece.result == data.len() as i32;
             ensure!(
                 pieces.iter().filter(whole).count() == pieces.len(),
-                "the result of a send is not how much was sent"
+                "the record has the wrong result of a send"
             );
             ensure!(
                 pieces.iter().all(|piece| piece.ports == (source_port, localhost)),
-                "the ends of a connection are not what they are"
+                "the record has the wrong addresses of a connection"
             );
         }
     }
@@ -133,7 +133,7 @@ pub fn verify(
 
     let mut findings = Vec::new();
     if let Err(wrong) = check_process(&seen, &settings) {
-        findings.push(format!("what tasks are read for is given up: {wrong:#}"));
+        findings.push(format!("not reading tasks: {wrong:#}"));
         forget_tasks(&mut settings);
     }
     Ok(Learnt { settings, findings })
@@ -167,10 +167,10 @@ impl Seen {
                         let ancestors = owner.ancestors.iter().take(owner.ancestors_len as usize);
                         seen.announced = Some((ancestors.map(|ancestor| ancestor.tgid).collect(), argv.to_vec()));
                     }
-                    Ok(_) => wrong = Some("a record of another tap".to_owned()),
+                    Ok(_) => wrong = Some("received a record of another tap".to_owned()),
                     Err(error) => wrong = Some(error.to_string()),
                 },
-                Taken::Lost(count, _) => wrong = Some(format!("{count} records found no room")),
+                Taken::Lost(count, _) => wrong = Some(format!("{count} records did not fit into the buffer")),
             });
         }
         match wrong {
@@ -190,14 +190,14 @@ fn check_process(seen: &Seen, settings: &SendSettings) -> Result<()> {
             // That they lead to the first process is all there is to see.
             ancestors.len() == ANCESTORS_MAX || ancestors.last() == Some(&1)
         };
-        ensure!(good, "the ancestors of this process are not those of /proc");
+        ensure!(good, "the ancestors of this process differ from /proc");
     }
     if settings.common.task_mm != 0 {
         let own = Directory::own().and_then(|own| own.read("cmdline", FILE_MAX));
         let known = own.context("/proc/self/cmdline")?;
         ensure!(
             known.starts_with(arguments) && !arguments.is_empty(),
-            "the arguments of this process are not those of /proc"
+            "the arguments of this process differ from /proc"
         );
     }
     Ok(())

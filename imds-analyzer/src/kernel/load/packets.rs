@@ -21,15 +21,18 @@ use crate::host::{
 
 /// Loads and attaches the program.
 pub(super) fn attach(ebpf: &mut Ebpf) -> anyhow::Result<Hook> {
-    let cgroup = cgroup::Root::open().context("cgroup2 cannot be opened")?;
+    let cgroup = cgroup::Root::open().context("cannot open cgroup2")?;
     let mut hook = Hook::new(program::PACKET);
     let Some(Program::CgroupSkb(program)) = ebpf.program_mut(program::PACKET) else {
         bail!("the object has no program {}", program::PACKET);
     };
     let started = Instant::now();
-    program
-        .load()
-        .map_err(|error| anyhow!("this kernel does not let packets be passed on: {}", chain(&error)))?;
+    program.load().map_err(|error| {
+        anyhow!(
+            "this kernel cannot forward packets to user space (needs 5.4): {}",
+            chain(&error)
+        )
+    })?;
     hook.load = started.elapsed();
     // The library uses links from 5.7 on, which know no modes. Without them `Single` would replace a program of others.
     let mode = if KernelVersion::current()? >= KernelVersion::new(5, 7, 0) {
@@ -39,7 +42,7 @@ pub(super) fn attach(ebpf: &mut Ebpf) -> anyhow::Result<Hook> {
     };
     program
         .attach(&cgroup, CgroupSkbAttachType::Egress, mode)
-        .map_err(|error| anyhow!("packets cannot be had: {}", chain(&error)))?;
+        .map_err(|error| anyhow!("cannot attach the packet program: {}", chain(&error)))?;
     if let Some(program) = ebpf.program(program::PACKET) {
         hook.set_info(program);
     }
@@ -63,7 +66,7 @@ pub(super) fn sweep() -> anyhow::Result<usize> {
             let program = info.fd()?;
             match cgroup::detach_egress(&cgroup, program.as_fd()) {
                 Ok(()) => removed += 1,
-                Err(error) => tracing::debug!("program {} is not at the root of cgroup2: {error}", info.id()),
+                Err(error) => tracing::debug!("cannot detach program {} from the root of cgroup2: {error}", info.id()),
             }
         }
     }

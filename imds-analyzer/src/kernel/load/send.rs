@@ -74,23 +74,23 @@ type Settings = Array<MapData, [u8; size_of::<SendSettings>()]>;
 /// Loads, learns, checks and attaches.
 pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Result<Loaded> {
     keep_memory_private()?;
-    let tracefs = Tracefs::open().context("tracefs cannot be opened")?;
+    let tracefs = Tracefs::open().context("cannot open tracefs")?;
     let mut findings = Vec::new();
-    match tracefs.sweep().context("kprobe_events cannot be read")? {
+    match tracefs.sweep().context("cannot read kprobe_events")? {
         0 => {}
-        count => findings.push(format!("{count} kprobes of a predecessor that was killed were removed")),
+        count => findings.push(format!("removed {count} kprobes that a killed instance left behind")),
     }
     match packets::sweep() {
         Ok(0) => {}
-        Ok(count) => findings.push(format!(
-            "{count} programs of a predecessor that was killed were detached"
+        Ok(count) => findings.push(format!("detached {count} programs that a killed instance left behind")),
+        Err(error) => findings.push(format!(
+            "cannot look for programs that a killed instance left behind: {error:#}"
         )),
-        Err(error) => findings.push(format!("programs of predecessors cannot be looked for: {error:#}")),
     }
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .load(OBJECT)
-        .map_err(|error| anyhow!("the kernel refused the eBPF object for old kernels: {}", chain(&error)))?;
+        .map_err(|error| anyhow!("the kernel rejected the legacy eBPF object: {}", chain(&error)))?;
     let mut buffers = open_buffers(&mut ebpf)?;
     let mut settings: Settings = take(&mut ebpf, map::SETTINGS)?;
     let (mut hooks, stages) = load_programs(&mut ebpf)?;
@@ -99,7 +99,7 @@ pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Res
     for (name, function, side, essential) in HOOKS {
         match attach(&ebpf, &tracefs, name, function, side) {
             Ok(attached) => kprobes.push(attached),
-            Err(error) if essential => bail!("{name} cannot be attached to {function}: {error:#}"),
+            Err(error) if essential => bail!("cannot attach {name} to {function}: {error:#}"),
             Err(error) => note_missing(&mut hooks, name, function, &error),
         }
     }
@@ -110,7 +110,7 @@ pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Res
             let mut calibrator = Calibrator::new(|asked: &SendSettings| write(&mut settings, asked), dumps);
             let learnt = calibrator
                 .run(constants::common_to_all_kernels(), packets)
-                .context("where this kernel keeps what the send tap reads cannot be told")?;
+                .context("cannot find the kernel fields that the send tap reads")?;
             findings.extend(learnt.findings);
             learnt.settings
         }
@@ -126,7 +126,7 @@ pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Res
         ..learnt
     };
     let mut verified = verify(learnt, |asked| write(&mut settings, asked), &mut buffers)
-        .context("what the send tap reads is not what was sent")?;
+        .context("the send tap did not read what was sent")?;
     findings.extend(verified.findings);
     let follows_processes = if verified.settings.common.task_real_parent == 0 {
         match follow_processes(&mut ebpf, &tracefs, &mut verified.settings, &mut hooks) {
@@ -136,7 +136,7 @@ pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Res
                 true
             }
             Err(error) => {
-                findings.push(format!("ancestors and arguments come from /proc alone: {error:#}"));
+                findings.push(format!("ancestors and arguments come only from /proc: {error:#}"));
                 false
             }
         }
@@ -181,8 +181,8 @@ pub(super) fn load(offsets: Option<&SendSettings>, packets: bool) -> anyhow::Res
 fn joinable(settings: &SendSettings) -> anyhow::Result<()> {
     ensure!(
         settings.common.sock_cookie != 0 && settings.common.tcp_sock_write_seq != 0,
-        "where sockets have their cookie and their sequence number cannot be told: packets cannot be joined with their \
-         senders (--object legacy does without)"
+        "cannot find the cookie and the sequence number of a socket, so packets cannot be matched with their senders; \
+         --object legacy does not need them"
     );
     Ok(())
 }
@@ -212,7 +212,7 @@ fn open_buffers(ebpf: &mut Ebpf) -> anyhow::Result<Vec<PerfEventArrayBuffer<MapD
         .map(|cpu| {
             records
                 .open(cpu, Some(pages))
-                .map_err(|error| anyhow!("the perf buffer of CPU {cpu}: {}", chain(&error)))
+                .map_err(|error| anyhow!("cannot open the perf buffer of CPU {cpu}: {}", chain(&error)))
         })
         .collect()
 }
@@ -240,7 +240,7 @@ fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<(Vec<Hook>, ProgramArray<Map
         let started = Instant::now();
         kprobe(ebpf, name)?
             .load()
-            .map_err(|error| anyhow!("the kernel refused {name}: {}", chain(&error)))?;
+            .map_err(|error| anyhow!("the kernel rejected {name}: {}", chain(&error)))?;
         hook.load = started.elapsed();
         if let Some(program) = ebpf.program(name) {
             hook.set_info(program);
@@ -286,7 +286,7 @@ fn follow_processes(
     let exec = tracefs.tracepoint(EXEC).context(EXEC)?;
     settings.fork_child = fork
         .offset("child_pid")
-        .with_context(|| format!("{FORK} has no child_pid"))?;
+        .with_context(|| format!("tracepoint {FORK} has no child_pid"))?;
     let mut attached = Vec::new();
     for (name, tracepoint) in [(program::FORK, fork), (program::EXEC, exec)] {
         let mut hook = Hook::new(name);
@@ -296,10 +296,10 @@ fn follow_processes(
         };
         program
             .load()
-            .map_err(|error| anyhow!("the kernel refused {name}: {}", chain(&error)))?;
+            .map_err(|error| anyhow!("the kernel rejected {name}: {}", chain(&error)))?;
         hook.load = started.elapsed();
-        let perf = tracefs::attach(program.fd()?.as_fd(), tracepoint.id)
-            .with_context(|| format!("{name} cannot be attached"))?;
+        let perf =
+            tracefs::attach(program.fd()?.as_fd(), tracepoint.id).with_context(|| format!("cannot attach {name}"))?;
         attached.push(Attached {
             program: name,
             _perf: perf,
@@ -315,7 +315,7 @@ fn follow_processes(
 
 /// A program is missing only if it is attached nowhere.
 fn note_missing(hooks: &mut [Hook], name: &str, function: &str, error: &anyhow::Error) {
-    tracing::debug!("{name} is not attached to {function}: {error:#}");
+    tracing::debug!("cannot attach {name} to {function}: {error:#}");
     if [program::PAGES, program::SHUTDOWN, program::WAIT].contains(&name) {
         for hook in hooks.iter_mut().filter(|hook| hook.program == name) {
             hook.error = Some(format!("{function}: {error:#}"));

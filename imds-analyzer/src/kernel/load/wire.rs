@@ -29,13 +29,13 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
         digest_key: digest_key()?,
         ..*offsets
     };
-    let cgroup = cgroup::Root::open().context("cgroup2 cannot be opened")?;
+    let cgroup = cgroup::Root::open().context("cannot open cgroup2")?;
     let mut ebpf = EbpfLoader::new()
         // The object has no CO-RE relocations: the kernel's BTF is not needed to load it.
         .btf(None)
         .override_global(map::SETTINGS, settings.as_bytes(), true)
         .load(OBJECT)
-        .map_err(|error| anyhow!("the kernel refused the eBPF object: {}", chain(&error)))?;
+        .map_err(|error| anyhow!("the kernel rejected the eBPF object: {}", chain(&error)))?;
     let mut loader = Loader {
         ebpf: &mut ebpf,
         cgroup: &cgroup,
@@ -59,13 +59,13 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
     });
     let (mut hooks, mut owner, mut owners, tap) = hooks;
     if let Some(error) = &tap.error {
-        return Err(anyhow!("the wire tap cannot be attached: {error}"));
+        return Err(anyhow!("cannot attach the wire tap: {error}"));
     }
     hooks.push(tap);
     let place = place
-        .context("no thread for the self-test")?
-        .map_err(|_panicked| anyhow!("the thread of the self-test ended early"))?
-        .context("the wire tap is not used")?;
+        .context("cannot start the self-test")?
+        .map_err(|_panicked| anyhow!("the self-test ended early"))?
+        .context("cannot use the wire tap")?;
     let mut records = RingBuf::try_from(
         loader
             .ebpf
@@ -80,7 +80,7 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
                 .rev()
                 .find_map(|hook| hook.error.as_deref())
                 .unwrap_or("unknown");
-            return Err(anyhow!("the owner hook that was asked for is not available: {why}"));
+            return Err(anyhow!("the requested owner hook is not available: {why}"));
         };
         match place.prove(&mut records, tried, &mut early) {
             Ok(elapsed) => break (tried, elapsed),
@@ -88,17 +88,17 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
                 loader.give_up(tried, &mut hooks, &error);
                 owner = loader.attach_owner(&mut owners, &mut hooks);
             }
-            Err(error) => return Err(anyhow!(error).context("the wire tap is not used")),
+            Err(error) => return Err(anyhow!(error).context("cannot use the wire tap")),
         }
     };
     drop(loader);
     let mut findings = vec![format!(
-        "the wire tap proved itself: it saw a v1 and a v2 request of its own, and who sent them, in {:.1} ms",
+        "self-test passed in {:.1} ms: the wire tap saw its own v1 and v2 requests and their sender",
         elapsed.as_secs_f64() * 1e3
     )];
     if cgroup.is_of_namespace() {
-        let partial = "this is a cgroup namespace and not the host: calls from cgroups outside it are not seen";
-        tracing::warn!("{partial}; run the tool on the host, or in the host's cgroup namespace");
+        let partial = "running in a cgroup namespace: calls from cgroups outside it are not seen";
+        tracing::warn!("{partial}; run on the host, or in the host's cgroup namespace");
         findings.push(partial.to_owned());
     }
     let loss = PerCpuArray::try_from(ebpf.take_map(map::LOSS).context("the object has no loss counters")?)?;
@@ -124,8 +124,7 @@ pub(super) fn load(offsets: &Settings, owners: &[OwnerHook]) -> anyhow::Result<L
 fn digest_key() -> anyhow::Result<u32> {
     const PRIME: u32 = (1 << 31) - 1;
     let mut bytes = [0; 4];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .context("the kernel's random numbers")?;
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("cannot read random numbers")?;
     // Neither 0 nor 1, at which all digests are much alike.
     Ok(u32::from_ne_bytes(bytes) % (PRIME - 2) + 2)
 }
@@ -252,7 +251,7 @@ fn refused_at_hook(program: &Program, error: String) -> String {
     );
     // __cgroup_bpf_attach, kernel/bpf/cgroup.c: EPERM beside a program that was attached without BPF_F_ALLOW_MULTI.
     if at_cgroup && error.contains("os error 1)") {
-        format!("{error}: a program is attached there that tolerates no other, `bpftool cgroup tree` names it")
+        format!("{error}: a program attached there does not allow others; `bpftool cgroup tree` shows it")
     } else {
         error
     }

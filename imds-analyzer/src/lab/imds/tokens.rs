@@ -29,7 +29,7 @@ struct Issued {
 
 impl TokenStore {
     pub(super) fn open() -> anyhow::Result<Self> {
-        let random = File::open("/dev/urandom").context("/dev/urandom cannot be opened")?;
+        let random = File::open("/dev/urandom").context("cannot open /dev/urandom")?;
         Ok(Self {
             random,
             issued: Mutex::default(),

@@ -2,7 +2,7 @@
 
 use super::Step;
 
-/// What curl `--fail` ends with when the server answers with an error; the Python scripts do the same.
+/// Exit code of `curl --fail` when the server answers with an error. The Python scripts use it too.
 pub(super) const REFUSED: i32 = 22;
 
 const STEP: Step = Step {
@@ -16,7 +16,7 @@ const STEP: Step = Step {
 pub(super) const ALL: &[Step] = &[
     Step {
         title: "curl without a token",
-        expect: "one v1 request by curl: the simplest way to be found",
+        expect: "one v1 request by curl",
         command: &["curl", "-sfm5", "http://169.254.169.254/latest/meta-data/instance-id"],
         needs: &["curl"],
         ..STEP
@@ -36,29 +36,29 @@ pub(super) const ALL: &[Step] = &[
     },
     Step {
         title: "a shell script with a token",
-        expect: "two v2 requests by curl, a PUT for the token and a GET with it: nothing to do",
+        expect: "two v2 requests by curl: a PUT for the token and a GET with it",
         command: &["sh", "-c", CURL_V2],
         needs: &["curl"],
         ..STEP
     },
     Step {
         title: "the empty variable",
-        expect: "one v1 request by curl, although its command line has the token header: the token was never fetched, \
-                 and curl leaves out a header without a value",
+        expect: "one v1 request by curl, although its command line has the token header: the script has no token, and \
+                 curl drops a header without a value",
         command: &["sh", "-c", EMPTY_VARIABLE],
         needs: &["curl"],
         ..STEP
     },
     Step {
         title: "Python fetches credentials without a token",
-        expect: "one v1 request of class credential by python3: the kind to look at first",
+        expect: "one v1 request for credentials by python3: fix this kind first",
         command: &["python3", "-c", PYTHON_V1],
         needs: &["python3"],
         ..STEP
     },
     Step {
         title: "Python fetches credentials with a token",
-        expect: "two v2 requests by python3, the second of class credential",
+        expect: "two v2 requests by python3, the second one for credentials",
         command: &["python3", "-c", PYTHON_V2],
         needs: &["python3"],
         ..STEP
@@ -71,8 +71,8 @@ pub(super) const ALL: &[Step] = &[
         needs_ipv6: true,
     },
     Step {
-        title: "a program that dropped its privileges",
-        expect: "one v1 request by curl as user 65534 (nobody), started by root",
+        title: "a program that drops its privileges",
+        expect: "one v1 request by curl as user nobody (65534), started by root",
         command: &[
             "setpriv",
             "--reuid=65534",
@@ -87,16 +87,16 @@ pub(super) const ALL: &[Step] = &[
     },
     Step {
         title: "a process whose parent is gone",
-        expect: "one v1 request of class identity by a curl that lived for milliseconds and whose parent had ended: \
-                 its arguments are known nevertheless",
+        expect: "one v1 request for the identity document by a curl whose parent has exited and that itself lives \
+                 for milliseconds: its arguments are known all the same",
         command: &["sh", "-c", ORPHAN],
         needs: &["curl"],
         ..STEP
     },
     Step {
         title: "a program looking for another cloud",
-        expect: "one other-cloud request by curl, which is no v1: the program asks whether this is Google's cloud",
-        // IMDS has no such path, and the probe takes the error for a no.
+        expect: "one other-cloud request by curl, which does not count as v1: the program checks for Google Cloud",
+        // IMDS has no such path. The probe takes the error as "not Google Cloud".
         command: &[
             "curl",
             "-sm5",
@@ -118,7 +118,7 @@ TOKEN=$(false)
 curl -sfm5 -H "X-aws-ec2-metadata-token: $TOKEN" http://169.254.169.254/latest/meta-data/ami-id
 "#;
 
-/// The inner shell ends at once and leaves its child to init.
+/// The inner shell exits at once, so init becomes the parent of its child.
 const ORPHAN: &str = "(curl -sfm5 http://169.254.169.254/latest/dynamic/instance-identity/document &)";
 
 const PYTHON_V1: &str = r#"

@@ -80,15 +80,15 @@ impl Change {
         let path = path.display();
         match self {
             Self::Mounted => tracing::warn!(
-                "log: another file system is mounted at {path}, or was unmounted there: what was written before is not seen at that path \
-                 now; records go on in the file that is there"
+                "log: a file system was mounted or unmounted at {path}, which hides the earlier records; continuing in the file \
+                 that is there now"
             ),
-            Self::Gone => tracing::warn!("log: {path} was removed or moved away; records go on in a new file"),
-            Self::Replaced => tracing::warn!("log: another file was put at {path}; records go on in that one"),
-            Self::Cut { say: true } => tracing::warn!(
-                "log: {path} was emptied or cut short by another program; records go on in it (this is said once)"
-            ),
-            Self::Cut { say: false } => tracing::debug!("log: {path} was emptied or cut short again"),
+            Self::Gone => tracing::warn!("log: {path} was removed or moved; continuing in a new file"),
+            Self::Replaced => tracing::warn!("log: {path} was replaced by another file; continuing in that file"),
+            Self::Cut { say: true } => {
+                tracing::warn!("log: another program truncated {path}; continuing in it (reported once)")
+            }
+            Self::Cut { say: false } => tracing::debug!("log: another program truncated {path} again"),
         }
     }
 }

@@ -302,7 +302,7 @@ fn a_directory_of_another_users_is_refused_and_named() {
     let (count, result) = writer(&config).write(&[line("a")]);
     let error = result.expect_err("writable by all").to_string();
     assert!(
-        count == 0 && error.contains("events.jsonl: ") && error.contains("everybody"),
+        count == 0 && error.contains("events.jsonl: ") && error.contains("everyone"),
         "{error}"
     );
     assert!(!config.path.exists());

@@ -67,7 +67,7 @@ impl Tidy {
                     tracing::debug!("the priority of log-tidy: {error}");
                 }
                 if let Err(error) = job.compress_all() {
-                    tracing::warn!("a log file cannot be compressed: {error}");
+                    tracing::warn!("cannot compress a log file: {error}");
                 }
                 busy.store(false, Ordering::Release);
             });
@@ -201,7 +201,7 @@ fn gzip(from: &Path, to: &Path) -> io::Result<()> {
         .open(to)?;
     // As the original; where it does not work the owner alone reads it.
     if std::os::unix::fs::fchown(&file, None, Some(data.gid())).is_err() {
-        tracing::debug!("a compressed log file could not be given to its group");
+        tracing::debug!("cannot set the group of a compressed log file");
     }
     let mut encoder = GzEncoder::new(file, Compression::fast());
     let mut block = [0; 32 << 10];

@@ -18,14 +18,14 @@ impl Own {
         let start = gauge(
             registry,
             "process_start_time_seconds",
-            "When the process started, in seconds since 1970.",
+            "Start time of the process in seconds since 1970.",
         )?;
         start.set(unix_seconds(SystemTime::now()));
-        let cpu = Counter::new("process_cpu_seconds_total", "CPU time used, user and system.")?;
+        let cpu = Counter::new("process_cpu_seconds_total", "CPU time in seconds, user and system.")?;
         registry.register(Box::new(cpu.clone()))?;
         Ok(Self {
             cpu,
-            memory: gauge(registry, "process_resident_memory_bytes", "Memory in use.")?,
+            memory: gauge(registry, "process_resident_memory_bytes", "Resident memory in bytes.")?,
             files: gauge(registry, "process_open_fds", "Open file descriptors.")?,
         })
     }

@@ -75,14 +75,14 @@ fn what_is_doubtful_is_not_found() {
         change(&mut dump);
         Task::find(Dump(&dump), &facts()).unwrap_err().to_string()
     };
-    assert_eq!(missing(&|dump| dump.fill(0)), "no place for the number of a thread");
+    assert_eq!(missing(&|dump| dump.fill(0)), "cannot find the thread id");
     let twice: &dyn Fn(&mut Vec<u8>) = &|dump| dump.copy_within(2236..2244, 4000);
-    assert_eq!(missing(twice), "no place for the number of a thread");
-    assert_eq!(missing(&|dump| dump[2736] = b'x'), "no place for the name of a thread");
-    assert_eq!(missing(&|dump| dump[2256] ^= 1), "no place for the parent");
+    assert_eq!(missing(twice), "cannot find the thread id");
+    assert_eq!(missing(&|dump| dump[2736] = b'x'), "cannot find the thread name");
+    assert_eq!(missing(&|dump| dump[2256] ^= 1), "cannot find the parent");
     // Another field with the same time.
     let time: &dyn Fn(&mut Vec<u8>) = &|dump| dump.copy_within(2408..2416, 2504);
-    assert_eq!(missing(time), "no place for the start time");
+    assert_eq!(missing(time), "cannot find the start time");
 }
 
 /// Another thread of this process may be next to it.
