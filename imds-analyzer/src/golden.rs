@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Compares `actual` with the file `name`, relative to `src/`. With UPDATE_GOLDEN set it writes the file first.
-pub fn golden(name: &str, actual: &str) {
+pub(crate) fn golden(name: &str, actual: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, actual).expect("can write testdata");
