@@ -1,22 +1,22 @@
-//! Which names announce a secret.
+//! Names that announce a secret.
 
-/// What a name says about the value behind it.
+/// The kind of secret that a name announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Name {
-    /// The IMDS token's header, whatever stands before it (`-H`, `HTTP_`).
+    /// The header of an IMDS token, with any prefix (`-H`, `HTTP_`).
     TokenHeader,
-    /// `Authorization`, `Proxy-Authorization`, and options whose value is one.
+    /// `Authorization`, `Proxy-Authorization`, and options that take their value.
     Authorization,
     /// A password-, secret- or key-like name.
     Secret,
-    /// `key` alone: a secret as an option or in a query, otherwise mostly not.
+    /// `key` alone: a secret as an option or in a query, but rarely elsewhere.
     Key,
-    /// `PWD`: a secret in a connection string, the working directory in the shell.
+    /// `PWD`: a secret in a connection string, the working directory in a shell.
     Directory,
 }
 
 impl Name {
-    /// Names of headers: their values are masked in every mode.
+    /// True for names of headers, whose values are masked in every mode.
     pub(super) fn is_header(self) -> bool {
         matches!(self, Self::TokenHeader | Self::Authorization)
     }
@@ -30,7 +30,7 @@ pub(super) fn classify(word: &[u8]) -> Option<Name> {
     if ends_with(word, b"authorization") || is_one_of(word, AUTHORIZATION_OPTIONS) {
         return Some(Name::Authorization);
     }
-    // `-Dapi-key=x` of Java.
+    // Java's `-Dapi-key=x`.
     let word = word.strip_prefix(b"-D").unwrap_or(word);
     let mut parts = word.rsplit(is_joint);
     let last = trim_digits(parts.next()?);
@@ -38,13 +38,13 @@ pub(super) fn classify(word: &[u8]) -> Option<Name> {
     if is_one_of(word, &[b"pwd", b"oldpwd"]) {
         return Some(Name::Directory);
     }
-    // `--secret-string`, of AWS.
+    // The AWS CLI's `--secret-string`.
     if is_one_of(last, &[b"string", b"binary"]) && is_one_of(before, &[b"secret"]) {
         return Some(Name::Secret);
     }
     let ending = || SECRET_ENDINGS.iter().any(|ending| ends_with(last, ending));
     let with_pass = || PASS_ENDINGS.iter().any(|ending| ends_with(last, ending));
-    // `REDISCLI_AUTH`, `_auth` of npm.
+    // `REDISCLI_AUTH`; npm's `_auth`.
     if ends_with(word, b"-auth") && word.iter().rev().nth(4) == Some(&b'_') {
         return Some(Name::Secret);
     }
@@ -58,8 +58,8 @@ pub(super) fn classify(word: &[u8]) -> Option<Name> {
     }
 }
 
-/// A secret's name that can be told from an ordinary word: it has several parts (`aws_secret_access_key`,
-/// `dbPassword`), and is no command (`create-access-key`) and no file's name (`server.key`).
+/// True for a secret's name that differs from an ordinary word: it has several parts (`aws_secret_access_key`,
+/// `dbPassword`) and is neither a command (`create-access-key`) nor a file name (`server.key`).
 pub(super) fn is_compound(word: &[u8]) -> bool {
     if word.starts_with(b"-") || is_flag(word) || is_command(word) || is_one_of(word, ORDINARY) {
         return false;
@@ -68,14 +68,14 @@ pub(super) fn is_compound(word: &[u8]) -> bool {
     joint != Some(&b'.') || ends_with(word, b"password") || ends_with(word, b"passwd")
 }
 
-/// A secret's name that stands alone as an ordinary word does.
+/// True for a secret's name that is a single word.
 pub(super) fn is_password_word(word: &[u8]) -> bool {
     is_one_of(word, &[b"password", b"passphrase", b"requirepass", b"masterauth"])
 }
 
-/// Subcommands that are followed by a name and its value: `config set token x`.
+/// Subcommands that take a name and its value: `config set token x`.
 pub(super) fn sets_values(word: &[u8]) -> bool {
-    // `PUT` is a method.
+    // Excludes the HTTP method `PUT`.
     let verbs: [&[u8]; 8] = [
         b"set",
         b"setenv",
@@ -89,7 +89,7 @@ pub(super) fn sets_values(word: &[u8]) -> bool {
     verbs.contains(&word)
 }
 
-/// A header's name that stands alone: `Proxy-Authorization`, `-HAuthorization`, but not `TestAuthorization`.
+/// True for a complete header name: `Proxy-Authorization`, `-HAuthorization`, but not `TestAuthorization`.
 pub(super) fn is_bare_header(word: &[u8]) -> bool {
     let word = word.strip_prefix(b"-H").unwrap_or(word);
     let before = word
@@ -99,7 +99,7 @@ pub(super) fn is_bare_header(word: &[u8]) -> bool {
     ends_with(word, b"authorization") && before.is_none_or(is_joint)
 }
 
-/// Options that ask for something or switch it off, and take no value: `--no-password`.
+/// Options that prompt for something or turn it off and take no value: `--no-password`.
 pub(super) fn is_flag(word: &[u8]) -> bool {
     let mut parts = word.split(is_joint).filter(|part| !part.is_empty());
     parts.next().is_some_and(|first| is_one_of(first, FLAGS)) && parts.next().is_some()
@@ -114,10 +114,10 @@ fn is_joint(byte: &u8) -> bool {
     matches!(byte, b'-' | b'_' | b'.')
 }
 
-/// Options with a value for the header.
+/// Options that take the value of the header.
 const AUTHORIZATION_OPTIONS: &[&[u8]] = &[b"--oauth2-bearer", b"--bearer", b"--bearer-token", b"--auth-header"];
 
-/// Last parts of a name that make it secret however they begin: `dbpassword`, `sessionToken`.
+/// Endings that make a name secret, whatever precedes them: `dbpassword`, `sessionToken`.
 const SECRET_ENDINGS: &[&[u8]] = &[
     b"password",
     b"passwd",
@@ -134,10 +134,10 @@ const SECRET_ENDINGS: &[&[u8]] = &[
     b"secretstring",
 ];
 
-/// As [`SECRET_ENDINGS`], but for [`NO_SECRETS`].
+/// [`SECRET_ENDINGS`], except the words in [`NO_SECRETS`].
 const PASS_ENDINGS: &[&[u8]] = &[b"pass", b"pwd"];
 
-/// Ordinary words that end as secrets do.
+/// Ordinary words that end like secrets.
 const NO_SECRETS: &[&[u8]] = &[
     b"bypass",
     b"compass",
@@ -156,7 +156,7 @@ const NO_SECRETS: &[&[u8]] = &[
     b"keepass",
 ];
 
-/// Last parts of a name that make it secret when they stand alone: `db_pass`, but not `bypass`.
+/// Last parts that make a name secret if they are separate parts: `db_pass`, but not `bypass`.
 const SECRET_PARTS: &[&[u8]] = &[
     b"pass",
     b"pwd",
@@ -170,7 +170,7 @@ const SECRET_PARTS: &[&[u8]] = &[
     b"userpw",
 ];
 
-/// Names of secrets that are ordinary words.
+/// Names of secrets that are also ordinary words.
 const ORDINARY: &[&[u8]] = &[
     b"password",
     b"passwd",
@@ -239,7 +239,7 @@ const COMMANDS: &[&[u8]] = &[
     b"verify",
 ];
 
-/// Whether `text` is the scheme that precedes the secret part of an `Authorization` value.
+/// True if `text` is the scheme of an `Authorization` value, which precedes the secret.
 pub(super) fn is_auth_scheme(text: &[u8]) -> bool {
     is_one_of(
         text,
@@ -254,7 +254,7 @@ pub(super) fn is_auth_scheme(text: &[u8]) -> bool {
     )
 }
 
-/// A word that may be a scheme which is not known: `Splunk`, `GoogleLogin`.
+/// True for a word that may be an unlisted scheme: `Splunk`, `GoogleLogin`.
 pub(super) fn is_like_scheme(text: &[u8]) -> bool {
     (2..=24).contains(&text.len())
         && text.first().is_some_and(u8::is_ascii_alphabetic)
@@ -263,7 +263,7 @@ pub(super) fn is_like_scheme(text: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-/// The key that holds the value where the name is a value itself: `{"name": "Authorization", "value": "x"}`.
+/// True for the key of the value if the name is a value too: `{"name": "Authorization", "value": "x"}`.
 pub(super) fn is_value_key(word: &[u8]) -> bool {
     is_one_of(
         word,
@@ -279,7 +279,7 @@ pub(super) fn is_value_key(word: &[u8]) -> bool {
     )
 }
 
-/// `name` is lower case with `-`; case is ignored, and `_` is `-`.
+/// Compares without case and with `_` equal to `-`. `name` is lower case and uses `-`.
 fn ends_with(word: &[u8], name: &[u8]) -> bool {
     word.len()
         .checked_sub(name.len())
@@ -292,10 +292,10 @@ fn ends_with(word: &[u8], name: &[u8]) -> bool {
         })
 }
 
-/// As [`ends_with`], with or without joints between the parts: `xAwsEc2MetadataToken`.
+/// [`ends_with`], with or without separators between the parts: `xAwsEc2MetadataToken`.
 fn ends_with_parts(word: &[u8], name: &[u8]) -> bool {
     let mut letters = word.iter().rev().filter(|byte| !is_joint(byte));
-    // The last byte is the name's own: `-token-` is no token.
+    // The last byte must be part of the name: `-token-` is not a token.
     !word.last().is_some_and(is_joint)
         && name
             .iter()

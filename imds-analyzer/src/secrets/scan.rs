@@ -1,4 +1,4 @@
-//! Finds the secrets in one piece of text and writes it without them.
+//! Masks the secrets in a text.
 
 mod shapes;
 mod value;
@@ -15,33 +15,33 @@ use super::{
     tools::{self, Found, Tool},
 };
 
-/// What stands in place of a secret.
+/// The replacement of a secret.
 pub(super) const MASK: &str = "***";
 
-/// A run of base64 characters, padding included, is of token shape from this length (an IMDS token has 56).
+/// Minimum length of a run of base64 characters of token shape, with padding. An IMDS token has 56.
 pub(super) const TOKEN_SHAPE: usize = 40;
-/// At the end of text that was cut, from this length.
+/// The same at the end of text that was cut.
 const CUT_TOKEN: usize = 16;
-/// Commands in commands that are looked into: `sh -c "ssh h 'curl ...'"`.
+/// Maximum depth of nested commands: `sh -c "ssh h 'curl ...'"`.
 const COMMANDS: usize = 4;
-/// Values looked for in one object of names and values.
+/// Maximum number of values in one object of names and values.
 const VALUES: usize = 8;
 
-/// Which values may be shown.
+/// Values that may be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
     AllButTokens,
     NoSecrets,
 }
 
-/// The value is not in this argument, but will be the next one.
+/// A value that is expected in the next argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pending {
     Header,
     Authorization(Awaited),
     /// The value of an option.
     Secret,
-    /// The value of a name that is an argument itself.
+    /// The value of a name that is an argument of its own.
     Named,
     /// `user:password`, or with another separator.
     UserInfo(u8),
@@ -49,14 +49,14 @@ pub(super) enum Pending {
     Proxy,
 }
 
-/// The part of an `Authorization` value that comes next.
+/// The part of an `Authorization` value that is expected next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// The scheme, or all of it.
+    /// The scheme, or the whole value.
     Scheme,
-    /// The value behind a scheme that is known.
+    /// The value after a known scheme.
     Credentials,
-    /// The value, if what came before was a scheme.
+    /// The value, if the previous argument was a scheme.
     Perhaps,
 }
 
@@ -79,29 +79,29 @@ impl Pending {
     }
 }
 
-/// Masks pieces of text that belong together: it remembers which program was named before its options.
+/// Masks the arguments of one command. It remembers the program that its options belong to.
 #[derive(Debug)]
 pub(super) struct Scanner {
     shown: Shown,
     tool: Option<&'static Tool>,
-    /// The subcommand was named without which the program's options mean something else.
+    /// The subcommand that gives the program's options their meaning has been seen.
     has_command: bool,
-    /// Words until one is a secret by its place alone.
+    /// Number of words before one that is a secret by its position.
     places: Vec<(usize, tools::Value)>,
-    /// A subcommand that sets values was named.
+    /// A subcommand that sets values has been seen.
     sets_values: bool,
-    /// Arguments seen.
+    /// Number of arguments seen.
     count: usize,
 }
 
-/// Where a value ends.
+/// How values end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Context {
     /// An argument holds one value: `--password=two words`.
     Argument,
-    /// A command line, as for [`Context::Text`]; what the shell has yet to fill in is no secret.
+    /// A command line. Ends values like [`Context::Text`]; shell expansions are not secrets.
     Shell,
-    /// At the next blank, quote or separator.
+    /// A value ends at the next blank, quotation mark or separator.
     Text,
 }
 
@@ -117,12 +117,12 @@ impl Scanner {
         }
     }
 
-    /// Masks text that is no argument.
+    /// Masks text that is not an argument.
     pub(super) fn text(&mut self, text: &str) -> String {
         self.mask(text, Context::Text).0
     }
 
-    /// Masks one argument, and says whether the next one is a value.
+    /// Masks one argument. Also returns what to expect in the next one.
     pub(super) fn argument(&mut self, arg: &str, shell_text: bool) -> (String, Option<Pending>) {
         let context = if shell_text { Context::Shell } else { Context::Argument };
         let masked = self.mask(arg, context);
@@ -161,7 +161,7 @@ impl Scanner {
         (view.without(text, spans), pending)
     }
 
-    /// Classifies the word, if the value that it names is a secret in this mode.
+    /// Classifies `word` if its value is a secret in this mode.
     fn name(&self, view: &View, word: &Range<usize>) -> Option<Name> {
         let bytes = view.slice(word);
         let name = match names::classify(bytes) {
@@ -176,7 +176,7 @@ impl Scanner {
         (name != Name::Key || bytes.starts_with(b"-") || in_query).then_some(name)
     }
 
-    /// Masks the value of `word`. Says where it ends, and whether it is still to come.
+    /// Masks the value of `word`. Returns its end, and what to expect in the next argument if the value is not here.
     fn named(
         &self,
         view: &View,
@@ -193,7 +193,7 @@ impl Scanner {
             if let Value::At { start, opening, form } = value::start(view, &key, name, Announced::NEVER) {
                 let outer = Quotes::default();
                 let value = value::span(view, &key, (start, opening, form), name, Context::Text, &outer);
-                // The object's end is the value's, where that has no marks of its own.
+                // A value without quotation marks ends with the object.
                 let value = match opening {
                     Some(_) => value,
                     None => value.start..value.end.min(limit.max(value.start)),
@@ -261,7 +261,7 @@ impl Scanner {
         let first = self.count == 0 || context == Context::Shell;
         let is_first = word.start == 0 && first || matches!(view.before(word.start), Some(b';' | b'|' | b'&' | b'('));
         let sets = self.sets_values || sets_before(view, word.start);
-        // Prose has the word as well.
+        // The word also occurs in prose.
         let is_whole = word.start == 0 && word.end == view.len();
         let next = view.skip(word.end, |byte| byte.is_ascii_whitespace() || byte == b'\\');
         let is_password = names::is_password_word(bytes) && (is_whole || view.quote(next).is_some());
@@ -274,7 +274,7 @@ impl Scanner {
         }
     }
 
-    /// Counts down to the words that are secrets by their place.
+    /// Counts down to the words that are secrets by position.
     fn count_place(&mut self, tool: &Tool, word: &[u8]) {
         if !word.starts_with(b"-") {
             self.places
@@ -284,7 +284,7 @@ impl Scanner {
         }
     }
 
-    /// Options that only one program uses for a secret, in the words of a command.
+    /// Finds options for secrets that are specific to one program, in the words of a command.
     fn options(
         &mut self,
         view: &View,
@@ -293,7 +293,7 @@ impl Scanner {
         depth: usize,
         spans: &mut Vec<Range<usize>>,
     ) -> Option<Pending> {
-        // An option that is an argument: its value may have blanks.
+        // If the option is an argument of its own, its value may contain blanks.
         let is_argument = context == Context::Argument && depth == COMMANDS && view.at(0) == Some(b'-');
         let mut pending: Option<tools::Value> = None;
         let mut at = region.start;
@@ -384,7 +384,7 @@ fn secret_value(view: &View, value: tools::Value, range: Range<usize>, spans: &m
     }
 }
 
-/// Without the quotation marks around it.
+/// Removes enclosing quotation marks.
 fn unquoted(view: &View, word: &Range<usize>) -> Range<usize> {
     let start = view.skip(word.start, |byte| byte == b'\\');
     let Some(quote) = view.quote(start).filter(|_| start < word.end) else {
@@ -404,7 +404,7 @@ fn is_identified_by(view: &View, word: &Range<usize>) -> bool {
     view.slice(&(begin..end)).eq_ignore_ascii_case(b"identified")
 }
 
-/// The part of an `Authorization` value that the next argument has to hold, where this one ends too early.
+/// The part of an `Authorization` value that must follow in the next argument.
 pub(super) fn awaited(value: &[u8]) -> Option<Awaited> {
     let value = value.trim_ascii();
     if names::is_auth_scheme(value) {
@@ -414,7 +414,7 @@ pub(super) fn awaited(value: &[u8]) -> Option<Awaited> {
     more.then_some(Awaited::Perhaps)
 }
 
-/// Masks a run of base64url characters at the end, where a token may have been cut; percent-encoded ones count.
+/// Masks a run of base64url characters at the end, which may be a truncated token. Percent-encoded characters count.
 pub(super) fn mask_tail(text: &str) -> String {
     let rest = text.trim_end_matches(|char: char| char.is_ascii_alphanumeric() || "_-=%".contains(char));
     if text.len() - rest.len() < CUT_TOKEN {
@@ -429,8 +429,8 @@ pub(super) fn is_url(text: &str) -> bool {
     scheme.starts_with("http://") || scheme == "https://"
 }
 
-/// A word such as configurations have it for a header, behind which blanks part the name and its value:
-/// `proxy_set_header Authorization x`. So does a capital letter, which prose seldom has there, and a known scheme.
+/// True if blanks alone separate the name from its value: after a directive of a configuration (`proxy_set_header
+/// Authorization x`), before a capital letter, which is rare there in prose, and before a known scheme.
 fn sets_header(view: &View, word: &Range<usize>) -> bool {
     let blank = |byte: u8| byte.is_ascii_whitespace() || b"\"'`\\".contains(&byte);
     let name = view.slice(word);
@@ -448,7 +448,7 @@ fn sets_header(view: &View, word: &Range<usize>) -> bool {
     has(b"header") || has(b"param")
 }
 
-/// A subcommand that sets values stands before, in the same text.
+/// True if a subcommand that sets values precedes, in the same text.
 fn sets_before(view: &View, start: usize) -> bool {
     let blank = |byte: u8| byte.is_ascii_whitespace();
     let end = view.skip_back(start, blank);
@@ -460,7 +460,7 @@ fn begins_word(byte: u8) -> bool {
     byte.is_ascii_whitespace() || b"\"'`;|&(".contains(&byte)
 }
 
-/// `$(command)`, `${NAME}`, `$NAME` and `` `command` `` are no secret yet.
+/// True for `$(command)`, `${NAME}`, `$NAME` and `` `command` ``, which are not secrets yet.
 fn is_shell_variable(view: &View, start: usize) -> bool {
     match (view.at(start), view.at(start + 1)) {
         (Some(b'$'), Some(next)) => matches!(next, b'(' | b'{' | b'_') || next.is_ascii_uppercase(),
@@ -472,7 +472,7 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
 }
 
-/// Characters that end a value that is not quoted.
+/// True for characters that end an unquoted value.
 fn ends_value(byte: u8) -> bool {
     byte.is_ascii_whitespace() || b"\"'`&;|<>".contains(&byte)
 }

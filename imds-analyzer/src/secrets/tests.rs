@@ -5,7 +5,7 @@ use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, propte
 
 use super::{ArgsMode, mask_args, mask_path, mask_text, mask_truncated, mask_truncated_args};
 
-/// Of the shape that IMDS hands out; it is nobody's.
+/// A made-up token of the shape that IMDS issues.
 const TOKEN: &str = "AQAAANjUxiJsVYLUBj_tOKENtOKENtOKENtOKENtOKENtOKENtOKEw==";
 const EVERY_MODE: [ArgsMode; 3] = [ArgsMode::Full, ArgsMode::Redacted, ArgsMode::Executable];
 
@@ -348,7 +348,7 @@ proptest! {
     }
 }
 
-/// Whether 16 characters of the token in a row can be read.
+/// True if 16 consecutive characters of the token are readable.
 fn shows(text: &str, token: &str) -> bool {
     token
         .as_bytes()

@@ -1,11 +1,11 @@
-//! Programs with options of their own for secrets, which no name gives away.
+//! Programs whose options for secrets cannot be recognised by name.
 
-/// What an option's value is.
+/// The kind of an option's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// A secret as a whole.
+    /// The whole value is a secret.
     Secret,
-    /// `user:password`, with the separator that this program has.
+    /// `user:password`, with this program's separator.
     UserInfo(u8),
     /// `user:password@host`.
     Proxy,
@@ -15,31 +15,31 @@ pub(super) enum Value {
 #[derive(Debug)]
 pub(super) struct Tool {
     names: &'static [&'static str],
-    /// The options mean this only behind one of these subcommands; empty: always.
+    /// The options have this meaning only after one of these subcommands; always if empty.
     commands: &'static [&'static str],
-    /// Options of one letter with a secret, joined (`-px`) or as an argument of its own.
+    /// One-letter options for a secret, joined to it (`-px`) or followed by it.
     secret: &'static [u8],
-    /// Those of them, or others, that take it joined where letters do not stand together.
+    /// One-letter options that take the secret joined, in programs that do not cluster options.
     joined: &'static [u8],
-    /// Options of one letter for a user and a password.
+    /// One-letter options for a user and a password.
     user: &'static [u8],
     separator: u8,
-    /// Options of one letter for a proxy.
+    /// One-letter options for a proxy.
     proxy: &'static [u8],
-    /// Other options of one letter that take a value: what follows the letter is no option.
+    /// Other one-letter options that take a value: the letters after them are not options.
     valued: &'static [u8],
-    /// Options of several letters, without dashes.
+    /// Long options, without dashes.
     long: &'static [(&'static str, Value)],
-    /// The words that are secrets by their place: so many words behind a subcommand, or, without one, the program.
+    /// Words that are secrets by position, counted from a subcommand or, without one, from the program.
     places: &'static [(&'static str, usize, Value)],
-    /// Options of one letter may stand together (`-su`).
+    /// One-letter options can be clustered (`-su`).
     clusters: bool,
 }
 
-/// Where an option's value is.
+/// The place of an option's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// In the same word, from this byte on.
+    /// In the same word, starting at this byte.
     Joined(usize, Value),
     Next(Value),
 }
@@ -339,7 +339,7 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// The program that `word` calls, by its path or its name.
+/// Looks up the program with the path or name `word`.
 pub(super) fn find(word: &[u8]) -> Option<&'static Tool> {
     let name = word.rsplit(|byte| matches!(byte, b'/' | b'\\')).next()?;
     let name = name.strip_suffix(b".exe").unwrap_or(name);
@@ -349,12 +349,12 @@ pub(super) fn find(word: &[u8]) -> Option<&'static Tool> {
 }
 
 impl Tool {
-    /// Whether the options are what they are only behind `word`, which is a subcommand.
+    /// True if the options get their meaning from the subcommand `word`.
     pub(super) fn is_command(&self, word: &[u8]) -> bool {
         self.commands.iter().any(|command| command.as_bytes() == word)
     }
 
-    /// How many words behind `command` secrets stand, and of which kind.
+    /// Positions of secrets after `command`, with their kinds.
     pub(super) fn places_behind(&self, command: &[u8]) -> impl Iterator<Item = (usize, Value)> {
         let places = self.places.iter().filter(move |(name, ..)| name.as_bytes() == command);
         places.map(|(_, words, value)| (*words, *value))
@@ -364,7 +364,7 @@ impl Tool {
         !self.commands.is_empty()
     }
 
-    /// The secret that the option `word` announces or holds.
+    /// Finds the secret that the option `word` announces or contains.
     pub(super) fn option(&self, word: &[u8]) -> Option<Found> {
         let letters = word.strip_prefix(b"-").filter(|letters| !letters.is_empty())?;
         let long = letters.strip_prefix(b"-").unwrap_or(letters);
@@ -397,7 +397,7 @@ impl Tool {
             } else {
                 continue;
             };
-            // The dash, and the letter itself.
+            // Skips the dash and the letter.
             return match at + 2 {
                 end if end < word.len() => Some(Found::Joined(end, value)),
                 _ if joined => None,

@@ -1,4 +1,4 @@
-//! Secrets that are known by their look alone.
+//! Recognises secrets by shape.
 
 use std::ops::Range;
 
@@ -7,17 +7,17 @@ use super::{TOKEN_SHAPE, ends_value, view::View};
 /// Length of an AWS access key id.
 const ACCESS_KEY_ID: usize = 20;
 
-/// An IMDS token without its padding.
+/// Length of an IMDS token without padding.
 const UNPADDED: usize = 54;
-/// A scheme's value that no header announces, from this length.
+/// Minimum length of a scheme's value outside a header.
 const SCHEME_VALUE: usize = 16;
-/// Bytes between the parts of a token that was wrapped.
+/// Maximum number of bytes between the parts of a wrapped token.
 const WRAP: usize = 64;
 
-/// Text of token shape: a run of base64 characters that ends in padding; and one as long that begins as tokens of IMDS
-/// do. It may be wrapped: at the end of a line, or in pieces of text that stand together.
+/// Finds text of token shape: a run of base64 characters that ends in padding, or one of the same length that begins
+/// like an IMDS token. It may be wrapped over lines or split into adjacent pieces of text.
 pub(super) fn tokens(view: &View, spans: &mut Vec<Range<usize>>) {
-    // The parts before this one that belong to it.
+    // Earlier parts of the same token.
     let mut parts: Vec<Range<usize>> = Vec::new();
     let mut at = 0;
     while let Some(run) = view.next_run(at, is_base64) {
@@ -26,12 +26,12 @@ pub(super) fn tokens(view: &View, spans: &mut Vec<Range<usize>>) {
         }
         let padding = view.skip(run.end, |byte| byte == b'=');
         at = padding.max(run.end);
-        // The slash before a path's first name is not part of it.
+        // The leading slash of a path is not part of it.
         let start = view.skip(run.start, |byte| byte == b'/').min(run.end);
         let bytes = view.slice(&(start..run.end));
         let certain = match padding - run.end {
             0 => is_unpadded(bytes),
-            // `--a-very-long-option=value` looks much the same.
+            // Excludes `--a-very-long-option=value`, which looks similar.
             1 => !view.at(padding).is_some_and(begins_value) && is_mixed(bytes),
             _ => true,
         };
@@ -49,7 +49,7 @@ pub(super) fn tokens(view: &View, spans: &mut Vec<Range<usize>>) {
     }
 }
 
-/// The token that ends with `last`, if the parts before it are enough for one.
+/// The token that ends with `last`, if it is long enough with the earlier parts.
 fn wrapped(view: &View, parts: &[Range<usize>], last: Range<usize>) -> Option<Range<usize>> {
     let mut length = last.len();
     let mut text = view.slice(&last).to_vec();
@@ -64,7 +64,7 @@ fn wrapped(view: &View, parts: &[Range<usize>], last: Range<usize>) -> Option<Ra
     (length >= TOKEN_SHAPE && is_of_both_cases(&text)).then_some(first.start..last.end)
 }
 
-/// `\n` and `\r` as two characters: the letter is no part of the run that it begins.
+/// True for `\n` and `\r` written as two characters, whose letter is not part of the following run.
 fn literal_wrap_cut(view: &View, run: Range<usize>) -> Range<usize> {
     let escaped = view.before(run.start) == Some(b'\\') && matches!(view.at(run.start), Some(b'n' | b'r'));
     run.start + usize::from(escaped)..run.end
@@ -105,7 +105,7 @@ pub(super) fn url_passwords(view: &View, spans: &mut Vec<Range<usize>>) {
     }
 }
 
-/// `user:password@tcp(host)`, `user:password@host:port`: no scheme says so.
+/// Finds `user:password@tcp(host)` and `user:password@host:port`, without a scheme.
 pub(super) fn user_infos(view: &View, spans: &mut Vec<Range<usize>>) {
     let mut at = 0;
     while let Some(sign) = view.find(at..view.len(), b'@') {
@@ -113,7 +113,7 @@ pub(super) fn user_infos(view: &View, spans: &mut Vec<Range<usize>>) {
         let start = view.skip_back(sign, |byte| {
             !ends_value(byte) && !matches!(byte, b'/' | b'=' | b',' | b'(' | b'@')
         });
-        // A password may have such a character too.
+        // A password may contain such a character too.
         let start = match view.at(sign + 1) {
             Some(_) if is_protocol(view, sign + 1) => view.skip_back(sign, |byte| !ends_value(byte)),
             _ => start,
@@ -140,7 +140,7 @@ fn is_protocol(view: &View, at: usize) -> bool {
     end - at <= 8 && view.at(end) == Some(b'(')
 }
 
-/// `host:3306`, which no digest is (`image:1@sha256:0123...`).
+/// True for `host:3306`, but not for a digest (`image:1@sha256:0123...`).
 fn has_port(view: &View, at: usize) -> bool {
     let host = view.skip(at, |byte| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
@@ -153,7 +153,7 @@ fn has_port(view: &View, at: usize) -> bool {
         && !view.at(end).is_some_and(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// `Bearer` or another scheme and what follows it, if that looks like no word: no header's name need be there.
+/// Finds `Bearer` or another scheme with a value that does not look like a word, even without a header's name.
 pub(super) fn scheme_values(view: &View, word: &Range<usize>, spans: &mut Vec<Range<usize>>) {
     let start = view.skip(word.end, |byte| matches!(byte, b' ' | b'\t'));
     let end = view.skip(start, |byte| is_base64(byte) || matches!(byte, b'.' | b'~' | b'='));
@@ -164,7 +164,7 @@ pub(super) fn scheme_values(view: &View, word: &Range<usize>, spans: &mut Vec<Ra
     }
 }
 
-/// `AKIA` or `ASIA` and sixteen more.
+/// Finds access key ids: `AKIA` or `ASIA` and 16 more characters.
 pub(super) fn access_key_ids(view: &View, word: &Range<usize>, spans: &mut Vec<Range<usize>>) {
     let mut at = word.start;
     while let Some(run) = view

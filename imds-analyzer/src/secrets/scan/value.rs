@@ -1,8 +1,8 @@
-//! Where the value behind a name begins and ends.
+//! Finds the beginning and the end of the value of a name.
 //!
-//! Text is a shell's, a program's, JSON, XML, a configuration's or none of these; nothing says which. A value therefore
-//! ends where the quotation mark is closed that holds it, and without one where every reader ends it. Where that is not
-//! plain, it ends later rather than sooner.
+//! The text may be shell, source code, JSON, XML, configuration or none of these, and nothing tells which. A quoted
+//! value ends at its closing quotation mark, an unquoted one where every reader would end it. In doubt it ends later
+//! rather than sooner.
 
 use std::ops::{ControlFlow, Range};
 
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::secrets::names::{self, Name};
 
-/// How far a name and its value may be apart in one object, or in one tag.
+/// Maximum distance of a name and its value in one object or tag, in bytes.
 const OBJECT: usize = 2048;
 
-/// Quotation marks that are open at a place of the text.
+/// The quotation marks that are open at a position of the text.
 #[derive(Debug, Default)]
 pub(super) struct Quotes {
     open: Vec<Quote>,
@@ -23,7 +23,7 @@ pub(super) struct Quotes {
 }
 
 impl Quotes {
-    /// Reads on up to `to`.
+    /// Advances to `to`.
     pub(super) fn advance(&mut self, view: &View, to: usize) {
         for at in self.at..to {
             let Some(quote) = view.quote(at) else { continue };
@@ -43,44 +43,44 @@ impl Quotes {
 #[derive(Debug)]
 pub(super) enum Value {
     None,
-    /// The text ends before it.
+    /// The text ends before the value.
     Next,
     At {
         start: usize,
-        /// The quotation mark that opens it.
+        /// The opening quotation mark.
         opening: Option<Quote>,
         form: Form,
     },
 }
 
-/// How the value belongs to its name.
+/// The syntax that connects a value with its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// `name: value`, `name=value`, `name value`.
     Plain,
-    /// `"name: value"`: this mark is open before the name.
+    /// `"name: value"`, with this quotation mark open before the name.
     Inside(Quote),
     /// `"name": value`, `["name"] = value`, `("name", value)`.
     Quoted {
-        /// A comma stands between them.
+        /// A comma separates them.
         listed: bool,
-        /// An opening bracket or a comma is in front of the name, as in programs: texts that stand together are one.
+        /// An opening bracket or a comma precedes the name, as in source code, where adjacent texts are one.
         in_program: bool,
     },
     /// `<name>value</name>`.
     Tag,
 }
 
-/// What announces a value without a separator.
+/// What can stand for the separator between a name and its value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Announced {
-    /// A blank is enough between the name and the value.
+    /// A blank.
     pub(super) by_blank: bool,
-    /// The end of the text is enough: the value is the next argument.
+    /// The end of the text: the value is the next argument.
     pub(super) by_end: bool,
 }
 
-/// Walks over what may stand between a name and its value: `: `, `=`, `": "`, `', '`, `:\"`, `"] = `.
+/// Skips the separator between a name and its value: `: `, `=`, `": "`, `', '`, `:\"`, `"] = `.
 pub(super) fn start(view: &View, word: &Range<usize>, name: Name, announced: Announced) -> Value {
     let direct = view.quote_before(word.start);
     if view.before(word.start) == Some(b'<')
@@ -105,7 +105,7 @@ pub(super) fn start(view: &View, word: &Range<usize>, name: Name, announced: Ann
                 last_quote = quote.map(|quote| (at, quote, quoted));
             }
             b'\\' => {}
-            // A token's header in a list, or by its own grammar.
+            // The header of a token in a list, or in its own grammar.
             b';' | b',' | b'/' | b'|' if name == Name::TokenHeader && at == word.end => separator = true,
             // `PASSWORD('x')`.
             b'(' if at == word.end && view.quote(view.skip(at + 1, |byte| byte == b'\\')).is_some() => separator = true,
@@ -143,7 +143,7 @@ pub(super) fn start(view: &View, word: &Range<usize>, name: Name, announced: Ann
     if at >= view.len() {
         return Value::Next;
     }
-    // An empty header before a URL, and `token://`.
+    // Excludes an empty header before a URL, and `token://`.
     if view.has_scheme(at) || view.has(at, b"//") {
         return Value::None;
     }
@@ -165,13 +165,13 @@ pub(super) fn start(view: &View, word: &Range<usize>, name: Name, announced: Ann
     }
 }
 
-/// Behind `name(`.
+/// The position after `name(`.
 fn method_end(view: &View, at: usize) -> Option<usize> {
     let end = view.skip(at, |byte| byte.is_ascii_alphanumeric() || byte == b'_');
     (end > at && view.at(end) == Some(b'(')).then_some(end + 1)
 }
 
-/// Whether a bracket or a comma is in front of the quoted name.
+/// True if a bracket or a comma precedes the quoted name.
 fn follows_bracket(view: &View, start: usize) -> bool {
     let marks = |byte: u8| b"\"'`\\".contains(&byte) || byte.is_ascii_whitespace();
     let name = view.skip_back(start, marks);
@@ -181,19 +181,19 @@ fn follows_bracket(view: &View, start: usize) -> bool {
     before.is_some_and(|byte| b"{[(,".contains(&byte))
 }
 
-/// Whether the mark at `position` is the one that closes the name itself.
+/// True if the mark at `position` closes the name itself.
 fn closes_name(view: &View, word: &Range<usize>, position: usize) -> bool {
     view.skip(word.end, |byte| byte == b'\\') == position
 }
 
-/// Behind `<name>` and `<name attribute="x">`.
+/// The position after `<name>` or `<name attribute="x">`.
 fn tag_end(view: &View, at: usize) -> Option<usize> {
     let end = (at..view.len().min(at + OBJECT)).find(|at| matches!(view.at(*at), Some(b'<' | b'>')))?;
     let is_name = matches!(view.at(at), Some(b'>' | b' ' | b'\t' | b'\n' | b'\r'));
     (is_name && view.at(end) == Some(b'>') && view.before(end) != Some(b'/')).then_some(end + 1)
 }
 
-/// In front of the next tag.
+/// The position before the next tag.
 fn tag_value_end(view: &View, start: usize) -> usize {
     let data = view.skip(start, |byte| byte.is_ascii_whitespace());
     if view.has(data, b"<![CDATA[") {
@@ -202,7 +202,7 @@ fn tag_value_end(view: &View, start: usize) -> usize {
     view.find(start..view.len(), b'<').unwrap_or(view.len())
 }
 
-/// The bytes of the value that begins at `start`.
+/// The range of the value that begins at `start`.
 pub(super) fn span(
     view: &View,
     word: &Range<usize>,
@@ -211,7 +211,7 @@ pub(super) fn span(
     context: Context,
     quotes: &Quotes,
 ) -> Range<usize> {
-    // Of the marks that are open, the one in front of a quoted name is closed again.
+    // The mark before a quoted name is closed again.
     let outer = |quote: Quote| match form {
         Form::Quoted { .. } => quotes.contains(quote) && Some(quote) != view.quote_before(word.start),
         _ => quotes.contains(quote),
@@ -238,7 +238,7 @@ pub(super) fn span(
             let mark = quotes.open.last().copied();
             let end = match name {
                 Name::TokenHeader => shell_word(view, start, &outer),
-                // Blanks are kept by a backslash, and by a mark inside of the value.
+                // A backslash, or a quotation mark inside the value, protects blanks.
                 _ => shell_word(view, start, &outer).max(view.until(start, ends_value)),
             };
             (start..end, mark)
@@ -247,7 +247,7 @@ pub(super) fn span(
     if !name.is_header() {
         return span;
     }
-    // What the text is filled in with stands behind it.
+    // The arguments of a format string follow it.
     if has_placeholder(view.slice(&span)) {
         let closed = view.skip(span.end, |byte| byte == b'\\');
         let next = match mark {
@@ -264,18 +264,18 @@ pub(super) fn span(
     }
 }
 
-/// What may be added to a text.
+/// What can continue a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Adds {
-    /// What stands right behind it.
+    /// Adjacent text.
     Joined,
-    /// And what an operator adds.
+    /// Also text added by an operator.
     Operators,
-    /// And the next text.
+    /// Also the next text.
     Program,
 }
 
-/// A text in quotation marks, and what is added to it.
+/// Finds the end of a quoted text and its continuations.
 fn string(view: &View, start: usize, opening: Quote, adds: Adds, outer: &impl Fn(Quote) -> bool) -> Range<usize> {
     let Some((close, own)) = closing(view, start, opening, outer) else {
         return start..view.len();
@@ -290,19 +290,19 @@ fn string(view: &View, start: usize, opening: Quote, adds: Adds, outer: &impl Fn
     }
 }
 
-/// The rest of a text in quotation marks, and what is added to it.
+/// Finds the end of the rest of a quoted text and its continuations.
 fn inside(view: &View, start: usize, quote: Quote, outer: &impl Fn(Quote) -> bool) -> usize {
     let others = |other: Quote| other != quote && outer(other);
     match closing(view, start, quote, &others) {
         Some((close, true)) => continued(view, close + quote.len(), Adds::Operators, &others).unwrap_or(close),
         Some((close, false)) => close,
-        // The text is encoded, and part of one that is not.
+        // The text is encoded, inside one that is not.
         None if quote.is_encoded() => view.until(start, ends_value),
         None => view.len(),
     }
 }
 
-/// Where `quote` is closed, its backslashes included, or where one is that is open further out; and which of the two.
+/// The position where `quote`, or an enclosing quotation mark, is closed, with its backslashes; and which of the two.
 fn closing(view: &View, start: usize, quote: Quote, outer: &impl Fn(Quote) -> bool) -> Option<(usize, bool)> {
     (start..view.len()).find_map(|at| {
         let found = view.quote(at)?;
@@ -311,8 +311,8 @@ fn closing(view: &View, start: usize, quote: Quote, outer: &impl Fn(Quote) -> bo
     })
 }
 
-/// If a quotation mark stands at `at`: continues behind the text that it opens, or breaks where the value from `start` on
-/// ends, because the mark closes one that is open further out or its own is never closed.
+/// If there is a quotation mark at `at`: continues after the text that it opens, or breaks at the end of the value from
+/// `start` on, if the mark closes an enclosing one or is itself never closed.
 fn past_quoted(
     view: &View,
     start: usize,
@@ -330,7 +330,7 @@ fn past_quoted(
     })
 }
 
-/// Where what is added to a text ends that is closed before `at`: `"a"b`, `"a" + b`, `"a".format(b)`.
+/// The end of what continues a text that is closed before `at`: `"a"b`, `"a" + b`, `"a".format(b)`.
 fn continued(view: &View, at: usize, adds: Adds, outer: &impl Fn(Quote) -> bool) -> Option<usize> {
     let quote_follows = view
         .quote(view.skip(at, |byte| byte == b'\\'))
@@ -363,8 +363,8 @@ fn continued(view: &View, at: usize, adds: Adds, outer: &impl Fn(Quote) -> bool)
     }
 }
 
-/// Where an expression of a program ends: at a comma or semicolon, at a bracket that was open before, at the end of a
-/// line where nothing goes on. `whole`: not at a comma.
+/// The end of an expression in source code: a comma (unless `whole`) or semicolon, the closing bracket of an enclosing
+/// pair, or the end of a line without a continuation.
 fn expression(view: &View, start: usize, whole: bool, outer: &impl Fn(Quote) -> bool) -> usize {
     let mut depth = 0_usize;
     let mut at = start;
@@ -395,7 +395,7 @@ fn expression(view: &View, start: usize, whole: bool, outer: &impl Fn(Quote) -> 
     view.len()
 }
 
-/// Whether an expression goes on in the next line.
+/// True if the expression continues on the next line.
 fn goes_on(view: &View, start: usize, newline: usize) -> bool {
     let is_operator = |byte: Option<u8>| byte.is_some_and(|byte| b"+.,%~|?:&([{=\\".contains(&byte));
     let last = view.skip_back(newline, |byte| byte.is_ascii_whitespace());
@@ -403,7 +403,7 @@ fn goes_on(view: &View, start: usize, newline: usize) -> bool {
     last <= start || is_operator(view.before(last)) || is_operator(view.at(next)) || view.quote(next).is_some()
 }
 
-/// Where a shell's word ends: at a blank or operator that is neither escaped nor in quotation marks.
+/// The end of a shell word: a blank or operator that is neither escaped nor quoted.
 fn shell_word(view: &View, start: usize, outer: &impl Fn(Quote) -> bool) -> usize {
     let mut at = start;
     while let Some(byte) = view.at(at) {
@@ -433,9 +433,9 @@ fn shell_word(view: &View, start: usize, outer: &impl Fn(Quote) -> bool) -> usiz
     view.len()
 }
 
-/// Where the value of `Authorization` ends in a line of text: a scheme, blanks, and who knows what.
+/// The end of the value of `Authorization` in a line of text: a scheme, blanks, and anything else.
 fn line(view: &View, word: &Range<usize>, start: usize, outer: &impl Fn(Quote) -> bool) -> usize {
-    // `Authorization:\ Basic\ x u`: blanks that belong to it are escaped.
+    // `Authorization:\ Basic\ x u`: blanks inside the value are escaped.
     let escapes = (word.end..start).any(|at| view.at(at) == Some(b'\\') && view.at(at + 1) == Some(b' '))
         || view.find_text(start, b"\\ ").is_some_and(|blank| {
             view.slice(&(start..blank))
@@ -473,7 +473,7 @@ fn line(view: &View, word: &Range<usize>, start: usize, outer: &impl Fn(Quote) -
     view.len()
 }
 
-/// The span, and the value that follows where what was found is a scheme alone.
+/// The range of the value; if it holds only a scheme, also what to expect next.
 fn behind_scheme(view: &View, span: Range<usize>, listed: bool, outer: &impl Fn(Quote) -> bool) -> Range<usize> {
     let marks = |byte: u8| b"\"'`\\".contains(&byte) || byte.is_ascii_whitespace();
     let first = view.skip(span.start, marks).min(span.end);
@@ -496,7 +496,7 @@ fn behind_scheme(view: &View, span: Range<usize>, listed: bool, outer: &impl Fn(
     span.start..end.max(span.end)
 }
 
-/// `%s`, `%v`, `{}`, `{0}`: what stands there is said behind the text.
+/// True for a placeholder (`%s`, `%v`, `{}`, `{0}`), whose value follows the text.
 pub(super) fn has_placeholder(text: &[u8]) -> bool {
     text.windows(2).any(|pair| {
         matches!(pair, [b'%', letter] if b"svbdqx@i".contains(letter)) || matches!(pair, [b'{', b'}' | b'0'..=b'9'])
@@ -505,7 +505,7 @@ pub(super) fn has_placeholder(text: &[u8]) -> bool {
 
 /// The values of the object or tag that `word` names: `{"name": "Authorization", "value": "x"}`, in any order.
 ///
-/// Keys, and where their values end at the latest.
+/// Returns keys and the latest end of their values.
 pub(super) fn of_object(view: &View, word: &Range<usize>) -> Vec<(Range<usize>, usize)> {
     let marks = |byte: u8| b"\"'`\\".contains(&byte) || byte.is_ascii_whitespace();
     let before = view.before(view.skip_back(word.start, marks));
@@ -524,7 +524,7 @@ pub(super) fn of_object(view: &View, word: &Range<usize>) -> Vec<(Range<usize>, 
     found
 }
 
-/// The text that a name in a tag, or in an element of its own, announces: `<entry key="password">x</entry>`,
+/// The text that belongs to a name in a tag or in another element: `<entry key="password">x</entry>`,
 /// `<key>password</key><string>x</string>`.
 pub(super) fn of_element(view: &View, word: &Range<usize>) -> Option<Range<usize>> {
     let marks = |byte: u8| b"\"'\\".contains(&byte) || byte.is_ascii_whitespace();
@@ -546,7 +546,7 @@ pub(super) fn of_element(view: &View, word: &Range<usize>) -> Option<Range<usize
     (view.before(close) != Some(b'/') && is_text).then_some(value)
 }
 
-/// What stands between the braces, or the angle brackets, around `word`; or as far as the next name.
+/// The range between the braces or angle brackets around `word`, or up to the next name.
 fn object(view: &View, word: &Range<usize>) -> (Range<usize>, usize) {
     let mut depth = 0_usize;
     let front = word.start.saturating_sub(OBJECT)..word.start;
@@ -595,7 +595,7 @@ fn marks_of_tags(byte: u8) -> bool {
     byte == b'<' || byte.is_ascii_whitespace()
 }
 
-/// Where the word of a command ends that begins at `start`.
+/// The end of the command's word that begins at `start`.
 pub(super) fn word_end(view: &View, start: usize) -> usize {
     let mut at = start;
     while let Some(byte) = view.at(at) {
@@ -616,7 +616,7 @@ pub(super) fn word_end(view: &View, start: usize) -> usize {
     view.len()
 }
 
-/// Nothing before `end` says that the argument holds more than one name and its value.
+/// True if the argument seems to hold only one name and its value, judging by the text before `end`.
 fn is_plain_prefix(view: &View, end: usize) -> bool {
     !view
         .slice(&(0..end))

@@ -1,23 +1,23 @@
-//! Text with its encodings undone, that still knows where each byte came from.
+//! Decoded text that maps each byte back to its source.
 //!
-//! Undone are percent-encoding, escapes of characters (`\u003d`, `\x3d`, `\075`) and HTML's references (`&#61;`), one in
-//! another up to [`ROUNDS`] times. Left out is what joins the pieces of one text: `'a' + 'b'`, `a''b`, a backslash at the
-//! end of a line.
+//! It decodes percent-encoding, character escapes (`\u003d`, `\x3d`, `\075`) and HTML references (`&#61;`), nested up
+//! to [`ROUNDS`] times. It removes what joins pieces of one text: `'a' + 'b'`, `a''b`, a backslash at the end of a
+//! line.
 
 use std::{borrow::Cow, ops::Range};
 
 use super::{MASK, is_word};
 
-/// Encodings that are undone, one in another.
+/// Maximum depth of nested encodings.
 const ROUNDS: usize = 4;
-/// Bytes between two pieces of text that are joined, at most.
+/// Maximum number of bytes between two joined pieces of text.
 const JOINT: usize = 64;
 
-/// Bytes to look at, by index; out-of-range indexes are the end.
+/// The decoded bytes. Indexes out of range are the end.
 #[derive(Debug)]
 pub(super) struct View<'a> {
     bytes: Cow<'a, [u8]>,
-    /// Where each byte stands in the text; `None` where the bytes are the text.
+    /// The origin of each byte; `None` if nothing was decoded.
     origins: Option<Vec<Origin>>,
 }
 
@@ -25,24 +25,24 @@ pub(super) struct View<'a> {
 struct Origin {
     start: usize,
     end: usize,
-    /// How many encodings were undone.
+    /// Number of encodings undone.
     depth: u8,
 }
 
-/// What begins at a place and is to be replaced: how many bytes, and by which one.
+/// The replacement at a position: the number of bytes, and the byte that replaces them, if any.
 type Found = fn(&[u8], usize) -> Option<(usize, Option<u8>)>;
 
-/// A quotation mark: what closes it is the same.
+/// A quotation mark. The closing mark is the same as the opening one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quote {
     byte: u8,
-    /// Backslashes in front of it.
+    /// Number of preceding backslashes.
     escapes: usize,
     depth: u8,
 }
 
 impl Quote {
-    /// The mark's bytes, backslashes included.
+    /// Length of the mark in bytes, with backslashes.
     pub(super) fn len(&self) -> usize {
         self.escapes + 1
     }
@@ -51,7 +51,7 @@ impl Quote {
         self.depth > 0
     }
 
-    /// A shell replaces what stands between two of them.
+    /// True for the mark of a shell's command substitution.
     pub(super) fn is_backtick(&self) -> bool {
         self.byte == b'`'
     }
@@ -79,7 +79,7 @@ impl<'a> View<'a> {
         view
     }
 
-    /// Replaces what `found` says: so many bytes by one or by none. Whether there was any.
+    /// Applies the replacements that `found` returns. True if there was any.
     fn edit(&mut self, found: Found) -> bool {
         let Some(first) = (0..self.len()).find(|at| found(&self.bytes, *at).is_some()) else {
             return false;
@@ -121,7 +121,7 @@ impl<'a> View<'a> {
         self.bytes.get(at).copied()
     }
 
-    /// The byte in front of `at`.
+    /// The byte before `at`.
     pub(super) fn before(&self, at: usize) -> Option<u8> {
         self.at(at.checked_sub(1)?)
     }
@@ -130,25 +130,25 @@ impl<'a> View<'a> {
         self.bytes.get(range.clone()).unwrap_or_default()
     }
 
-    /// The next longest run of bytes that are `wanted`, from `at` on.
+    /// The next maximal run of `wanted` bytes, from `at` on.
     pub(super) fn next_run(&self, at: usize, wanted: impl Fn(u8) -> bool) -> Option<Range<usize>> {
         let start = self.skip(at, |byte| !wanted(byte));
         (start < self.len()).then(|| start..self.skip(start, wanted))
     }
 
-    /// Where the bytes from `at` on that are `skipped` end.
+    /// The end of the `skipped` bytes from `at` on.
     pub(super) fn skip(&self, at: usize, skipped: impl Fn(u8) -> bool) -> usize {
         let rest = self.bytes.get(at..).unwrap_or_default();
         at + rest.iter().take_while(|byte| skipped(**byte)).count()
     }
 
-    /// Where the bytes in front of `at` that are `skipped` begin.
+    /// The beginning of the `skipped` bytes before `at`.
     pub(super) fn skip_back(&self, at: usize, skipped: impl Fn(u8) -> bool) -> usize {
         let front = self.bytes.get(..at).unwrap_or_default();
         at - front.iter().rev().take_while(|byte| skipped(**byte)).count()
     }
 
-    /// Where the first byte from `at` on `ends` a value; one that was encoded is part of the value.
+    /// The first byte from `at` on that `ends` a value. Encoded bytes are part of the value.
     pub(super) fn until(&self, at: usize, ends: impl Fn(u8) -> bool) -> usize {
         (at..self.len())
             .find(|at| self.at(*at).is_some_and(&ends) && !self.is_encoded(*at))
@@ -165,12 +165,12 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The quotation mark right in front of `at`.
+    /// The quotation mark directly before `at`.
     pub(super) fn quote_before(&self, at: usize) -> Option<Quote> {
         self.quote(at.checked_sub(1)?)
     }
 
-    /// Where `quote` is closed that is open at `at`.
+    /// The closing mark of `quote`, which is open at `at`.
     pub(super) fn closing(&self, at: usize, quote: Quote) -> Option<usize> {
         (at..self.len()).find(|at| self.quote(*at) == Some(quote))
     }
@@ -188,12 +188,12 @@ impl<'a> View<'a> {
         Some(at + rest.windows(wanted.len()).position(|window| window == wanted)?)
     }
 
-    /// Whether `wanted` stands at `at`.
+    /// True if `wanted` is at `at`.
     pub(super) fn has(&self, at: usize, wanted: &[u8]) -> bool {
         self.bytes.get(at..).is_some_and(|rest| rest.starts_with(wanted))
     }
 
-    /// Whether `http://` or `https://` begins at `at`.
+    /// True if `http://` or `https://` begins at `at`.
     pub(super) fn has_scheme(&self, at: usize) -> bool {
         let rest = self.bytes.get(at..).unwrap_or_default();
         [b"http://".as_slice(), b"https://"].iter().any(|scheme| {
@@ -202,7 +202,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// `text`, which this is a view of, with the spans masked; those that overlap or touch become one.
+    /// Masks the spans in `text`, the source of this view. Overlapping and adjacent spans become one.
     pub(super) fn without(&self, text: &str, mut spans: Vec<Range<usize>>) -> String {
         spans.sort_unstable_by_key(|span| span.start);
         let mut masked = String::with_capacity(text.len());
@@ -215,7 +215,7 @@ impl<'a> View<'a> {
             }
             let (start, end) = (self.origin(span.start).start, self.origin(span.end - 1).end);
             if last_end.is_none_or(|last_end| start > last_end) {
-                // Spans begin and end at ASCII characters; were that not so, too much is masked, never too little.
+                // Spans begin and end at ASCII characters. If one did not, too much would be masked, never too little.
                 masked.push_str(text.get(written..start).unwrap_or_default());
                 masked.push_str(MASK);
             }
@@ -246,7 +246,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// The encoded character that begins at `at`: how many bytes, and which one. What is not ASCII is some byte that is not.
+/// The encoded character at `at`: its length, and its byte. Characters outside ASCII become an arbitrary byte outside
+/// ASCII.
 fn encoded(bytes: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
     const NOT_ASCII: u8 = 0x80;
     let rest = bytes.get(at..)?;
@@ -272,7 +273,7 @@ fn encoded(bytes: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
     Some((length, Some(byte)))
 }
 
-/// Names of HTML with their semicolon.
+/// HTML's named references, with their semicolon.
 const REFERENCES: &[(&[u8], u8)] = &[
     (b"quot;", b'"'),
     (b"apos;", b'\''),
@@ -284,13 +285,13 @@ const REFERENCES: &[(&[u8], u8)] = &[
     (b"nbsp;", b' '),
 ];
 
-/// A reference ends in a semicolon, which browsers do without.
+/// Adds the semicolon of a reference, which browsers do not require.
 fn reference(digits: &[u8], before: usize, (length, code): (usize, u32)) -> (usize, u32) {
     let semicolon = usize::from(digits.get(length) == Some(&b';'));
     (before + length + semicolon, code)
 }
 
-/// As many digits as there are, if they are enough.
+/// Parses up to `max` digits, if there are at least `min`.
 fn number(digits: &[u8], min: usize, max: usize, radix: u32) -> Option<(usize, u32)> {
     let (mut length, mut value) = (0, 0_u32);
     while length < max {
@@ -303,7 +304,7 @@ fn number(digits: &[u8], min: usize, max: usize, radix: u32) -> Option<(usize, u
     (length >= min).then_some((length, value))
 }
 
-/// What joins two pieces of one text: `' + '`, `"."`, `''` inside of a word, a backslash at the end of a line.
+/// The joint of two pieces of one text: `' + '`, `"."`, `''` inside a word, a backslash at the end of a line.
 fn joint(bytes: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
     let rest = bytes.get(at..at + JOINT).or(bytes.get(at..))?;
     match rest {
@@ -312,7 +313,7 @@ fn joint(bytes: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
         [b'"' | b'\'' | b'`' | b'\\', ..] => {}
         _ => return None,
     }
-    // The second backslash of two begins nothing.
+    // The second of two backslashes begins no escape.
     if at > 0 && rest.starts_with(b"\\") && bytes.get(at - 1) == Some(&b'\\') {
         return None;
     }
@@ -337,7 +338,7 @@ fn joint(bytes: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
     };
     let mut end = quote.len();
     if rest.get(end..)?.starts_with(quote) {
-        // Inside of a word only: otherwise it is an empty text.
+        // Only inside a word: elsewhere it is an empty text.
         return inside(2 * quote.len()).then_some((2 * quote.len(), None));
     }
     end += blanks(end);
