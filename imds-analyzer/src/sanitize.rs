@@ -1,20 +1,20 @@
-//! Text that others control, made harmless: valid UTF-8, bounded, and for a terminal escaped.
+//! Makes text from other processes harmless: valid UTF-8, bounded and, for a terminal, escaped.
 
 use std::{borrow::Cow, fmt::Write as _};
 
 use imds_analyzer_ebpf::abi::COMM_LEN;
 
-/// Stands at the end of text that was cut.
+/// Marks the end of text that was cut.
 pub const CUT: &str = "…";
 
-/// `bytes` as UTF-8, invalid ones replaced, in `max` bytes at most; text that was cut ends in `…` (which counts).
+/// `bytes` as UTF-8, with invalid bytes replaced, in at most `max` bytes. Text that was cut ends in `…`, which counts.
 pub fn lossy(bytes: &[u8], max: usize) -> String {
-    // Replacing makes text longer, never shorter: bytes far behind the bound need not be looked at.
+    // Replacing never makes text shorter, so bytes far beyond the bound are not needed.
     let looked_at = bytes.get(..max.saturating_add(CUT.len())).unwrap_or(bytes);
     bounded(String::from_utf8_lossy(looked_at).into_owned(), max)
 }
 
-/// `text` in `max` bytes at most, cut as by [`lossy`].
+/// `text` in at most `max` bytes, cut like [`lossy`] does.
 pub fn bounded(mut text: String, max: usize) -> String {
     if text.len() > max {
         let room = max.saturating_sub(CUT.len());
@@ -32,8 +32,8 @@ pub fn comm(comm: &[u8; COMM_LEN]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
-/// `text` for a terminal: what could move the cursor, change colours, reorder or hide text, or begin a line is written
-/// out (`\x1b`, `\u{202e}`), and a backslash doubled, so that no text can pretend to be an escape.
+/// Escapes `text` for a terminal: characters that could move the cursor, change colours, reorder or hide text, or begin
+/// a line become `\x1b` or `\u{202e}`. A backslash is doubled, so that no text can imitate an escape.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if is_plain(text) && !text.contains('\\') {
         return Cow::Borrowed(text);
@@ -54,7 +54,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Parts of `text` that may be written as they are, and characters between them that are to be escaped.
+/// Splits `text` into parts to write unchanged and characters to escape between them.
 pub fn parts(text: &str) -> impl Iterator<Item = (&str, Option<char>)> {
     let mut marks = Marks::default();
     let mut rest = Some(text).filter(|text| !text.is_empty());
@@ -69,20 +69,20 @@ pub fn parts(text: &str) -> impl Iterator<Item = (&str, Option<char>)> {
     })
 }
 
-/// Printable ASCII throughout.
+/// True if `text` is printable ASCII.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
 }
 
-/// Combining characters that may stand on one other: more of them reach into other lines.
+/// Maximum number of combining characters on one character. More would reach into other lines.
 const MARKS_MAX: usize = 4;
 
-/// Which characters of a text are to be escaped.
+/// Decides which characters of a text to escape.
 #[derive(Debug, Default)]
 struct Marks {
-    /// There is a character for a combining one to stand on.
+    /// A combining character has a character to combine with.
     has_base: bool,
-    /// Combining characters in a row.
+    /// Number of combining characters in a row.
     count: usize,
 }
 
@@ -94,13 +94,13 @@ impl Marks {
             return escaped;
         }
         self.count += 1;
-        // The first character of a text would stand on what is in front of it.
+        // At the start of a text it would combine with whatever precedes the text.
         !self.has_base || self.count > MARKS_MAX
     }
 }
 
-/// Characters that cannot be seen, or that change how others are shown: control characters, those of Unicode's class Cf,
-/// ends of lines, those that are shown as nothing (`Default_Ignorable_Code_Point`), and those that are none.
+/// True for characters that are invisible or change how others are shown: control characters, Unicode's class Cf, line
+/// ends, characters without a glyph (`Default_Ignorable_Code_Point`), and noncharacters.
 fn is_escaped(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -124,15 +124,15 @@ fn is_escaped(character: char) -> bool {
             | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
             // Egyptian, shorthand and musical format characters.
             | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-            // Tags, more variation selectors, and the rest of their plane, which is for such.
+            // Tags, more variation selectors, and the rest of their plane.
             | '\u{e0000}'..='\u{e0fff}'
-            // No characters.
+            // Noncharacters.
             | '\u{fdd0}'..='\u{fdef}'
         )
         || u32::from(character) & 0xfffe == 0xfffe
 }
 
-/// Blocks of combining characters that are drawn over others.
+/// Blocks of combining characters.
 fn is_combining(character: char) -> bool {
     character != '\u{34f}'
         && matches!(
@@ -191,7 +191,7 @@ mod tests {
                 "\\u{600}\\u{6dd}\\u{110bd}\\u{13430}",
             ),
             ("\u{ffff}\u{fdd0}\u{1fffe}", "\\u{ffff}\\u{fdd0}\\u{1fffe}"),
-            // On what is in front of the text, and on other lines.
+            // Combining with what precedes the text, and reaching into other lines.
             ("\u{301}a", "\\u{301}a"),
             (
                 "e\u{301}\u{301}\u{301}\u{301}\u{301}b\u{301}",

@@ -1,4 +1,4 @@
-//! All sinks of the daemon. Each has a queue and a thread of its own, so that one that hangs or fails stops no other.
+//! The sinks of the daemon. Each has its own queue and thread, so that a sink that hangs or fails stops no other.
 
 use std::{
     collections::BTreeMap,
@@ -25,23 +25,23 @@ use crate::{
     loss::{self, Ledger},
 };
 
-/// How long a sink has to write what is queued when it is closed.
+/// Time for a closed sink to write its queue.
 const CLOSE: Duration = Duration::from_secs(5);
 
-/// Gives every record to every sink.
+/// Passes every record to every sink.
 pub struct Fanout {
     host: String,
-    /// Who may read the log file.
+    /// Group that may read the log file.
     group: Option<Gid>,
     stdout_is_journal: bool,
-    /// The log file as the last writer left it.
+    /// State of the log file, passed on from writer to writer.
     last_file: Last,
-    /// What was said at the start; said again at the head of a file and to a sink that is added later.
+    /// The start record, repeated at the head of each file and for sinks that are added later.
     start: Arc<Start>,
     outlets: Vec<Outlet>,
-    /// Closed, and not through with what is queued.
+    /// Sinks that are closed but still writing their queue.
     closing: Vec<Outlet>,
-    /// Of sinks that are gone.
+    /// Statistics of sinks that have ended.
     past: BTreeMap<Kind, Stats>,
 }
 
@@ -50,7 +50,7 @@ struct Outlet {
     worker: Worker,
 }
 
-/// The sinks there can be.
+/// Kinds of sinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Log,
@@ -78,7 +78,7 @@ impl Kind {
     }
 }
 
-/// [`Notice::Start`], kept.
+/// An owned [`Notice::Start`].
 #[derive(Default)]
 struct Start {
     kernel: String,
@@ -104,7 +104,7 @@ impl Start {
 }
 
 impl Fanout {
-    /// Without sinks: [`Self::configure`] adds them once the start is known.
+    /// Starts without sinks. [`Self::configure`] adds them once the start record is known.
     pub fn new(host: String, group: Option<Gid>) -> Self {
         Self {
             host,
@@ -118,11 +118,11 @@ impl Fanout {
         }
     }
 
-    /// Makes the sinks those of `config`, and opens all anew. What is queued stays queued.
+    /// Changes the sinks to those of `config` and reopens all of them. Queued records stay queued.
     ///
     /// # Errors
     ///
-    /// When there is no thread for a sink; the others are in place.
+    /// When a sink's thread cannot start. The other sinks are in place.
     pub fn configure(&mut self, config: &Config) -> io::Result<()> {
         let wanted = [
             (Kind::Log, config.log.enabled),
@@ -169,7 +169,7 @@ impl Fanout {
     }
 
     fn add(&mut self, outlet: Outlet) -> io::Result<()> {
-        // The file has it at its head.
+        // The file already begins with it.
         if outlet.kind != Kind::Log {
             let line = self
                 .start
@@ -214,7 +214,7 @@ impl Fanout {
         Ok(Line { bytes, requests })
     }
 
-    /// What systemd takes off a line of text, and gives the entry as its level: sd-daemon(3).
+    /// The prefix that systemd removes from a line of text and uses as the level: sd-daemon(3).
     fn prefix(&self, priority: &str) -> String {
         if self.stdout_is_journal {
             format!("<{priority}>")
@@ -223,7 +223,7 @@ impl Fanout {
         }
     }
 
-    /// How each sink is doing, those included that are closed.
+    /// Statistics of each sink, including closed ones.
     pub fn stats(&self) -> BTreeMap<&'static str, Stats> {
         let mut all = BTreeMap::new();
         for (kind, stats) in self.by_kind() {
@@ -240,7 +240,7 @@ impl Fanout {
         all
     }
 
-    /// Writes what is queued, for as long as that may take, and ends all threads.
+    /// Writes the queues, within the time limit, and ends all threads.
     pub fn close(&mut self) {
         for outlet in self.outlets.drain(..) {
             outlet.worker.close(CLOSE);
@@ -252,7 +252,7 @@ impl Fanout {
         }
     }
 
-    /// Forgets sinks that are through, but for what they counted.
+    /// Drops sinks that have ended, but keeps their counts.
     fn bury(&mut self) {
         let past = &mut self.past;
         self.closing.retain(|outlet| {
@@ -265,7 +265,8 @@ impl Fanout {
     }
 }
 
-/// systemd says which file it connected to the journal: systemd.exec(5). The variable is inherited by others, too.
+/// systemd names the file that it connected to the journal: systemd.exec(5). Other processes inherit the variable too,
+/// so the file is compared.
 fn stdout_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;

@@ -1,8 +1,8 @@
-//! The log file: JSON lines, each whole or not there at all, and no more of them than there is room for.
+//! The log file: JSON lines, each complete or absent, within a bound on total size.
 //!
-//! A line is one write. What a crash leaves of a line is cut off when the file is opened again: whoever reads lines has
-//! not taken it yet. The file may be removed, moved, emptied or mounted over at any time: that is noticed, said, and what is
-//! written next has a start record before it. The directory has to be one that no other user can write.
+//! A line is one write. If a crash leaves an incomplete line, it is cut off when the file is next opened; a reader of
+//! lines has not consumed it yet. The file may be removed, moved, truncated or mounted over at any time: this is
+//! noticed and logged, and a start record precedes the next record. The directory must not be writable by other users.
 
 use std::{
     ffi::OsString,
@@ -35,16 +35,16 @@ const FILE_MODE: u32 = 0o640;
 const DIRECTORY_MODE: u32 = 0o750;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Makes the record that heads every file.
+/// Makes the record at the head of every file.
 pub(crate) type Head = Arc<dyn Fn(SystemTime) -> io::Result<Vec<u8>> + Send + Sync>;
 
-/// Writes lines to a file and sets it aside when it is too large or too old.
+/// Writes lines to a file, and sets the file aside when it is too large or too old.
 pub(crate) struct FileWriter {
     config: config::Log,
     head: Head,
-    /// The head is to be written even if the file has one.
+    /// Write the head even if the file has one.
     head_due: bool,
-    /// Who may read the log beside its owner.
+    /// Group that may read the log.
     group: Option<Gid>,
     open: Option<Open>,
     last: Last,
@@ -56,14 +56,14 @@ struct Open {
     file: File,
     device: u64,
     inode: u64,
-    /// Bytes in it at least, unless others took some away.
+    /// Minimum size of the file, unless others truncate it.
     size: u64,
-    /// When the file was begun.
+    /// Time when the file was started.
     begun: SystemTime,
 }
 
 impl FileWriter {
-    /// `head_due`: of a program that has just started. `last`: of the writer before this one.
+    /// `head_due`: true when the program has just started. `last`: state of the previous writer.
     pub(crate) fn new(config: config::Log, head: Head, head_due: bool, group: Option<Gid>, last: Last) -> Self {
         Self {
             tidy: Tidy::new(&config),
@@ -89,7 +89,7 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Opens the file, if it is not open, or another is in its place, or some of it is gone.
+    /// Opens the file if it is not open, was replaced, or was truncated.
     fn look(&mut self) -> io::Result<()> {
         if let Some(open) = &self.open {
             let in_place = fs::symlink_metadata(&self.config.path)
@@ -110,7 +110,7 @@ impl FileWriter {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
         }
         if !is_ours(&found, trust) {
-            // Put there when the directory was not ours alone: it may be a name of quite another file.
+            // It may date from when others could write to the directory, and be a second name of another file.
             tracing::warn!(
                 "log: {} is not the service's own file (it has another owner, a second name, or is writable by others): set it \
                  aside and started a new file",
@@ -145,7 +145,7 @@ impl FileWriter {
         Ok(())
     }
 
-    /// The file, and whether it was made just now.
+    /// The file, and true if it is new.
     fn open_or_make(&self, trust: Trust) -> io::Result<(File, bool)> {
         let path = &self.config.path;
         if let Some(distrust) = path
@@ -158,7 +158,7 @@ impl FileWriter {
         }
         let options = || {
             let mut options = OpenOptions::new();
-            // Readable, to find a torn end. O_NONBLOCK, so that a FIFO in its place is seen and not waited for.
+            // Readable, to find an incomplete line. O_NONBLOCK, so that opening a FIFO in its place does not block.
             options.read(true).append(true).mode(FILE_MODE);
             options.custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK);
             options
@@ -174,7 +174,7 @@ impl FileWriter {
         }
     }
 
-    /// Keeps in mind which file is written, for the next writer.
+    /// Remembers the file for the next writer.
     fn remember(&self) {
         if let Some(open) = &self.open {
             self.last.set(Known {
@@ -198,21 +198,21 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Whatever the umask is.
+    /// Independent of the umask.
     fn created(&self, file: File) -> io::Result<File> {
         file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
         self.give_to_group(&file);
         Ok(file)
     }
 
-    /// Where it does not work the owner alone reads the log.
+    /// If it fails, only the owner can read the log.
     fn give_to_group(&self, file: &File) {
         if self.group.is_some() && fchown(file.as_fd(), None, self.group).is_err() {
             tracing::debug!("cannot set the group of the log file");
         }
     }
 
-    /// Sets the file aside if `more` bytes are too much for it, or if it is old.
+    /// Sets the file aside if it is too old or has no room for `more` bytes.
     fn make_room(&mut self, more: u64) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let size = open.file.metadata()?.len();
@@ -222,7 +222,7 @@ impl FileWriter {
             return self.open();
         }
         open.size = size;
-        // A clock that was put back makes no file old.
+        // Setting the clock back does not make a file old.
         let age = SystemTime::now().duration_since(open.begun).unwrap_or_default();
         if size == 0 || (size + more <= self.config.max_size && age < self.config.max_age) {
             return Ok(());
@@ -255,7 +255,7 @@ impl LineWriter for FileWriter {
 }
 
 impl Open {
-    /// All of `line`, or nothing of it.
+    /// Writes all of `line` or nothing.
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
         let count = loop {
             match self.file.write(line) {
@@ -267,19 +267,19 @@ impl Open {
             self.size += count as u64;
             return Ok(());
         }
-        // The disk became full in the middle of the line.
+        // The disk became full within the line.
         let size = self.file.metadata()?.len();
         self.file.set_len(size.saturating_sub(count as u64))?;
         Err(ErrorKind::StorageFull.into())
     }
 }
 
-/// Whether nobody else can write the file, and it has no other name.
+/// True if nobody else can write the file and it has no other name.
 fn is_ours(file: &fs::Metadata, trust: Trust) -> bool {
     trust.has(file.uid()) && file.nlink() == 1 && file.mode() & WRITABLE_BY_OTHERS == 0
 }
 
-/// Cuts what follows the last end of a line; how many torn lines that were, 0 or 1.
+/// Removes an incomplete last line. Returns the number of lines removed, 0 or 1.
 fn cut_torn_end(file: &mut File, size: u64) -> io::Result<u64> {
     const BLOCK: u64 = 4096;
     let mut end = size;

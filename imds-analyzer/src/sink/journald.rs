@@ -1,5 +1,5 @@
-//! The journal, in its own protocol: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>. A record is one datagram of fields;
-//! what is too large for that goes as a sealed file. No connection is kept: a journal that comes back is there again.
+//! The journal's native protocol: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>. A record is one datagram of fields;
+//! larger records are passed as a sealed file. There is no connection, so a restarted journal needs no reconnect.
 
 use std::{
     io::{self, IoSlice, Write as _},
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::event::Event;
 
-/// How long a journal may take a record in before others are tried again.
+/// Maximum time for the journal to accept a record.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// syslog(3)'s levels.
@@ -76,7 +76,7 @@ impl JournaldWriter {
     }
 }
 
-/// A file in memory that nobody can change any more.
+/// Creates a sealed file in memory.
 fn sealed(entry: &[u8]) -> io::Result<OwnedFd> {
     let file = memfd_create("imds-analyzer", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC)?;
     let mut file = std::fs::File::from(file);
@@ -109,7 +109,7 @@ pub(super) fn event_priority(event: &Event) -> &'static str {
     }
 }
 
-/// The kind of a record, and its level.
+/// The action of a record, and its level.
 pub(super) fn notice_priority(notice: &Notice<'_>) -> (&'static str, &'static str) {
     match notice {
         Notice::Start { .. } => ("imds-analyzer-start", INFO),
@@ -155,7 +155,7 @@ pub(super) fn event_entry(event: &Event) -> Vec<u8> {
     entry.0
 }
 
-/// The entry of what the analyzer says about itself.
+/// The entry of a notice.
 pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
     let text = plain::describe(notice);
     let (action, priority) = notice_priority(notice);
@@ -182,7 +182,7 @@ pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
     entry.0
 }
 
-/// Fields as the journal wants them.
+/// An entry in the journal's format.
 struct Entry(Vec<u8>);
 
 impl Entry {
@@ -219,7 +219,7 @@ impl Entry {
         }
     }
 
-    /// `NAME=value`; a value with an end of line is given with its length, so that it can forge no field.
+    /// Adds `NAME=value`. A value that contains a line end is written with its length, so that it cannot forge a field.
     fn field(&mut self, name: &str, value: &str) {
         self.0.extend_from_slice(name.as_bytes());
         if value.contains('\n') {
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
     use crate::sink::tests::{full_event, notices, unknown_event};
 
-    /// As journald takes an entry apart.
+    /// Parses an entry like journald does.
     fn fields(mut entry: &[u8]) -> Vec<(String, String)> {
         let mut fields = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");

@@ -1,4 +1,4 @@
-//! One JSON object a line.
+//! JSON Lines: one object per line.
 
 use std::{
     io::{self, Write},
@@ -15,7 +15,7 @@ use crate::{event::Event, sanitize};
 pub struct JsonSink<W: Write> {
     output: Output<W>,
     host: String,
-    /// One line; kept to be filled again.
+    /// Buffer for a line, reused.
     line: Vec<u8>,
 }
 
@@ -55,12 +55,13 @@ fn append(record: &Record<'_>, line: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Compact, and safe on a terminal: what [`sanitize::escape`] writes out is `\uXXXX`, which is the same JSON.
+/// Compact JSON that is safe on a terminal: characters that [`sanitize::escape`] escapes become `\uXXXX`, which is the
+/// same JSON.
 #[derive(Clone, Copy, Debug)]
 struct Escaping;
 
 impl Formatter for Escaping {
-    /// The fragment has neither quotes, backslashes nor control characters below 0x20.
+    /// `fragment` has no quotes, backslashes or control characters below 0x20.
     fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         if fragment.bytes().all(|byte| byte < 0x7f) {
             return writer.write_all(fragment.as_bytes());
@@ -79,14 +80,14 @@ impl Formatter for Escaping {
     }
 }
 
-/// One line, for sinks that queue.
+/// One line, for queued sinks.
 pub(super) fn event_line(event: &Event, host: &str) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     append(&Record::Request(RequestRecord::new(event, host)), &mut line)?;
     Ok(line)
 }
 
-/// As [`event_line`].
+/// Like [`event_line`], for a notice.
 pub(super) fn notice_line(time: SystemTime, notice: &Notice<'_>, host: &str) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     append(&Record::of_notice(time, notice, host), &mut line)?;
@@ -108,7 +109,7 @@ mod tests {
         event_line(event, host).expect("no I/O")
     }
 
-    /// One field a line, sorted, so that a difference is read easily.
+    /// One field per line, sorted, for readable diffs.
     fn pretty(line: &[u8]) -> String {
         let text = std::str::from_utf8(line).expect("UTF-8");
         assert_eq!(text.find('\n'), Some(text.len() - 1), "not one line: {text}");

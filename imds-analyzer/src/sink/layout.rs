@@ -1,4 +1,4 @@
-//! Colour and columns, for people.
+//! Colour and columns of text output.
 
 use std::{borrow::Cow, fmt, io::IsTerminal, os::fd::AsFd};
 
@@ -6,21 +6,21 @@ use anstyle::AnsiColor;
 
 use crate::{choice::ColorChoice, sanitize};
 
-/// How to write for people.
+/// Style of text output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     pub color: bool,
-    /// Columns of the terminal; `None` where there is none, and lines may be as long as they like.
+    /// Columns of the terminal; `None` without a terminal, when lines may have any length.
     pub width: Option<usize>,
-    /// All that is known of each request, in a block of its own.
+    /// Show everything known about each request, in a block.
     pub verbose: bool,
 }
 
 impl Style {
-    /// What columns are laid out for where no terminal says how wide it is.
+    /// Width to use without a terminal.
     const DEFAULT_WIDTH: usize = 120;
 
-    /// For `stream`, as the user and its terminal want it.
+    /// The style for `stream`, from the user's choice and the terminal.
     pub fn of(stream: impl IsTerminal + AsFd, color: ColorChoice, verbose: bool) -> Self {
         // https://no-color.org
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -32,7 +32,7 @@ impl Style {
         }
     }
 
-    /// The width to lay out columns for.
+    /// The width for tables.
     pub fn columns(&self) -> usize {
         self.width.unwrap_or(Self::DEFAULT_WIDTH)
     }
@@ -46,7 +46,7 @@ pub(super) const STRONG: anstyle::Style = anstyle::Style::new().bold();
 pub(super) const FAINT: anstyle::Style = anstyle::Style::new().dimmed();
 pub(super) const PLAIN: anstyle::Style = anstyle::Style::new();
 
-/// `text` in `style`, or plain where colour is off.
+/// `text` in `style`, or plain if colour is off.
 pub(super) struct Painted<T> {
     text: T,
     style: anstyle::Style,
@@ -59,24 +59,24 @@ pub(super) fn paint<T: fmt::Display>(color: bool, style: anstyle::Style, text: T
 
 impl<T: fmt::Display> fmt::Display for Painted<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Padding asked for is the text's, so that escape sequences don't count.
+        // Padding applies to the text alone, so that escape sequences do not count.
         write!(f, "{}", self.style)?;
         self.text.fmt(f)?;
         write!(f, "{:#}", self.style)
     }
 }
 
-/// `text` that others wrote, as a terminal may show it, in `width` columns at most.
+/// Text from other processes, escaped for a terminal, in at most `width` columns.
 pub(super) fn foreign(text: &str, width: usize) -> String {
     fit(&sanitize::escape(text), width).into_owned()
 }
 
-/// As [`foreign`], for a path.
+/// [`foreign`] for a path.
 pub(super) fn foreign_path(path: &str, width: usize) -> String {
     fit_path(&sanitize::escape(path), width).into_owned()
 }
 
-/// Cuts the middle out of a text that is too long: both its ends tell more.
+/// Cuts the middle out of a text that is too long, because its ends are more useful.
 pub(super) fn fit(text: &str, width: usize) -> Cow<'_, str> {
     let length = columns(text);
     if length <= width {
@@ -91,7 +91,7 @@ pub(super) fn fit(text: &str, width: usize) -> Cow<'_, str> {
     Cow::Owned(cut)
 }
 
-/// Cuts the beginning off a path that is too long, whole names where that costs little: its end tells more.
+/// Cuts the beginning off a path that is too long, at a slash if one is near, because its end is more useful.
 pub(super) fn fit_path(path: &str, width: usize) -> Cow<'_, str> {
     const COST: usize = 16;
     let length = columns(path);

@@ -1,4 +1,4 @@
-//! Counters for Prometheus. They count every request, whatever is left out of the log, and name no arguments.
+//! Prometheus metrics. They count every request, including those left out of the log, and contain no arguments.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -13,13 +13,13 @@ use crate::{event::Event, loss::Ledger, sanitize};
 
 mod own;
 
-/// What the text is, for HTTP.
+/// Content type of the text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
-/// Callers and users for whom there is no room.
+/// Label for callers and users that do not fit.
 const OTHER: &str = "other";
-/// How names of our own begin.
+/// Prefix of our names.
 const OURS: &str = "imds_analyzer_";
-/// Bytes of a caller's name.
+/// Maximum length of a caller's name, in bytes.
 const CALLER_MAX: usize = 200;
 
 /// All counters.
@@ -45,17 +45,17 @@ pub struct Metrics {
     callers_max: usize,
 }
 
-/// What became of connections to the metrics' port.
+/// Outcomes of connections to the metrics port.
 #[derive(Debug, Default)]
 pub struct Scrapes {
     pub answered: AtomicU64,
-    /// Asked for something else, or not in HTTP.
+    /// The request was for something else, or not HTTP.
     pub refused: AtomicU64,
-    /// Too slow to ask or to read.
+    /// The client was too slow to send or to read.
     pub timed_out: AtomicU64,
-    /// Gone before the end.
+    /// The client closed the connection early.
     pub failed: AtomicU64,
-    /// Made to wait, as there were too many in a second; counted above as well.
+    /// Connections that had to wait because there were too many in a second; also counted above.
     pub delayed: AtomicU64,
 }
 
@@ -75,29 +75,29 @@ impl Scrapes {
     }
 }
 
-/// Who reads the text.
+/// Reader of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     Prometheus,
-    /// node_exporter, which has metrics of a process as well, its own, and refuses the same names from others.
+    /// node_exporter, which rejects `process_*` from others because it exports its own.
     NodeExporter,
 }
 
-/// What others count, as it stands.
+/// Counts that are kept elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot<'a> {
     pub loss: &'a Ledger,
     pub sinks: &'a BTreeMap<&'static str, Stats>,
-    /// Programs, and whether they are attached.
+    /// Programs, with true for attached ones.
     pub hooks: &'a [(&'static str, bool)],
-    /// How requests are seen.
+    /// The tap.
     pub tap: &'a str,
-    /// Where owners come from.
+    /// The hook that identifies owners.
     pub owner: &'a str,
     pub scrapes: &'a Scrapes,
 }
 
-/// Why a request is not in the log.
+/// Reason why a request is not in the log.
 #[derive(Clone, Copy, Debug)]
 pub enum Unwritten {
     RateLimited,
@@ -105,7 +105,7 @@ pub enum Unwritten {
 }
 
 impl Metrics {
-    /// `callers_max`: how many have counters of their own; one user has half of them at most.
+    /// `callers_max`: number of callers with counters of their own, at most half of them of one user.
     pub fn new(callers_max: usize) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {
@@ -222,7 +222,7 @@ impl Metrics {
             .with_label_values(&[version, event.verdict.as_str(), event.path_class.as_str(), local])
             .inc();
         let uid = event.process.as_ref().and_then(|process| process.user.id);
-        // Whoever reads the text may do so on a terminal.
+        // The text may be read on a terminal.
         let caller = sanitize::bounded(sanitize::escape(event.caller()).into_owned(), CALLER_MAX);
         if self.has_room(uid.unwrap_or(u32::MAX), &caller) {
             let uid = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
@@ -301,7 +301,7 @@ impl Metrics {
     }
 }
 
-/// Takes over what is counted elsewhere.
+/// Sets a counter to a value that is counted elsewhere.
 fn set(counter: &IntCounter, count: u64) {
     counter.inc_by(count.saturating_sub(counter.get()));
 }

@@ -1,9 +1,9 @@
-//! Noise control: which requests are written in full, which are only counted, and who is new.
+//! Noise control: decides which requests to write in full and which to count, and which callers are new.
 //!
-//! Budgets nest: a caller has one, the unit or container it runs in has one, and the user has one. So nobody uses up
-//! another user's, however many programs they start and however many units they make. Tables are bounded in the same way:
-//! callers for whom there is no room share one entry of their own unit, units one of their own user. The first credential
-//! call of a caller, as a user, is written whatever the budgets and the ignore list say.
+//! Budgets are nested: a caller, its unit or container, and its user each have one. So no user can use up another
+//! user's budget, however many programs and units they start. Tables are bounded in the same way: callers that do not
+//! fit share one entry of their unit, units one entry of their user. The first credential call of each caller and user
+//! is always written, regardless of budgets and the ignore list.
 
 use std::{
     cmp::Reverse,
@@ -27,60 +27,60 @@ mod tests;
 
 use self::budget::Budget;
 
-/// Users, units and containers of one user, callers of one of those, of one user, and altogether.
+/// Maximum number of users; of units and containers per user; of callers per unit or container, per user, and in total.
 const USERS_MAX: usize = 256;
 const PLACES_MAX: usize = 128;
 const CALLERS_PER_PLACE: usize = 32;
 const CALLERS_PER_USER: usize = 512;
 const CALLERS_MAX: usize = 4096;
-/// First calls remembered of one user.
+/// Maximum number of first calls remembered per user.
 const SEEN_PER_USER: usize = 1024;
 /// Kinds of first calls.
 const SEEN_V1: u64 = 0;
 const SEEN_CREDENTIAL: u64 = 1;
 const SEEN_IGNORED: u64 = 2;
-/// What was idle for so long makes room for others.
+/// Entries idle for this long make room for others.
 const IDLE: Duration = Duration::from_secs(60 * 60);
-/// How often a user who has used up a day's budget is told of.
+/// Interval of reports about a user who has used up the daily budget.
 const SLOW_REPORT: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// The entry shared by all for whom there is no room.
+/// The entry shared by all that do not fit.
 const OTHER: u64 = 0;
-/// No process has this user id; here it is that of unknown processes and of users for whom there is no room.
+/// No process has this user id. Here it stands for unknown processes and for users that do not fit.
 const OTHER_USER: u32 = u32::MAX;
 
-/// What is to become of a request.
+/// Decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     Write,
-    /// It is counted, and its caller's next `Folded` has it.
+    /// Count it in its caller's next `Folded`.
     Fold,
-    /// It is on the ignore list.
+    /// Leave it out, because the ignore list matches.
     Ignore,
 }
 
-/// Decides, and counts what is not written.
+/// Decides about requests, and counts those that are not written.
 pub struct Noise {
     limits: Limits,
     ignore: Vec<Pattern>,
     expect: Vec<Pattern>,
     users: HashMap<u32, User>,
     callers: usize,
-    /// Ends of windows in which something was folded.
+    /// Ends of windows with folded requests.
     due: BinaryHeap<Reverse<(Instant, Key)>>,
-    /// Secret, so that nobody can choose names that share an entry.
+    /// Secret, so that nobody can choose names that collide.
     hasher: RandomState,
     swept: Option<Instant>,
     unannounced: u64,
 }
 
-/// A credential call on the ignore list.
+/// State of a credential call on the ignore list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ignored {
-    /// The first one of its caller, as this user.
+    /// The first one of its caller and user.
     First,
     Again,
-    /// There is no room to remember it: the budgets decide.
+    /// There is no room to remember it, so the budgets decide.
     NotKnown,
 }
 
@@ -122,19 +122,19 @@ impl Noise {
         }
     }
 
-    /// Other limits and lists; what is counted stays.
+    /// Changes limits and lists, and keeps the counts.
     pub fn configure(&mut self, config: &Config) {
         self.limits = config.limits.clone();
         self.ignore = config.ignore.clone();
         self.expect = config.expect.clone();
     }
 
-    /// First calls that were not announced because their user has made too many.
+    /// Number of first calls that were not announced because their user has made too many.
     pub fn unannounced(&self) -> u64 {
         self.unannounced
     }
 
-    /// What is to become of `event`, and whether it is the first of its caller.
+    /// Decides about `event`, and whether it is the first of its caller.
     pub fn judge(&mut self, event: &Event, now: Instant) -> (Decision, First) {
         let credential = event.path_class == PathClass::Credential;
         let ignored = self.ignore.iter().any(|pattern| pattern.matches(event));
@@ -168,7 +168,7 @@ impl Noise {
         caller.used = now;
         let first_of_place = credential && !mem::replace(&mut caller.credential_written, true);
         let exempt = first_of_place || ignored == Some(Ignored::First);
-        // None is charged for what another refuses.
+        // No budget is charged for a request that another budget refuses.
         let budgets = [
             (&mut caller.budget, limits.caller, limits.window),
             (&mut place.budget, limits.place, limits.window),
@@ -199,18 +199,18 @@ impl Noise {
         (Decision::Fold, first)
     }
 
-    /// When the next `Folded` is to be written.
+    /// Time to write the next `Folded`.
     pub fn next_due(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// The next one whose time has come.
+    /// The next `Folded` that is due.
     pub fn due(&mut self, now: Instant) -> Option<Folded> {
         self.next_due().filter(|due| *due <= now)?;
         self.take_folded()
     }
 
-    /// The next one, its time come or not: at the end.
+    /// The next `Folded`, due or not. Used at the end.
     pub fn take_folded(&mut self) -> Option<Folded> {
         let Reverse((_, (uid, place, caller))) = self.due.pop()?;
         let user = self.users.get_mut(&uid)?;
@@ -235,7 +235,7 @@ impl Noise {
         self.hasher.hash_one(text).max(1)
     }
 
-    /// Makes an entry for `wanted`, or for what it has to share.
+    /// Returns an entry for `wanted`, or the shared one that replaces it.
     fn room_for(&mut self, (uid, place, caller): Key, now: Instant) -> Key {
         let uid = if self.users.contains_key(&uid) || self.users.len() < USERS_MAX {
             uid
@@ -278,7 +278,7 @@ impl Noise {
         (uid, place, caller)
     }
 
-    /// Forgets what was idle for long, if there is no room for `wanted`; not more than once a minute, as it takes time.
+    /// Drops idle entries if there is no room for `wanted`. At most once a minute, because it takes time.
     fn sweep_if_full(&mut self, (uid, place, caller): Key, now: Instant) {
         let user = self.users.get(&uid);
         let entry = user.and_then(|user| user.places.get(&place));
@@ -307,13 +307,13 @@ impl Noise {
                 !place.callers.is_empty()
             });
             callers += user.callers;
-            // Who spent more than a day's budget is not forgotten before the day is over.
+            // Keeps users over their daily budget until the day is over.
             !user.places.is_empty() || !user.daily.left(1, DAY, now)
         });
         self.callers = callers;
     }
 
-    /// Whether this is the first v1 or credential call of its caller, as this user.
+    /// True for the first v1 or first credential call of its caller and user.
     fn first(&mut self, uid: u32, event: &Event, credential: bool) -> First {
         let caller = self.hash(event.caller());
         let Some(user) = self.users.get_mut(&uid) else {
@@ -337,7 +337,7 @@ impl Noise {
         }
     }
 
-    /// Takes down a credential call on the ignore list, whatever unit or container it came from.
+    /// Records a credential call on the ignore list, independent of its unit or container.
     fn remember_ignored(&mut self, uid: u32, event: &Event) -> Ignored {
         let key = seen_key(self.hash(event.caller()), SEEN_IGNORED);
         let Some(user) = self.users.get_mut(&uid).filter(|_| uid != OTHER_USER) else {
@@ -354,7 +354,7 @@ impl Noise {
     }
 }
 
-/// Two bits tell the kinds apart.
+/// Two bits for the kind.
 fn seen_key(caller: u64, kind: u64) -> u64 {
     caller & !3 | kind
 }

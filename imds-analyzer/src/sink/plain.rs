@@ -1,10 +1,10 @@
-//! What the analyzer says about itself in one line, where there is a journal or a stream of text to say it in.
+//! Notices as one line of text, for the journal and text streams.
 
 use std::fmt::Write as _;
 
 use super::{Notice, layout::foreign, notice::Folded};
 
-/// Columns of text that others control.
+/// Maximum columns of text from other processes.
 const WIDTH: usize = 256;
 
 /// One line without its end.

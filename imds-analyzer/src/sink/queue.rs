@@ -1,7 +1,7 @@
-//! Records on their way to one sink: a bounded queue, and a thread that empties it.
+//! A bounded queue of records for one sink, and the thread that empties it.
 //!
-//! Whoever fills the queue never waits. What finds no room is counted; a sink that fails keeps what is queued and tries
-//! again, so that a full disk or a journal that restarts costs nothing as long as there is room.
+//! Filling the queue never waits. Records that do not fit are counted. A failing sink keeps its queue and retries, so a
+//! full disk or a restarting journal loses nothing while the queue has room.
 
 use std::{
     collections::VecDeque,
@@ -11,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes queued at most.
+/// Maximum size of the queue, in bytes.
 const BYTES_MAX: usize = 2 << 20;
-/// With so much queued the thread is woken at once: there may be more to come before [`Worker::wake`].
+/// At this size the thread is woken at once, because more may be queued before [`Worker::wake`].
 const BYTES_MANY: usize = BYTES_MAX / 4;
-/// Lines handed over at once.
+/// Maximum number of lines per batch.
 const BATCH: usize = 256;
-/// How long to wait after a failure, doubled each time.
+/// Pause after a failure, doubled each time up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -25,33 +25,33 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     pub bytes: Vec<u8>,
-    /// Requests it stands for.
+    /// Number of requests that the record stands for.
     pub requests: u64,
 }
 
-/// The end of the way.
+/// Destination of a queue.
 pub trait LineWriter: Send {
-    /// Writes `lines` in order, each whole or not at all. Returns how many it were, and why no more. Without lines it opens
-    /// what it writes to.
+    /// Writes `lines` in order, each completely or not at all. Returns the number written, and the error that stopped
+    /// it. Without lines it only opens its destination.
     fn write(&mut self, lines: &[Line]) -> (usize, io::Result<()>);
 
-    /// Torn lines that were found and cut off since the last call.
+    /// Number of incomplete lines cut off since the last call.
     fn take_torn(&mut self) -> u64 {
         0
     }
 }
 
-/// How a sink is doing.
+/// Statistics of a sink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Records.
     pub written: u64,
     pub lost: u64,
-    /// Requests that `lost` stands for.
+    /// Number of requests in `lost`.
     pub lost_requests: u64,
-    /// Those of `lost` that stand for none.
+    /// Number of records in `lost` that stand for no request.
     pub lost_notices: u64,
-    /// Lines that a crash had torn.
+    /// Lines left incomplete by a crash.
     pub torn: u64,
     pub failing: bool,
 }
@@ -69,17 +69,17 @@ struct Shared {
 #[derive(Default)]
 struct State {
     lines: VecDeque<Line>,
-    /// Of all that is queued or being written.
+    /// Size of all lines that are queued or being written.
     bytes: usize,
-    /// To be used from now on.
+    /// The writer to switch to.
     writer: Option<Box<dyn LineWriter>>,
-    /// No more is queued; what is there is written until then.
+    /// Deadline for writing the queue after it was closed.
     close: Option<Instant>,
     finished: bool,
     stats: Stats,
 }
 
-/// What the thread has to do next.
+/// Next task of the thread.
 struct Job {
     lines: Vec<Line>,
     writer: Option<Box<dyn LineWriter>>,
@@ -90,7 +90,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// When there is no thread to be had.
+    /// When the thread cannot start.
     pub fn start(name: &'static str, writer: Box<dyn LineWriter>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -103,7 +103,7 @@ impl Worker {
         Ok(Self { shared })
     }
 
-    /// Queues `line`, or counts it as lost where there is no room. To be written soon after [`Self::wake`].
+    /// Queues `line`, or counts it as lost if it does not fit. Call [`Self::wake`] to have it written soon.
     pub fn push(&self, line: Line) {
         let mut state = self.shared.lock();
         if state.close.is_some() || state.bytes + line.bytes.len() > BYTES_MAX {
@@ -117,26 +117,26 @@ impl Worker {
         }
     }
 
-    /// Tells the thread that there is something to do.
+    /// Wakes the thread.
     pub fn wake(&self) {
         if !self.shared.lock().lines.is_empty() {
             self.shared.changed.notify_all();
         }
     }
 
-    /// Writes to `writer` from now on; what is queued stays queued.
+    /// Switches to `writer`, and keeps the queue.
     pub fn replace(&self, writer: Box<dyn LineWriter>) {
         self.shared.lock().writer = Some(writer);
         self.shared.changed.notify_all();
     }
 
-    /// Takes no more lines. What is there is written for as long as `time`, the rest is counted as lost.
+    /// Closes the queue. The thread writes queued lines for up to `time`; the rest is counted as lost.
     pub fn close(&self, time: Duration) {
         self.shared.lock().close = Some(Instant::now() + time);
         self.shared.changed.notify_all();
     }
 
-    /// Waits for the end after [`Self::close`]. A thread that hangs in a system call is left behind.
+    /// Waits for the thread to end after [`Self::close`]. Abandons a thread that hangs in a system call.
     pub fn join(&self) {
         let mut state = self.shared.lock();
         while let (false, Some(deadline)) = (state.finished, state.close) {
@@ -180,12 +180,12 @@ impl State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self, name: &str, mut writer: Box<dyn LineWriter>) {
-        // Opens, so that a fault shows before the first record is there.
+        // Opens the destination, so that errors show before the first record.
         let mut lines = Vec::new();
         let mut retry = RETRY_MIN;
         loop {
@@ -207,7 +207,7 @@ impl Shared {
         }
     }
 
-    /// Takes note of what became of `lines`: the first `count` are written, the others are queued again.
+    /// Accounts for `lines`: the first `count` are written, the others are queued again.
     fn done(&self, name: &str, lines: Vec<Line>, count: usize, result: &io::Result<()>, torn: u64) {
         let mut state = self.lock();
         state.stats.written += count as u64;
@@ -228,7 +228,7 @@ impl Shared {
         }
     }
 
-    /// Waits for lines or for a writer; after a failure for `pause` or a writer. `None` at the end.
+    /// Waits for lines or a new writer; after a failure, for `pause` or a new writer. `None` at the end.
     fn next(&self, pause: Option<Duration>) -> Option<Job> {
         let mut state = self.lock();
         let begin = Instant::now();
@@ -251,7 +251,7 @@ impl Shared {
                 self.changed.notify_all();
                 return None;
             }
-            // Without lines there is nothing to try again: no wake-ups for nothing.
+            // Without lines there is nothing to retry, so it does not wake up.
             let pause = paused.filter(|left| !left.is_zero() && !state.lines.is_empty());
             let wait = [pause, left].into_iter().flatten().min();
             state = match wait {
@@ -273,7 +273,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes as much of each batch as it is told to, and fails if that is not all.
+    /// Writes a given part of each batch, and fails if that is not all of it.
     struct Scripted {
         room: Receiver<usize>,
         out: Sender<Vec<u8>>,
@@ -337,7 +337,7 @@ mod tests {
         (0..6).for_each(|number| worker.push(line(number, size)));
         assert_eq!(worker.stats().lost, 2);
         assert_eq!(worker.stats().lost_requests, 4);
-        // It may have begun with the first ones alone.
+        // The thread may have taken only the first lines.
         (0..4).for_each(|_| room.send(usize::MAX).expect("a worker"));
         worker.wake();
         (0..4).for_each(|_| assert_eq!(out.recv_timeout(Duration::from_secs(10)).expect("a line").len(), size));

@@ -1,4 +1,4 @@
-//! Records on stdout, by a thread of their own: whoever reads them may be slow.
+//! Records on stdout, written by a thread because the reader may be slow.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use super::queue::{Line, LineWriter};
 
 /// Writes lines to stdout.
 pub(super) struct StdoutWriter {
-    /// Of the first line, what was written of it before a failure.
+    /// Number of bytes of the first line that were written before a failure.
     begun: usize,
 }
 
@@ -18,7 +18,7 @@ impl StdoutWriter {
 
 impl LineWriter for StdoutWriter {
     fn write(&mut self, lines: &[Line]) -> (usize, io::Result<()>) {
-        // Past std's own buffer, which would hide how much of a line is out.
+        // Bypasses std's buffer, which would hide how much of a line was written.
         let stdout = io::stdout();
         for (count, line) in lines.iter().enumerate() {
             while self.begun < line.bytes.len() {

@@ -1,4 +1,4 @@
-//! For people: one line a request, and with `--verbose` all that is known of it.
+//! Text output: one line per request, and with `--verbose` a block of everything known about it.
 
 use std::{
     fmt::{self, Write as _},
@@ -21,19 +21,19 @@ pub(super) mod marks;
 
 /// Columns of the verdict: the longest of [`label`].
 const VERDICT_WIDTH: usize = 8;
-/// Names, users and the like are cut above this.
+/// Maximum columns of names, users and similar values.
 const NAME_WIDTH: usize = 32;
 const METHOD_WIDTH: usize = 10;
-/// As many ancestors as are shown on a line; of more, the middle is left out.
+/// Maximum number of ancestors on a line. The middle of a longer chain is left out.
 const CHAIN: usize = 4;
-/// As many as are shown however narrow the terminal.
+/// Minimum number of ancestors on a line, however narrow the terminal.
 const CHAIN_MIN: usize = 2;
 
 /// Writes requests as lines of text.
 pub struct TextSink<W: Write> {
     output: Output<W>,
     style: Style,
-    /// One line or block; kept to be filled again.
+    /// Buffer for a line or block, reused.
     text: String,
 }
 
@@ -58,7 +58,7 @@ impl<W: Write> Sink for TextSink<W> {
         self.output.write_line(self.text.as_bytes())
     }
 
-    /// People are told on stderr, by [`super::loss`] and [`super::summary`].
+    /// Text output reports losses and the summary on stderr instead.
     fn notice(&mut self, _: SystemTime, _: &Notice<'_>) -> io::Result<()> {
         Ok(())
     }
@@ -68,7 +68,7 @@ impl<W: Write> Sink for TextSink<W> {
     }
 }
 
-/// The line of `event`, without its end.
+/// The line of `event`, without a line end.
 pub fn line(event: &Event, style: Style) -> impl fmt::Display + '_ {
     fmt::from_fn(move |f| {
         let color = style.color;
@@ -102,7 +102,7 @@ pub fn line(event: &Event, style: Style) -> impl fmt::Display + '_ {
     })
 }
 
-/// The verdict in few letters; the whole word stands in the details.
+/// The verdict, abbreviated. The details have the full word.
 fn label(verdict: Verdict) -> (&'static str, anstyle::Style) {
     match verdict {
         Verdict::V1 => ("v1", ALARM),
@@ -115,7 +115,7 @@ fn label(verdict: Verdict) -> (&'static str, anstyle::Style) {
     }
 }
 
-/// Columns of the request, and how many it takes at most: where a line may be as long as it likes, so may the request.
+/// Minimum and maximum columns of the request. Without a terminal the request may be longer.
 fn request_widths(width: Option<usize>) -> (usize, usize) {
     match width {
         Some(width) => {
@@ -154,7 +154,7 @@ fn caller(event: &Event) -> String {
     text
 }
 
-/// The program where the process's name does not tell it (`MainThread`, `python3` for a script), without its directory.
+/// The program without its directory, if the process's name does not show it (`MainThread`, `python3` for a script).
 fn program(process: &Process) -> Option<&str> {
     let executable = process.executable.as_deref()?;
     let program = match &process.run_by {
@@ -162,13 +162,13 @@ fn program(process: &Process) -> Option<&str> {
         None => process.program.as_str(),
     };
     let told = last_name(program);
-    // `sh` is what dash was called by, and the name of `busybox wget` is wget.
+    // The process may be named after its call (`sh` for dash) or its applet (`wget` for `busybox wget`).
     let called = process
         .args
         .first()
         .map(|arg| last_name(arg.strip_prefix('-').unwrap_or(arg)));
     let applet = told.rsplit(' ').next();
-    // As far as nothing is folded in it.
+    // Compares the part before the first folded name.
     let is_executable = program
         .split('*')
         .next()
@@ -180,7 +180,7 @@ fn program(process: &Process) -> Option<&str> {
     (!is_told).then_some(told)
 }
 
-/// The script that runs the tool, unless one of the nearest ancestors on the line has its name.
+/// The script that runs the tool, unless one of the ancestors that are always shown has its name.
 fn run_by(process: &Process) -> Option<&str> {
     let run_by = last_name(process.run_by.as_deref()?);
     let shown = process.ancestors.iter().take(CHAIN_MIN);
@@ -188,13 +188,13 @@ fn run_by(process: &Process) -> Option<&str> {
     (!names.any(|name| is_named(name, run_by.trim_matches(['[', ']'])))).then_some(run_by)
 }
 
-/// The kernel cuts the names of processes after 15 bytes.
+/// Compares names, given that the kernel keeps only 15 bytes of a process's name.
 fn is_named(name: &str, program: &str) -> bool {
     const NAME_MAX: usize = 15;
     name == program || name.len() == NAME_MAX && program.starts_with(name)
 }
 
-/// The last name of a path; the two last ones where that is folded to nothing.
+/// The last name of a path, or the last two if the last is only a `*`.
 fn last_name(path: &str) -> &str {
     let at = path.rfind('/').map_or(0, |at| at + 1);
     let name = path.get(at..).unwrap_or(path);
@@ -206,7 +206,7 @@ fn last_name(path: &str) -> &str {
     }
 }
 
-/// As much of the chain as fits into `room`, the parent first; what is left out is marked.
+/// As much of the chain as fits into `room`, from the parent on. `…` marks what is left out.
 fn chain(ancestors: &[Ancestor], room: usize) -> String {
     let link = |ancestor: &Ancestor| format!(" < {}({})", foreign(&ancestor.name, NAME_WIDTH), ancestor.pid);
     let links = |ancestors: &[Ancestor]| ancestors.iter().map(link).collect::<String>();

@@ -1,4 +1,4 @@
-//! Which file was written last, to tell when another is in its place.
+//! Remembers the file that was written last, to notice when it is replaced.
 
 use std::{
     fs,
@@ -7,14 +7,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Handed on from writer to writer: a configuration that is read again comes with a new one.
+/// Passed on from writer to writer, because a reload creates a new writer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Last(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     known: Option<Known>,
-    /// That the file is emptied by others was said: a reader may do so all the time.
+    /// Truncation by others was logged. It is logged once, because a reader may do it regularly.
     emptying_said: bool,
 }
 
@@ -23,16 +23,16 @@ pub(super) struct Known {
     pub(super) path: PathBuf,
     pub(super) device: u64,
     pub(super) inode: u64,
-    /// Bytes in it at least.
+    /// Minimum size of the file.
     pub(super) size: u64,
 }
 
-/// What others did to the file.
+/// A change that others made to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Another file system is where the file was.
+    /// Another file system is mounted at the path.
     Mounted,
-    /// No file was there any more.
+    /// The file was gone.
     Gone,
     Replaced,
     Cut {
@@ -42,7 +42,7 @@ pub(super) enum Change {
 
 impl Last {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -50,12 +50,12 @@ impl Last {
         self.lock().known = Some(known);
     }
 
-    /// The writer itself moved the file away.
+    /// Forgets the file, because the writer itself moved it.
     pub(super) fn forget(&self) {
         self.lock().known = None;
     }
 
-    /// What has happened since [`Self::set`], where the file now at `path` is `found`.
+    /// The change since [`Self::set`], given that the file at `path` is now `found`.
     pub(super) fn change(&self, path: &Path, found: &fs::Metadata, made: bool) -> Option<Change> {
         let state = &mut *self.lock();
         let known = state.known.as_ref().filter(|known| known.path == path)?;
@@ -75,7 +75,7 @@ impl Last {
 }
 
 impl Change {
-    /// To whoever reads the service's own messages.
+    /// Logs the change.
     pub(super) fn say(self, path: &Path) {
         let path = path.display();
         match self {

@@ -158,7 +158,7 @@ impl Job {
     }
 
     fn compress_all(&self) -> io::Result<()> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         for file in aside(&self.path)? {
             match file.extension {

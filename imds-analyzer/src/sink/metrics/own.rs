@@ -1,4 +1,4 @@
-//! What this process itself uses, under the names that Prometheus's own libraries have.
+//! Resources used by this process, under the names that Prometheus's libraries use.
 
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +30,7 @@ impl Own {
         })
     }
 
-    /// What cannot be read stays as it was.
+    /// Updates the values. A value that cannot be read keeps its last reading.
     pub(super) fn update(&self) {
         let found = Directory::own().and_then(|own| Ok((own.stat()?, own.numbers("fd")?.count())));
         match found {

@@ -39,7 +39,7 @@ fn text_for(metrics: &Metrics, reader: Reader, tap: &str) -> String {
         scrapes: &scrapes,
     };
     metrics.render(snapshot, reader).expect("text");
-    // What is taken over is not added up.
+    // Values taken over from elsewhere are not added up.
     String::from_utf8(metrics.render(snapshot, reader).expect("text")).expect("UTF-8")
 }
 

@@ -1,8 +1,8 @@
-//! So many in so long.
+//! A budget: a number of uses per window.
 
 use std::time::{Duration, Instant};
 
-/// What was used in the current window, which begins with its first use.
+/// Uses in the current window, which begins with the first use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     begin: Instant,
@@ -14,7 +14,7 @@ impl Budget {
         Self { begin: now, used: 0 }
     }
 
-    /// Whether something is left; begins another window where this one is over.
+    /// True if the budget is not used up. Starts a new window if the current one is over.
     pub(super) fn left(&mut self, limit: u32, window: Duration, now: Instant) -> bool {
         if now.saturating_duration_since(self.begin) >= window {
             *self = Self::new(now);
@@ -22,7 +22,7 @@ impl Budget {
         self.used < limit
     }
 
-    /// Uses one, even if nothing is left.
+    /// Uses one, even if the budget is used up.
     pub(super) fn charge(&mut self) {
         self.used = self.used.saturating_add(1);
     }

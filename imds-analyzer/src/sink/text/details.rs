@@ -1,4 +1,4 @@
-//! The block below a line, with `--verbose`.
+//! The block of details with `--verbose`.
 
 use std::{fmt, net::SocketAddr};
 
@@ -13,11 +13,11 @@ use crate::{
     sink::record::Joined,
 };
 
-/// Below the verdict.
+/// Indentation to the verdict's column.
 const INDENT: usize = 13;
 const KEY_WIDTH: usize = 11;
 
-/// The block of `event`, each line ended.
+/// The block of `event`, with line ends.
 pub(super) fn block(event: &Event, style: Style) -> impl fmt::Display + '_ {
     fmt::from_fn(move |f| {
         let mut block = Block { f, style };
@@ -60,7 +60,7 @@ struct Block<'a, 'f> {
 impl Block<'_, '_> {
     fn field(&mut self, key: &str, value: &str) -> fmt::Result {
         let key = paint(self.style.color, FAINT, format_args!("{key:KEY_WIDTH$}")).to_string();
-        // Long arguments are what a person asked for here: bounded, but not to the line.
+        // `--verbose` asks for long arguments, so they are bounded but may exceed a line.
         writeln!(
             self.f,
             "{:INDENT$}{key} {}",
@@ -152,7 +152,7 @@ impl Block<'_, '_> {
 }
 
 fn socket(event: &Event) -> String {
-    // A mapped IPv4 address is shown as the IPv4 address it is.
+    // Shows a mapped IPv4 address as IPv4.
     let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let rewritten = event
         .packet_destination

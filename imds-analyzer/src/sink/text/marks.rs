@@ -1,11 +1,11 @@
-//! What else is worth a word on a request's line.
+//! Marks at the end of a request's line.
 
 use imds_analyzer_ebpf::classify::{PathClass, Reason};
 
 use super::{CAUTION, DOUBT, NAME_WIDTH, PLAIN, foreign};
 use crate::event::{Ancestor, Container, Event, NetNs, Orchestrator, User};
 
-/// What else is worth a word.
+/// The marks of `event`.
 pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
     let mut marks = Vec::new();
     if let Some(reason) = event.reason {
@@ -64,12 +64,12 @@ pub(in crate::sink) fn container_name(container: &Container) -> &str {
     container.name.as_deref().unwrap_or(short_id(&container.id))
 }
 
-/// As `docker ps` shows it.
+/// Shortens an id like `docker ps` does.
 fn short_id(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
-/// How the process came to be started, from the outside in: what stands for a person or a schedule in a chain.
+/// How the process was started: ancestors that stand for a person or a schedule, outermost first.
 fn via(ancestors: &[Ancestor]) -> Option<String> {
     let known = |ancestor: &Ancestor| match ancestor.name.as_str() {
         "sshd" | "sshd-session" | "dropbear" => Some("ssh"),
@@ -80,7 +80,7 @@ fn via(ancestors: &[Ancestor]) -> Option<String> {
         _ => None,
     };
     let mut steps: Vec<_> = ancestors.iter().rev().filter_map(known).collect();
-    // A connection is served by more than one sshd, and sudo may watch over itself.
+    // Several sshd processes serve a connection, and sudo may have a monitor process.
     steps.dedup();
     (!steps.is_empty()).then(|| steps.join(","))
 }
