@@ -226,6 +226,7 @@ pub struct DaemonArgs {
     #[arg(
         long,
         value_name = "ADDRESS",
+        value_parser = parse_address,
         env = "IMDS_ANALYZER_METRICS_LISTEN",
         help_heading = "Where records go"
     )]

@@ -1,7 +1,7 @@
-//! `/etc/imds-analyzer/config.toml`: what the daemon is to do, typed and checked.
+//! The daemon's configuration, `/etc/imds-analyzer/config.toml`, typed and checked.
 //!
-//! The file `packaging/config.toml` is part of the binary, is what `config print` prints, and says the same as
-//! [`Config::default`]. Flags come before the environment, and both before the file.
+//! The binary contains the file `packaging/config.toml`, which `config print` prints and which equals
+//! [`Config::default`]. Flags override environment variables, which override the file.
 
 use std::{
     fs::OpenOptions,
@@ -31,12 +31,12 @@ mod units;
 
 pub use self::{error::ConfigError, pattern::Pattern};
 
-/// The default configuration with a word on each key.
+/// The default configuration, with a comment on each key.
 pub const DEFAULT: &str = include_str!("../../packaging/config.toml");
-/// A configuration larger than this is none.
+/// Maximum size of a configuration file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// All of it.
+/// The daemon's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -96,7 +96,7 @@ pub struct Metrics {
     pub max_callers: usize,
 }
 
-/// `[limits]`: records in a window.
+/// `[limits]`: records per window.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -106,7 +106,7 @@ pub struct Limits {
     pub place: u32,
     pub user: u32,
     pub user_daily: u32,
-    /// Requests a second.
+    /// Requests per second.
     pub kernel_rate: u32,
     pub kernel_burst: u32,
 }
@@ -178,11 +178,11 @@ impl Default for Limits {
 }
 
 impl Config {
-    /// The configuration that the flags and the environment in `args` and the file they name amount to.
+    /// The configuration from `args` (flags and environment) and the file that they name.
     ///
     /// # Errors
     ///
-    /// When the file is wrong or cannot be read; that there is none is an error only where one was named.
+    /// When the file is invalid or unreadable. A missing file is an error only if `args` names it.
     pub fn load(args: &DaemonArgs) -> Result<Self, ConfigError> {
         let mut config = match &args.config {
             Some(path) => Self::read(path)?,
@@ -213,7 +213,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The error says line and column, shows the line, and has a suggestion for a key that does not exist.
+    /// The error has line, column and text of the line, and suggests a name for an unknown key.
     fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|error| error::explain(&error))
     }
@@ -236,7 +236,7 @@ impl Config {
         }
     }
 
-    /// What each value may be depends on others.
+    /// Checks values that depend on each other.
     fn check(&self) -> Result<(), String> {
         let Self {
             log, metrics, limits, ..
@@ -284,7 +284,7 @@ impl Config {
         Ok(())
     }
 
-    /// Rules that do not do what they seem to, each with the remedy: they are valid, and in force.
+    /// Warnings about valid rules that do not do what they seem to, each with the remedy.
     pub fn warnings(&self) -> Vec<String> {
         let lists = [("ignore", &self.ignore), ("expect", &self.expect)];
         let entries = lists
@@ -298,7 +298,7 @@ impl Config {
             .collect()
     }
 
-    /// Keys in which `next` differs although they are read at start only. A new key has to be sorted in here.
+    /// Keys that differ in `next` but need a restart. Every key must be listed here or below.
     pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
         let Self {
             owner,
@@ -306,7 +306,7 @@ impl Config {
             name_service,
             runtime_dir,
             limits,
-            // What follows takes effect at once.
+            // The following keys take effect at once.
             log: _,
             journald: _,
             stdout: _,
@@ -337,7 +337,7 @@ impl Config {
     }
 }
 
-/// The text of a regular file: a pipe or device in its place is refused, not waited for.
+/// Reads a regular file. Rejects a pipe or device instead of blocking on it.
 fn text(path: &Path) -> io::Result<String> {
     let file = OpenOptions::new()
         .read(true)

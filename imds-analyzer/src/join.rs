@@ -1,7 +1,8 @@
-//! Wire records and owners become events, each request exactly once.
+//! Joins requests with their owners into events, each exactly once.
 //!
-//! A state machine without clocks and files: the time is handed in, processes and older sockets come from a [`Lookup`],
-//! events go out through a closure. All that waits here is bounded, charged to the user who sent, and in arrival order:
+//! A state machine without clocks and files: the caller passes the time, a [`Lookup`] finds processes and older
+//! sockets, and events go to a closure. Everything that waits here is bounded, charged to the user who sent it, and in
+//! order of arrival:
 //!
 //! ```text
 //! pending   heads that a packet left unfinished, until their end comes or for HEAD_TIMEOUT; then reported `unknown`
@@ -43,19 +44,21 @@ mod tests;
 
 pub use self::host::Host;
 
-/// How long a head may be unfinished.
+/// Maximum time for a head to be unfinished.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a head is held whose sender can still change its bytes: TCP repeats a lost packet several times by then.
+/// Time for which to hold a head that its sender can still change. TCP retransmits a lost packet several times within
+/// it.
 pub const HOLD: Duration = Duration::from_secs(5);
 
-/// How much waits at most.
+/// Bounds on what waits.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Unfinished heads; one more, and one of the user who has most is reported early.
+    /// Maximum number of unfinished heads. Beyond it, a head of the user with the most is reported early.
     pending: usize,
-    /// Heads reported early whose end may still come: more than can be pending, and a user has as many sockets.
+    /// Maximum number of heads reported early whose end may still come. More than can be pending, because a user may
+    /// have that many sockets.
     early: usize,
-    /// Heads held, and of one user; one more, and the oldest is written.
+    /// Maximum number of held heads, in total and per user. Beyond it, the oldest is written.
     held: usize,
     held_of_user: usize,
 }
@@ -67,7 +70,7 @@ const LIMITS: Limits = Limits {
     held_of_user: 512,
 };
 
-/// A head, by its socket and the sequence number of its first byte.
+/// Key of a head: its socket and the sequence number of its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct HeadKey {
     cookie: u64,
@@ -87,9 +90,9 @@ impl HeadKey {
 
 /// Facts that are not in the records.
 pub trait Lookup {
-    /// The process of a request's task; `None` where the kernel side knows nobody.
+    /// The process of a request's task; `None` if the kernel side did not identify one.
     fn process(&mut self, task: &Task) -> Option<Arc<Process>>;
-    /// The process that holds the request's socket, which nobody was seen connecting.
+    /// The process that holds the request's socket, if the hooks did not see it connect.
     fn holder(&mut self, now: Now, request: &Request) -> Option<Arc<Process>>;
     /// The host's network namespace.
     fn host_net_ns(&self) -> Option<u32>;
@@ -178,7 +181,7 @@ impl<L: Lookup> Join<L> {
             out(event);
             return;
         }
-        // Two heads with one key: the socket has been connected again.
+        // A second head with the same key means that the socket was connected again.
         if let Some(former) = self.held.take(&key) {
             out(former.event);
         }
@@ -212,13 +215,12 @@ impl<L: Lookup> Join<L> {
         }
     }
 
-    /// Takes the notice that bytes which had been judged were sent again, and were others. The heads that wait and that
-    /// they belong to are `unknown`; bytes before those belong to heads that are written already, and are an event of
-    /// their own.
+    /// Takes the notice that a retransmission changed judged bytes. Waiting heads with such bytes become `unknown`.
+    /// Bytes before those belong to heads that are already written, and become an event of their own.
     pub fn changed(&mut self, now: Now, notice: &Request, out: &mut impl FnMut(Event)) {
         self.pass(now);
         let (key, range) = (HeadKey::of(notice), Range::new(notice.seq, notice.head_len));
-        // What is still unfinished goes on to wherever the notice may reach.
+        // An unfinished head extends as far as the notice may reach.
         let open = |key: HeadKey| Range::new(key.seq, Range::MAX);
         let held: Vec<(HeadKey, Range)> = self
             .held
@@ -254,30 +256,30 @@ impl<L: Lookup> Join<L> {
                 out(event);
             }
         }
-        // All of it: where a head is held, so are those behind it whose bytes can change.
+        // All of it: if a head is held, so are later heads that can change.
         self.told.add(key, range);
         if own.is_some() {
             let mut request = unknown(notice, Reason::Changed);
-            // The notice knows the socket and nothing of the head.
+            // The notice identifies the socket, but no head.
             request.facts = 0;
             request.path_class = PathClass::NotImds as u8;
             out(self.event(now, &request, &[]));
         }
     }
 
-    /// A socket is connected: what was known of its connection before is of no use.
+    /// Forgets the previous connection of a socket that is connected.
     pub fn connected(&mut self, cookie: u64, sock: u64) {
         self.told.forget(HeadKey { cookie, sock, seq: 0 });
     }
 
-    /// When [`Self::expire`] has something to do next, in ns since boot.
+    /// The next time at which [`Self::expire`] has something to do, in nanoseconds since boot.
     pub fn next_deadline(&self) -> Option<u64> {
         let pending = self.pending.oldest().map(|since| due(since, HEAD_TIMEOUT));
         let held = self.held.oldest().map(|since| due(since, HOLD));
         [pending, held].into_iter().flatten().min()
     }
 
-    /// Lets go of all that has waited long enough.
+    /// Releases everything that has waited long enough.
     pub fn expire(&mut self, now: Now, out: &mut impl FnMut(Event)) {
         let since_boot = self.pass(now);
         while let Some((.., held)) = before(since_boot, HOLD).and_then(|until| self.held.take_oldest(until)) {
@@ -290,7 +292,7 @@ impl<L: Lookup> Join<L> {
         }
     }
 
-    /// Lets go of all that waits, at the end of a run.
+    /// Releases everything that waits, at the end of a run.
     pub fn finish(&mut self, now: Now, out: &mut impl FnMut(Event)) {
         while let Some((.., held)) = self.held.take_oldest(u64::MAX) {
             out(held.event);
@@ -326,7 +328,7 @@ impl<L: Lookup> Join<L> {
         let verdict = request.verdict().unwrap_or(Verdict::Unknown);
         let http = http::parse(capture, request.facts, reason);
         let path_class = match (reason, &http.target) {
-            // Found by scanning: the kernel side saw a line, not a target.
+            // A head found by scanning has a line but no target.
             (Some(Reason::Framing | Reason::Gap | Reason::Midstream), Some(target)) => {
                 classify::path_class(target.as_bytes())
             }
@@ -371,7 +373,7 @@ impl<L: Lookup> Join<L> {
         }
     }
 
-    /// The process behind a request: from the kernel's notes, or, where they know nobody, who holds the socket.
+    /// The process behind a request: from the kernel's notes, else the holder of the socket.
     fn owner(&mut self, now: Now, request: &Request) -> (Option<Arc<Process>>, Option<OwnerHook>) {
         if let Some(process) = self.lookup.process(&request.task) {
             return (Some(process), OwnerHook::from_raw(request.task.hook));
@@ -395,7 +397,7 @@ fn unknown(request: &Request, reason: Reason) -> Request {
     }
 }
 
-/// Whether the bytes may still change before they arrive, and the kernel side tells if they do.
+/// True if the bytes may still change before they arrive, and the kernel side reports changes.
 fn in_sender_pages(request: &Request) -> bool {
     request.flags & request_flags::SENDER_PAGES != 0 && request.flags & request_flags::SEND_TAP == 0
 }
@@ -404,12 +406,12 @@ fn due(since: u64, after: Duration) -> u64 {
     since.saturating_add(nanoseconds(after))
 }
 
-/// The latest begin of what has waited for `time`; `None` where the host is younger than that.
+/// The latest start of an entry that has waited for `time`; `None` if the host booted after that.
 fn before(now: u64, time: Duration) -> Option<u64> {
     now.checked_sub(nanoseconds(time))
 }
 
-/// The thread, where it is not the process's first.
+/// The thread, if it is not the main thread.
 fn thread(task: &Task) -> Option<Thread> {
     (task.tgid != 0 && task.tid != task.tgid).then(|| Thread {
         id: task.tid,

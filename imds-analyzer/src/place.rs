@@ -1,7 +1,8 @@
-//! Directories that the daemon writes to, and who else has a say in them.
+//! Directories that the daemon writes to, and other users who can change them.
 //!
-//! A user who can write a directory, or one above it, can put a link, a pipe or a directory of their own where a file is to be,
-//! at any moment. So every step of a path is looked at by itself, and no link is followed that such a user could have put there.
+//! A user who can write to a directory, or to one above it, can put a link, a pipe or a directory in the place of a
+//! file at any moment. So every step of a path is checked, and a link is not followed if such a user could have created
+//! it.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +18,7 @@ use rustix::{
     process::geteuid,
 };
 
-/// As many links as the kernel follows (`MAXSYMLINKS`).
+/// Maximum number of links, like the kernel's `MAXSYMLINKS`.
 const LINKS_MAX: usize = 40;
 const ROOT: u32 = 0;
 const WRITABLE_BY_GROUP: u32 = 0o020;
@@ -44,10 +45,10 @@ enum Why {
     Everybody,
 }
 
-/// What a path led to.
+/// Result of a walk along a path.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// The directory (`O_PATH`), or why there is none.
+    /// The directory (`O_PATH`), or the error.
     pub(crate) directory: io::Result<OwnedFd>,
     /// The first step that another user can change.
     pub(crate) distrust: Option<Distrust>,
@@ -61,7 +62,7 @@ impl Trust {
         }
     }
 
-    /// Root alone: as the service will see it.
+    /// Only root, which is the user of the service.
     pub(crate) fn of_service() -> Self {
         Self { user: ROOT }
     }
@@ -70,8 +71,8 @@ impl Trust {
         user == ROOT || user == self.user
     }
 
-    /// `last`: files are made in it. Above that, names in a directory with the sticky bit are their owners' alone, and a group
-    /// that may write there is the system's (Ubuntu's /var/log is its group syslog's).
+    /// `last`: files are created in this directory. Above it, the sticky bit protects names, and a group with write
+    /// permission is the system's (on Ubuntu, group syslog for /var/log).
     fn why_not(self, directory: &Stat, last: bool) -> Option<Why> {
         let mode = directory.st_mode;
         if !self.has(directory.st_uid) {
@@ -95,8 +96,8 @@ impl fmt::Display for Distrust {
     }
 }
 
-/// Walks to the directory at `path`, which is absolute. A link is followed only where no step before it can be changed by
-/// another user, and the link itself cannot either.
+/// Walks to the directory at the absolute `path`. Follows a link only if no other user can change it or any step before
+/// it.
 pub(crate) fn walk(path: &Path, trust: Trust) -> Place {
     let mut distrust = None;
     let directory = try_walk(path, trust, &mut distrust);
@@ -126,7 +127,7 @@ fn try_walk(path: &Path, trust: Trust, distrust: &mut Option<Distrust>) -> io::R
         shown.push(&step);
         match FileType::from_raw_mode(found.st_mode) {
             FileType::Symlink => {
-                // Nobody can write a link, but its owner can put another in its place.
+                // A link cannot be written, but its owner can replace it.
                 let mut link = found;
                 link.st_mode = 0;
                 if judge(&link, &shown, false) {
@@ -192,7 +193,7 @@ mod tests {
         for (mode, trusted) in [(0o700, true), (0o755, true), (0o777, false), (0o1777, false)] {
             let (_dir, path) = directory(mode);
             assert_eq!(why(&path).is_none(), trusted, "{mode:o}");
-            // What is to be made below it counts for as much, but for the sticky bit's protection.
+            // The same applies to paths below it, except that the sticky bit protects them.
             assert_eq!(
                 why(&path.join("not/yet")).is_none(),
                 mode & 0o002 == 0 || mode & 0o1000 != 0
@@ -207,7 +208,7 @@ mod tests {
         let below = path.join("a/b");
         fs::create_dir_all(&below).expect("made");
         if chown(&path, Some(65534), None).is_err() {
-            // Without the rights of root there is no other user to try it with.
+            // Only root can change the owner.
             return;
         }
         assert_eq!(why(&path), Some(Why::Owner(65534)));
@@ -219,7 +220,7 @@ mod tests {
                 .to_string(),
             format!("{} belongs to user 65534", path.display())
         );
-        // A group may write above, and not where files are made.
+        // A group may write to directories above, but not where files are created.
         chown(&path, Some(0), Some(65534)).expect("root");
         fs::set_permissions(&path, Permissions::from_mode(0o775)).expect("ours");
         assert_eq!(why(&path), Some(Why::Group(65534)));
@@ -240,12 +241,12 @@ mod tests {
         symlink("circle", &circle).expect("linked");
         assert!(walk(&circle, Trust::of_this_process()).directory.is_err());
         if std::os::unix::fs::lchown(&link, Some(65534), None).is_err() {
-            // Without the rights of root there is no other user to try it with.
+            // Only root can change the owner.
             return;
         }
         let place = walk(&link, Trust::of_this_process());
         assert!(place.distrust.is_some() && place.directory.is_err());
-        // A link of root's in a directory of another user's may be the work of that user's, too.
+        // A link that belongs to root in another user's directory may have been placed by that user.
         chown(&path, Some(65534), None).expect("root");
         let inner = path.join("inner");
         symlink("/etc", &inner).expect("linked");

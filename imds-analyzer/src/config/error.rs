@@ -1,23 +1,23 @@
-//! What is wrong with a configuration, so that it can be put right.
+//! Errors of a configuration.
 
 use std::{io, path::PathBuf};
 
-/// Names less alike than this are no suggestion.
+/// Minimum similarity for a suggestion.
 const ALIKE: f64 = 0.75;
 
-/// Why there is no configuration.
+/// A configuration error.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{}: {error}", path.display())]
     Read { path: PathBuf, error: io::Error },
     #[error("{}: {why}", path.display())]
     Parse { path: PathBuf, why: String },
-    /// The file is well by itself, but not with the flags and the environment.
+    /// The file is valid on its own, but not together with flags and environment.
     #[error("{0}")]
     Senseless(String),
 }
 
-/// TOML's own words, which have line and column, and the name that was probably meant.
+/// TOML's message with line and column, and a suggested name.
 pub(super) fn explain(error: &toml::de::Error) -> String {
     let text = error.to_string();
     let text = text.trim_end();
@@ -27,7 +27,8 @@ pub(super) fn explain(error: &toml::de::Error) -> String {
     }
 }
 
-/// Of the names in a message of serde's, "unknown field `a`, expected one of `b`, `c`", the one most like the first.
+/// From serde's message "unknown field `a`, expected one of `b`, `c`", the expected name that is most similar to the
+/// first.
 fn suggestion(message: &str) -> Option<&str> {
     if !message.starts_with("unknown ") {
         return None;

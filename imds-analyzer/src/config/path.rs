@@ -1,8 +1,8 @@
-//! The path of a request target in one form, whatever its sender wrote: what the class is judged by.
+//! The normal form of a request target's path, which determines its class.
 
-/// Percent-encoding decoded once, empty and `.` segments passed over, `..` one back, scheme and authority, query and
-/// fragment gone, no slash at the end: as the classifier reads a target (`imds-analyzer-ebpf/src/classify/path.rs`). A
-/// target that is no path stays as it is.
+/// Decodes percent-encoding once; removes empty and `.` segments, scheme, authority, query, fragment and trailing
+/// slash; resolves `..`. This is how the classifier reads a target (`imds-analyzer-ebpf/src/classify/path.rs`). A
+/// target that is not a path is unchanged.
 pub(super) fn normal(target: &str) -> String {
     let Some(path) = path(target) else {
         return target.to_owned();
@@ -23,7 +23,7 @@ pub(super) fn normal(target: &str) -> String {
     format!("/{}", String::from_utf8_lossy(&path))
 }
 
-/// From the slash on, behind scheme and authority.
+/// The target from the slash after scheme and authority.
 fn path(target: &str) -> Option<&str> {
     const SCHEME: &str = "http://";
     if let Some(path) = target.strip_prefix('/') {
@@ -39,7 +39,7 @@ fn path(target: &str) -> Option<&str> {
     Some(rest.strip_prefix('/').unwrap_or_default())
 }
 
-/// The first byte as it is meant, and how many are written for it.
+/// The first decoded byte, and the number of bytes that encode it.
 fn next(text: &[u8]) -> Option<(u8, usize)> {
     let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
     let first = *text.first()?;
@@ -113,13 +113,13 @@ mod tests {
     }
 
     proptest! {
-        /// A rule sees the path that the class was judged by.
+        /// Rules see the same path as the classifier.
         #[test]
         fn the_class_is_that_of_the_normal_path(
             target in "(http://h)?(/|//|/\\./|/\\.\\./|%2f|/latest|/meta-data|/iam|/instance-id|/security%2Dcredentials|/user-data|%2e|%|\\?|#|/[a-z%.]{0,3}){0,8}"
         ) {
             let path = normal(&target);
-            // What was encoded once must not be taken for the end of the path.
+            // An encoded `?` or `#` must not end the path.
             let written = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
             prop_assert_eq!(path_class(written.as_bytes()), path_class(target.as_bytes()), "{} {}", target, path);
         }

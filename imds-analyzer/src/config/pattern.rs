@@ -1,8 +1,9 @@
-//! `[[ignore]]` and `[[expect]]`: which calls are meant.
+//! Entries of `[[ignore]]` and `[[expect]]`.
 //!
-//! Callers choose many of their own names. A key counts for what the system says: `unit` is one of the system's own
-//! manager, `container` one outside of users' own cgroups, `executable` a file of root's in the host's namespaces. Keys
-//! that a caller can satisfy at will are of use beside one of those, or `user`: [`Pattern::weakness`] says where none is.
+//! Callers choose many of their own names, so these keys use names that the system gives: `unit` is a unit of the
+//! system's manager, `container` is outside users' own cgroups, `executable` is a file that belongs to root in the
+//! host's namespaces. Keys that a caller can satisfy at will are useful only together with one of those, or with
+//! `user`: [`Pattern::weakness`] reports entries without.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use super::path;
 use crate::event::{Event, Process};
 
-/// All that is given must match; nothing given is an error, as it would mean everything.
+/// All given keys must match. An entry without keys is an error, because it would match everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Fields")]
 pub struct Pattern(Fields);
@@ -41,7 +42,8 @@ impl TryFrom<Fields> for Pattern {
     }
 }
 
-/// Units in which users run what they like: their own manager and sessions, scheduled jobs, and logins without a session.
+/// Units in which users run programs of their choice: their manager and sessions, scheduled jobs, and logins without a
+/// session.
 const UNITS_OF_ANYBODY: [&str; 10] = [
     "user@1000.service",
     "session-1.scope",
@@ -54,14 +56,14 @@ const UNITS_OF_ANYBODY: [&str; 10] = [
     "sshd@1-10.0.0.1:22-10.0.0.2:50000.service",
     "run-u1.service",
 ];
-/// Programs that do what whoever starts them says.
+/// Programs that run what their caller tells them to.
 const TOOLS: [&str; 27] = [
     "ash", "aws", "awk", "bash", "busybox", "curl", "dash", "dotnet", "gawk", "java", "ksh", "lua", "mawk", "nc",
     "ncat", "node", "openssl", "perl", "php", "python", "ruby", "sh", "socat", "tclsh", "telnet", "wget", "zsh",
 ];
-/// Characters of an id or a name, besides stars, that tell one container from any.
+/// Minimum number of characters, besides stars, for an id or name to identify a container.
 const CONTAINER_MIN: usize = 3;
-/// An HTTP/0.9 target that is no longer was kept whole.
+/// HTTP/0.9 targets up to this length are kept whole.
 const TARGET_WHOLE: usize = 900;
 
 impl Pattern {
@@ -107,7 +109,7 @@ impl Pattern {
             && path.as_deref().is_none_or(|wanted| fits_path(wanted, event))
     }
 
-    /// What makes the entry one that calls of any user can match, and how to mend it; what makes it match nothing.
+    /// A warning if calls by any user can match the entry, or if nothing can, with the remedy.
     pub fn weakness(&self) -> Option<&'static str> {
         let Fields {
             unit,
@@ -146,7 +148,7 @@ impl Pattern {
 }
 
 impl fmt::Display for Pattern {
-    /// As in the file, on one line.
+    /// The entry as in the file, on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Fields {
             unit,
@@ -179,7 +181,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// An ancestor with this executable, or this name.
+/// True if an ancestor has this executable or name.
 fn descends(process: &Process, wanted: &str) -> bool {
     process.ancestors.iter().any(|ancestor| {
         fits(wanted, &ancestor.name)
@@ -190,7 +192,7 @@ fn descends(process: &Process, wanted: &str) -> bool {
     })
 }
 
-/// Compares the path in its normal form, with a slash at its end and without.
+/// Compares the path in normal form, with and without a trailing slash.
 fn fits_path(wanted: &str, event: &Event) -> bool {
     let Some(target) = event.http.target.as_deref() else {
         return false;
@@ -200,11 +202,11 @@ fn fits_path(wanted: &str, event: &Event) -> bool {
         && (fits(wanted, &path) || fits(wanted, &format!("{}/", path.strip_suffix('/').unwrap_or(&path))))
 }
 
-/// Of a long target only the beginning is kept: the path that was judged goes on behind it, and may lead elsewhere.
+/// True if the target was kept whole. If only the beginning was kept, the rest may change the path.
 fn is_whole(target: &str, event: &Event) -> bool {
     let ends = match event.http.version {
         None => false,
-        // Nothing stands behind such a target, and what is masked is shorter than it was.
+        // Nothing follows such a target, and masking only makes it shorter.
         Some("0.9") => target.len() <= TARGET_WHOLE && !target.contains("***"),
         Some(_) => true,
     };
@@ -220,17 +222,18 @@ fn is_anything(pattern: &str) -> bool {
     literals(pattern) == 0
 }
 
-/// Characters that are not stars.
+/// Number of characters that are not stars.
 fn literals(pattern: &str) -> usize {
     pattern.chars().filter(|&character| character != '*').count()
 }
 
-/// Not an interpreter or a tool, and not a name alone: users choose names of files in their own directories.
+/// True for a full path that is neither an interpreter nor a tool. A bare name does not count, because users choose
+/// names of files in their own directories.
 fn is_one_program(pattern: &str) -> bool {
     let Some((directory, file)) = pattern.rsplit_once('/') else {
         return false;
     };
-    // `python3.11` and `python*` are python.
+    // `python3.11` and `python*` count as python.
     let family = file.trim_end_matches(|last: char| last.is_ascii_digit() || "*.-".contains(last));
     !directory.contains('*')
         && pattern.starts_with('/')
@@ -238,8 +241,8 @@ fn is_one_program(pattern: &str) -> bool {
         && !TOOLS.iter().any(|tool| fits(file, tool) || family == *tool)
 }
 
-/// Whether `text` is `pattern`, in which `*` is any text. Takes the first place for each part, which is never wrong but
-/// for the last part, which belongs at the end.
+/// True if `text` matches `pattern`, in which `*` matches any text. Taking the first match for each part is safe,
+/// except for the last part, which must match at the end.
 pub(super) fn fits(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else {
         return pattern == text;

@@ -1,4 +1,4 @@
-//! Whether the places that a configuration names are safe to write to.
+//! Checks that the paths in a configuration are safe to write to.
 
 use std::{fs, path::Path};
 
@@ -6,12 +6,12 @@ use super::Config;
 use crate::place::{self, Trust};
 
 impl Config {
-    /// Looks at the directories that are to be written, as they are now: they may be others when they are written, and are looked
-    /// at again then.
+    /// Checks the directories to write to as they are now. They are checked again before each write, because they may
+    /// change.
     ///
     /// # Errors
     ///
-    /// When another user could take files away or put others in their place, with the key and a remedy.
+    /// When another user could remove or replace files there; with the key and a remedy.
     pub(crate) fn check_places(&self, trust: Trust) -> Result<(), String> {
         only_ours("runtime_dir", &self.runtime_dir, trust)?;
         if self.log.enabled {
@@ -25,7 +25,7 @@ impl Config {
         let Some(textfile) = &self.metrics.textfile else {
             return Ok(());
         };
-        // Its directory may be another user's, node_exporter's perhaps: nothing there is followed or written through.
+        // Its directory may belong to another user, such as node_exporter's: no link there is followed.
         let place = place::walk(textfile.parent().unwrap_or(textfile), trust);
         if let (Err(error), Some(distrust)) = (place.directory, place.distrust)
             && error.kind() == std::io::ErrorKind::PermissionDenied

@@ -26,7 +26,7 @@ fn the_printed_default_is_the_default() {
     assert_eq!(Config::default().check(), Ok(()));
 }
 
-/// What is commented out is right too, and no key is left out.
+/// Commented-out keys are valid too, and every key is listed.
 #[test]
 fn the_printed_default_has_every_key() {
     let open: Vec<_> = DEFAULT
@@ -132,7 +132,7 @@ fn keys_that_are_read_at_start_only_are_named() {
     ] {
         assert_eq!(Config::default().needs_restart(&config(text)), keys, "{text}");
     }
-    // The default file says it of the same keys: a comment is about the keys right below it.
+    // The default file says so for the same keys. A comment applies to the keys directly below it.
     let (mut comment, mut keys) = (String::new(), Vec::new());
     let mut above = "";
     for line in DEFAULT.lines() {
@@ -197,12 +197,12 @@ fn places_that_others_can_write_are_refused() {
     assert!(check(log).expect_err("a link").contains("not a regular file"));
 
     if chown(dir.path().join("log"), Some(65534), None).is_err() {
-        // Without the rights of root there is no other user to try it with.
+        // Only root can change the owner.
         return;
     }
     assert!(check(log).expect_err("another's").contains("user 65534"));
     assert!(check("[log]\npath = \"{root}/log/a/b/e.jsonl\"").is_err());
-    // The textfile's directory may be another user's, but no way there may be.
+    // The textfile's directory may belong to another user, but no link on the way may.
     let log = "[log]\nenabled = false\n[metrics]\n";
     assert_eq!(check(&format!("{log}textfile = \"{{root}}/log/i.prom\"")), Ok(()));
     symlink("/etc", dir.path().join("log/link")).expect("linked");
@@ -317,7 +317,7 @@ fn paths_are_compared_as_the_class_is_judged() {
     ] {
         assert!(!matches(id, target), "{target}");
     }
-    // Only the beginning of a long target is kept, and it may lead elsewhere behind that.
+    // Only the beginning of a long target is kept, and the rest may change the path.
     let mut event = full_event();
     event.http.target = Some(
         format!("{id}/{}", "./".repeat(600))
@@ -387,7 +387,7 @@ fn rules_that_anybody_can_satisfy_are_named_with_the_remedy() {
                 "{warning}"
             );
         }
-        // They are warnings: the rule is in force.
+        // They are only warnings: the rule applies.
         assert_eq!(config.check(), Ok(()));
     }
     assert_eq!(Config::default().warnings(), Vec::<String>::new());

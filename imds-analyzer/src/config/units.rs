@@ -1,4 +1,4 @@
-//! Sizes and times as people write them.
+//! Sizes and times in readable units.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
-/// As humantime reads it; a hundred years at most, so that no deadline overflows.
+/// Parses a duration with humantime. At most a hundred years, so that no deadline overflows.
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     const MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let text = String::deserialize(from)?;

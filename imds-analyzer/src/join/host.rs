@@ -16,12 +16,12 @@ use crate::{
     },
 };
 
-/// Older sockets that are remembered, and sockets that were looked for in vain.
+/// Maximum number of older sockets, and of sockets that were not found.
 const SOCKETS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-/// From one search to the next: a search goes through all of /proc.
+/// Minimum interval of searches, each of which reads all of /proc.
 const SEARCH_AGAIN: Duration = Duration::from_secs(10);
 
-/// What the join looks up on a host.
+/// Look-ups on this host.
 pub struct Host {
     resolver: Resolver,
     older: Older,
@@ -39,13 +39,13 @@ impl Host {
         &mut self.resolver
     }
 
-    /// Looks for sockets that are connected to IMDS already. Called once the hooks are in place, so that none is
-    /// missed in between.
+    /// Finds sockets that are already connected to IMDS. Call it after attaching the hooks, so that none is missed in
+    /// between.
     pub fn find_older_sockets(&mut self, now: Now) {
         self.older.search(now, find_existing);
     }
 
-    /// From now on searches would be refused: network namespaces cannot be entered any more.
+    /// Disables searches, because the process can no longer enter network namespaces.
     pub fn forbid_searches(&mut self) {
         self.older.forbidden = true;
     }
@@ -80,25 +80,25 @@ impl Lookup for Host {
     }
 }
 
-/// A socket by its cookie, which before 5.11 (commit 92acdc58ab11) is unique in its network namespace only; the namespace
-/// is 0 where it is not known.
+/// A socket by its cookie. Before 5.11 (commit 92acdc58ab11) a cookie is unique only within its network namespace. The
+/// namespace is 0 if it is not known.
 type Name = (u64, u32);
 
-/// A process that held a socket at this time, ns since boot.
+/// A process that held a socket at this time, in nanoseconds since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holder {
     pid: u32,
     since_boot: u64,
 }
 
-/// Who holds sockets that nobody was seen connecting.
+/// Owners of sockets that the hooks did not see connect.
 struct Older {
     holders: LruCache<Name, Holder>,
     missing: LruCache<Name, ()>,
-    /// ns since boot.
+    /// Nanoseconds since boot.
     next_search: u64,
     forbidden: bool,
-    /// Looks that failed.
+    /// Number of failed look-ups.
     failures: u64,
 }
 
@@ -113,14 +113,14 @@ impl Older {
         }
     }
 
-    /// A process that holds the request's socket, by a search if it is worth one.
+    /// A process that holds the request's socket. Searches if the last search is long enough ago.
     fn holder(
         &mut self,
         now: Now,
         request: &Request,
         find: impl FnOnce() -> anyhow::Result<ExistingSockets>,
     ) -> Option<Holder> {
-        // The send tap counts connections in the place of cookies.
+        // The send tap numbers connections instead of using cookies.
         if request.cookie == 0 || request.flags & request_flags::SEND_TAP != 0 {
             return None;
         }
@@ -139,7 +139,7 @@ impl Older {
         found
     }
 
-    /// A process that starts while this goes on is not found: `now` is before it.
+    /// A process that starts during the search is not found, because it starts after `now`.
     fn search(&mut self, now: Now, find: impl FnOnce() -> anyhow::Result<ExistingSockets>) {
         self.next_search = now.since_boot.saturating_add(nanoseconds(SEARCH_AGAIN));
         match find() {
@@ -162,7 +162,7 @@ impl Older {
                 pid,
                 since_boot: now.since_boot,
             };
-            // Without its namespace too, for records that do not say in which.
+            // Also without the namespace, for records that do not have it.
             self.holders.put((socket.cookie, 0), holder);
             self.holders.put((socket.cookie, socket.net_ns), holder);
         }
@@ -217,7 +217,7 @@ mod tests {
     fn what_was_looked_for_in_vain_is_not_looked_for_again() {
         let mut older = Older::new();
         let mut searches = 0;
-        // Two sockets of nobody, in turn, for ten minutes.
+        // Two sockets without an owner, alternately, for ten minutes.
         for second in 0..600 {
             for cookie in [1, 2] {
                 let holder = older.holder(at(100 + second), &request(cookie, 7), || {

@@ -1,18 +1,18 @@
-//! Heads that wait: bounded, in arrival order, and charged to users.
+//! A bounded queue of heads in order of arrival, charged to users.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::HeadKey;
 
-/// Heads with a value each. Every entry is in all of the tables or in none, so that all are bounded alike.
+/// Heads with values. Every entry is in all tables or in none, so that one bound covers all.
 #[derive(Debug)]
 pub(super) struct Queue<V> {
     capacity: usize,
-    /// Entries of one user at most.
+    /// Maximum number of entries per user.
     user_capacity: usize,
     tickets: u64,
     by_key: BTreeMap<HeadKey, u64>,
-    /// Tickets rise, and time never goes back: the first entry is the oldest.
+    /// Tickets rise and time never goes back, so the first entry is the oldest.
     by_ticket: BTreeMap<u64, Entry<V>>,
     by_user: BTreeSet<(u32, u64)>,
     counts: HashMap<u32, usize>,
@@ -54,17 +54,17 @@ impl<V> Queue<V> {
         Some(&mut entry.value)
     }
 
-    /// The heads of a head's socket, that one too if it is here.
+    /// The heads on the socket of `key`, including `key` itself.
     pub(super) fn of_socket(&self, key: HeadKey) -> impl Iterator<Item = (HeadKey, &V)> {
         let (first, last) = (HeadKey { seq: 0, ..key }, HeadKey { seq: u32::MAX, ..key });
         let tickets = self.by_key.range(first..=last);
         tickets.filter_map(|(key, ticket)| Some((*key, &self.by_ticket.get(ticket)?.value)))
     }
 
-    /// Adds a head that is not here yet. Returns one that has to go: the oldest of this user if it has its share already,
-    /// else the oldest of the user who has most. With equal shares it is this user's, whose head is the newest.
+    /// Adds a new head. Returns the head that it evicts: the oldest of this user if the user has its share, else the
+    /// oldest of the user with the most, and with equal shares this user's.
     pub(super) fn push(&mut self, key: HeadKey, user: u32, since: u64, value: V) -> Option<(HeadKey, u32, V)> {
-        // Never with a key that is here: its entry would be found no more.
+        // The key must be new, or its old entry would become unreachable.
         self.take(&key);
         let ticket = self.tickets;
         self.tickets += 1;
@@ -92,7 +92,7 @@ impl<V> Queue<V> {
     }
 
     pub(super) fn take(&mut self, key: &HeadKey) -> Option<V> {
-        // Nearly always nobody waits.
+        // The queue is nearly always empty.
         if self.by_key.is_empty() {
             return None;
         }
@@ -100,12 +100,12 @@ impl<V> Queue<V> {
         self.remove(ticket).map(|(.., value)| value)
     }
 
-    /// Since when the oldest waits.
+    /// Arrival time of the oldest entry.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.by_ticket.first_key_value().map(|(_, entry)| entry.since)
     }
 
-    /// The oldest, if it has waited since `until` or longer.
+    /// The oldest entry, if it arrived at or before `until`.
     pub(super) fn take_oldest(&mut self, until: u64) -> Option<(HeadKey, u32, V)> {
         let (ticket, entry) = self.by_ticket.first_key_value()?;
         let (ticket, due) = (*ticket, entry.since <= until);

@@ -1,4 +1,4 @@
-//! Parts of TCP streams, by sequence numbers that wrap.
+//! Ranges of TCP streams, with sequence numbers that wrap.
 
 use std::num::NonZeroUsize;
 
@@ -6,9 +6,10 @@ use lru::LruCache;
 
 use super::HeadKey;
 
-/// Sockets whose changed parts are remembered. One that is forgotten costs a second record of the same change.
+/// Maximum number of sockets whose changed ranges are remembered. Forgetting one costs a second record of the same
+/// change.
 const SOCKETS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
-/// Parts of one socket that are remembered.
+/// Maximum number of ranges per socket.
 const PARTS: usize = 8;
 
 /// At least one byte.
@@ -19,7 +20,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// A part longer than half of the circle of numbers has no end.
+    /// A range longer than half of the sequence space has no end.
     pub(super) const MAX: u32 = i32::MAX as u32;
 
     pub(super) fn new(seq: u32, len: u32) -> Self {
@@ -29,7 +30,7 @@ impl Range {
         }
     }
 
-    /// Bytes from this one's begin to `seq`, negative for what is before: as TCP compares numbers.
+    /// Distance from the start of this range to `seq`, negative if `seq` is before it, like TCP compares numbers.
     pub(super) fn offset_of(self, seq: u32) -> i64 {
         i64::from(seq.wrapping_sub(self.seq).cast_signed())
     }
@@ -44,7 +45,7 @@ impl Range {
         begin >= 0 && begin + i64::from(other.len) <= i64::from(self.len)
     }
 
-    /// Both, where nothing is between them.
+    /// The union, if there is no gap between the two.
     fn joined(self, other: Self) -> Option<Self> {
         let begin = self.offset_of(other.seq);
         let end = begin + i64::from(other.len);
@@ -57,7 +58,7 @@ impl Range {
     }
 }
 
-/// The parts of streams of which it was said already that they changed.
+/// Ranges of streams whose change was already reported.
 #[derive(Debug)]
 pub(super) struct Told {
     sockets: LruCache<(u64, u64), Vec<Range>>,
@@ -100,7 +101,7 @@ impl Told {
         parts.push(range);
     }
 
-    /// The socket has a new connection.
+    /// Forgets a socket that has a new connection.
     pub(super) fn forget(&mut self, key: HeadKey) {
         self.sockets.pop(&(key.cookie, key.sock));
     }

@@ -1,9 +1,9 @@
-//! The second record of one call: a container's request that its rootless network helper sends again.
+//! Recognises a container's request that its rootless network helper repeats.
 //!
-//! The helper (slirp4netns, pasta, rootlesskit) reads the container's packets from a tun device and makes the call anew, on
-//! a socket of its own. Both are seen. The helper's request is marked only if the container's own was seen just before, in
-//! another network namespace and byte for byte the same, and each such request explains one other only: nobody gets a call
-//! out of the counts by being, or by pretending to be, a helper.
+//! The helper (slirp4netns, pasta, rootlesskit) reads the container's packets from a tun device and repeats the call on
+//! its own socket, so both are seen. The helper's request is marked only if the container's request was seen just
+//! before, in another network namespace and with the same bytes. Each request explains one other. So nobody can hide a
+//! call by being, or pretending to be, a helper.
 
 use std::{
     collections::VecDeque,
@@ -12,16 +12,16 @@ use std::{
 
 use imds_analyzer_ebpf::abi::{Request, request_flags};
 
-/// Requests remembered at most; the oldest goes first.
+/// Maximum number of requests remembered. The oldest is dropped first.
 const SENT_MAX: usize = 1024;
-/// Nanoseconds within which a helper sends on what it read.
+/// Maximum delay of a helper, in nanoseconds.
 const WINDOW: u64 = 10_000_000_000;
 
-/// Remembers what was sent in network namespaces other than the host's.
+/// Remembers requests from network namespaces other than the host's.
 #[derive(Debug, Default)]
 pub(super) struct Relays {
     sent: VecDeque<Sent>,
-    /// Secret, so that nobody can choose requests that look the same.
+    /// Secret, so that nobody can choose requests that collide.
     hasher: RandomState,
 }
 
@@ -33,7 +33,7 @@ struct Sent {
 }
 
 impl Relays {
-    /// True if somebody sent `request` before: its sender, a network helper, sends it again for them.
+    /// True if the sender of `request`, a network helper, repeats a request that another process sent before.
     pub(super) fn is_relayed(&mut self, request: &Request, capture: &[u8]) -> bool {
         let content = self.content(request, capture);
         let is_it = |sent: &Sent| {
@@ -46,9 +46,9 @@ impl Relays {
         }
     }
 
-    /// Remembers a request that a helper may send again.
+    /// Remembers a request that a helper may repeat.
     pub(super) fn sent(&mut self, request: &Request, capture: &[u8]) {
-        // What never leaves the namespace is for nobody to send on.
+        // A request that never leaves its namespace is not repeated.
         if request.flags & request_flags::LOCAL != 0 {
             return;
         }
@@ -64,7 +64,7 @@ impl Relays {
         }
     }
 
-    /// A hash of the captured head, of its length and of its verdict.
+    /// Hash of the captured head, its length and its verdict.
     fn content(&self, request: &Request, capture: &[u8]) -> u64 {
         let judged = (request.verdict, request.reason, request.facts, request.head_len);
         let peer = (request.destination, request.destination_port);

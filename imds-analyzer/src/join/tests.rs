@@ -22,7 +22,7 @@ use crate::{
     sink::{Output, Sink as _, json::JsonSink},
 };
 
-/// Says what it is asked, and how often.
+/// A look-up with fixed answers that counts questions.
 #[derive(Default)]
 struct Fake {
     holders: HashMap<u64, u32>,
@@ -55,10 +55,10 @@ const SECOND: u64 = 1_000_000_000;
 const UNKNOWN: Verdict = Verdict::Unknown;
 const PAGES: u16 = request_flags::SENDER_PAGES;
 
-/// What came out: of which head, the verdict and the reason.
+/// An event in short: head, verdict and reason.
 type Out = (String, Verdict, Option<Reason>);
 
-/// A join with the clock at hand.
+/// A join with a settable clock.
 struct Script {
     join: Join<Fake>,
     since_boot: u64,
@@ -123,7 +123,7 @@ impl Script {
         assert_eq!(self.join.next_deadline(), None);
     }
 
-    /// What came out since the last time.
+    /// Events since the last call.
     fn out(&mut self) -> Vec<Out> {
         let events = self.events.drain(..);
         events
@@ -151,14 +151,14 @@ fn by(uid: u32, cookie: u64, seq: u32) -> Request {
     head
 }
 
-/// In pages that the sender can still write.
+/// Marks the head as being in pages that the sender can still change.
 fn in_pages(cookie: u64, seq: u32) -> Request {
     let mut head = head(cookie, seq);
     head.flags = PAGES;
     head
 }
 
-/// So many bytes were sent again.
+/// A notice that this many bytes changed in a retransmission.
 fn notice(cookie: u64, seq: u32, len: u32) -> Request {
     let mut notice = in_pages(cookie, seq);
     notice.head_len = len;
@@ -227,7 +227,7 @@ fn more_of_a_head_that_timed_out_is_not_another_one() {
     let mut script = Script::new();
     script.begin(&head(1, 0));
     script.pass(30);
-    // Its request line comes late, then nothing.
+    // Its request line arrives late, followed by nothing.
     script.begin(&head(1, 0));
     script.pass(30);
     script.finish();
@@ -348,7 +348,7 @@ fn for_lack_of_room_the_oldest_of_who_has_most_is_early() {
     // Nobody else's head is touched.
     script.end(&by(1, 1, 0));
     assert_eq!(script.out(), [v1(&by(1, 1, 0))]);
-    // Nor is any of the others' a second record.
+    // Nor do the other users' heads get a second record.
     for cookie in 2..=10 {
         script.begin(&by(2, cookie, 0));
         script.end(&by(2, cookie, 0));
@@ -363,7 +363,7 @@ fn many_users_with_one_head_each_push_out_their_own() {
     script.begin(&by(1, 1, 0));
     script.begin(&by(1, 2, 0));
     script.begin(&by(500, 3, 0));
-    // User 1 has most: that is as far as it goes.
+    // User 1 has the most entries, so its own are evicted.
     for uid in 501..600 {
         script.begin(&by(uid, u64::from(uid), 0));
     }
@@ -491,7 +491,7 @@ fn a_head_in_the_sender_s_pages_is_held() {
     assert_eq!(script.out(), []);
     script.pass(1);
     assert_eq!(script.out(), [v1(&in_pages(1, 0))]);
-    // Too late for that record: the change has one of its own, and no more than one.
+    // Too late for that record: the change gets exactly one record of its own.
     for _ in 0..3 {
         script.change(&notice(1, 0, 100));
         script.change(&notice(1, 40, 20));
@@ -570,7 +570,7 @@ fn an_unfinished_head_that_changes_is_unknown_whatever_its_end() {
     begun.head_len = 40;
     script.begin(&begun);
     script.change(&notice(1, 20, 20));
-    // More was judged than was noted.
+    // More bytes were judged than announced.
     script.change(&notice(1, 60, 20));
     assert_eq!(script.out(), []);
     script.end(&in_pages(1, 0));
@@ -602,7 +602,7 @@ fn a_change_before_an_unfinished_head_is_its_own() {
 #[test]
 fn a_head_whose_beginning_changed_unseen_is_no_v2() {
     let mut script = Script::new();
-    // The notice that it had begun was lost.
+    // The notice of its beginning was lost.
     script.change(&notice(1, 0, 40));
     let mut v2 = head(1, 0);
     v2.verdict = Verdict::V2 as u8;
