@@ -53,41 +53,41 @@ use crate::{
 };
 
 const PASSWD: &str = "/etc/passwd";
-/// Bytes of a path that are kept at most.
+/// Maximum length of a path, in bytes.
 const PATH_SHOWN: usize = 1024;
 
-/// A path as it may be shown: whoever names a file may name it as they like, with a token too.
+/// Bounds and masks a path. File names are chosen by users and may contain a token.
 fn path_shown(path: &[u8]) -> String {
     sanitize::bounded(secrets::mask_path(&String::from_utf8_lossy(path)), PATH_SHOWN)
 }
 
-/// What a [`Resolver`] may show and keep.
+/// Settings of a [`Resolver`].
 #[derive(Clone, Copy, Debug)]
 pub struct ResolverSettings {
     pub args: ArgsMode,
-    /// Ask the name service for users that `/etc/passwd` does not have.
+    /// Look up users missing from `/etc/passwd` in the name service.
     pub name_service: bool,
-    /// Processes remembered at most, and as many ancestors; the least recently used one goes first.
+    /// Maximum number of processes remembered, and of ancestors. The least recently used one is dropped first.
     pub capacity: usize,
 }
 
-/// What went wrong so far; nothing here is ever reset.
+/// Counts of irregularities, never reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// A file under /proc could not be read although its process was there, or /etc/passwd.
+    /// Failed reads of /etc/passwd, and of files under /proc whose process still existed.
     pub failures: u64,
-    /// A process was gone, or its pid another's, before /proc could be read: the kernel's facts stand alone.
+    /// Processes that had exited before /proc could be read, so that only the kernel's facts are known.
     pub gone: u64,
-    /// A request's process had never been announced.
+    /// Requests whose process was never announced.
     pub unannounced: u64,
-    /// Names of containers that their runtime's files did not give in time.
+    /// Container names that the runtime's files did not provide in time.
     pub container_names_overdue: u64,
-    /// Names of users that the name service did not give in time.
+    /// User names that the name service did not provide in time.
     pub user_names_overdue: u64,
 }
 
 impl Counters {
-    /// The value, or `None` and a count for an error that says more than that the process is gone.
+    /// Returns the value, or `None`. Counts an error unless it means that the process has exited.
     fn note<T>(&mut self, result: io::Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -102,7 +102,7 @@ impl Counters {
     }
 }
 
-/// Finds out who a task is, and remembers it.
+/// Identifies the processes of tasks, and remembers them.
 #[derive(Debug)]
 pub struct Resolver {
     args: ArgsMode,
@@ -115,15 +115,15 @@ pub struct Resolver {
     boot: SystemTime,
     /// Inode number of the host's network namespace, if it can be read.
     host_net_ns: Option<u32>,
-    /// Where the host's programs run.
+    /// The namespaces of the host's programs.
     host: Option<executable::Host>,
-    /// There are cgroup hierarchies of v1, of which the kernel side reads one only.
+    /// True if there are v1 cgroup hierarchies, of which the kernel side reads only one.
     has_cgroup_v1: bool,
     counters: Counters,
     hashing: RandomState,
 }
 
-/// What the kernel side announced of a process.
+/// Facts about a process that the kernel side announced.
 #[derive(Clone, Debug, Default)]
 struct Announced<'a> {
     argv: Argv<'a>,
@@ -133,7 +133,7 @@ struct Announced<'a> {
     login: Option<(u32, u32)>,
 }
 
-/// One program in one process.
+/// Key of one program in one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     pid: u32,
@@ -144,19 +144,19 @@ struct Key {
 #[derive(Debug)]
 struct Entry {
     process: Arc<Process>,
-    /// The name as the kernel has it.
+    /// The kernel's name of the task.
     comm: [u8; abi::COMM_LEN],
-    /// Nothing that a later announcement of the same could add.
+    /// True if a later announcement of the same process could add nothing.
     complete: bool,
     announced: Print,
-    /// As they were announced: who sends is announced without.
+    /// As announced. Senders are announced without them.
     paths: KernelPaths,
 }
 
-/// An announcement in short: a process can change its arguments, its directory and its cgroup between two calls.
+/// Digest of an announcement. A process can change its arguments, directory and cgroup between two calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Print {
-    /// `None` where there were none.
+    /// `None` if the announcement had none.
     argv: Option<u64>,
     paths: Option<u64>,
 }
@@ -177,13 +177,13 @@ impl Print {
         }
     }
 
-    /// Nothing in `later` is news.
+    /// True if `later` adds nothing new.
     fn covers(self, later: Self) -> bool {
         later.argv.is_none_or(|argv| self.argv == Some(argv))
             && later.paths.is_none_or(|paths| self.paths == Some(paths))
     }
 
-    /// What was announced last of each.
+    /// The last announcement of each process.
     fn or(self, former: Self) -> Self {
         Self {
             argv: self.argv.or(former.argv),
@@ -216,8 +216,8 @@ impl Resolver {
         }
     }
 
-    /// Takes down what is known of an announced process now; to be called as soon as the announcement is read. `names`
-    /// and `argv` are what follows it.
+    /// Records what is known about an announced process. Call it as soon as the announcement is read. `names` and
+    /// `argv` follow the announcement.
     pub fn observe(&mut self, owner: &abi::Owner, names: &[u8], argv: &[u8]) {
         let task = &owner.task;
         let key = Key::of(task);
@@ -226,7 +226,7 @@ impl Resolver {
         if task.tgid == 0 || former.is_some_and(|entry| entry.complete && entry.announced.covers(print)) {
             return;
         }
-        // Where execs are not counted another program may go by the same key: its name is another then.
+        // Where execs are not counted, another program may have the same key, but then it has another name.
         let (announced_before, paths_before) = former
             .filter(|former| former.comm == task.comm)
             .map(|former| (former.announced, former.paths.clone()))
@@ -265,8 +265,8 @@ impl Resolver {
         );
     }
 
-    /// The process of a request's task: as it was announced, else as /proc shows it, else as little as the task itself
-    /// says. `None` only where nobody is known (`tgid` 0).
+    /// The process of a request's task: as announced, else from /proc, else only the facts of the task. `None` only if
+    /// the task is unknown (`tgid` 0).
     pub fn resolve(&mut self, task: &abi::Task) -> Option<Arc<Process>> {
         if task.tgid == 0 {
             return None;
@@ -292,12 +292,12 @@ impl Resolver {
         Some(process)
     }
 
-    /// The process that has `pid` now, as /proc shows it; `None` when there is none. Not remembered.
+    /// The process that has `pid` now, from /proc; `None` if there is none. Not remembered.
     pub fn from_pid(&mut self, pid: u32) -> Option<Arc<Process>> {
         self.from_pid_at(pid, u64::MAX)
     }
 
-    /// The process that had `pid` at `time` (ns since boot) and has it still.
+    /// The process that had `pid` at `time` (nanoseconds since boot) and still has it.
     pub fn from_pid_at(&mut self, pid: u32, time: u64) -> Option<Arc<Process>> {
         let found = self.counters.note(Proc::open(pid))?;
         if found.stat.start > clock::to_ticks(time) {
@@ -328,12 +328,12 @@ impl Resolver {
         }
     }
 
-    /// For telling whether a socket is in a network namespace of its own.
+    /// The host's network namespace.
     pub fn host_net_ns(&self) -> Option<u32> {
         self.host_net_ns
     }
 
-    /// The task's process in /proc, if it is still the same one.
+    /// The task's process in /proc, if it is still the same process.
     fn find(&mut self, task: &abi::Task) -> Option<Proc> {
         let found = self.counters.note(Proc::find(task.tgid, task.start));
         if found.is_none() {
@@ -342,7 +342,7 @@ impl Resolver {
         found
     }
 
-    /// Joins the kernel's facts with those of `found`.
+    /// Combines the kernel's facts with those of `found`.
     fn describe(
         &mut self,
         task: &abi::Task,
@@ -365,8 +365,8 @@ impl Resolver {
         let cmdline = found
             .and_then(|found| counters.note(found.directory().cmdline()))
             .unwrap_or_default();
-        // Since the announcement the process may have executed another program, whose name is not the caller's.
-        // A name and arguments prove little, the file does where the kernel side knows it.
+        // The process may have executed another program since the announcement.
+        // Name and arguments prove little; the file proves it, if the kernel side knows it.
         let same_program = found.is_some_and(|found| {
             (found.stat.comm == task.comm || argv.agrees_with(&cmdline)) && found.executes(&executable)
         });
@@ -434,8 +434,8 @@ impl Resolver {
         }
     }
 
-    /// By what /proc says, which has all hierarchies; by the kernel's path where the process is gone, or where there is
-    /// one hierarchy only. Of a process that waits to be waited for, /proc shows less than was known before.
+    /// From /proc, which shows all hierarchies; from the kernel's path if the process has exited or there is only one
+    /// hierarchy. For a zombie, /proc shows less than was known before.
     fn place(&mut self, task: &abi::Task, found: Option<&Proc>, path: Option<String>) -> Placement {
         let text = found.and_then(|found| self.counters.note(found.directory().cgroup()));
         let of_kernel = path.map(|path| cgroup::parse_path_in(&path, &self.hierarchies));
@@ -455,14 +455,14 @@ impl Resolver {
         placement
     }
 
-    /// The place in an earlier description of the process, of whatever program it ran then.
+    /// The placement in an earlier description of the process, whatever program it ran then.
     fn placed_before(&self, task: &abi::Task) -> Option<Placement> {
         let same = |key: &Key| key.pid == task.tgid && key.start == task.start && task.start != 0;
         let (_key, entry) = self.processes.iter().find(|(key, _)| same(key))?;
         Some(placement(&entry.process))
     }
 
-    /// Audit's `u32::MAX` is nobody, and no session.
+    /// In audit, `u32::MAX` means no user and no session.
     fn login(&mut self, uid: u32, session: u32) -> Option<Login> {
         (uid != u32::MAX).then(|| Login {
             user: self.users.user(uid),
@@ -472,7 +472,7 @@ impl Resolver {
 }
 
 impl Entry {
-    /// A process can change its user and its name between two calls: what the request's own task says is newer.
+    /// A process can change its user and name between two calls, so the request's task is more recent.
     fn update(&mut self, task: &abi::Task, users: &mut Users) {
         let process = &self.process;
         let same_user = process.user.id == Some(task.uid) && process.group_id == Some(task.gid);
@@ -504,7 +504,7 @@ impl Entry {
     }
 }
 
-/// Where a process stands, as it was described.
+/// The placement from a description of a process.
 fn placement(process: &Process) -> Placement {
     Placement {
         unit: process.unit.clone(),

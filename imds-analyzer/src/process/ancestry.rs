@@ -1,4 +1,4 @@
-//! The chain of ancestors, from the parent to pid 1.
+//! Chains of ancestors, from the parent to pid 1.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -19,23 +19,23 @@ use crate::{
     secrets::ArgsMode,
 };
 
-/// Length of a chain at most; a longer one is cut before pid 1.
+/// Maximum length of a chain. A longer chain is cut before pid 1.
 const CHAIN_MAX: usize = 256;
-/// Bytes of an ancestor's arguments that are shown at most.
+/// Maximum length of an ancestor's arguments, in bytes.
 const ARGS_SHOWN: usize = 1024;
 
-/// Remembers ancestors, so that a thousand children of one shell describe it once, and who started whom.
+/// Remembers ancestors, so that a thousand children of one shell describe it once; and who started whom.
 #[derive(Debug)]
 pub(super) struct Ancestry {
     known: LruCache<Key, Known>,
-    /// The first parent that was seen of a process, by its pid and start: once that has exited, the kernel names pid 1
-    /// or another reaper in its place.
+    /// The first parent seen of each process, by pid and start. After the parent's exit the kernel reports pid 1 or
+    /// another reaper.
     parents: LruCache<(u32, u64), abi::Ancestor>,
     args: ArgsMode,
     hashing: RandomState,
 }
 
-/// An ancestor, and what its arguments and executable were when it was described: a shell that executes a shell keeps
+/// An ancestor, with its arguments and executable at the time of its description. A shell that executes a shell keeps
 /// its pid, start and name.
 #[derive(Debug)]
 struct Known {
@@ -43,7 +43,7 @@ struct Known {
     print: Option<u64>,
 }
 
-/// The name is part of it: it changes when the process executes another program.
+/// The name is part of the key, because it changes when the process executes another program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     pid: u32,
@@ -62,8 +62,8 @@ impl Ancestry {
         }
     }
 
-    /// The ancestors that the kernel saw, then those that /proc shows above them; all from /proc where the kernel saw
-    /// none. `process` is the one whose ancestors these are, while it can be found.
+    /// The ancestors that the kernel saw, then those that /proc shows above them; all from /proc if the kernel saw
+    /// none. `process` is the child, if it still exists.
     pub(super) fn of(
         &mut self,
         task: &abi::Task,
@@ -89,10 +89,10 @@ impl Ancestry {
         chain
     }
 
-    /// The chain as it was before any of its members lost its parent, as far as that was seen; and remembers the chain.
+    /// Replaces reapers in the chain by the original parents, as far as they were seen, and remembers the chain.
     fn before_orphaned(&mut self, mut child: (u32, u64), seen: Vec<abi::Ancestor>) -> Vec<abi::Ancestor> {
         for (index, parent) in seen.iter().enumerate() {
-            // A start that could not be read tells nobody apart.
+            // A start that could not be read identifies nobody.
             if child.1 == 0 {
                 break;
             }
@@ -107,7 +107,7 @@ impl Ancestry {
         seen
     }
 
-    /// A parent that was seen once, and those above it; `None` unless they lead to pid 1.
+    /// A parent that was seen before, and its ancestors; `None` unless they lead to pid 1.
     fn former(&mut self, first: abi::Ancestor) -> Option<Vec<abi::Ancestor>> {
         let mut chain = vec![first];
         let mut last = first;
@@ -121,7 +121,7 @@ impl Ancestry {
         Some(chain)
     }
 
-    /// An ancestor with the kernel's facts, and those of /proc if it is there and still runs the same program.
+    /// An ancestor with the kernel's facts, and those of /proc if it still runs the same program.
     fn seen(&mut self, seen: &abi::Ancestor, counters: &mut Counters) -> Ancestor {
         let key = Key {
             pid: seen.tgid,
@@ -135,7 +135,7 @@ impl Ancestry {
                 .filter(|found| found.stat.comm == key.comm)
             {
                 Some(found) => Some(self.describe(&found, counters)),
-                // What runs there by now is another program, or another process.
+                // Another program or process has the pid by now.
                 None => self.known.peek(&key).map(|known| known.ancestor.clone()),
             },
         };
@@ -154,8 +154,7 @@ impl Ancestry {
         }
     }
 
-    /// The ancestor as it was described, unless it shows other arguments or another executable by now; one that shows
-    /// none has exited.
+    /// The described ancestor, unless its arguments or executable have changed. An ancestor without either has exited.
     fn known(&mut self, key: &Key) -> Option<Ancestor> {
         let known = self.known.get(key)?;
         let print = cmdline_and_exe(key.pid).map(|shown| self.hashing.hash_one(shown));
@@ -194,7 +193,7 @@ impl Key {
     }
 }
 
-/// `comm` with zeroes behind its end: older kernels leave there what a longer name had.
+/// `comm` padded with zeroes, because older kernels leave the rest of a longer name there.
 fn padded(mut comm: [u8; COMM_LEN]) -> [u8; COMM_LEN] {
     let end = comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
     if let Some(rest) = comm.get_mut(end..) {

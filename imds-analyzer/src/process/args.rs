@@ -1,4 +1,4 @@
-//! Arguments as bytes, from the kernel or /proc, and how they are shown.
+//! Arguments as bytes, from the kernel or /proc, and their display.
 
 use crate::{
     host::proc::CMDLINE_MAX,
@@ -6,21 +6,21 @@ use crate::{
     secrets::{self, ArgsMode},
 };
 
-/// Bytes of a process's arguments that are shown at most.
+/// Maximum length of a process's arguments, in bytes.
 pub(super) const SHOWN: usize = 4096;
-/// Arguments that are shown at most: empty ones have no bytes to be counted.
+/// Maximum number of arguments, because empty arguments add no bytes.
 const COUNT_SHOWN: usize = 512;
 
 /// NUL-separated arguments.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Argv<'a> {
     pub(super) bytes: &'a [u8],
-    /// There is more, that was not read.
+    /// More arguments exist that were not read.
     pub(super) cut: bool,
 }
 
 impl<'a> Argv<'a> {
-    /// What `/proc/<pid>/cmdline` held.
+    /// Contents of `/proc/<pid>/cmdline`.
     pub(super) fn of_cmdline(cmdline: &'a [u8]) -> Self {
         Self {
             bytes: cmdline,
@@ -28,18 +28,18 @@ impl<'a> Argv<'a> {
         }
     }
 
-    /// Whether /proc shows the same arguments, as far as both were read.
+    /// True if /proc shows the same arguments, as far as both were read.
     pub(super) fn agrees_with(&self, cmdline: &[u8]) -> bool {
         self.bytes.starts_with(cmdline) || cmdline.starts_with(self.bytes)
     }
 
-    /// These, or those of /proc where these are their beginning only.
+    /// These arguments, or those of /proc if these are only their beginning.
     pub(super) fn or_longer(self, cmdline: &'a [u8]) -> Self {
         let cut_short = (self.cut || self.bytes.is_empty()) && cmdline.starts_with(self.bytes);
         if cut_short { Self::of_cmdline(cmdline) } else { self }
     }
 
-    /// The arguments, masked, in `max` bytes; and whether some are missing.
+    /// The masked arguments, in at most `max` bytes; and true if some are missing.
     pub(super) fn shown(&self, mode: ArgsMode, max: usize) -> (Vec<String>, bool) {
         let args = self.split();
         let args = match self.cut {
@@ -58,21 +58,21 @@ impl<'a> Argv<'a> {
                 break;
             }
         }
-        // Only the first was asked for: nothing of it is missing.
+        // Only the first argument was requested, and it is complete.
         let missing = self.cut && mode != ArgsMode::Executable || count > COUNT_SHOWN;
         if missing
             && !cut
             && let Some(last) = shown.last_mut()
         {
-            // What was never read, or has no room, is marked as what was cut here is.
+            // Arguments that were not read, or do not fit, are marked like arguments that are cut here.
             let marked = format!("{last}{}", sanitize::CUT);
             *last = sanitize::bounded(marked, last.len() + room);
         }
         (shown, cut || missing)
     }
 
-    /// A program that rewrites its title leaves the rest of the old one as NULs, which are no arguments. One NUL ends
-    /// the last argument, two are an empty last one.
+    /// Removes the NULs that a program leaves when it rewrites its title. One NUL ends the last argument; two make an
+    /// empty last argument.
     fn split(&self) -> Vec<String> {
         let nuls = self.bytes.iter().rev().take_while(|byte| **byte == 0).count();
         let ended = if nuls > 2 { nuls } else { nuls.min(1) };

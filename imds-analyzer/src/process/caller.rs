@@ -1,8 +1,8 @@
-//! What callers are told apart by: the program and the place it runs in, the same from one run to the next.
+//! The identity of callers: program and place, stable between runs.
 //!
-//! The program is the executable, or what an interpreter runs (`python3 /opt/app/run.py` is run.py). The place is the
-//! container's image, or else the unit. Both are made of what may be shown: arguments are masked before they come here,
-//! and with `args = executable` there is no script among them.
+//! The program is the executable, or the script of an interpreter (`python3 /opt/app/run.py` is run.py). The place is
+//! the container's image, or else the unit. Both use only what may be shown: arguments are already masked, and with
+//! `args = executable` they contain no script.
 
 mod fold;
 mod interpreter;
@@ -16,18 +16,18 @@ use crate::{
     sanitize,
 };
 
-/// Bytes of a caller's key at most.
+/// Maximum length of a caller's key, in bytes.
 const CALLER_MAX: usize = 256;
-/// Bytes of the part before ` > ` at most.
+/// Maximum length of the part before ` > `, in bytes.
 const RUN_BY_MAX: usize = 128;
-/// Bytes of a path that are looked at.
+/// Maximum length of a path to analyse, in bytes.
 const PATH_MAX: usize = 1024;
-/// Ancestors looked at for the one that runs the tool.
+/// Maximum number of ancestors to search for the program that runs a tool.
 const ANCESTORS_ASKED: usize = 16;
-/// What readlink of `/proc/<pid>/exe` puts behind the path of a file that is gone.
+/// Suffix of `/proc/<pid>/exe` if the file was deleted.
 pub(super) const DELETED: &str = " (deleted)";
 
-/// Programs that do what others tell them: which of these calls says little, who runs it says much.
+/// Tools that do what others tell them. The program that runs a tool is more useful than the tool.
 const TOOLS: [&str; 31] = [
     "aria2c",
     "aws",
@@ -61,9 +61,9 @@ const TOOLS: [&str; 31] = [
     "xh",
     "yq",
 ];
-/// Those that are modules: `python -m awscli`.
+/// Tools that are modules: `python -m awscli`.
 const TOOL_MODULES: [&str; 3] = ["awscli", "httpie", "urllib"];
-/// Programs that run another one in their own way: whoever runs these runs that.
+/// Programs that only run another program, such as `env` and `timeout`.
 const WRAPPERS: [&str; 42] = [
     "catatonit",
     "chroot",
@@ -108,7 +108,7 @@ const WRAPPERS: [&str; 42] = [
     "watch",
     "xargs",
 ];
-/// Programs that start what a person, a schedule or a unit asks for: unit and container say more than their names.
+/// Programs that start others for a person, a schedule or a unit. Unit and container are more useful than their names.
 const STARTERS: [&str; 36] = [
     "agetty",
     "amazon-ssm-agent",
@@ -148,17 +148,17 @@ const STARTERS: [&str; 36] = [
     "xterm",
 ];
 
-/// What is known of a process by now.
+/// Facts about a process known so far.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) name: &'a str,
     pub(super) executable: Option<&'a str>,
-    /// As they are shown.
+    /// Masked, as they are shown.
     pub(super) args: &'a [String],
     pub(super) working_directory: Option<&'a str>,
 }
 
-/// A program, and what runs it if it is a tool that says little by itself.
+/// A program, and the program that runs it if it is a tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Program {
     /// `program`, or `script > tool`.
@@ -170,13 +170,13 @@ pub(super) struct Program {
 /// A program's part in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// It stands for itself.
+    /// A program in its own right.
     Own,
     /// One of [`TOOLS`].
     Tool,
-    /// An interpreter with text of its runner, `sh -c`.
+    /// An interpreter with inline text, such as `sh -c`.
     Text,
-    /// An interpreter that reads its input: a person's commands, or a part of a script.
+    /// An interpreter that reads standard input: a person's commands, or part of a script.
     Input,
     /// One of [`WRAPPERS`], or a network helper.
     Wrapper,
@@ -200,24 +200,24 @@ impl Role {
     }
 }
 
-/// One process's own program.
+/// The program of one process.
 struct Known {
     text: String,
     role: Role,
-    /// The script of which interpreter it is.
+    /// The interpreter, if the program is a script.
     script_of: Option<String>,
 }
 
 impl Known {
-    /// The script, the module or main class of an interpreter, the applet of a multi-call program, or the executable;
-    /// where the executable is not known, what the process says of itself, in brackets.
+    /// The script, module or main class of an interpreter, the applet of a multi-call program, or the executable; in
+    /// brackets what the process claims, if the executable is not known.
     fn of(facts: &Facts<'_>) -> Self {
-        // An upgrade replaces a running program's file: it is still the same program.
+        // A program whose file was replaced by an upgrade is still the same program.
         let executable = facts.executable.map(|path| path.strip_suffix(DELETED).unwrap_or(path));
         let first = || Some(facts.args.first()?.as_str());
         let file = base_name(executable.or_else(first).unwrap_or(facts.name));
         let (mut file, mut runs, mut applet) = (file, interpreter::runs(file, facts.args), None);
-        // `busybox sh script` is the script.
+        // For `busybox sh script` it is the script.
         if let Some(Runs::Applet(name, args)) = runs {
             (file, applet) = (name, Some(name));
             runs = interpreter::runs(name, args).filter(|runs| !matches!(runs, Runs::Applet(..)));
@@ -259,8 +259,8 @@ impl Known {
     }
 }
 
-/// A process's own claim that the kernel does not confirm, in brackets: it must not look like an executable, nor like a tool
-/// that another program runs.
+/// A claim of a process that the kernel does not confirm, in brackets, so that it looks neither like an executable nor
+/// like a tool that another program runs.
 fn marked(claimed: &str) -> String {
     let claimed = claimed.replace(['[', ']', '>', '(', ')'], "_");
     format!("[{}]", fold::path(&sanitize::bounded(claimed, RUN_BY_MAX)))
@@ -280,14 +280,15 @@ pub(super) fn program(facts: &Facts<'_>, ancestors: &[Ancestor]) -> Program {
     }
 }
 
-/// The nearest ancestor that is a script or a program of its own, if the process is a tool. What lies between, a `sh -c` or
-/// a `timeout`, does only what that says. Nobody, where a person, a schedule or a unit runs it: that is the unit's to tell.
+/// For a tool, the nearest ancestor that is a script or a program in its own right. Skips programs in between that only
+/// do what it says, such as `sh -c` and `timeout`. `None` if a person, a schedule or a unit runs the tool, which the
+/// unit shows.
 fn run_by(role: Role, ancestors: &[Ancestor]) -> Option<String> {
     if !matches!(role, Role::Tool | Role::Text | Role::Input) {
         return None;
     }
-    // An interpreter reads a part of a shell's script (`bash <<EOF`), or what a person types: only the former has a script
-    // of a shell next to it.
+    // An interpreter reads part of a shell script (`bash <<EOF`) or what a person types. Only in the first case is its
+    // parent a shell script.
     let mut input = role == Role::Input;
     for ancestor in ancestors.iter().take(ANCESTORS_ASKED) {
         if ancestor.pid == 1 {
@@ -310,7 +311,7 @@ fn run_by(role: Role, ancestors: &[Ancestor]) -> Option<String> {
     None
 }
 
-/// `None` where it cannot be told what it runs.
+/// `None` if the program cannot be determined.
 fn of_ancestor(ancestor: &Ancestor) -> Option<Known> {
     let facts = Facts {
         name: &ancestor.name,
@@ -323,7 +324,7 @@ fn of_ancestor(ancestor: &Ancestor) -> Option<Known> {
     if !unknown {
         return Some(Known::of(&facts));
     }
-    // The kernel names a process after the script that it was told to execute; an interpreter's own name says nothing.
+    // The kernel names a process after the script that it executes; an interpreter's own name is no help.
     let role = Role::of(&ancestor.name);
     (!is_interpreter(&ancestor.name)).then(|| Known {
         text: marked(&ancestor.name),
@@ -332,7 +333,7 @@ fn of_ancestor(ancestor: &Ancestor) -> Option<Known> {
     })
 }
 
-/// `program (place)`, or the program alone.
+/// `program (place)`, or only the program.
 pub(super) fn key(program: &str, placement: &Placement) -> String {
     match place(placement) {
         Some(place) => sanitize::bounded(format!("{program} ({place})"), CALLER_MAX),
@@ -340,8 +341,8 @@ pub(super) fn key(program: &str, placement: &Placement) -> String {
     }
 }
 
-/// What stays the same when the process is started again. A container's id and a pod's do not; without a name
-/// there is only the runtime to name. Neither do sessions and scopes, nor the units that systemd-run makes up.
+/// The part of the placement that is stable when the process is started again. Ids of containers and pods are not, so
+/// without a name only the runtime is left. Sessions, scopes and units made by systemd-run are not stable either.
 fn place(placement: &Placement) -> Option<String> {
     if let Some(container) = &placement.container {
         return Some(container_place(container));
@@ -355,8 +356,8 @@ fn place(placement: &Placement) -> Option<String> {
         .map(|unit| fold::unit(unit))
 }
 
-/// A name that a user chose, behind the system's for where that user's names begin: no system's unit or image has a slash
-/// behind a unit's name.
+/// A name that a user chose, after the system's name of the place where the user's names begin. No system unit or image
+/// has a slash after a unit's name.
 fn users_place(placement: &Placement) -> Option<String> {
     let lasting = |unit: &&String| unit.ends_with(".service") && !is_made_up(unit);
     let chosen = match &placement.user_container {
@@ -375,7 +376,7 @@ fn container_place(container: &Container) -> String {
     })
 }
 
-/// `run-u12.service`, `run-r<hex>.service`, `run-p<pid>-i<number>.service`: names that systemd-run makes up.
+/// True for names made by systemd-run: `run-u12.service`, `run-r<hex>.service`, `run-p<pid>-i<number>.service`.
 fn is_made_up(unit: &str) -> bool {
     let name = unit.strip_prefix("run-").and_then(|unit| unit.strip_suffix(".service"));
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -393,7 +394,7 @@ fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// As the process meant it; as it was written where the working directory is not known.
+/// Resolves a path against the working directory, if that is known.
 fn absolute(path: &str, directory: Option<&str>) -> String {
     let path = path.get(..path.floor_char_boundary(PATH_MAX)).unwrap_or(path);
     let Some(directory) = directory.filter(|_| !path.starts_with('/')) else {

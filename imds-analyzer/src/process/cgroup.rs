@@ -1,8 +1,8 @@
-//! What `/proc/<pid>/cgroup` says about who runs a process: systemd unit, container, pod or task. Pure.
+//! Reads systemd unit, container, pod and task from `/proc/<pid>/cgroup`. Pure.
 //!
-//! A line is `hierarchy:controllers:path` (cgroups(7)); cgroup v2 is `0::path`, systemd's own v1 hierarchy has
-//! `name=systemd` for its controllers. On hybrid hosts both exist. Names that are not known for certain to be a
-//! container's, a pod's or a task's are left out, and so are those that a user chose ([`Hierarchies`]).
+//! A line is `hierarchy:controllers:path` (cgroups(7)). cgroup v2 is `0::path`; systemd's own v1 hierarchy has
+//! `name=systemd` as its controllers. On hybrid hosts both exist. Names that are not certain to be a container's, pod's
+//! or task's are left out, and so are names that a user chose ([`Hierarchies`]).
 
 mod container;
 mod hierarchies;
@@ -15,39 +15,39 @@ use crate::{
     secrets,
 };
 
-/// Where a process stands.
+/// The placement of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// The innermost service, else the innermost scope, as systemd names it; of what a user's own manager runs, that
-    /// manager.
+    /// The innermost service, else scope, as named by systemd. For processes of a user's own manager, the manager's
+    /// unit.
     pub unit: Option<String>,
-    /// As `unit`, of this host's own systemd: none inside of a container.
+    /// Like `unit`, but only of this host's systemd, not inside a container.
     pub system_unit: Option<String>,
     /// The innermost slice.
     pub slice: Option<String>,
-    /// As `unit` and `slice`, below a user's own manager or another cgroup that belongs to a user.
+    /// Like `unit` and `slice`, below a user's own manager or another cgroup that belongs to a user.
     pub user_unit: Option<String>,
     pub user_slice: Option<String>,
     /// Id of the login session, from its scope.
     pub session: Option<String>,
-    /// The innermost container of those that the system named.
+    /// The innermost container named by the system.
     pub container: Option<Container>,
     pub orchestrator: Option<Orchestrator>,
-    /// Where there is none: the container that a user's names say it is.
+    /// Without one, the container that a user's names claim.
     pub user_container: Option<Container>,
 }
 
-/// Reads the text of `/proc/<pid>/cgroup`; what it does not know is left out. By names alone.
+/// Parses `/proc/<pid>/cgroup` by names alone. Unknown names are left out.
 pub fn parse(text: &str) -> Placement {
     parse_in(text, &Hierarchies::default())
 }
 
-/// Reads one path, of the hierarchy that everything is in. By names alone.
+/// Parses one path, of the unified hierarchy, by names alone.
 pub fn parse_path(path: &str) -> Placement {
     parse_path_in(path, &Hierarchies::default())
 }
 
-/// As [`parse`], on this host.
+/// [`parse`] with this host's hierarchies.
 pub fn parse_in(text: &str, hierarchies: &Hierarchies) -> Placement {
     let lines: Vec<_> = text.lines().filter_map(line).collect();
     let of_hierarchy = |wanted: &str| lines.iter().copied().find(|(controllers, _)| *controllers == wanted);
@@ -55,13 +55,13 @@ pub fn parse_in(text: &str, hierarchies: &Hierarchies) -> Placement {
     parse_lines(of_units.into_iter().flatten(), &lines, hierarchies)
 }
 
-/// As [`parse_path`], on this host.
+/// [`parse_path`] with this host's hierarchies.
 pub fn parse_path_in(path: &str, hierarchies: &Hierarchies) -> Placement {
     let line = (hierarchies.of_kernel(), path);
     parse_lines([line], &[line], hierarchies)
 }
 
-/// `of_units` are those lines that may be systemd's own, the best one first.
+/// `of_units`: the lines that may be systemd's own, best first.
 fn parse_lines<'a>(
     of_units: impl IntoIterator<Item = (&'a str, &'a str)>,
     lines: &[(&'a str, &'a str)],
@@ -84,7 +84,7 @@ fn parse_lines<'a>(
     }
 }
 
-/// What the names say that the system chose. Who owns the directories is looked up where the whole path says something.
+/// Reads the names that the system chose. Owners of directories are looked up only if the path has a known name.
 fn trusted<T>(lines: &[(&str, &str)], hierarchies: &Hierarchies, read: fn(&str) -> Option<T>) -> Option<T> {
     lines
         .iter()
@@ -92,9 +92,9 @@ fn trusted<T>(lines: &[(&str, &str)], hierarchies: &Hierarchies, read: fn(&str) 
         .find_map(|(controllers, path)| read(hierarchies.system_part(controllers, path)))
 }
 
-/// True if the text may be that of a process that has exited: of v1 hierarchies /proc then shows the root, whatever cgroup
-/// the process is in until it is waited for (`proc_cgroup_show`). It need not be in all of them: the process may have
-/// exited while the text was made, and the line of systemd's own hierarchy is the last one of v1.
+/// True if the process may have exited. /proc then shows the root for v1 hierarchies, whatever the zombie's cgroup
+/// (`proc_cgroup_show`). The root need not be in all lines: the process may have exited while the text was made, and
+/// systemd's own hierarchy is the last line of v1.
 pub fn may_be_of_exited(text: &str) -> bool {
     let lines = || {
         text.lines()
@@ -108,8 +108,8 @@ pub fn may_be_of_exited(text: &str) -> bool {
 }
 
 impl Placement {
-    /// With what `other` knows of the same process where this one knows nothing. A container belongs to what placed it, and
-    /// a user's unit to that user's manager: they are taken together.
+    /// Fills in what `other` knows about the same process. A container is taken together with its pod or task, and a
+    /// user's unit together with the user's manager.
     pub fn or(self, other: Self) -> Self {
         let is_placed = self.container.is_some() || self.orchestrator.is_some() || self.user_container.is_some();
         let has_units = self.unit.is_some() || self.slice.is_some() && other.unit.is_none();
@@ -125,7 +125,7 @@ impl Placement {
     }
 }
 
-/// Controllers and path. That of a cgroup which is gone has a mark behind it.
+/// Controllers and path, without the mark of a deleted cgroup.
 fn line(line: &str) -> Option<(&str, &str)> {
     let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
     Some((controllers, path.strip_suffix(" (deleted)").unwrap_or(path)))
@@ -135,12 +135,12 @@ fn names(path: &str) -> std::str::Split<'_, char> {
     path.split('/')
 }
 
-/// `system` is the beginning of `path` that the system named.
+/// `system`: the beginning of `path`, named by the system.
 fn units_of(path: &str, system: &str) -> Placement {
     let names: Vec<&str> = names(path).collect();
     let system = self::names(system).count().min(names.len());
     let (of_system, _) = names.split_at(system);
-    // What runs in a container has that container's units, a user's manager there as well.
+    // Processes in a container have units of that container, including a user's manager there.
     let container = container::outermost(of_system);
     let manager = names.iter().position(|name| hierarchies::is_manager(name));
     let own = match manager.filter(|at| *at < system || container.is_some()) {
@@ -172,7 +172,7 @@ fn innermost(names: &[&str], suffix: &str) -> Option<String> {
         .iter()
         .rev()
         .find(|name| name.len() > suffix.len() && name.ends_with(suffix));
-    // systemd puts `_` before a name that would clash with the kernel's own files.
-    // Whoever makes a cgroup names it, with a token too.
+    // systemd prefixes `_` to a name that would clash with the kernel's files.
+    // The creator of a cgroup chooses its name, which may contain a token.
     found.map(|unit| secrets::mask_path(unit.strip_prefix('_').unwrap_or(unit)))
 }

@@ -1,6 +1,6 @@
-//! Names and images of containers, from the files in which their runtimes keep state on this host: no daemon is asked,
-//! and nothing that a container or another user could have written is read. They may be on a file system that hangs, so they
-//! are read on threads of their own, one for each runtime, and not waited for long.
+//! Reads names and images of containers from the state files of their runtimes on this host. It contacts no daemon and
+//! reads nothing that a container or another user could have written. The files may be on a file system that hangs, so
+//! each runtime has its own thread, with a bounded wait.
 
 #[cfg(test)]
 mod tests;
@@ -28,45 +28,45 @@ use crate::{
     sanitize, secrets,
 };
 
-/// Bytes of a state file at most; a larger one is not read.
+/// Maximum size of a state file, in bytes.
 const FILE_MAX: u64 = 4 << 20;
-/// Bytes kept of a name at most.
+/// Maximum length of a name, in bytes.
 const NAME_MAX: usize = 256;
-/// Containers remembered.
+/// Maximum number of containers remembered.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
-/// Finds out what containers are called, and remembers it.
+/// Looks up the names of containers, and remembers them.
 #[derive(Debug)]
 pub(super) struct Containers {
     readers: [(Runtime, Helper<String, Found>); 5],
     known: LruCache<String, Names>,
 }
 
-/// Whose files are read.
+/// The runtime whose files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Runtime {
     Docker,
     Containerd,
     CriO,
     Podman,
-    /// A bare id: a Kubernetes container of whichever runtime, with the cgroupfs driver.
+    /// A bare id: a Kubernetes container of any runtime, with the cgroupfs driver.
     Any,
 }
 
-/// What a look found.
+/// Result of a look-up.
 #[derive(Debug)]
 struct Found {
     names: Option<Names>,
-    /// Files that could not be read.
+    /// Number of files that could not be read.
     failures: u64,
 }
 
-/// What state files tell.
+/// Facts from state files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Names {
     name: Option<String>,
     image: Option<String>,
-    /// Of the pod, or the task's family.
+    /// Name of the pod, or family of the task.
     workload: Option<String>,
     namespace: Option<String>,
     cluster: Option<String>,
@@ -101,7 +101,7 @@ struct StoredContainer {
     id: String,
     #[serde(default)]
     names: Vec<String>,
-    /// JSON in a text.
+    /// JSON inside a string.
     metadata: Option<String>,
 }
 
@@ -116,7 +116,7 @@ impl Containers {
         Self::below(PathBuf::from("/"), 0, PATIENCE)
     }
 
-    /// `root` is `/` and `owner` root, but in tests.
+    /// `root` is `/` and `owner` is root, except in tests.
     fn below(root: PathBuf, owner: u32, patience: Duration) -> Self {
         let root: Arc<Path> = root.into();
         Self::reading(patience, move |runtime, id| {
@@ -139,7 +139,7 @@ impl Containers {
             )
         };
         Self {
-            // Names of threads have 15 bytes at most.
+            // Thread names have at most 15 bytes.
             readers: [
                 reader(Runtime::Docker, "names-docker"),
                 reader(Runtime::Containerd, "names-containrd"),
@@ -151,12 +151,12 @@ impl Containers {
         }
     }
 
-    /// Containers whose names did not come in time.
+    /// Number of containers without a name in time.
     pub(super) fn overdue(&self) -> u64 {
         self.readers.iter().map(|(_, reader)| reader.overdue()).sum()
     }
 
-    /// Adds what is found to a container and to what placed it.
+    /// Adds the names to a container and its pod or task.
     pub(super) fn add_names(
         &mut self,
         container: &mut Container,
@@ -165,7 +165,7 @@ impl Containers {
     ) {
         let is_id = container.id.len() == 64 && container.id.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !is_id {
-            // Its name is its id already, and no path is made of anything but an id.
+            // Its id is already its name, and only ids become part of a path.
             return;
         }
         let Some(names) = self.names(container, counters) else {
@@ -178,13 +178,13 @@ impl Containers {
         }
     }
 
-    /// Not remembered where there are none: a runtime may write its files after the first process has run.
+    /// Does not remember missing files, because a runtime may write them after the first process has run.
     fn names(&mut self, container: &Container, counters: &mut Counters) -> Option<Names> {
         let runtime = Runtime::of(container)?;
         let (_, reader) = self.readers.iter_mut().find(|(of, _)| *of == runtime)?;
         let late = reader.late_answer();
         let asked = match &late {
-            // What was overdue is answered, and it is this one.
+            // The overdue answer has arrived, and is about this container.
             Some((id, _)) if *id == container.id => None,
             _ if self.known.contains(&container.id) => None,
             _ => reader.ask(container.id.clone()),
@@ -212,10 +212,10 @@ impl Runtime {
     }
 }
 
-/// Where runtimes keep their state.
+/// State directories of runtimes.
 struct Files<'a> {
     root: &'a Path,
-    /// Whom the files have to belong to.
+    /// Required owner of the files.
     owner: u32,
 }
 
@@ -241,7 +241,7 @@ impl Files<'_> {
         }
     }
 
-    /// A file's JSON; `None`, and a count unless it is not there, where it cannot be read.
+    /// Reads JSON from a file. Returns `None` if it cannot, and counts the error unless the file is missing.
     fn read<T: DeserializeOwned>(&self, path: &str, counters: &mut Counters) -> Option<T> {
         let text = counters.note(read_trusted(&self.root.join(path), self.owner))?;
         let parsed = serde_json::from_slice(&text).map_err(io::Error::other);
@@ -249,7 +249,7 @@ impl Files<'_> {
     }
 }
 
-/// The whole of a regular file that `owner` alone can write.
+/// Reads a regular file that only `owner` can write.
 fn read_trusted(path: &Path, owner: u32) -> io::Result<Vec<u8>> {
     let file: File = OpenOptions::new()
         .read(true)
@@ -271,7 +271,7 @@ impl Names {
             Some(config) => (config.image, config.labels.unwrap_or_default()),
             None => (None, Labels::default()),
         };
-        // Names that an orchestrator makes up differ from run to run; the label is the name it was given.
+        // Names generated by an orchestrator change from run to run; the label has the given name.
         let given = label(
             &labels,
             &["io.kubernetes.container.name", "com.amazonaws.ecs.container-name"],
@@ -289,7 +289,7 @@ impl Names {
         }
     }
 
-    /// As containerd's CRI plugin, CRI-O and nerdctl annotate it.
+    /// Annotations of containerd's CRI plugin, CRI-O and nerdctl.
     fn of_bundle(bundle: Bundle) -> Self {
         let labels = bundle.annotations.unwrap_or_default();
         Self {
@@ -329,12 +329,12 @@ impl Names {
     }
 }
 
-/// The first of `keys` that there is.
+/// The value of the first existing key.
 fn label(labels: &Labels, keys: &[&str]) -> Option<String> {
     keys.iter().find_map(|key| shown(labels.get(*key)?))
 }
 
-/// Whoever starts a container may name it as they like.
+/// Bounds and masks a name, because users choose the names of containers.
 fn shown(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| sanitize::bounded(secrets::mask_text(text), NAME_MAX))
 }

@@ -1,7 +1,8 @@
-//! Whether the path of an executable says which program it is.
+//! Decides if the path of an executable identifies its program.
 //!
-//! A path alone proves nothing: in a mount namespace of one's own any file has any path, and in a user namespace of one's
-//! own the kernel names the file that one tells it to (PR_SET_MM_MAP). So the namespaces count, and whose the file is.
+//! A path alone proves nothing. In its own mount namespace a process can give any file any path, and in its own user
+//! namespace it can tell the kernel which file to report (PR_SET_MM_MAP). So the namespaces and the owner of the file
+//! matter.
 
 use std::io;
 
@@ -17,7 +18,7 @@ pub(super) struct Host {
     pub(super) user_ns: u32,
 }
 
-/// What follows from the facts on an executable.
+/// Trust in an executable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     /// See [`crate::event::Process::executable_trusted`].
@@ -48,13 +49,13 @@ impl Host {
     }
 }
 
-/// Whether the kernel side has read the facts.
+/// True if the kernel side has read the facts.
 pub(super) fn is_known(file: &abi::Executable) -> bool {
     file.inode != 0 && file.mount_ns != 0 && file.user_ns != 0
 }
 
-/// What the kernel's facts say, `file` with the `path` that was read along with it; what /proc says where they are not
-/// known, as long as that is the same program.
+/// Judges by the kernel's facts, `file` with the `path` read along with it; or by /proc if they are not known and the
+/// program is still the same.
 pub(super) fn standing(
     host: Host,
     file: &abi::Executable,
@@ -75,13 +76,13 @@ pub(super) fn standing(
     let found = counters.note(look(process, host, &path)).unwrap_or_default();
     let standing = host.judge(&found);
     Standing {
-        // The kernel had another file: since then another program was executed.
+        // The kernel saw another file, so another program was executed since.
         trusted: standing.trusted && (file.inode == 0 || file.inode == found.inode),
         ..standing
     }
 }
 
-/// The same facts as /proc has them, of a process that still runs the program at `path`; all zeroes for another one.
+/// The same facts from /proc, for a process that still runs the program at `path`; all zeroes otherwise.
 pub(super) fn look(process: &Proc, host: Host, path: &[u8]) -> io::Result<abi::Executable> {
     let directory = process.directory();
     let mut file = abi::Executable {

@@ -1,5 +1,4 @@
-//! Questions that may take as long as they like, asked on a thread of its own and not waited for long: what stands behind a file
-//! or a directory of users may hang.
+//! Asks slow questions on a thread of its own, with a bounded wait. A file system or a user directory may hang.
 
 use std::{
     fmt,
@@ -11,22 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long an answer is waited for; one that comes later is there for the next question.
+/// Maximum time to wait for an answer. A late answer is kept for the next question.
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 
 type LookUp<Q, A> = Arc<dyn Fn(&Q) -> A + Send + Sync>;
 
-/// Asks one question at a time. There is one thread, which is started with the first question: it has the rights of then.
+/// Asks one question at a time. Its thread starts with the first question, with the privileges of that moment.
 pub(super) struct Helper<Q, A> {
     name: &'static str,
     patience: Duration,
     look_up: LookUp<Q, A>,
     thread: Option<Thread<Q, A>>,
-    /// A question is on its way.
+    /// A question is waiting for its answer.
     asking: bool,
-    /// The last answer was overdue: the next one is not waited for.
+    /// The last answer was late, so there is no wait for the next one.
     slow: bool,
-    /// Questions without an answer in time.
+    /// Number of questions without an answer in time.
     overdue: u64,
 }
 
@@ -52,7 +51,7 @@ impl<Q, A> fmt::Debug for Helper<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Helper<Q, A> {
-    /// `name` is the thread's.
+    /// `name`: name of the thread.
     pub(super) fn new(
         name: &'static str,
         patience: Duration,
@@ -69,7 +68,7 @@ impl<Q: Send + 'static, A: Send + 'static> Helper<Q, A> {
         }
     }
 
-    /// An answer that came since the last question, and what it is to.
+    /// A late answer, with its question.
     pub(super) fn late_answer(&mut self) -> Option<(Q, A)> {
         if !self.asking {
             return None;
@@ -84,7 +83,8 @@ impl<Q: Send + 'static, A: Send + 'static> Helper<Q, A> {
         }
     }
 
-    /// The answer, if it comes soon. While an older one is overdue nothing is asked. [`Self::late_answer`] comes first.
+    /// The answer, if it comes in time. Asks nothing while an older answer is overdue. Call [`Self::late_answer`]
+    /// first.
     pub(super) fn ask(&mut self, question: Q) -> Option<(Q, A)> {
         let answer = self.try_ask(question);
         self.overdue += u64::from(answer.is_none());
@@ -141,7 +141,7 @@ impl<Q: Send + 'static, A: Send + 'static> Helper<Q, A> {
     /// The thread ends some time after this is dropped.
     fn start(&self) -> std::io::Result<Thread<Q, A>> {
         let (questions, to_answer) = sync_channel(1);
-        // Never full: there is one question at a time.
+        // Never full, because there is one question at a time.
         let (answer, answers) = sync_channel(1);
         let look_up = Arc::clone(&self.look_up);
         thread::Builder::new().name(self.name.to_owned()).spawn(move || {
@@ -205,7 +205,7 @@ mod tests {
             thread::yield_now();
         };
         assert_eq!(late, (0, 0));
-        // It was slow: the next answer is not waited for, and may be there all the same; then it is trusted again.
+        // After a slow answer there is no wait for the next one. If that is there at once, waiting resumes.
         if helper.ask(7).is_none() {
             while helper.late_answer().is_none() {
                 assert!(Instant::now() < deadline);

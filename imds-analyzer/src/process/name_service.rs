@@ -1,5 +1,5 @@
-//! The system's name service (nsswitch.conf(5)), for names that no file on this host has. It may ask a directory over the
-//! network and take as long as it likes: it is asked on a thread of its own, and not waited for long.
+//! The system's name service (nsswitch.conf(5)), for names that are in no file on this host. It may query a directory
+//! over the network, so it runs on a thread of its own, with a bounded wait.
 
 use std::{ffi::CStr, io, mem::MaybeUninit, num::NonZeroUsize, ptr};
 
@@ -7,12 +7,12 @@ use lru::LruCache;
 
 use super::helper::{Helper, PATIENCE};
 
-/// Answers remembered, that there is no such user too.
+/// Maximum number of answers remembered, including negative ones.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
-/// Bytes of an entry at most.
+/// Maximum size of an entry, in bytes.
 const ENTRY_MAX: usize = 16 << 10;
 
-/// Asks, and remembers what was answered.
+/// Asks the name service, and remembers the answers.
 #[derive(Debug)]
 pub(super) struct NameService {
     helper: Helper<u32, Option<String>>,
@@ -33,7 +33,7 @@ impl NameService {
         }
     }
 
-    /// The name, if it is known, or comes to be known soon. While an answer is overdue nobody is asked for.
+    /// The name, if it is known or the name service answers in time. Asks nothing while an answer is overdue.
     pub(super) fn name(&mut self, uid: u32) -> Option<String> {
         if let Some((uid, name)) = self.helper.late_answer() {
             self.known.put(uid, name);
@@ -46,13 +46,13 @@ impl NameService {
         name
     }
 
-    /// Names that did not come in time.
+    /// Number of names without an answer in time.
     pub(super) fn overdue(&self) -> u64 {
         self.helper.overdue()
     }
 }
 
-/// getpwuid_r(3); `None` where there is no such user.
+/// getpwuid_r(3); `None` if there is no such user.
 fn name_of(uid: u32) -> io::Result<Option<String>> {
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
     let mut text = vec![0; ENTRY_MAX];

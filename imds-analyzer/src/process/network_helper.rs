@@ -19,10 +19,10 @@ const HELPERS: [&str; 9] = [
     "vpnkit",
     "vpnkit-forwarder",
 ];
-/// Open files looked at of one process.
+/// Maximum number of open files to check per process.
 const FILES_MAX: usize = 1024;
 
-/// True for the name of a helper; the name alone makes no helper.
+/// True for the name of a helper. The name alone proves nothing.
 pub(super) fn is_named_so(executable: &str) -> bool {
     let executable = executable.strip_suffix(DELETED).unwrap_or(executable);
     let name = executable.rsplit('/').next().unwrap_or(executable);

@@ -1,10 +1,10 @@
-//! Paths as the kernel side reads them: names, the innermost first.
+//! Paths as the kernel side reads them: names, innermost first.
 
 use imds_analyzer_ebpf::abi::{Paths, path_flags};
 
 use super::caller::DELETED;
 
-/// Those that were read up to their root.
+/// Paths that were read up to their root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KernelPaths {
     pub(super) executable: Option<Vec<u8>>,
@@ -13,7 +13,7 @@ pub(super) struct KernelPaths {
 }
 
 impl KernelPaths {
-    /// `names` is what the record holds for all three.
+    /// `names`: the names of all three paths in the record.
     pub(super) fn of(paths: Paths, names: &[u8]) -> Self {
         let Paths {
             executable_end,
@@ -43,7 +43,7 @@ impl KernelPaths {
         }
     }
 
-    /// These, and of those that are missing what was known before.
+    /// Fills in missing paths from those known before.
     pub(super) fn or(self, former: Self) -> Self {
         Self {
             executable: self.executable.or(former.executable),

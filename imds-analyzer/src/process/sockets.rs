@@ -1,7 +1,7 @@
-//! Connections to IMDS that are older than the tool: no connect hook saw their owner.
+//! Finds connections to IMDS that are older than the tool, whose owner no connect hook saw.
 //!
-//! sock_diag(7) lists the sockets of one network namespace, the caller's; so a thread of its own visits them all. Which
-//! processes hold a socket only /proc knows.
+//! sock_diag(7) lists the sockets of the caller's network namespace, so a thread of its own visits all namespaces. Only
+//! /proc shows which processes hold a socket.
 
 use std::{
     collections::HashMap,
@@ -26,35 +26,35 @@ use crate::host::{
     proc::{self, Directory, is_gone},
 };
 
-/// A socket that is connected to IMDS, or connecting.
+/// A socket that is connected or connecting to IMDS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExistingSocket {
-    /// As `SO_COOKIE` gives it.
+    /// The value of `SO_COOKIE`.
     pub cookie: u64,
     /// Inode number of its network namespace.
     pub net_ns: u32,
     pub source: SocketAddr,
     pub destination: SocketAddr,
-    /// Inode number of the socket; 0 when no process holds it any more.
+    /// Inode number of the socket; 0 if no process holds it any more.
     pub inode: u32,
     /// Processes that hold it, in ascending order.
     pub holders: Vec<u32>,
 }
 
-/// What [`find_existing`] found.
+/// Result of [`find_existing`].
 #[derive(Clone, Debug, Default)]
 pub struct ExistingSockets {
     pub sockets: Vec<ExistingSocket>,
-    /// Looks at threads, open files and namespaces that failed although they were there.
+    /// Number of failed look-ups of existing threads, open files and namespaces.
     pub failures: u64,
 }
 
-/// Finds the sockets connected to IMDS in all network namespaces that any thread is in. Takes a look at every thread of
-/// the host, and at every open file only where there are such sockets.
+/// Finds the sockets connected to IMDS in the network namespaces of all threads. Reads every thread of the host, and
+/// every open file only if there are such sockets.
 ///
 /// # Errors
 ///
-/// When /proc can't be listed, or a thread not be had; what goes wrong in one namespace or process is counted.
+/// When /proc cannot be listed or the thread cannot start. Errors in one namespace or process are counted.
 pub fn find_existing() -> anyhow::Result<ExistingSockets> {
     let mut found = ExistingSockets::default();
     let namespaces = namespaces(&mut found.failures)?;
@@ -67,7 +67,7 @@ pub fn find_existing() -> anyhow::Result<ExistingSockets> {
     Ok(found)
 }
 
-/// Network namespaces by inode number, each held open: the thread that led to one may end, or move to another.
+/// Network namespaces by inode number, each held open, because the thread that led to one may end or leave.
 fn namespaces(failures: &mut u64) -> anyhow::Result<HashMap<u32, File>> {
     let mut namespaces = HashMap::new();
     for pid in proc::pids().context("listing /proc")? {
@@ -88,7 +88,7 @@ fn namespaces(failures: &mut u64) -> anyhow::Result<HashMap<u32, File>> {
     Ok(namespaces)
 }
 
-/// Lists the sockets of each namespace, and counts those where that failed.
+/// Lists the sockets of each namespace, and counts failures.
 fn visit(namespaces: HashMap<u32, File>) -> (Vec<ExistingSocket>, u64) {
     let mut sockets = Vec::new();
     let mut failures = 0;
@@ -104,7 +104,7 @@ fn inode(namespace: &File) -> io::Result<u32> {
     u32::try_from(namespace.metadata()?.ino()).map_err(io::Error::other)
 }
 
-/// The sockets of this thread's namespace, whose number is `net_ns`.
+/// The sockets of this thread's network namespace, `net_ns`.
 fn list(net_ns: u32) -> io::Result<Vec<ExistingSocket>> {
     let mut sockets = Vec::new();
     for id in [SocketId::new_v4(), SocketId::new_v6()] {
@@ -175,12 +175,12 @@ fn is_imds(address: IpAddr) -> bool {
     }
 }
 
-/// Two words in the host's byte order, the lower one first.
+/// Joins two words, lower one first.
 fn cookie([a, b, c, d, e, f, g, h]: [u8; 8]) -> u64 {
     u64::from(u32::from_ne_bytes([e, f, g, h])) << 32 | u64::from(u32::from_ne_bytes([a, b, c, d]))
 }
 
-/// Looks through all open files for the sockets.
+/// Searches all open files for the sockets.
 fn add_holders(found: &mut ExistingSockets) -> anyhow::Result<()> {
     let inodes: HashMap<u32, usize> = found
         .sockets
@@ -198,7 +198,7 @@ fn add_holders(found: &mut ExistingSockets) -> anyhow::Result<()> {
                 continue;
             };
             let socket = socket_inode(&to).and_then(|inode| found.sockets.get_mut(*inodes.get(&inode)?));
-            // Two descriptors may lead to one socket.
+            // Two descriptors may refer to one socket.
             if let Some(socket) = socket.filter(|socket| !socket.holders.contains(&pid)) {
                 socket.holders.push(pid);
             }
@@ -223,7 +223,7 @@ fn numbers(process: &Directory, path: &str, failures: &mut u64) -> Vec<u32> {
     }
 }
 
-/// The value, or `None` and a count for an error that says more than that the process is gone.
+/// Returns the value, or `None`. Counts an error unless it means that the process has exited.
 fn note<T>(result: io::Result<T>, failures: &mut u64) -> Option<T> {
     match result {
         Ok(value) => Some(value),

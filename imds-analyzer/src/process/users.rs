@@ -1,4 +1,4 @@
-//! User names: from `/etc/passwd`, and from the name service only where that is asked for.
+//! User names from `/etc/passwd` and, on request, from the name service.
 
 use std::{
     collections::HashMap,
@@ -11,12 +11,12 @@ use std::{
 use super::name_service::NameService;
 use crate::{event::User, sanitize};
 
-/// Bytes of the file that are read at most.
+/// Maximum number of bytes to read from the file.
 const FILE_MAX: u64 = 4 << 20;
-/// Bytes of a user's name that are kept at most.
+/// Maximum length of a user's name, in bytes.
 const NAME_MAX: usize = 64;
 
-/// Numeric user ids and their names, as of the file's last change.
+/// Names by numeric user id, as of the file's last change.
 #[derive(Debug)]
 pub(super) struct Users {
     path: PathBuf,
@@ -26,7 +26,7 @@ pub(super) struct Users {
 }
 
 impl Users {
-    /// Nothing is read yet. Names that the file does not have are left to the name service, if there is one.
+    /// Reads nothing yet. Names missing from the file are left to the name service, if given.
     pub(super) fn new(path: PathBuf, name_service: Option<NameService>) -> Self {
         Self {
             path,
@@ -36,7 +36,7 @@ impl Users {
         }
     }
 
-    /// Reads the file again if it has changed; what was known stays known when it can't be read.
+    /// Reads the file again if it has changed. Keeps the known names if it cannot be read.
     pub(super) fn refresh(&mut self) -> io::Result<()> {
         let modified = std::fs::metadata(&self.path)?.modified()?;
         if self.modified != Some(modified) {
@@ -48,7 +48,7 @@ impl Users {
         Ok(())
     }
 
-    /// Names that the name service did not have in time.
+    /// Number of names without an answer from the name service in time.
     pub(super) fn overdue(&self) -> u64 {
         self.name_service.as_ref().map_or(0, NameService::overdue)
     }
@@ -62,12 +62,12 @@ impl Users {
     }
 }
 
-/// A name as it is kept.
+/// Bounds a name.
 pub(super) fn shown(name: &[u8]) -> String {
     sanitize::lossy(name, NAME_MAX)
 }
 
-/// passwd(5): `name:password:uid:...`; of two names with one id the first counts, as in getpwuid(3).
+/// Parses passwd(5): `name:password:uid:...`. The first of two names with one id counts, as in getpwuid(3).
 fn parse(text: &str) -> HashMap<u32, String> {
     let mut names = HashMap::new();
     for line in text.lines() {

@@ -1,26 +1,26 @@
-//! Paths without their random parts, so that the same program is one caller from run to run and from host to host.
+//! Folds random parts of paths, so that a program is the same caller on every run and host.
 //!
-//! Random parts are known by their shape (uuids, hashes, times, long numbers), or by the place where a program is known to
-//! put it (`/snap/<name>/<revision>`, `/proc/<pid>`, a directory for temporary files). `*` stands in its place. Versions
-//! stay: `python3.11` and `jdk-17` are programs of their own.
+//! Random parts are recognised by shape (uuids, hashes, times, long numbers) or by place (`/snap/<name>/<revision>`,
+//! `/proc/<pid>`, a directory for temporary files), and replaced by `*`. Versions stay: `python3.11` and `jdk-17` are
+//! programs in their own right.
 
-/// Stands for what was folded.
+/// Replacement of a random part.
 const FOLDED: char = '*';
-/// Digits of a number that is no version, and of one that is none even where letters stand beside it.
+/// Minimum digits of a number that is not a version, alone and next to letters.
 const LONG_NUMBER: usize = 6;
 const LONG_RUN: usize = 8;
-/// Letters and digits of a hash, and of one in letters and digits of all kinds.
+/// Minimum length of a hash, in hexadecimal and in mixed letters and digits.
 const HASH: usize = 8;
 const LONG_HASH: usize = 20;
-/// Hexadecimal digits that are a hash even if all of them are letters.
+/// Minimum length of a hash that consists only of letters, in hexadecimal digits.
 const FULL_HASH: usize = 32;
-/// Letters and digits that mktemp and its like make up at least.
+/// Minimum length of names made by mktemp and similar functions.
 const RANDOM: usize = 6;
-/// In directories for temporary files: digits of a number, and of one with letters before it.
+/// In directories for temporary files: minimum digits of a number, alone and after letters.
 const SHORT_NUMBER: usize = 3;
 const SHORT_RUN: usize = 5;
 
-/// Beginnings of names of which the rest is random.
+/// Prefixes of names whose rest is random.
 const RANDOM_AFTER: [&str; 16] = [
     "ansible-tmp-",
     "durable-",
@@ -43,10 +43,11 @@ const RANDOM_AFTER: [&str; 16] = [
 /// Directories for temporary files.
 const TEMPORARY: [&str; 5] = ["tmp", "temp", ".tmp", "_temp", "shm"];
 
-/// `path` with its random parts folded. Never longer than `path`, empty only if that is, and folding again changes nothing.
+/// Folds the random parts of `path`. The result is never longer, empty only if `path` is, and folding it again changes
+/// nothing.
 pub(super) fn path(path: &str) -> String {
     let mut path = path.to_owned();
-    // Ends: each round that changes something takes away a character that is not a star.
+    // Terminates, because each round that changes something removes a character that is not a star.
     loop {
         let folded = once(&path);
         if folded == path {
@@ -56,7 +57,7 @@ pub(super) fn path(path: &str) -> String {
     }
 }
 
-/// A unit's name without what is not the same from run to run: `sshd@7-10.0.0.5:22-10.0.0.9:51234.service`.
+/// Folds the random part of a unit's name: `sshd@7-10.0.0.5:22-10.0.0.9:51234.service`.
 pub(super) fn unit(unit: &str) -> String {
     if let Some((template, rest)) = unit.split_once('@')
         && let Some((instance, suffix)) = rest.rsplit_once('.')
@@ -101,7 +102,7 @@ fn is_temporary(name: Option<&&str>) -> bool {
     name.is_some_and(|name| TEMPORARY.contains(name))
 }
 
-/// Names that are random by where they stand, or by what they begin with.
+/// Folds names that are random because of their place or their prefix.
 fn by_place(name: &str, above: &[&str], below: Option<&str>) -> Option<String> {
     let star = || Some(FOLDED.to_string());
     let mut upwards = above.iter().rev().copied();
@@ -116,7 +117,7 @@ fn by_place(name: &str, above: &[&str], below: Option<&str>) -> Option<String> {
     if is_number(name) && numbered || grandparent == "snap" && is_revision(name) {
         return star();
     }
-    // Capistrano and its like; GitLab's runners: `builds/<runner>/<number of the slot>/group/project`.
+    // Capistrano and similar tools; GitLab's runners: `builds/<runner>/<slot>/group/project`.
     let is_release = matches!(parent, "releases" | "revisions") && has_digit;
     let is_slot = |name: &str| is_number(name) || name == "*";
     let is_runner = parent == "builds" && name.len() >= HASH && below.is_some_and(is_slot);
@@ -166,12 +167,12 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The revision of a snap; `x1` is that of an unsigned one.
+/// True for the revision of a snap; `x1` is the revision of an unsigned snap.
 fn is_revision(name: &str) -> bool {
     is_number(name.strip_prefix('x').unwrap_or(name))
 }
 
-/// Jenkins builds one job in `job`, `job@2` and `job@3`, with files of its own in `job@2@tmp`.
+/// Jenkins builds a job in `job`, `job@2` and `job@3`, with its own files in `job@2@tmp`.
 fn slot_of_workspace(name: &str) -> Option<String> {
     let mut parts = name.split('@');
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -185,13 +186,13 @@ fn slot_of_workspace(name: &str) -> Option<String> {
     (text != name).then_some(text)
 }
 
-/// Names that begin as random ones do.
+/// Folds names with the prefix of a random name.
 fn after_prefix(name: &str, temporary: bool) -> Option<String> {
     let (stem, extension) = match name.rsplit_once('.') {
         Some((stem, extension)) if is_extension(extension) => (stem, name.get(stem.len()..).unwrap_or_default()),
         _ => (name, ""),
     };
-    // The longest first: one prefix may begin another.
+    // Longest first, because one prefix may begin with another.
     let prefixes = RANDOM_AFTER.iter().filter(|prefix| stem.starts_with(**prefix));
     let prefix = prefixes.max_by_key(|prefix| prefix.len()).copied();
     let random = |prefix: &str| stem.get(prefix.len()..).filter(|rest| rest.len() >= RANDOM);
@@ -209,20 +210,19 @@ fn is_extension(text: &str) -> bool {
     (1..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
-/// The letters that Python's tempfile puts behind `tmp`.
+/// True for the letters that Python's tempfile appends to `tmp`.
 fn is_of_tempfile(rest: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let has_digit = rest.bytes().any(|byte| byte.is_ascii_digit());
     rest.len() >= RANDOM && !rest.starts_with('_') && rest.bytes().all(known) && (has_digit || rest.len() == 8)
 }
 
-/// The letters and digits that Rust's tempfile puts behind `.tmp`.
+/// True for the letters and digits that Rust's tempfile appends to `.tmp`.
 fn is_of_tempfile_crate(rest: &str) -> bool {
     rest.len() == RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// A name with those of its parts folded that look random, wherever it stands; in a directory for temporary files less is
-/// enough.
+/// Folds the parts of a name that look random. In a directory for temporary files, shorter parts count as random.
 fn by_shape(name: &str, temporary: bool) -> String {
     let mut folded = String::with_capacity(name.len());
     let mut rest = name;
@@ -254,10 +254,10 @@ fn by_shape(name: &str, temporary: bool) -> String {
     folded
 }
 
-/// Length of what is made of more than letters and digits: a uuid, a date, the address in a host's name.
+/// Length of a random part with separators: a uuid, a date, the address in a host's name.
 fn long_shape(text: &str, before: &str) -> Option<usize> {
     let is_digit = |byte: u8| byte.is_ascii_digit();
-    // Groups of so many digits, of which a letter or digit more would make something else.
+    // Groups of digits, not adjacent to another letter or digit.
     let groups = |lengths: &[usize], separators: &[u8], is_of: fn(&u8) -> bool| {
         let bytes = text.as_bytes();
         let mut at = 0;
@@ -290,7 +290,7 @@ fn long_shape(text: &str, before: &str) -> Option<usize> {
     uuid.or(date).or_else(address)
 }
 
-/// Letters and digits without anything between them.
+/// True for a random part of letters and digits without separators.
 fn part_folded(part: &str, temporary: bool) -> String {
     let digits = part.bytes().filter(u8::is_ascii_digit).count();
     let is_hex = part.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -322,7 +322,7 @@ fn part_folded(part: &str, temporary: bool) -> String {
     folded
 }
 
-/// How often digits, small and capital letters take turns; the capital that begins a word does not count.
+/// Number of changes between digits, lower and upper case. The capital at the start of a word does not count.
 fn changes(part: &str) -> usize {
     let kind = |byte: u8| match byte {
         b'0'..=b'9' => 0,
@@ -338,7 +338,7 @@ fn changes(part: &str) -> usize {
         .count()
 }
 
-/// Joins stars with the stars and numbers beside them: `*-12.5`, `4711-*`, `*_*`.
+/// Merges stars with adjacent stars and numbers: `*-12.5`, `4711-*`, `*_*`.
 fn joined(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     let mut rest = name;
@@ -355,7 +355,7 @@ fn joined(name: &str) -> String {
     text
 }
 
-/// `text` without a number of four digits and more at its end, and what separates that from the star behind it.
+/// `text` without a trailing number of four or more digits and its separator from the following star.
 fn number_before(text: &str, is_first: bool) -> &str {
     const DIGITS: usize = 4;
     let Some(stem) = text.strip_suffix(['-', '_', '.']) else {
@@ -373,7 +373,7 @@ fn number_before(text: &str, is_first: bool) -> &str {
     }
 }
 
-/// Length of a further star or a number, with what separates it from the star before it.
+/// Length of a following star or number, with its separator from the preceding star.
 fn belongs_to_it(rest: &str) -> Option<usize> {
     let after = rest.strip_prefix(['-', '_', '.', ':', 'T']).unwrap_or(rest);
     let separator = rest.len() - after.len();

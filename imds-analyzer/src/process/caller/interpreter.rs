@@ -1,34 +1,34 @@
-//! Command lines of interpreters: which of the arguments is the script.
+//! Finds the script among the arguments of an interpreter.
 
-/// What an interpreter runs.
+/// The program that an interpreter runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Runs<'a> {
-    /// A file, as it was named.
+    /// A file, as written.
     Script(&'a str),
-    /// A module or class, and what runs it: `python -m pkg`, `java com.example.Main`.
+    /// A module or class, and its runner: `python -m pkg`, `java com.example.Main`.
     Named(&'static str, &'a str),
-    /// One of the programs that one file is, and the arguments from its name on.
+    /// An applet of a multi-call program, and the arguments from its name on.
     Applet(&'a str, &'a [String]),
-    /// Text that stands on the command line: `sh -c`, `python3 -c`.
+    /// Text on the command line: `sh -c`, `python3 -c`.
     Text,
-    /// Nothing that its arguments name: what it reads from its input, a person's commands too.
+    /// Standard input, including a person's commands.
     Input,
 }
 
-/// How an interpreter takes its arguments.
+/// The command-line syntax of an interpreter.
 #[derive(Clone, Copy, Debug)]
 struct Syntax {
     /// Short options whose value is the rest of the argument or the next one.
     valued: &'static str,
     /// Short options whose value, if any, is the rest of the argument.
     attached: &'static str,
-    /// Short options that bring the program's text: there is no script.
+    /// Short options that take the program's text, so that there is no script.
     inline: &'static str,
-    /// Short option for reading the program from the standard input.
+    /// Short option to read the program from standard input.
     input: Option<char>,
     /// Short option for the script.
     file: Option<char>,
-    /// Short option for a module, and how that is called.
+    /// Short option for a module, and its prefix in the caller's name.
     module: Option<(char, &'static str)>,
     /// Long options whose value is the next argument.
     long_valued: &'static [&'static str],
@@ -131,7 +131,7 @@ pub(super) fn is_shell(file: &str) -> bool {
     )
 }
 
-/// Finds out what the interpreter `file` runs; `None` for a program that is no interpreter.
+/// Finds the program that the interpreter `file` runs; `None` if `file` is not an interpreter.
 pub(super) fn runs<'a>(file: &str, args: &'a [String]) -> Option<Runs<'a>> {
     let mut rest = args.get(1..).unwrap_or_default();
     let syntax = match without_version(file) {
@@ -145,7 +145,7 @@ pub(super) fn runs<'a>(file: &str, args: &'a [String]) -> Option<Runs<'a>> {
             if rest.first().is_some_and(|first| first == "exec") {
                 rest = rest.get(1..).unwrap_or_default();
             }
-            // Its other commands build and run projects.
+            // Other commands build and run projects.
             return Some(script(DOTNET, rest))
                 .filter(|runs| matches!(runs, Runs::Script(path) if path.ends_with(".dll")));
         }
@@ -235,7 +235,7 @@ fn cluster(syntax: Syntax, options: &str) -> Cluster<'_> {
     Cluster::Flags
 }
 
-/// `-` is the standard input, and a descriptor's number says nothing.
+/// `-` is standard input; a descriptor's number is no help.
 fn file(path: &str) -> Runs<'_> {
     if path.is_empty() || path == "-" {
         Runs::Input
@@ -246,7 +246,7 @@ fn file(path: &str) -> Runs<'_> {
     }
 }
 
-/// java(1): long options with one dash, and the main class is no file.
+/// java(1): long options have one dash, and the main class is not a file.
 fn java(args: &[String]) -> Option<Runs<'_>> {
     const VALUED: [&str; 15] = [
         "-cp",
@@ -273,7 +273,7 @@ fn java(args: &[String]) -> Option<Runs<'_>> {
             _ if VALUED.contains(&arg) => {
                 args.next();
             }
-            // A file of further arguments.
+            // A file with more arguments.
             _ if arg.starts_with(['-', '@']) => {}
             _ if arg.ends_with(".java") => return Some(file(arg)),
             class => return Some(Runs::Named("java", class)),
@@ -282,7 +282,7 @@ fn java(args: &[String]) -> Option<Runs<'_>> {
     None
 }
 
-/// `wget` by its own name, and `busybox wget`; a login shell's name begins with a dash.
+/// Handles `wget` by its own name, `busybox wget`, and a login shell, whose name begins with a dash.
 fn applet<'a>(file: &str, args: &'a [String]) -> Option<Runs<'a>> {
     let name = |arg: &'a String| super::base_name(arg.strip_prefix('-').unwrap_or(arg));
     let first = name(args.first()?);

@@ -1,4 +1,4 @@
-//! Names of containers, pods and tasks among those of cgroups.
+//! Recognises containers, pods and tasks by the names of cgroups.
 
 use super::names;
 use crate::{
@@ -15,7 +15,7 @@ pub(super) fn innermost(path: &str) -> Option<Container> {
     })
 }
 
-/// The place among `names` of the outermost container.
+/// Index of the outermost container in `names`.
 pub(super) fn outermost(names: &[&str]) -> Option<usize> {
     names.iter().enumerate().position(|(index, name)| {
         let parents = names.get(..index).unwrap_or_default();
@@ -23,7 +23,7 @@ pub(super) fn outermost(names: &[&str]) -> Option<usize> {
     })
 }
 
-/// A container with an id of 64 hexadecimal digits, as all OCI runtimes of note give out.
+/// A container with an id of 64 hexadecimal digits, which all common OCI runtimes use.
 fn by_id(name: &str, parents: &[&str]) -> Option<Container> {
     if let Some(container) = of_task(name, parents) {
         return Some(container);
@@ -37,13 +37,13 @@ fn by_id(name: &str, parents: &[&str]) -> Option<Container> {
     })
 }
 
-/// `<id>`, `<runtime>-<id>.scope` (systemd driver), `<slice>:<runtime>:<id>` (cgroupfs driver given a systemd path):
-/// what stands before the id, and the id.
+/// Splits `<id>`, `<runtime>-<id>.scope` (systemd driver) or `<slice>:<runtime>:<id>` (cgroupfs driver with a systemd
+/// path) into the text before the id, and the id.
 fn id(name: &str) -> Option<(&str, &str)> {
     let name = name.strip_suffix(".scope").unwrap_or(name);
     let (prefix, id) = name.rsplit_once([':', '-']).unwrap_or(("", name));
     let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    // The monitor stands outside of the container that it watches.
+    // The monitor is outside the container that it watches.
     (is_id && !prefix.ends_with("-conmon")).then_some((prefix, id))
 }
 
@@ -57,8 +57,7 @@ fn runtime(prefix: &str) -> Option<&'static str> {
     }
 }
 
-/// The runtime that the parent of a bare id tells: `/docker/<id>`, ECS's `/ecs/<task>/<id>`, and containerd's
-/// namespaces.
+/// The runtime, from the parent of a bare id: `/docker/<id>`, ECS's `/ecs/<task>/<id>`, and containerd's namespaces.
 fn parent_runtime(parent: &str) -> Option<&'static str> {
     match parent {
         "docker" | "docker.service" | "ecs" | "ecs-anywhere" => Some("docker"),
@@ -68,7 +67,7 @@ fn parent_runtime(parent: &str) -> Option<&'static str> {
     }
 }
 
-/// A container whose name is all the id it has.
+/// A container whose only id is its name.
 fn by_name(name: &str, parents: &[&str]) -> Option<Container> {
     let parent = parents.last().copied().unwrap_or_default();
     let (id, runtime) = if let Some(name) = name.strip_prefix("lxc.payload.") {
@@ -79,7 +78,7 @@ fn by_name(name: &str, parents: &[&str]) -> Option<Container> {
         (unescaped(name.strip_suffix(".service")?), "systemd-nspawn")
     } else {
         let name = name.strip_prefix("machine-")?.strip_suffix(".scope")?;
-        // libvirt's scopes are `machine-<driver>\x2d<id>\x2d<name>.scope`: virtual machines, mostly.
+        // libvirt's scopes are `machine-<driver>\x2d<id>\x2d<name>.scope`, mostly virtual machines.
         if parent != "machine.slice" || name.starts_with("qemu\\x2d") || name.starts_with("lxc\\x2d") {
             return None;
         }
@@ -93,7 +92,7 @@ fn by_name(name: &str, parents: &[&str]) -> Option<Container> {
     })
 }
 
-/// A part of a unit's name as it was before systemd-escape(1).
+/// Reverses systemd-escape(1).
 fn unescaped(name: &str) -> String {
     let mut parts = name.split("\\x");
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -113,7 +112,7 @@ fn unescaped(name: &str) -> String {
     text
 }
 
-/// The pod or task of a path, the innermost one.
+/// The innermost pod or task of a path.
 pub(super) fn orchestrator(path: &str) -> Option<Orchestrator> {
     let names: Vec<&str> = names(path).collect();
     names.iter().enumerate().rev().find_map(|(index, name)| {
@@ -142,7 +141,7 @@ fn pod(name: &str, parents: &[&str]) -> Option<Orchestrator> {
         .all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()));
     // A static pod's uid is a plain hash.
     let is_uid = hex && matches!(lengths.as_slice(), [8, 4, 4, 4, 12] | [32]);
-    // The class without a directory of its own is the guaranteed one.
+    // The class without its own directory is `guaranteed`.
     let qos = match class.rsplit(['-', '/']).next() {
         Some("burstable") => Some("burstable"),
         Some("besteffort") => Some("besteffort"),
@@ -155,7 +154,7 @@ fn pod(name: &str, parents: &[&str]) -> Option<Orchestrator> {
     })
 }
 
-/// The cgroups below which ECS has those of its tasks, with cgroup v1.
+/// Parent cgroups of ECS tasks with cgroup v1.
 const ECS_ROOTS: [&str; 2] = ["ecs", "ecs-anywhere"];
 
 /// `/ecs/<task>/<container>` or `/ecs/<cluster>/<task>/<container>`, and `ecstasks-<task>.slice` with cgroup v2, where
@@ -171,7 +170,7 @@ fn task(name: &str, parents: &[&str]) -> Option<Orchestrator> {
     is_task_id(&id).then(|| Orchestrator::new(Platform::Ecs, id))
 }
 
-/// 32 hexadecimal digits; a uuid, as ids were before 2018.
+/// True for 32 hexadecimal digits, or a uuid, the format before 2018.
 fn is_task_id(id: &str) -> bool {
     let is_hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
     let lengths: Vec<usize> = id.split('-').map(str::len).collect();

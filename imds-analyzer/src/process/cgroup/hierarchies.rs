@@ -1,9 +1,9 @@
-//! Which names of a cgroup's path the system chose, and which a user.
+//! Decides which names of a cgroup's path the system chose, and which a user.
 //!
-//! Whoever may write a cgroup's directory names all cgroups below it. systemd hands such directories to the managers of
-//! users (`user@<uid>.service`, `capsule@<name>.service`), which is known by the name, and to services with `Delegate=`
-//! that run as another user; container runtimes hand them to containers with user ids of their own. Those are known by
-//! who owns the directory: one stat(2) for each name, from the top, until one is not root's.
+//! The owner of a cgroup's directory names all cgroups below it. systemd delegates directories to the managers of users
+//! (`user@<uid>.service`, `capsule@<name>.service`), which are recognised by name, and to services with `Delegate=`
+//! that run as another user; container runtimes delegate them to containers with their own user ids. Those are
+//! recognised by the owner of the directory: one stat(2) per name, from the top, until one does not belong to root.
 
 use std::{
     fs, io,
@@ -23,7 +23,7 @@ pub struct Hierarchies {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mount {
-    /// Of v1; `None` for the one of v2.
+    /// Controllers of a v1 hierarchy; `None` for v2.
     options: Option<String>,
     /// The cgroup that is mounted.
     root: String,
@@ -58,8 +58,7 @@ impl Hierarchies {
         }
     }
 
-    /// The controllers of the hierarchy of which the kernel side reads a process's path: that of `pids` where it is one of
-    /// v1, and v2's.
+    /// Controllers of the hierarchy whose paths the kernel side reads: v1's `pids` if it exists, and v2.
     pub(super) fn of_kernel(&self) -> &'static str {
         const PIDS: &str = "pids";
         if self.mounts.iter().any(|mount| mount.holds(PIDS)) {
@@ -69,11 +68,11 @@ impl Hierarchies {
         }
     }
 
-    /// The beginning of `path` of which the system chose the names, the last one that of the directory that a user got.
+    /// The beginning of `path` that the system named, up to the directory that a user got.
     pub fn system_part<'a>(&self, controllers: &str, path: &'a str) -> &'a str {
         let path = by_name(path);
         let found = self.mounts.iter().filter(|mount| mount.holds(controllers));
-        // Without a mount there is nothing to look at. `..` is beyond what can be seen from here.
+        // Without a mount there is nothing to check. `..` is not visible from here.
         let mut below = found.filter_map(|mount| Some((mount, mount.below(path)?)));
         let Some((mount, below)) = below.next().filter(|_| !path.split('/').any(|name| name == "..")) else {
             return path;
@@ -108,15 +107,15 @@ impl Mount {
         }
     }
 
-    /// What stands in `path` behind the cgroup that is mounted.
+    /// The part of `path` below the mounted cgroup.
     fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
         let below = path.strip_prefix(self.root.trim_end_matches('/'))?;
         (below.is_empty() || below.starts_with('/')).then_some(below)
     }
 }
 
-/// Whether root alone names what is below. A directory that is gone may have been anybody's; its own name was chosen by
-/// who owns the one above.
+/// True if only root can name cgroups below. A deleted directory may have belonged to anybody, but its own name was
+/// chosen by the owner of the directory above.
 fn is_of_root(directory: &Path) -> bool {
     const WRITABLE_BY_GROUP: u32 = 0o020;
     const WRITABLE_BY_OTHERS: u32 = 0o002;
@@ -126,7 +125,7 @@ fn is_of_root(directory: &Path) -> bool {
     })
 }
 
-/// Up to the outermost manager of a user's own.
+/// The path up to the outermost manager of a user.
 fn by_name(path: &str) -> &str {
     let mut end = 0;
     for name in path.split_inclusive('/') {
@@ -138,7 +137,7 @@ fn by_name(path: &str) -> &str {
     path
 }
 
-/// Whether a unit is systemd for a user, or for a capsule of one's own.
+/// True for the unit of a user's systemd, or of a capsule.
 pub(super) fn is_manager(unit: &str) -> bool {
     (unit.starts_with("user@") || unit.starts_with("capsule@")) && unit.ends_with(".service")
 }
