@@ -5,11 +5,11 @@
 //!   lo: 169.254.169.254/32, fd00:ec2::254/128                   analyzer, hooked at the root cgroup:
 //!   embedded IMDS, port 80  <--  tour of real clients             sees the clients in every namespace
 //! ```
-//! Nothing is sent to these addresses outside the namespace, where on EC2 the real IMDS would answer, and nothing is
-//! left behind: the namespace has no name and disappears with its last holder.
+//! It sends nothing to these addresses outside the namespace, where on EC2 the real IMDS would answer. It leaves
+//! nothing behind: the namespace has no name and disappears with its last holder.
 //!
-//! A [`Lab`] is the place, a [`Server`] the IMDS in it, a [`Tour`] the clients. Tests use them too; [`Lab::routed`] is
-//! theirs.
+//! A [`Lab`] is the namespace, a [`Server`] the IMDS in it, a [`Tour`] the clients. Tests use them too; [`Lab::routed`]
+//! is only for tests.
 
 mod imds;
 mod topology;
@@ -20,7 +20,7 @@ pub use imds::{Answered, IPV4, IPV6, Options, Server, Tokens};
 pub use topology::Lab;
 pub use tour::{Step, StepOutcome, Tour};
 
-/// How to run one's own commands in a lab that is kept open.
+/// Instructions for running commands in a lab that is kept open.
 pub fn keep_message(lab: &Lab) -> String {
     let enter = format!("nsenter --net={}", lab.client.path().display());
     format!(

@@ -1,8 +1,8 @@
-//! The embedded IMDS: an HTTP server that answers as EC2's does, so that real clients and SDKs work against it.
+//! The embedded IMDS: an HTTP server that answers like EC2's, so that real clients and SDKs work with it.
 //!
-//! What EC2 documents is copied (User Guide, "Access instance metadata", "How IMDSv2 works"); where it documents
-//! nothing, the comments in [`answer`] say what was chosen. Two differences are on purpose: connections have no idle
-//! time-out, and nothing is throttled, so that tests decide the pace.
+//! It follows EC2's documentation (User Guide, "Access instance metadata", "How IMDSv2 works"); comments in [`answer`]
+//! describe choices where that says nothing. Two differences are intentional: connections have no idle time-out, and
+//! nothing is throttled, so that tests set the pace.
 
 mod answer;
 mod body;
@@ -50,16 +50,16 @@ pub enum Tokens {
     Required,
 }
 
-/// How many requests were answered, whatever the status.
+/// Number of answered requests, with any status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answered {
-    /// PUT, to whatever path.
+    /// PUT requests, to any path.
     pub token_requests: u64,
-    /// Others that have the token header, valid or not, empty or not.
+    /// Other requests with the token header, even if it is invalid or empty.
     pub with_token: u64,
-    /// Others without it.
+    /// Other requests without it.
     pub without_token: u64,
-    /// What was no HTTP request, or one too large.
+    /// Requests that were not HTTP, or too large.
     pub malformed: u64,
 }
 
@@ -72,7 +72,7 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the connections share.
+/// State shared by the connections.
 #[derive(Debug)]
 struct State {
     options: Options,
@@ -89,10 +89,10 @@ struct Counters {
 }
 
 impl Server {
-    /// Listens on port 80 of the IMDS addresses of `namespace` (IPv6 only where it has that one).
+    /// Listens on port 80 of the IMDS addresses of `namespace`, with IPv6 if it has that address.
     pub fn start(namespace: &NetNs, options: Options) -> anyhow::Result<Self> {
-        // A socket stays in the namespace it was made in, and so do those it accepts: the server's own thread may stay
-        // outside.
+        // A socket stays in the namespace where it was created, and so do the sockets that it accepts. So the server's
+        // thread can stay outside.
         let listeners = namespace.run(listen)??;
         let addresses = listeners
             .iter()
@@ -120,7 +120,7 @@ impl Server {
             for listener in listeners {
                 runtime.spawn(accept(listener, Arc::clone(&shared)));
             }
-            // An error means that the server was dropped, which is the signal; the tasks go with the runtime.
+            // An error means that the server was dropped. The tasks end with the runtime.
             let _ = runtime.block_on(stopped);
         })?;
         Ok(Self {
@@ -131,12 +131,12 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// Addresses of the listeners.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Every token issued so far, the oldest first: what must appear in no output.
+    /// Every token issued so far, oldest first. None may appear in any output.
     pub fn tokens(&self) -> Vec<String> {
         self.state.tokens.issued()
     }
@@ -193,10 +193,10 @@ async fn accept(listener: tokio::net::TcpListener, state: Arc<State>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let state = Arc::clone(&state);
-                // The client went away or misbehaved; there is nobody to tell.
+                // The client left or misbehaved, so there is nobody to tell.
                 tokio::spawn(async move { drop(connection::serve(stream, &state).await) });
             }
-            // Out of descriptors, or the connection is gone already: the next one may do better.
+            // Out of descriptors, or the connection has already ended. The next one may work.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }

@@ -1,4 +1,4 @@
-//! Where the client and the embedded IMDS stand.
+//! Network namespaces of the client and the embedded IMDS.
 
 use std::{
     io,
@@ -22,12 +22,12 @@ const SERVER: (Ipv4Addr, Ipv6Addr) = (
     Ipv6Addr::new(0xfd00, 0x123, 0, 0, 0, 0, 0, 2),
 );
 
-/// The namespaces of a lab. They are gone when the lab is dropped and its last process and socket have ended.
+/// The namespaces of a lab. They disappear when the lab is dropped and its last process and socket have ended.
 #[derive(Debug)]
 pub struct Lab {
-    /// Where clients run.
+    /// Namespace of the clients.
     pub client: NetNs,
-    /// Where the IMDS addresses are; the same namespace as `client` in a local lab.
+    /// Namespace of the IMDS addresses; the same as `client` in a local lab.
     pub server: NetNs,
     ipv6: bool,
 }
@@ -87,7 +87,7 @@ impl Lab {
         Ok(Self { client, server, ipv6 })
     }
 
-    /// False on kernels without IPv6: the lab then has the IPv4 address only.
+    /// False on kernels without IPv6, where the lab has only the IPv4 address.
     pub fn has_ipv6(&self) -> bool {
         self.ipv6
     }
@@ -105,7 +105,7 @@ fn add_address(netlink: &mut Netlink, link: &str, address: IpAddr, prefix: u8) -
         .with_context(|| format!("cannot add {address} to {link}"))
 }
 
-/// False, and no error, where the kernel has no IPv6 (EOPNOTSUPP, EAFNOSUPPORT) or has it switched off (EACCES).
+/// False, without an error, if the kernel has no IPv6 (EOPNOTSUPP, EAFNOSUPPORT) or it is disabled (EACCES).
 fn add_ipv6(netlink: &mut Netlink, link: &str, address: Ipv6Addr, prefix: u8) -> anyhow::Result<bool> {
     let without = [libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::EACCES];
     match add_address(netlink, link, address.into(), prefix) {

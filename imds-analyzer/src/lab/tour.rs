@@ -1,4 +1,4 @@
-//! A tour of what there is to find: real clients, one after the other, each a way in which hosts really call IMDS.
+//! A tour of real clients that call IMDS in typical ways, one after the other.
 
 mod steps;
 
@@ -13,11 +13,11 @@ use std::{
 
 use super::topology::Lab;
 
-/// One client, and what the analyzer should make of it.
+/// One client, and the expected result.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     pub title: &'static str,
-    /// What the user should see, in plain words.
+    /// What the user should see.
     pub expect: &'static str,
     /// The program and its arguments.
     pub command: &'static [&'static str],
@@ -30,11 +30,11 @@ pub struct Step {
 pub enum StepOutcome {
     /// The client got its answer.
     Done,
-    /// IMDS answered with an error, as it does to calls without a token where tokens are required.
+    /// IMDS answered with an error, for example because it requires tokens.
     Refused,
-    /// There was no answer; why, in words.
+    /// There was no answer, with the reason.
     Failed(String),
-    /// It cannot run here; why, in words.
+    /// It cannot run here, with the reason.
     Skipped(String),
 }
 
@@ -57,15 +57,15 @@ impl Tour {
         &self.steps
     }
 
-    /// Takes every step, and tells the caller after each. Blocks: not for an async thread, see [`Tour::spawn`].
+    /// Runs every step, and calls `on_step` after each. Blocks; use [`Tour::spawn`] in async code.
     pub fn run(&self, lab: &Lab, mut on_step: impl FnMut(&Step, StepOutcome)) {
         for step in &self.steps {
             on_step(step, step.run(lab));
         }
     }
 
-    /// [`Tour::run`] on a thread of its own. `on_step` is dropped at the end: the sender of a channel in it closes the
-    /// channel.
+    /// [`Tour::run`] on a thread of its own. `on_step` is dropped at the end, which closes a channel whose sender it
+    /// owns.
     pub fn spawn(
         self,
         lab: Arc<Lab>,
@@ -78,7 +78,7 @@ impl Tour {
 }
 
 impl Step {
-    /// Runs the client to its end. What it prints is swallowed, for it holds tokens and credentials.
+    /// Runs the client to its end. Discards its output, which contains tokens and credentials.
     pub fn run(&self, lab: &Lab) -> StepOutcome {
         if let Some(missing) = self.needs.iter().find(|program| !is_installed(program)) {
             return StepOutcome::Skipped(format!("{missing} is not installed"));
@@ -92,7 +92,7 @@ impl Step {
         }
     }
 
-    /// The clients have time limits of their own, so that no step lasts.
+    /// The clients have their own time limits, so every step ends soon.
     fn wait(&self, lab: &Lab) -> io::Result<ExitStatus> {
         let mut command = lab.client.command(self.command[0]);
         let mut child = command
@@ -101,7 +101,8 @@ impl Step {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
-        // The pipe ends when all who inherited it have: a grandchild that outlives its parent is waited for as well.
+        // The pipe ends with the last process that inherited it, so this also waits for a grandchild that outlives its
+        // parent.
         if let Some(mut output) = child.stdout.take() {
             io::copy(&mut output, &mut io::sink())?;
         }

@@ -1,4 +1,4 @@
-//! What IMDS says to a request: the rules of versions 1 and 2.
+//! IMDS's answer to a request: the rules of versions 1 and 2.
 
 use std::{fmt::Write as _, io, sync::atomic::Ordering};
 
@@ -14,12 +14,12 @@ use super::{
 pub(super) struct Answer {
     pub status: u16,
     pub body: String,
-    /// Of the token in the body.
+    /// Lifetime of the token in the body.
     pub ttl: Option<u32>,
     pub close: bool,
 }
 
-/// Counts the request and decides. The order is that of the checks: form, version 2's headers, then the path.
+/// Counts the request and decides the answer. Checks form first, then version 2's headers, then the path.
 pub(super) fn answer(request: &Request, state: &State) -> io::Result<Answer> {
     let counters = &state.counters;
     let counter = match (request.method.as_str(), &request.token) {
@@ -35,7 +35,7 @@ pub(super) fn answer(request: &Request, state: &State) -> io::Result<Answer> {
     }
 }
 
-/// The answer to what is no request.
+/// The answer to bytes that are not a request.
 pub(super) fn refuse(rejected: Rejected, state: &State) -> Answer {
     state.counters.malformed.fetch_add(1, Ordering::Relaxed);
     Answer {
@@ -46,7 +46,7 @@ pub(super) fn refuse(rejected: Rejected, state: &State) -> Answer {
 
 fn answer_put(request: &Request, state: &State) -> io::Result<Answer> {
     if request.path != "/latest/api/token" {
-        // With a version or a trailing slash it is forbidden, elsewhere there is nothing to PUT.
+        // A PUT with a version or a trailing slash is forbidden; other paths do not allow PUT.
         let is_token_path = request.path.trim_end_matches('/').ends_with("/api/token");
         return Ok(error(if is_token_path { 403 } else { 405 }));
     }
@@ -67,7 +67,7 @@ fn answer_put(request: &Request, state: &State) -> io::Result<Answer> {
 fn answer_get(request: &Request, state: &State) -> Answer {
     match &request.token {
         Some(_) if request.forwarded => return error(403),
-        // An empty header is no valid token; EC2 does not document what it makes of it.
+        // An empty header is not a valid token. EC2 does not document this case.
         Some(token) if !state.tokens.is_valid(token) => return unauthorized(),
         None if state.options.tokens == Tokens::Required => return unauthorized(),
         _ => {}
@@ -85,7 +85,7 @@ fn answer_get(request: &Request, state: &State) -> Answer {
     }
 }
 
-/// As seen on EC2: no body, and the connection ends.
+/// As observed on EC2: no body, and the connection closes.
 fn unauthorized() -> Answer {
     Answer {
         status: 401,
@@ -103,7 +103,7 @@ fn error(status: u16) -> Answer {
 }
 
 impl Answer {
-    /// The whole answer, so that it leaves in one write.
+    /// The complete answer, for a single write.
     pub(super) fn render(&self, version: Version, head_only: bool, keep_alive: bool) -> String {
         let Self { status, body, ttl, .. } = self;
         let mut text = String::with_capacity(256 + body.len());

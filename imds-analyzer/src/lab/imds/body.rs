@@ -1,9 +1,9 @@
-//! How a request's body is framed: where the next request begins.
+//! Framing of a request's body, which determines where the next request begins.
 
 /// The lab has no use for bodies; this is for tests that send them.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
 
-/// Why there is no request: the status to answer with.
+/// A rejected request, with the status of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rejected(pub u16);
 
@@ -15,7 +15,7 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// Strict, so that what follows is a request and nothing smuggled.
+/// Strict, so that the next bytes are a request and nothing smuggled.
 pub(super) fn framing<'a>(
     mut lengths: impl Iterator<Item = &'a [u8]>,
     mut encodings: impl Iterator<Item = &'a [u8]>,
@@ -39,7 +39,7 @@ pub(super) fn framing<'a>(
     }
 }
 
-/// The length of the chunked body at the start of `buffer`, with its trailers, once all of it is there.
+/// Length of the chunked body at the start of `buffer`, with its trailers, once it is complete.
 pub(super) fn chunked_length(buffer: &[u8]) -> Result<Option<usize>, Rejected> {
     let mut at = 0;
     loop {
@@ -70,7 +70,7 @@ pub(super) fn chunked_length(buffer: &[u8]) -> Result<Option<usize>, Rejected> {
     }
 }
 
-/// Trailers end with an empty line, as a head does; usually that line is all.
+/// Trailers end with an empty line, like a head. Usually there is only that line.
 fn trailers_length(buffer: &[u8]) -> Option<usize> {
     let mut at = 0;
     for line in buffer

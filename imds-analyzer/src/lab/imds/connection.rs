@@ -16,7 +16,7 @@ use super::{
 };
 
 const READ: usize = 8 * 1024;
-/// How long to wait for the client to close, after an answer that says it must.
+/// Maximum time to wait for the client to close after `Connection: close`.
 const LINGER: Duration = Duration::from_secs(2);
 
 pub(super) async fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
@@ -66,12 +66,12 @@ impl From<io::Error> for Stop {
 
 struct Connection {
     stream: TcpStream,
-    /// What was read and not used yet: pipelined requests wait here.
+    /// Bytes read but not used yet, such as pipelined requests.
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    /// The next request, its body read and dropped; `None` when the client has closed.
+    /// Reads the next request and discards its body. `None` when the client has closed.
     async fn request(&mut self) -> Result<Option<Request>, Stop> {
         let mut scan = HeadScan::default();
         let request = loop {
@@ -103,7 +103,7 @@ impl Connection {
         Ok(Some(request))
     }
 
-    /// False if the client closed before its end.
+    /// False if the client closed before the end.
     async fn skip_body(&mut self, framing: Framing) -> Result<bool, Stop> {
         loop {
             let length = match framing {
@@ -126,13 +126,13 @@ impl Connection {
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
     }
 
-    /// Reads on until the client has closed: closing with bytes unread would reset the connection, and the client might
+    /// Reads until the client has closed. Closing with unread bytes would reset the connection, and the client might
     /// lose the answer.
     async fn close(mut self) -> io::Result<()> {
         self.stream.shutdown().await?;
         let mut sink = tokio::io::sink();
         let drain = tokio::io::copy(&mut self.stream, &mut sink);
-        // Too late is as good as closed.
+        // A time-out counts as closed.
         timeout(LINGER, drain).await.map_or(Ok(()), |drained| drained.map(drop))
     }
 }

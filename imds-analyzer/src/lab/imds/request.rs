@@ -1,13 +1,13 @@
-//! Bytes -> one request: where its head ends and what it says.
+//! Parses one request from bytes.
 
 use super::body::{BAD_REQUEST, Framing, Rejected, framing};
 
-/// More than any server takes, so that a test can send heads the analyzer gives up on (16 KiB).
+/// More than servers usually accept, so that tests can send heads that exceed the analyzer's limit (16 KiB).
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Version {
-    /// A request line without version; the answer is the body alone.
+    /// A request line without a version. The answer is only the body.
     Http09,
     Http10,
     Http11,
@@ -32,7 +32,7 @@ pub(super) struct Request {
 pub(super) struct HeadScan {
     /// Bytes looked at.
     at: usize,
-    /// Where the line begins that `at` stands in.
+    /// Start of the line that contains `at`.
     line: usize,
 }
 
@@ -41,8 +41,8 @@ impl HeadScan {
         self.at == 0
     }
 
-    /// The request and the length of its head, once all of it is in `buffer`, of which what was there at the last call
-    /// has not changed.
+    /// The request and the length of its head, once `buffer` contains all of it. Earlier bytes of `buffer` must not
+    /// change between calls.
     pub(super) fn next(&mut self, buffer: &[u8]) -> Result<Option<(Request, usize)>, Rejected> {
         while let Some(length) = buffer[self.at..].iter().position(|byte| *byte == b'\n') {
             let line = buffer[self.line..self.at + length].trim_ascii_end();
@@ -65,7 +65,7 @@ impl HeadScan {
     }
 }
 
-/// `GET /path` and no more. `None` if `line` begins a request with a version, an error if it is none at all.
+/// Parses `GET /path` alone. `None` if `line` begins a request with a version; an error if it is not a request line.
 fn simple_request(line: &[u8]) -> Result<Option<Request>, Rejected> {
     let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
     match (words.next(), words.next(), words.next()) {
@@ -139,7 +139,7 @@ fn parse(head: &[u8]) -> Result<Request, Rejected> {
 fn path(target: &[u8]) -> String {
     let target = match target.split(|byte| *byte == b'?').next().unwrap_or_default() {
         path @ [b'/', ..] => path,
-        // Absolute form: what follows the authority.
+        // Absolute form: the part after the authority.
         absolute => absolute.splitn(4, |byte| *byte == b'/').nth(3).unwrap_or_default(),
     };
     let mut decoded = Vec::with_capacity(target.len() + 1);

@@ -1,4 +1,4 @@
-//! Session tokens: made, remembered, checked.
+//! Issues, remembers and checks session tokens.
 
 use std::{
     collections::HashMap,
@@ -10,11 +10,12 @@ use std::{
 
 use anyhow::Context as _;
 
-/// What EC2 allows, in seconds.
+/// Lifetimes that EC2 allows, in seconds.
 const MAX_TTL: u32 = 21_600;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Keeps every token, expired ones too, as long as the server lives: tests look for them in the analyzer's output.
+/// Keeps every token, even expired ones, for the life of the server, because tests search for them in the analyzer's
+/// output.
 #[derive(Debug)]
 pub(super) struct TokenStore {
     random: File,
@@ -36,7 +37,7 @@ impl TokenStore {
         })
     }
 
-    /// `ttl` in seconds, as [`parse_ttl`] allows it.
+    /// `ttl` in seconds, within the limits of [`parse_ttl`].
     pub(super) fn issue(&self, ttl: u32) -> io::Result<String> {
         let mut bytes = [0; 40];
         (&self.random).read_exact(&mut bytes)?;
@@ -65,14 +66,14 @@ impl TokenStore {
     }
 }
 
-/// The value of `X-aws-ec2-metadata-token-ttl-seconds`, where it is one.
+/// Parses `X-aws-ec2-metadata-token-ttl-seconds`; `None` if it is invalid.
 pub(super) fn parse_ttl(value: &str) -> Option<u32> {
     // `parse` alone would take a sign.
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
     value.parse().ok().filter(|ttl| digits && (1..=MAX_TTL).contains(ttl))
 }
 
-/// base64url: 40 bytes make the 56 characters, `==` at the end, that EC2's tokens have.
+/// base64url: 40 bytes give 56 characters with a final `==`, like EC2's tokens.
 fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

@@ -1,6 +1,6 @@
-//! What there is to read: a fixed instance, with values that say they are the lab's.
+//! The metadata of a fixed instance, with values that are recognisably the lab's.
 
-/// The versions EC2 serves; all show the same tree.
+/// The versions that EC2 serves, all with the same tree.
 const VERSIONS: &str = "1.0
 2007-01-19
 2007-03-01
@@ -135,7 +135,7 @@ const IAM: Node = Directory(&[
     ("security-credentials", Directory(&[("lab-role", Text(CREDENTIALS))])),
 ]);
 
-/// Shaped as SDKs want them; no service takes them. They don't expire, so that SDKs cache them as they do on EC2.
+/// Shaped like SDKs expect them, but accepted by no service. They do not expire, so SDKs cache them like on EC2.
 const CREDENTIALS: &str = r#"{
   "Code" : "Success",
   "LastUpdated" : "2026-01-01T00:00:00Z",
@@ -146,9 +146,9 @@ const CREDENTIALS: &str = r#"{
   "Expiration" : "2099-12-31T23:59:59Z"
 }"#;
 
-/// The text at `path`, which is percent-decoded, or the listing of what is below it.
+/// The text at the percent-decoded `path`, or the listing below it.
 pub(super) fn look_up(path: &str) -> Option<String> {
-    // EC2 does not say what it makes of double slashes; they are taken as one.
+    // EC2 does not document double slashes; here they count as one.
     let mut names = path.split('/').filter(|name| !name.is_empty());
     let Some(version) = names.next() else {
         return Some(VERSIONS.to_owned());
@@ -160,7 +160,7 @@ pub(super) fn look_up(path: &str) -> Option<String> {
     let node = names.try_fold(&ROOT, |node, name| {
         depth += 1;
         let Directory(entries) = node else { return None };
-        // `0=lab-key` is listed so and asked for as `0`.
+        // Listed as `0=lab-key` and requested as `0`.
         entries
             .iter()
             .find(|(entry, _)| entry.split('=').next() == Some(name))
@@ -172,7 +172,7 @@ pub(super) fn look_up(path: &str) -> Option<String> {
     }
 }
 
-/// Directly below a version EC2 lists directories without a slash, and public keys are always listed so.
+/// EC2 lists directories directly below a version, and public keys, without a slash.
 fn list(entries: &[(&str, Node)], slashes: bool) -> String {
     let name = |(name, node): &(&str, Node)| {
         let slash = slashes && matches!(node, Directory(_)) && !name.contains('=');
