@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use crate::{loss, sink::tests::golden_at};
+use crate::{golden::golden_at, loss};
 
 /// A generated block: its name in the document, and its text.
 type Block = (&'static str, String);
