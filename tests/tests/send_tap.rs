@@ -38,7 +38,7 @@ fn kprobes() -> Option<Lack> {
     }
     assert_eq!(check.code, Some(4), "{check:#?}");
     let mut lines = check.stdout.lines();
-    let line = lines.find(|line| line.contains("In the way: kprobe events"));
+    let line = lines.find(|line| line.contains("Missing: kprobe events"));
     lack("kprobes", false, line.unwrap_or_else(|| panic!("{check:#?}")))
 }
 
