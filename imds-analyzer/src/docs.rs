@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use crate::{exit_code::ExitCode, sink::tests::golden_at};
+use crate::{exit_code::ExitCode, golden::golden_at};
 
 mod events;
 mod metrics;

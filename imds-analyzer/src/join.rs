@@ -164,7 +164,7 @@ impl<L: Lookup> Join<L> {
         let pending = self.pending.take(&key);
         if self.early.take(&key).is_some() {
             self.loss.add(Kind::LateHeads, 1);
-            // A change of it is no news: it was reported `unknown`.
+            // A change is not news: the head was reported `unknown`.
             if in_sender_pages(request) {
                 self.told.add(key, range);
             }

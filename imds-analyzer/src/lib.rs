@@ -12,6 +12,8 @@ pub mod decode;
 mod docs;
 pub mod event;
 pub mod exit_code;
+#[cfg(test)]
+mod golden;
 mod host;
 pub mod http;
 pub mod join;

@@ -381,11 +381,11 @@ impl Resolver {
         };
         let unproven = paths.executable.is_none();
         let path_found = path(paths.executable, Directory::exe);
-        // Looked at again: an exec between the two looks shows in the second.
+        // Checks again: an exec between the two checks shows in the second one.
         let proven = !unproven || current.is_some_and(|found| found.executes(&executable));
         let executable = path_found.filter(|_| proven);
         let working_directory = path(paths.working_directory, Directory::cwd);
-        // One that has exited cannot be asked; what it repeats proves itself, by the request that was seen before.
+        // A helper that has exited cannot be checked. The repeated request itself is the proof.
         let holds_tun = |counters: &mut Counters| counters.note(network_helper::holds_tun(task.tgid, task.start));
         let network_helper = executable.as_deref().is_some_and(network_helper::is_named_so)
             && holds_tun(counters).is_some_and(|holds| holds.unwrap_or(true));

@@ -422,3 +422,35 @@ proptest! {
         prop_assert!(pattern::fits(&parts.join("*"), &parts.join(&fill)));
     }
 }
+
+/// The messages of `config check` and of the service for a bad file.
+#[test]
+fn errors_say_what_to_write() {
+    let bad = [
+        "[log]\nmax_sizes = \"1MiB\"",
+        "[logs]\nenabled = true",
+        "[log]\nmax_size = \"32 M\"",
+        "[log]\nmax_size = \"1KiB\"",
+        "[log]\nmax_total = \"33MiB\"",
+        "[log]\nmax_age = \"1\"",
+        "[log]\nmax_age = \"200years\"",
+        "[log]\npath = \"events.jsonl\"",
+        "[log]\npath = \"/tmp/\"",
+        "[limits]\nwindow = \"0s\"",
+        "[limits]\nkernel_burst = 1",
+        "[metrics]\nlisten = \"9254\"",
+        "[metrics]\nmax_callers = 100000",
+        "[[ignore]]",
+        "[[ignore]]\nunits = \"app.service\"",
+        "owner = \"ebpf\"",
+        "args = full",
+    ];
+    let text: String = bad
+        .iter()
+        .map(|text| {
+            let error = Config::parse(text).and_then(|config| config.check()).expect_err(text);
+            format!("{text}\n=> {}\n\n", error.replace('\n', "\n   "))
+        })
+        .collect();
+    crate::golden::golden("config/testdata/errors.txt", &text);
+}

@@ -73,9 +73,9 @@ impl NetNs {
             leave(LinkNameSpaceType::Network).map_err(explain)?;
             Netlink::open()
                 .and_then(|mut netlink| netlink.link_up("lo"))
-                .context("lo cannot be brought up")?;
+                .context("cannot bring lo up")?;
             fs::File::open("/proc/thread-self/ns/net")
-                .context("/proc/thread-self/ns/net cannot be opened (is /proc mounted?)")
+                .context("cannot open /proc/thread-self/ns/net (is /proc mounted?)")
         })??;
         Ok(Self {
             handle: Arc::new(handle.into()),
@@ -85,7 +85,7 @@ impl NetNs {
     /// Runs `f` on a thread inside the namespace. Sockets opened there stay in it, wherever they are used later.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         on_own_thread(NETNS_THREAD, || {
-            enter_network(self.as_fd()).context("the network namespace cannot be entered")?;
+            enter_network(self.as_fd()).context("cannot enter the network namespace")?;
             Ok(f())
         })?
     }
@@ -121,11 +121,13 @@ impl AsFd for NetNs {
 fn explain(error: io::Error) -> anyhow::Error {
     match error.raw_os_error() {
         Some(libc::EPERM) => {
-            anyhow!("making a network namespace needs root (CAP_SYS_ADMIN): run this with sudo, outside a container")
+            anyhow!("cannot create a network namespace: run as root (sudo) with CAP_SYS_ADMIN, outside a container")
         }
-        Some(libc::EINVAL) => anyhow!("this kernel has no network namespaces (CONFIG_NET_NS)"),
-        Some(libc::ENOSPC) => anyhow!("no more network namespaces allowed here: see /proc/sys/user/max_net_namespaces"),
-        _ => anyhow!(error).context("a network namespace cannot be made"),
+        Some(libc::EINVAL) => anyhow!("this kernel has no network namespaces: it needs CONFIG_NET_NS"),
+        Some(libc::ENOSPC) => {
+            anyhow!("cannot create another network namespace: raise /proc/sys/user/max_net_namespaces")
+        }
+        _ => anyhow!(error).context("cannot create a network namespace"),
     }
 }
 

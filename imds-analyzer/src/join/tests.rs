@@ -345,7 +345,7 @@ fn for_lack_of_room_the_oldest_of_who_has_most_is_early() {
         .collect();
     assert_eq!(script.out(), expected);
     assert_eq!(script.count(Kind::UnfinishedHeadsEvicted), 7);
-    // Nobody else's head is touched.
+    // No other user's head is affected.
     script.end(&by(1, 1, 0));
     assert_eq!(script.out(), [v1(&by(1, 1, 0))]);
     // Nor do the other users' heads get a second record.

@@ -118,7 +118,7 @@ impl<'a> Probe<&'a str> {
     pub fn detail(self) -> &'a str {
         match self {
             Self::Present(text) | Self::Missing(text) => text,
-            Self::Unprobed => "not looked at",
+            Self::Unprobed => "not probed",
         }
     }
 }
@@ -221,8 +221,8 @@ fn privileges() -> Probe {
     match capabilities::effective() {
         Ok(held) if held.contains(CapabilitySet::SYS_ADMIN) => Probe::Present("CAP_SYS_ADMIN".to_owned()),
         Ok(held) if held.contains(needed) => Probe::Present("CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN".to_owned()),
-        Ok(_) => Probe::Missing("this process may not load BPF programs".to_owned()),
-        Err(error) => Probe::Missing(format!("its capabilities cannot be read: {error}")),
+        Ok(_) => Probe::Missing("this process is not allowed to load BPF programs".to_owned()),
+        Err(error) => Probe::Missing(format!("cannot read its capabilities: {error}")),
     }
 }
 
@@ -230,9 +230,9 @@ fn privileges() -> Probe {
 /// level is not known, and a load tells.
 fn kernel_reads(lockdown: Option<&str>) -> Probe {
     match lockdown {
-        Some("confidentiality") => Probe::Missing("kernel lockdown is at confidentiality".to_owned()),
-        Some(level) => Probe::Present(format!("allowed, lockdown is at {level}")),
-        None => Probe::Present("not forbidden as far as can be seen".to_owned()),
+        Some("confidentiality") => Probe::Missing("kernel lockdown mode is confidentiality".to_owned()),
+        Some(level) => Probe::Present(format!("allowed, lockdown mode is {level}")),
+        None => Probe::Present("no lockdown found".to_owned()),
     }
 }
 
@@ -241,7 +241,7 @@ fn ring_buffer() -> Probe {
     match aya::sys::is_map_supported(aya::maps::MapType::RingBuf) {
         Ok(true) => Probe::Present("present".to_owned()),
         Ok(false) => Probe::Missing("this kernel has no BPF ring buffer".to_owned()),
-        Err(error) => Probe::Missing(format!("cannot be probed: {error}")),
+        Err(error) => Probe::Missing(format!("cannot probe it: {error}")),
     }
 }
 
@@ -258,7 +258,7 @@ fn kprobes() -> Probe {
 fn kprobe_events() -> Probe {
     Tracefs::open()
         .map(|tracefs| tracefs.describe().to_owned())
-        .map_err(|error| format!("tracefs has none: {error}"))
+        .map_err(|error| format!("not in tracefs: {error}"))
         .into()
 }
 

@@ -189,7 +189,11 @@ fn wire(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Resul
             for (hook, feature) in SENDERS {
                 let probe = features.get(feature);
                 if probe.is_present() {
-                    let rank = if owners.is_empty() { "" } else { ", if that is refused" };
+                    let rank = if owners.is_empty() {
+                        ""
+                    } else {
+                        ", if the kernel rejects that"
+                    };
                     reasons.push(format!("owner: {}, the sender's own context{rank}", feature.name()));
                     owners.push(hook);
                 } else {

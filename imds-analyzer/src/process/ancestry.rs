@@ -209,7 +209,7 @@ fn cmdline_and_exe(pid: u32) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((cmdline, directory.exe().ok()??))
 }
 
-/// The parent as of now. A process that started after its child is another one that got the parent's pid.
+/// The current parent. A process that started after its child has merely the same pid.
 fn parent(child: &Proc, counters: &mut Counters) -> Option<Proc> {
     let pid = Some(child.stat.parent).filter(|pid| *pid != 0)?;
     counters

@@ -91,13 +91,13 @@ pub(super) fn look(process: &Proc, host: Host, path: &[u8]) -> io::Result<abi::E
         ..abi::Executable::default()
     };
     if file.mount_ns == host.mount_ns && file.user_ns == host.user_ns {
-        // From what the kernel has in memory: a file system of a user's own must not be asked, it may never answer.
+        // Uses cached attributes: a user's own file system may never answer.
         let data = directory.metadata("exe")?;
         file.inode = data.stx_ino;
         file.uid = data.stx_uid;
         file.mode = u32::from(data.stx_mode);
     }
-    // All of it was of one process and one program, if both are still there.
+    // If process and program are still the same, all facts belong to them.
     if directory.exe()?.as_deref() != Some(path) {
         return Ok(abi::Executable::default());
     }

@@ -36,7 +36,7 @@ pub(super) fn holds_tun(pid: u32, start: u64) -> io::Result<Option<bool>> {
         let process = Proc::find(pid, start)?;
         let mut holds = None;
         for file in process.directory().numbers("fd")?.take(FILES_MAX) {
-            // A file that is closed meanwhile is none.
+            // Ignores a file that was closed meanwhile.
             let data = process.directory().metadata(&format!("fd/{}", file?));
             holds = Some(holds.unwrap_or_default() || data.is_ok_and(|data| is_tun(&data)));
         }

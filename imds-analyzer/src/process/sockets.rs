@@ -58,7 +58,8 @@ pub struct ExistingSockets {
 pub fn find_existing() -> anyhow::Result<ExistingSockets> {
     let mut found = ExistingSockets::default();
     let namespaces = namespaces(&mut found.failures)?;
-    let (sockets, failures) = on_own_thread("sock-diag", || visit(namespaces)).context("thread for sock_diag")?;
+    let (sockets, failures) =
+        on_own_thread("sock-diag", || visit(namespaces)).context("cannot run a thread for sock_diag")?;
     found.sockets = sockets;
     found.failures += failures;
     if !found.sockets.is_empty() {
@@ -70,11 +71,11 @@ pub fn find_existing() -> anyhow::Result<ExistingSockets> {
 /// Network namespaces by inode number, each held open, because the thread that led to one may end or leave.
 fn namespaces(failures: &mut u64) -> anyhow::Result<HashMap<u32, File>> {
     let mut namespaces = HashMap::new();
-    for pid in proc::pids().context("listing /proc")? {
+    for pid in proc::pids().context("cannot list /proc")? {
         let Some(process) = note(pid.and_then(Directory::open), failures) else {
             continue;
         };
-        // A process's threads may be in different ones, and container tools use that.
+        // Threads of a process may be in different namespaces. Container tools use that.
         for thread in numbers(&process, "task", failures) {
             let namespace = format!("task/{thread}/ns/net");
             let seen = note(process.namespace(&namespace), failures);
@@ -188,7 +189,7 @@ fn add_holders(found: &mut ExistingSockets) -> anyhow::Result<()> {
         .enumerate()
         .map(|(index, socket)| (socket.inode, index))
         .collect();
-    for pid in proc::pids().context("listing /proc")? {
+    for pid in proc::pids().context("cannot list /proc")? {
         let open = |pid| Ok((pid, Directory::open(pid)?));
         let Some((pid, process)) = note(pid.and_then(open), &mut found.failures) else {
             continue;

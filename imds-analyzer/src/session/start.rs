@@ -6,7 +6,8 @@ use imds_analyzer_ebpf::abi::program;
 
 use super::{Outlet, Session};
 use crate::{
-    join::{Host, Join, Now},
+    host::clock::Now,
+    join::{Host, Join},
     kernel::{
         diagnostics::Diagnostics,
         features::Features,

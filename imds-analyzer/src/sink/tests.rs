@@ -17,22 +17,7 @@ use crate::event::{
 
 /// Compares with `testdata/<name>`; `UPDATE_GOLDEN=1 cargo test` writes it instead.
 pub(super) fn golden(name: &str, actual: &str) {
-    let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sink/testdata");
-    golden_at(&testdata.join(name), actual);
-}
-
-/// Compares with the file at `path`; `UPDATE_GOLDEN=1 cargo test` writes it instead.
-pub(crate) fn golden_at(path: &Path, actual: &str) {
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(path, actual).expect("the file can be written");
-    }
-    let expected = std::fs::read_to_string(path).unwrap_or_default();
-    assert_eq!(
-        actual,
-        expected,
-        "{} differs; if that is meant, run with UPDATE_GOLDEN=1",
-        path.display()
-    );
+    crate::golden::golden(&format!("sink/testdata/{name}"), actual);
 }
 
 /// What `write` writes to an output.

@@ -15,7 +15,7 @@ use rustix::fs::{FsWord, statfs};
 
 use crate::host::mounts;
 
-/// Where the hierarchies of cgroups are mounted; without mounts names alone decide.
+/// Mounts of the cgroup hierarchies. Without mounts, names alone decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hierarchies {
     mounts: Vec<Mount>,
@@ -36,7 +36,7 @@ impl Hierarchies {
     /// When the mounts cannot be read.
     pub fn of_this_host() -> io::Result<Self> {
         let mut found = Self::of(mounts::read()?);
-        // What is mounted over has no directories to look at.
+        // A mount that is covered by another has no visible directories.
         found.mounts.retain(|mount| is_cgroup(&mount.point));
         Ok(found)
     }
