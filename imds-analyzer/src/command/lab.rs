@@ -54,10 +54,7 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
                 () = signals.received() => None,
             }
         };
-        let end = session
-            .run(stop, &mut ())
-            .await
-            .context("cannot write the output")?;
+        let end = session.run(stop, &mut ()).await.context("cannot write the output")?;
         let End::Stopped(Some(outcome)) = end else {
             flow = Flow::Enough;
             break;

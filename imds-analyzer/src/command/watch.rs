@@ -56,10 +56,7 @@ async fn watch(settings: WatchSettings) -> anyhow::Result<ExitCode> {
             () = signals.received() => Ok(None),
         }
     };
-    let end = session
-        .run(stop, &mut ())
-        .await
-        .context("cannot write the output")?;
+    let end = session.run(stop, &mut ()).await.context("cannot write the output")?;
     let mut command_failed = false;
     if let End::Stopped(status) = end
         && let Some(status) = status.context("cannot wait for the command")?

@@ -14,7 +14,8 @@ use crate::settings;
 
 /// Makes orphans of the command our children instead of pid 1's, so that all it starts stays below us.
 pub(super) fn adopt_orphans() -> anyhow::Result<()> {
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("cannot become the subreaper of the command")
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .context("cannot become the subreaper of the command")
 }
 
 /// A command that runs; it is killed when this is dropped.
