@@ -102,6 +102,15 @@ pub enum OwnerHook {
 }
 
 impl OwnerHook {
+    pub const ALL: [Self; 6] = [
+        Self::Connect,
+        Self::TpBtf,
+        Self::Fentry,
+        Self::Kprobe,
+        Self::SockDiag,
+        Self::Egress,
+    ];
+
     pub const fn from_raw(raw: u8) -> Option<Self> {
         Some(match raw {
             1 => Self::Connect,

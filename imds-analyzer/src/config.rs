@@ -298,8 +298,14 @@ impl Config {
             .collect()
     }
 
-    /// Keys that differ in `next` but need a restart. Every key must be listed here or below.
+    /// Keys that differ in `next` but need a restart.
     pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
+        let keys = self.read_at_start(next).into_iter();
+        keys.filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+
+    /// The keys that need a restart, and whether they differ in `next`. Every key must be listed here or below.
+    pub(crate) fn read_at_start(&self, next: &Self) -> [(&'static str, bool); 6] {
         let Self {
             owner,
             args,
@@ -331,9 +337,6 @@ impl Config {
             ("limits.kernel_rate", *kernel_rate != next.limits.kernel_rate),
             ("limits.kernel_burst", *kernel_burst != next.limits.kernel_burst),
         ]
-        .into_iter()
-        .filter_map(|(key, differs)| differs.then_some(key))
-        .collect()
     }
 }
 

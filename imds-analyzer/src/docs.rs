@@ -1,29 +1,30 @@
-//! The tables in `docs/` that are made from the code. In a document each stands between `<!-- generated: NAME -->` and
+//! The parts of documents that are made from the code. In a document each stands between `<!-- generated: NAME -->` and
 //! `<!-- end -->`; the test below compares them, and `cargo xtask docs` writes them anew.
 
 use std::{collections::BTreeSet, path::Path};
 
-use crate::{golden::golden_at, loss};
+use crate::{exit_code::ExitCode, golden::golden_at};
+
+mod events;
+mod metrics;
+mod runbook;
 
 /// A generated block: its name in the document, and its text.
 type Block = (&'static str, String);
 
-/// The documents with generated blocks.
-fn documents() -> Vec<(&'static str, Vec<Block>)> {
-    vec![("metrics.md", vec![("losses", losses())])]
+/// The documents with generated blocks, below the workspace.
+fn documents() -> [(&'static str, Vec<Block>); 4] {
+    [
+        ("README.md", vec![("exit codes", exit_codes())]),
+        ("docs/events.md", events::blocks()),
+        ("docs/metrics.md", metrics::blocks()),
+        ("docs/runbook.md", runbook::blocks()),
+    ]
 }
 
-fn losses() -> String {
-    table(
-        ["kind", "is a", "meaning"],
-        loss::Kind::ALL.iter().map(|kind| {
-            [
-                code(kind.name()),
-                kind.class().as_str().to_owned(),
-                kind.meaning().to_owned(),
-            ]
-        }),
-    )
+fn exit_codes() -> String {
+    let rows = ExitCode::ALL.map(|exit_code| [(exit_code as u8).to_string(), exit_code.meaning().to_owned()]);
+    table(["exit code", "meaning"], rows)
 }
 
 /// A table in Markdown.
@@ -67,7 +68,7 @@ fn names(document: &str) -> BTreeSet<&str> {
 #[test]
 fn documents_are_what_the_code_says() {
     for (document, blocks) in documents() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(document);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
         let text = std::fs::read_to_string(&path).expect("a document");
         let known: BTreeSet<_> = blocks.iter().map(|(name, _)| *name).collect();
         assert_eq!(names(&text), known, "blocks of {document}, and what generates them");

@@ -18,6 +18,9 @@ use rustix::{
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr},
 };
 
+mod field;
+
+pub use self::field::Field;
 use super::{
     Notice, Style, plain,
     queue::{Line, LineWriter},
@@ -135,21 +138,21 @@ pub(super) fn event_entry(event: &Event) -> Vec<u8> {
         event_priority(event),
         &text::line(event, style).to_string(),
     );
-    entry.field("IMDS_VERSION", event.verdict.version().as_str());
-    entry.field("IMDS_VERDICT", event.verdict.as_str());
-    entry.optional("IMDS_REASON", event.reason.map(|reason| reason.as_str()));
-    entry.field("IMDS_ENDPOINT", event.endpoint());
-    entry.field("IMDS_LOCAL", if event.local { "1" } else { "0" });
+    entry.field(Field::Version, event.verdict.version().as_str());
+    entry.field(Field::Verdict, event.verdict.as_str());
+    entry.optional(Field::Reason, event.reason.map(|reason| reason.as_str()));
+    entry.field(Field::Endpoint, event.endpoint());
+    entry.field(Field::Local, if event.local { "1" } else { "0" });
     if event.relay {
-        entry.field("IMDS_RELAY", "1");
+        entry.field(Field::Relay, "1");
     }
-    entry.optional("IMDS_METHOD", event.http.method.as_deref());
-    entry.optional("IMDS_USER_AGENT", event.http.user_agent.as_deref());
+    entry.optional(Field::Method, event.http.method.as_deref());
+    entry.optional(Field::UserAgent, event.http.user_agent.as_deref());
     entry.caller(event);
     if let Some(process) = &event.process {
-        entry.field("IMDS_COMM", &process.name);
+        entry.field(Field::Comm, &process.name);
         if !process.args.is_empty() {
-            entry.field("IMDS_CMDLINE", &process.args.join(" "));
+            entry.field(Field::Cmdline, &process.args.join(" "));
         }
     }
     entry.0
@@ -164,17 +167,17 @@ pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
         Notice::FirstSeen { event, .. } => entry.caller(event),
         Notice::RateLimited(folded) => {
             let counts = folded.counts;
-            entry.optional("IMDS_CALLER", folded.caller.as_deref());
-            entry.optional("IMDS_UID", folded.user.id.map(|id| id.to_string()).as_deref());
-            entry.optional("IMDS_UNIT", folded.unit.as_deref());
-            entry.optional("IMDS_CONTAINER", folded.container.as_deref());
-            for (name, count) in [
-                ("IMDS_CALLS_V1", counts.v1),
-                ("IMDS_CALLS_V2", counts.v2),
-                ("IMDS_CALLS_OTHER", counts.other),
-                ("IMDS_CALLS_UNKNOWN", counts.unknown),
+            entry.optional(Field::Caller, folded.caller.as_deref());
+            entry.optional(Field::Uid, folded.user.id.map(|id| id.to_string()).as_deref());
+            entry.optional(Field::Unit, folded.unit.as_deref());
+            entry.optional(Field::Container, folded.container.as_deref());
+            for (field, count) in [
+                (Field::CallsV1, counts.v1),
+                (Field::CallsV2, counts.v2),
+                (Field::CallsOther, counts.other),
+                (Field::CallsUnknown, counts.unknown),
             ] {
-                entry.field(name, &count.to_string());
+                entry.field(field, &count.to_string());
             }
         }
         _ => {}
@@ -188,39 +191,43 @@ struct Entry(Vec<u8>);
 impl Entry {
     fn new(action: &str, priority: &str, message: &str) -> Self {
         let mut entry = Self(Vec::with_capacity(1024));
-        entry.field("MESSAGE", message);
-        entry.field("PRIORITY", priority);
-        entry.field("SYSLOG_IDENTIFIER", env!("CARGO_PKG_NAME"));
-        entry.field("IMDS_ACTION", action);
+        entry.pair("MESSAGE", message);
+        entry.pair("PRIORITY", priority);
+        entry.pair("SYSLOG_IDENTIFIER", env!("CARGO_PKG_NAME"));
+        entry.field(Field::Action, action);
         entry
     }
 
     fn caller(&mut self, event: &Event) {
-        self.field("IMDS_CALLER", event.caller());
-        self.field("IMDS_PATH_CLASS", event.path_class.as_str());
-        self.optional("IMDS_PATH", event.http.path.as_deref());
+        self.field(Field::Caller, event.caller());
+        self.field(Field::PathClass, event.path_class.as_str());
+        self.optional(Field::Path, event.http.path.as_deref());
         let Some(process) = &event.process else { return };
-        self.field("IMDS_PID", &process.pid.to_string());
-        self.optional("IMDS_UID", process.user.id.map(|id| id.to_string()).as_deref());
-        self.optional("IMDS_USER", process.user.name.as_deref());
-        self.optional("IMDS_EXE", process.executable.as_deref());
-        self.optional("IMDS_UNIT", process.unit.as_deref());
-        self.optional("IMDS_USER_UNIT", process.user_unit.as_deref());
-        self.optional("IMDS_CONTAINER", process.container.as_ref().map(|it| it.id.as_str()));
+        self.field(Field::Pid, &process.pid.to_string());
+        self.optional(Field::Uid, process.user.id.map(|id| id.to_string()).as_deref());
+        self.optional(Field::User, process.user.name.as_deref());
+        self.optional(Field::Exe, process.executable.as_deref());
+        self.optional(Field::Unit, process.unit.as_deref());
+        self.optional(Field::UserUnit, process.user_unit.as_deref());
+        self.optional(Field::Container, process.container.as_ref().map(|it| it.id.as_str()));
         self.optional(
-            "IMDS_ORCHESTRATOR",
+            Field::Orchestrator,
             process.orchestrator.as_ref().map(|it| it.id.as_str()),
         );
     }
 
-    fn optional(&mut self, name: &str, value: Option<&str>) {
+    fn optional(&mut self, field: Field, value: Option<&str>) {
         if let Some(value) = value {
-            self.field(name, value);
+            self.field(field, value);
         }
     }
 
+    fn field(&mut self, field: Field, value: &str) {
+        self.pair(field.name(), value);
+    }
+
     /// Adds `NAME=value`. A value that contains a line end is written with its length, so that it cannot forge a field.
-    fn field(&mut self, name: &str, value: &str) {
+    fn pair(&mut self, name: &str, value: &str) {
         self.0.extend_from_slice(name.as_bytes());
         if value.contains('\n') {
             self.0.push(b'\n');
@@ -296,6 +303,16 @@ mod tests {
         let fields = fields(&event_entry(&event));
         assert_eq!(fields.iter().filter(|(name, _)| name == "IMDS_VERSION").count(), 1);
         assert_eq!(value(&fields, "IMDS_USER_AGENT"), event.http.user_agent);
+    }
+
+    #[test]
+    fn every_field_is_in_the_list_for_documents() {
+        let mut entries = vec![event_entry(&full_event()), event_entry(&unknown_event())];
+        notices(|_, notice| entries.push(notice_entry(notice)));
+        let written = entries.iter().flat_map(|entry| fields(entry)).map(|(name, _)| name);
+        for name in written.filter(|name| name.starts_with("IMDS_")) {
+            assert!(Field::ALL.iter().any(|field| field.name() == name), "{name}");
+        }
     }
 
     #[test]

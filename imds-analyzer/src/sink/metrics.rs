@@ -6,12 +6,16 @@ use std::{
     time::SystemTime,
 };
 
-use prometheus::{Encoder as _, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+#[cfg(test)]
+use prometheus::core::Desc;
+use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 
+use self::register::Register;
 use super::{notice::First, queue::Stats};
 use crate::{event::Event, loss::Ledger, sanitize};
 
 mod own;
+mod register;
 
 /// Content type of the text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -24,7 +28,7 @@ const CALLER_MAX: usize = 200;
 
 /// All counters.
 pub struct Metrics {
-    registry: Registry,
+    register: Register,
     requests: IntCounterVec,
     callers: IntCounterVec,
     relayed: IntCounterVec,
@@ -107,103 +111,96 @@ pub enum Unwritten {
 impl Metrics {
     /// `callers_max`: number of callers with counters of their own, at most half of them of one user.
     pub fn new(callers_max: usize) -> prometheus::Result<Self> {
-        let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            prometheus::Result::Ok(counters)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone()))?;
-            prometheus::Result::Ok(gauges)
-        };
-        let build = gauges(
+        let mut register = Register::default();
+        let build = register.gauges(
             "imds_analyzer_build_info",
             "Always 1; the label is the version.",
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let reload_good = IntGauge::new(
+        let reload_good = register.add(IntGauge::new(
             "imds_analyzer_config_last_reload_successful",
-            "1 if the last reload of the configuration succeeded.",
-        )?;
+            "0 while the configuration file has an error and an older configuration is in use.",
+        )?)?;
         reload_good.set(1);
-        registry.register(Box::new(reload_good.clone()))?;
-        let scrapes_delayed = IntCounter::new(
-            "imds_analyzer_scrapes_delayed_total",
-            "Connections to the metrics port that had to wait.",
-        )?;
-        registry.register(Box::new(scrapes_delayed.clone()))?;
         Ok(Self {
-            scrapes: counters(
-                "imds_analyzer_scrapes_total",
-                "Connections to the metrics port, by outcome.",
-                &["outcome"],
-            )?,
-            scrapes_delayed,
-            requests: counters(
+            requests: register.counters(
                 "imds_analyzer_requests_total",
-                "Requests to the metadata service. Local requests went to an address of this host.",
+                "Requests to the metadata service. local=\"true\": to an address of this host, such as a proxy or a mock.",
                 &["version", "verdict", "path_class", "local"],
             )?,
-            callers: counters(
+            callers: register.counters(
                 "imds_analyzer_caller_requests_total",
-                "Requests to the metadata service by caller. Callers beyond metrics.max_callers are counted as other.",
+                "Requests by caller: at most metrics.max_callers callers, at most half of them of one user. Others are counted as caller=\"other\".",
                 &["caller", "uid", "version", "local"],
             )?,
-            relayed: counters(
+            relayed: register.counters(
                 "imds_analyzer_relayed_requests_total",
                 "Requests by rootless network helpers that repeat a container's request. The other metrics count only the container's.",
                 &["version"],
             )?,
-            first_seen: counters(
+            first_seen: register.counters(
                 "imds_analyzer_first_seen_total",
                 "Callers that made their first v1 or credential request.",
                 &["kind"],
             )?,
-            unwritten: counters(
+            unwritten: register.counters(
                 "imds_analyzer_requests_unwritten_total",
-                "Requests that are counted but not written in full.",
+                "Requests that are counted but not written in full: rate-limit (counted in rate-limited records) or ignore-list.",
                 &["reason"],
             )?,
-            lost: counters(
+            lost: register.counters(
                 "imds_analyzer_lost_total",
-                "Events and details lost between the kernel and the sinks, by kind.",
+                "Records and details lost between the kernel and the sinks, by kind.",
                 &["kind"],
             )?,
-            sink_records: counters(
+            sink_records: register.counters(
                 "imds_analyzer_sink_records_total",
-                "Records written to a sink.",
+                "Records written to a sink: log, journald or stdout.",
                 &["sink"],
             )?,
-            sink_lost: counters(
+            sink_lost: register.counters(
                 "imds_analyzer_sink_lost_total",
                 "Records that did not fit into a sink's queue.",
                 &["sink"],
             )?,
-            sink_failing: gauges(
+            sink_failing: register.gauges(
                 "imds_analyzer_sink_failing",
                 "1 if the last write to a sink failed.",
                 &["sink"],
             )?,
-            hooks: gauges(
+            hooks: register.gauges(
                 "imds_analyzer_hook_attached",
-                "1 if an eBPF program is attached.",
+                "1 if an eBPF program is attached. One of the sender hooks (imds_fentry, imds_tp_btf, imds_kprobe) is enough.",
                 &["program"],
             )?,
-            capture: gauges(
+            capture: register.gauges(
                 "imds_analyzer_capture_info",
                 "Always 1; the labels are the tap and the hook that identifies the sender.",
                 &["tap", "owner"],
             )?,
-            own: own::Own::new(&registry)?,
+            scrapes: register.counters(
+                "imds_analyzer_scrapes_total",
+                "Connections to the metrics port: answered, refused (another request, or not HTTP), timed-out or failed (closed early).",
+                &["outcome"],
+            )?,
+            scrapes_delayed: register.add(IntCounter::new(
+                "imds_analyzer_scrapes_delayed_total",
+                "Connections to the metrics port that had to wait because there were too many in a second.",
+            )?)?,
             reload_good,
-            registry,
+            own: own::Own::new(&mut register)?,
+            register,
             known: HashMap::new(),
             known_len: 0,
             callers_max,
         })
+    }
+
+    /// Name, help and labels of each metric, in the order of registration.
+    #[cfg(test)]
+    pub(crate) fn described(&self) -> &[Desc] {
+        &self.register.described
     }
 
     pub fn set_callers_max(&mut self, callers_max: usize) {
@@ -291,7 +288,7 @@ impl Metrics {
         }
         set(&self.scrapes_delayed, snapshot.scrapes.delayed.load(Ordering::Relaxed));
         self.own.update();
-        let mut families = self.registry.gather();
+        let mut families = self.register.registry.gather();
         if reader == Reader::NodeExporter {
             families.retain(|family| family.name().starts_with(OURS));
         }
@@ -304,13 +301,6 @@ impl Metrics {
 /// Sets a counter to a value that is counted elsewhere.
 fn set(counter: &IntCounter, count: u64) {
     counter.inc_by(count.saturating_sub(counter.get()));
-}
-
-/// A gauge in `registry`.
-fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gauge> {
-    let gauge = Gauge::new(name, help)?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
 }
 
 /// Seconds since 1970.

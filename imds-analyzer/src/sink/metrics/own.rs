@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use prometheus::{Counter, Gauge, Registry};
+use prometheus::{Counter, Gauge};
 
-use super::{gauge, unix_seconds};
+use super::{register::Register, unix_seconds};
 use crate::host::{clock, proc::Directory};
 
 pub(super) struct Own {
@@ -14,19 +14,20 @@ pub(super) struct Own {
 }
 
 impl Own {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(register: &mut Register) -> prometheus::Result<Self> {
+        let mut gauge = |name: &str, help: &str| register.add(Gauge::new(name, help)?);
         let start = gauge(
-            registry,
             "process_start_time_seconds",
             "Start time of the process in seconds since 1970.",
         )?;
         start.set(unix_seconds(SystemTime::now()));
-        let cpu = Counter::new("process_cpu_seconds_total", "CPU time in seconds, user and system.")?;
-        registry.register(Box::new(cpu.clone()))?;
         Ok(Self {
-            cpu,
-            memory: gauge(registry, "process_resident_memory_bytes", "Resident memory in bytes.")?,
-            files: gauge(registry, "process_open_fds", "Open file descriptors.")?,
+            memory: gauge("process_resident_memory_bytes", "Resident memory in bytes.")?,
+            files: gauge("process_open_fds", "Open file descriptors.")?,
+            cpu: register.add(Counter::new(
+                "process_cpu_seconds_total",
+                "CPU time in seconds, user and system.",
+            )?)?,
         })
     }
 

@@ -186,11 +186,7 @@ fn path_classes(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn owners(_: &mut SchemaGenerator) -> Schema {
-    let names: Vec<&str> = (0..=u8::MAX)
-        .filter_map(OwnerHook::from_raw)
-        .map(OwnerHook::as_str)
-        .collect();
-    one_of(&names)
+    one_of(&OwnerHook::ALL.map(OwnerHook::as_str))
 }
 
 fn one_of(names: &[&str]) -> Schema {
