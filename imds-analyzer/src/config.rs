@@ -298,13 +298,13 @@ impl Config {
             .collect()
     }
 
-    /// The keys read at start only in which `next` differs.
+    /// Keys that differ in `next` but need a restart.
     pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
         let keys = self.read_at_start(next).into_iter();
         keys.filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
 
-    /// The keys that are read at start only, and whether `next` differs in them. A new key has to be sorted in here.
+    /// The keys that need a restart, and whether they differ in `next`. Every key must be listed here or below.
     pub(crate) fn read_at_start(&self, next: &Self) -> [(&'static str, bool); 6] {
         let Self {
             owner,

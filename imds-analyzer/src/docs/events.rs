@@ -64,27 +64,25 @@ fn reasons() -> String {
     let rows = Reason::ALL.map(|reason| {
         let when = match reason {
             Reason::NotHttp => "the stream does not begin like an HTTP/1 request",
-            Reason::Malformed => {
-                "the head breaks the grammar, and has a token or TTL header in at least one reading of it"
-            }
+            Reason::Malformed => "the head breaks the grammar, and at least one reading of it has a token or TTL header",
             Reason::TooLong => "the head is over 16 KiB",
-            Reason::Framing => "the request line stands where, by another reading of the framing, a body may be",
-            Reason::Gap => "bytes of the stream were not seen",
-            Reason::Midstream => {
-                "the connection was open before the tool started, and was joined in the middle of a head"
-            }
-            Reason::Closed => "the connection ended inside the head",
-            Reason::Timeout => "the head was unfinished for 30 seconds",
+            Reason::Framing => "the head is at a place where another reading of the framing has a body",
+            Reason::Gap => "bytes of the stream were missed",
+            Reason::Midstream => "the connection is older than the tool, which started in the middle of a head",
+            Reason::Closed => "the connection ended in the middle of the head",
+            Reason::Timeout => "the head was incomplete for 30 seconds",
             Reason::Changed => {
-                "the sender changed the bytes: while it sent them (send tap), or between two transmissions (wire tap). \
-                 Without method and path, the record stands for a request that had already been written"
+                "the sender changed the bytes while they were sent (send tap) or between two transmissions (wire tap). A record \
+                 without method and path is about a request that was already written"
             }
-            Reason::Unfinished => "the head was unfinished when the tool stopped, or when too many were",
-            Reason::Unreadable => "the bytes are in no memory of the sender: sendfile, splice (send tap)",
+            Reason::Unfinished => {
+                "the head was incomplete when the tool stopped, or when there were too many incomplete heads"
+            }
+            Reason::Unreadable => "the bytes are not in the sender's memory: sendfile, splice (send tap)",
             Reason::Urgent => {
-                "an urgent byte (`MSG_OOB`) was sent inside the head, or where nobody can tell which head it is in"
+                "an urgent byte (`MSG_OOB`) was sent inside the head, or it is not clear in which head"
             }
-            Reason::NoState => "there was no room for the state of its connection",
+            Reason::NoState => "there was no room for the state of the connection",
         };
         [code(reason.as_str()), when.to_owned()]
     });

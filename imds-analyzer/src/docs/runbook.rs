@@ -6,7 +6,7 @@ use crate::{config::Config, sink::journald::Field};
 pub(super) fn blocks() -> Vec<Block> {
     vec![
         ("journal fields", journal_fields()),
-        ("start-only keys", start_only_keys()),
+        ("restart-only keys", restart_only_keys()),
     ]
 }
 
@@ -45,7 +45,7 @@ fn journal_fields() -> String {
     table(["field", "holds"], rows)
 }
 
-fn start_only_keys() -> String {
+fn restart_only_keys() -> String {
     let config = Config::default();
     let keys = config
         .read_at_start(&config)

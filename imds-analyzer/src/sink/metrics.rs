@@ -114,30 +114,29 @@ impl Metrics {
         let mut register = Register::default();
         let build = register.gauges(
             "imds_analyzer_build_info",
-            "Always 1: the label says which version this is.",
+            "Always 1; the label is the version.",
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let reload_good = register.add(IntGauge::new(
             "imds_analyzer_config_last_reload_successful",
-            "0 while the configuration file is wrong and an older configuration is in use.",
+            "0 while the configuration file has an error and an older configuration is in use.",
         )?)?;
         reload_good.set(1);
         Ok(Self {
             requests: register.counters(
                 "imds_analyzer_requests_total",
-                "Requests to the metadata service. local=\"true\": to an address of this host itself, a proxy or a mock.",
+                "Requests to the metadata service. local=\"true\": to an address of this host, such as a proxy or a mock.",
                 &["version", "verdict", "path_class", "local"],
             )?,
             callers: register.counters(
                 "imds_analyzer_caller_requests_total",
-                "The same requests by caller: at most metrics.max_callers callers, at most half of them of one user; further ones \
-                 are caller=\"other\", uid=\"other\".",
+                "Requests by caller: at most metrics.max_callers callers, at most half of them of one user. Others are counted as caller=\"other\".",
                 &["caller", "uid", "version", "local"],
             )?,
             relayed: register.counters(
                 "imds_analyzer_relayed_requests_total",
-                "Requests of rootless network helpers that repeat a container's request, which the other metrics count.",
+                "Requests by rootless network helpers that repeat a container's request. The other metrics count only the container's.",
                 &["version"],
             )?,
             first_seen: register.counters(
@@ -147,12 +146,12 @@ impl Metrics {
             )?,
             unwritten: register.counters(
                 "imds_analyzer_requests_unwritten_total",
-                "Requests counted but not written in full: rate-limit (rate-limited records have their counts) or ignore-list.",
+                "Requests that are counted but not written in full: rate-limit (counted in rate-limited records) or ignore-list.",
                 &["reason"],
             )?,
             lost: register.counters(
                 "imds_analyzer_lost_total",
-                "Records, or details of records, lost or left out on the way from the kernel to the sinks, by kind.",
+                "Records and details lost between the kernel and the sinks, by kind.",
                 &["kind"],
             )?,
             sink_records: register.counters(
@@ -167,29 +166,27 @@ impl Metrics {
             )?,
             sink_failing: register.gauges(
                 "imds_analyzer_sink_failing",
-                "1 while a sink cannot be written.",
+                "1 if the last write to a sink failed.",
                 &["sink"],
             )?,
             hooks: register.gauges(
                 "imds_analyzer_hook_attached",
-                "1 for a program that is attached in the kernel. Of the sender hooks (imds_fentry, imds_tp_btf, imds_kprobe) one \
-                 is enough.",
+                "1 if an eBPF program is attached. One of the sender hooks (imds_fentry, imds_tp_btf, imds_kprobe) is enough.",
                 &["program"],
             )?,
             capture: register.gauges(
                 "imds_analyzer_capture_info",
-                "Always 1: the labels say how requests are seen and which hook names their senders.",
+                "Always 1; the labels are the tap and the hook that identifies the sender.",
                 &["tap", "owner"],
             )?,
             scrapes: register.counters(
                 "imds_analyzer_scrapes_total",
-                "Connections to the port of these metrics: answered, refused (another request, or not HTTP), timed-out, or failed \
-                 (gone before the end).",
+                "Connections to the metrics port: answered, refused (another request, or not HTTP), timed-out or failed (closed early).",
                 &["outcome"],
             )?,
             scrapes_delayed: register.add(IntCounter::new(
                 "imds_analyzer_scrapes_delayed_total",
-                "Connections to the port of these metrics that had to wait, because there were too many in a second.",
+                "Connections to the metrics port that had to wait because there were too many in a second.",
             )?)?,
             reload_good,
             own: own::Own::new(&mut register)?,
