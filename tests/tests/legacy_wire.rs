@@ -33,7 +33,7 @@ fn packets() -> Option<Lack> {
         return None;
     }
     assert_eq!(check.code, Some(4), "{check:#?}");
-    let why = ["Missing: kprobe events", "does not let packets be passed on"];
+    let why = ["Missing: kprobe events", "cannot forward packets to user space"];
     let line = check
         .stdout
         .lines()

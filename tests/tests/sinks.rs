@@ -281,10 +281,10 @@ fn a_log_that_is_changed_by_others_is_noticed() {
     assert_eq!(starts(&text()), 2);
     let said = service.stop().stderr;
     for (what, times) in [
-        ("another file was put at", 2),
-        ("emptied or cut short by another program", 1),
-        ("removed or moved away", 1),
-        ("another file system is mounted", 2),
+        ("was replaced by another file", 2),
+        ("another program truncated", 1),
+        ("was removed or moved", 1),
+        ("a file system was mounted or unmounted at", 2),
     ] {
         assert_eq!(said.matches(what).count(), times, "{what}: {said}");
     }

@@ -28,7 +28,7 @@ fn foreign_program() {
     program.attach(&root);
     let beside = imds_analyzer(&["check"]);
     if before.stdout.contains("cgroup_skb egress") {
-        expect(&beside, "tolerates no other");
+        expect(&beside, "does not allow others");
     } else {
         // The send tap has nothing to do with it.
         assert_eq!(beside.code, Some(0), "{beside:#?}");
