@@ -1,4 +1,4 @@
-//! Records, settings, loss kinds and names that both sides use.
+//! Records, offsets, loss kinds and names that both sides use.
 //!
 //! Layout is `repr(C)` without padding bytes; sizes are asserted below, so a change is seen by the compiler.
 
@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub use crate::classify::CAPTURE_MAX;
 use crate::classify::{Method, PathClass, Reason, Verdict};
 
-pub mod send;
+pub mod legacy;
 
 /// Names of the programs in the object, as user space loads them.
 pub mod program {
@@ -28,7 +28,16 @@ pub mod program {
 pub mod map {
     pub const RECORDS: &str = "RECORDS";
     pub const LOSS: &str = "LOSS";
-    pub const SETTINGS: &str = "SETTINGS";
+}
+
+/// Names of the constants in the modern object that user space writes before load.
+pub mod constant {
+    /// An [`super::Offsets`].
+    pub const OFFSETS: &str = "OFFSETS";
+    /// A [`super::Budget`].
+    pub const BUDGET: &str = "BUDGET";
+    /// Where digests of payload are evaluated: a random `u32` below 2^31 - 1.
+    pub const DIGEST_KEY: &str = "DIGEST_KEY";
 }
 
 /// Bytes of argv read in the kernel at most: the first page of it.
@@ -57,11 +66,11 @@ pub enum RecordKind {
     /// As [`RecordKind::Request`], for a head that is not finished yet: a later record with the same socket and
     /// sequence replaces it.
     Pending = 3,
-    /// A [`send::Send`] and its bytes, from the send tap.
+    /// A [`legacy::Send`] and its bytes.
     Send = 4,
-    /// A [`send::Lineage`], from the send tap.
-    Lineage = 5,
-    /// A [`send::Packet`] and its bytes, from the IP header on: the wire tap of the legacy object.
+    /// A [`legacy::ForkOrExec`].
+    ForkOrExec = 5,
+    /// A [`legacy::Packet`] and its bytes, from the IP header on.
     Packet = 6,
     /// A [`Request`] that stands for `head_len` bytes of the stream from `seq` on, which were judged before and have been
     /// sent again with other bytes: heads in that range are [`Reason::Changed`].
@@ -75,7 +84,7 @@ impl RecordKind {
             2 => Self::Request,
             3 => Self::Pending,
             4 => Self::Send,
-            5 => Self::Lineage,
+            5 => Self::ForkOrExec,
             6 => Self::Packet,
             7 => Self::Changed,
             _ => return None,
@@ -321,10 +330,20 @@ pub mod request_flags {
     pub const SENDER_PAGES: u16 = 1 << 3;
 }
 
-/// Where things are in this kernel's structs, in bytes, from its BTF; set before load.
+/// How much of the ring buffer one user may fill, in records of a class; all zeroes where there is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Settings {
+pub struct Budget {
+    /// Time that a record costs, in us.
+    pub cost: u32,
+    /// Time that can be saved up, in us.
+    pub depth: u32,
+}
+
+/// Where fields are in this kernel's structs, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Offsets {
     // match-struct task_struct: flags real_parent group_leader pid tgid start_boottime comm mm cred thread_pid
     pub task_flags: u32,
     pub task_real_parent: u32,
@@ -355,10 +374,7 @@ pub struct Settings {
     pub sock_cookie: u32,
     pub net_inum: u32,
     pub tcp_sock_write_seq: u32,
-    /// What one record costs of its user's budget, and how much can be saved up, in us; 0 where there is no limit.
-    pub budget_cost: u32,
-    pub budget_depth: u32,
-    // What follows is 0 where this kernel has it not: the facts that depend on it are left to user space.
+    // What follows is 0 on kernels without the field: user space looks for the facts that depend on it.
     // match-struct task_struct: loginuid sessionid fs cgroups
     pub task_loginuid: u32,
     pub task_sessionid: u32,
@@ -414,8 +430,6 @@ pub struct Settings {
     // match-struct sock: sk_lock
     pub sock_lock_owned: u32,
     pub tcp_sock_is_mptcp: u32,
-    /// Where digests of payload are evaluated: random, below 2^31 - 1.
-    pub digest_key: u32,
 }
 
 /// What the kernel side counts, one slot each in the per-CPU map [`map::LOSS`].

@@ -8,11 +8,12 @@
 //! the rest: an [`abi::Owner`] announces a process (with its ancestors, paths and argv) before it can vanish, an
 //! [`abi::Request`] is one judged request head, a pending one is a head that a packet left unfinished. All integers are
 //! in the host's byte order, addresses in network order, times in nanoseconds of `CLOCK_BOOTTIME`, of the send tap
-//! ([`abi::send`]) `CLOCK_MONOTONIC`.
+//! ([`abi::legacy`]) `CLOCK_MONOTONIC`.
 //!
-//! The order to read in: [`target`] (what counts as IMDS), [`classify`] (bytes to verdict), [`abi`] (what is sent).
+//! The order to read in: [`target`] (what counts as IMDS), [`follow`] (packets to a stream), [`classify`] (bytes to verdict), [`abi`] (what is sent).
 #![no_std]
 
 pub mod abi;
 pub mod classify;
+pub mod follow;
 pub mod target;

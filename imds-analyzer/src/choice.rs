@@ -6,7 +6,13 @@ use clap::ValueEnum;
 use imds_analyzer_ebpf::abi::OwnerHook;
 use serde::Deserialize;
 
-use crate::kernel::plan::Object;
+use crate::{
+    event::Tap,
+    kernel::{
+        budget::KernelBudget,
+        plan::{Object, Wanted},
+    },
+};
 
 /// `--format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -80,8 +86,9 @@ impl From<OwnerChoice> for Option<OwnerHook> {
     }
 }
 
-/// `--object`: the eBPF object to load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+/// `--object`: the eBPF object to load, and which of its taps to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum ObjectChoice {
     /// Modern where the kernel supports it, else legacy.
     #[default]
@@ -95,13 +102,20 @@ pub enum ObjectChoice {
     LegacyWire,
 }
 
-impl From<ObjectChoice> for Option<Object> {
-    fn from(choice: ObjectChoice) -> Self {
-        match choice {
-            ObjectChoice::Auto => None,
-            ObjectChoice::Modern => Some(Object::Modern),
-            ObjectChoice::Legacy => Some(Object::Legacy),
-            ObjectChoice::LegacyWire => Some(Object::LegacyWire),
+impl ObjectChoice {
+    /// What a plan is to be made for, with the sender hook and the budget.
+    pub fn wanted(self, owner: OwnerChoice, budget: KernelBudget) -> Wanted {
+        let (object, tap) = match self {
+            Self::Auto => (None, None),
+            Self::Modern => (Some(Object::Modern), Some(Tap::Wire)),
+            Self::Legacy => (Some(Object::Legacy), Some(Tap::Send)),
+            Self::LegacyWire => (Some(Object::Legacy), Some(Tap::Wire)),
+        };
+        Wanted {
+            object,
+            tap,
+            owner: owner.into(),
+            budget,
         }
     }
 }

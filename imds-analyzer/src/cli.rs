@@ -241,6 +241,16 @@ pub struct DaemonArgs {
     )]
     pub metrics_textfile: Option<PathBuf>,
 
+    /// eBPF object to load; auto picks modern where the kernel supports it
+    #[arg(
+        long,
+        value_enum,
+        value_name = "OBJECT",
+        env = "IMDS_ANALYZER_OBJECT",
+        help_heading = "How it works"
+    )]
+    pub object: Option<ObjectChoice>,
+
     /// Hook that identifies the sender; auto picks the best available
     #[arg(
         long,

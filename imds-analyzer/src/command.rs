@@ -6,7 +6,7 @@ use crate::{
     cli::{self, Cli, Command},
     console::{self, say},
     exit_code::ExitCode,
-    kernel::{budget::KernelBudget, plan::Wanted},
+    kernel::budget::KernelBudget,
     session::StartError,
     sink,
 };
@@ -45,14 +45,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Watch(args) => watch::run(args),
         Command::Daemon(args) => daemon::run(&args),
-        Command::Check(args) => check::run(
-            args.format,
-            Wanted {
-                object: args.object.into(),
-                owner: args.owner.into(),
-                budget: KernelBudget::default(),
-            },
-        ),
+        Command::Check(args) => check::run(args.format, args.object.wanted(args.owner, KernelBudget::default())),
         Command::Lab(args) => lab::run(&args),
         Command::Config(command) => config::run(command),
         Command::Schema => written(sink::schema::write(&mut io::stdout())),

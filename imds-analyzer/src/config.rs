@@ -15,7 +15,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    choice::{OwnerChoice, StdoutFormat},
+    choice::{ObjectChoice, OwnerChoice, StdoutFormat},
     cli::{self, DaemonArgs},
     kernel::budget::KernelBudget,
     secrets::ArgsMode,
@@ -40,6 +40,7 @@ const FILE_MAX: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    pub object: ObjectChoice,
     pub owner: OwnerChoice,
     pub args: ArgsMode,
     pub name_service: bool,
@@ -114,6 +115,7 @@ pub struct Limits {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            object: ObjectChoice::default(),
             owner: OwnerChoice::default(),
             args: ArgsMode::default(),
             name_service: false,
@@ -224,6 +226,7 @@ impl Config {
                 to.clone_from(from);
             }
         }
+        set(&mut self.object, args.object.as_ref());
         set(&mut self.owner, args.owner.as_ref());
         set(&mut self.args, args.args.as_ref());
         set(&mut self.log.enabled, args.log.as_ref());
@@ -305,8 +308,9 @@ impl Config {
     }
 
     /// The keys that need a restart, and whether they differ in `next`. Every key must be listed here or below.
-    pub(crate) fn read_at_start(&self, next: &Self) -> [(&'static str, bool); 6] {
+    pub(crate) fn read_at_start(&self, next: &Self) -> [(&'static str, bool); 7] {
         let Self {
+            object,
             owner,
             args,
             name_service,
@@ -330,6 +334,7 @@ impl Config {
             user_daily: _,
         } = limits;
         [
+            ("object", *object != next.object),
             ("owner", *owner != next.owner),
             ("args", *args != next.args),
             ("name_service", *name_service != next.name_service),

@@ -2,7 +2,7 @@
 
 use imds_analyzer_ebpf::abi::{
     Header, Owner, RecordKind, Request,
-    send::{Lineage, Packet, Send},
+    legacy::{ForkOrExec, Packet, Send},
 };
 use zerocopy::FromBytes;
 
@@ -22,7 +22,7 @@ pub enum Record<'a> {
     /// A piece of a send, as its sender's memory has it: not masked yet.
     Send(Box<Send>, &'a [u8]),
     /// A process starts another one, or executes a program.
-    Lineage(Lineage),
+    ForkOrExec(ForkOrExec),
     /// A packet, from its IP header on: not masked yet.
     Packet(Packet, &'a [u8]),
 }
@@ -70,9 +70,9 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
                 _ => Record::Request(request, capture),
             })
         }
-        RecordKind::Lineage => {
-            let (lineage, _) = Lineage::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
-            Ok(Record::Lineage(lineage))
+        RecordKind::ForkOrExec => {
+            let (lineage, _) = ForkOrExec::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+            Ok(Record::ForkOrExec(lineage))
         }
         RecordKind::Packet => {
             let (packet, rest) = Packet::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;

@@ -28,8 +28,8 @@ use crate::{
         plan::Object,
         stream::{Stream, Taken},
     },
+    legacy::LegacyTap,
     loss::{Kind, Ledger},
-    send::SendTap,
     sink::{self, Notice, Sink, summary::Summary},
 };
 
@@ -47,7 +47,7 @@ pub struct Session<S> {
     more: bool,
     loaded: Loaded,
     join: Join<Host>,
-    send: SendTap,
+    send: LegacyTap,
     outlet: Outlet<S>,
     /// As of the last loss notice.
     reported_loss: Ledger,
@@ -66,7 +66,7 @@ impl<S: Sink> Session<S> {
     /// One line on what is in place, for the ready notice.
     pub fn describe(&self) -> String {
         let owner = self.loaded.owner.as_str();
-        let tap = self.loaded.object.tap().as_str();
+        let tap = self.loaded.tap.as_str();
         let missing: Vec<_> = self
             .loaded
             .hooks
@@ -138,7 +138,7 @@ impl<S: Sink> Session<S> {
                         judged(join, now, kind, request, capture, &mut write);
                     });
                 }
-                Ok(Record::Lineage(record)) => send.descends(&record),
+                Ok(Record::ForkOrExec(record)) => send.on_fork_or_exec(&record),
                 Ok(Record::Packet(packet, data)) => {
                     send.packet(&packet, data, &mut |kind, request: &_, capture: &_| {
                         judged(join, now, kind, request, capture, &mut write);
@@ -221,7 +221,12 @@ impl<S: Sink> Session<S> {
 
     /// How requests are seen, `imds.tap`.
     pub fn tap(&self) -> &'static str {
-        self.loaded.object.tap().as_str()
+        self.loaded.tap.as_str()
+    }
+
+    /// Whether a program stays attached unless this process detaches it when it ends.
+    pub fn must_detach(&self) -> bool {
+        self.loaded.must_detach
     }
 
     /// Where owners come from, `imds.owner`.

@@ -72,11 +72,7 @@ impl TryFrom<WatchArgs> for WatchSettings {
             duration: args.duration,
             count: args.count,
             fail_on: FailOn(args.fail_on),
-            wanted: Wanted {
-                object: args.object.into(),
-                owner: args.owner.into(),
-                budget: KernelBudget::of_rate(args.kernel_rate),
-            },
+            wanted: args.object.wanted(args.owner, KernelBudget::of_rate(args.kernel_rate)),
             args: args.args,
             name_service: args.name_service,
             command: command.next().map(|program| Command {

@@ -1,5 +1,5 @@
-//! The wire tap of the object for old kernels: packets are passed on, and judged outside of the kernel. It is there if it
-//! is asked for; where the kernel does not let it, that is what is said.
+//! The wire tap of the legacy object: packets are passed on, and judged in user space. It is used if it is asked for; a
+//! kernel that cannot pass packets on is named as the reason.
 //!
 //! guests: packets
 
@@ -14,9 +14,9 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, IMDS_V4, Lack, Scene, Urgent, binary, briefs, connect, fast_open_connect_names_the_sender, get,
-    get_with_token, imds_analyzer, lack, needs, of_port, port, programs_in_the_kernel, put_token, read_response, run,
-    send_with, serve, set_option, silent_peer, until,
+    Analyzer, IMDS_V4, Lack, Scene, Service, Urgent, binary, briefs, connect, fast_open_connect_names_the_sender, get,
+    get_with_token, imds_analyzer, lab_with_imds, lack, needs, of_path, of_port, port, programs_in_the_kernel,
+    put_token, read_response, run, send, send_with, serve, set_option, silent_peer, until,
 };
 use serde_json::Value;
 
@@ -129,6 +129,26 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     gone();
 }
 
+/// The daemon uses it where that is configured, after it has given up its rights too, and detaches its program when it is
+/// stopped: without links that takes a right.
+#[test]
+fn the_daemon_uses_it_if_that_is_configured() {
+    needs!(packets());
+    let (lab, _server) = lab_with_imds();
+    let mut service = Service::start("object = \"legacy-wire\"\n[log]\n");
+    assert_eq!(programs_in_the_kernel(PROGRAM).len(), 1);
+    send(&lab, PATH, 1);
+    let records = service.wait_for("the call", |records| of_path(records, PATH) == 1);
+    let request = records.iter().find(|record| record["url"]["path"] == PATH);
+    let request = request.expect("the call");
+    assert_eq!(request["imds"]["verdict"], "v1", "{request:#}");
+    assert_eq!(request["imds"]["tap"], "wire", "{request:#}");
+    assert_eq!(request["imds"]["owner"], "kprobe", "{request:#}");
+    assert_eq!(request["process"]["pid"], process::id(), "{request:#}");
+    service.stop();
+    gone();
+}
+
 /// A receiver may leave an urgent byte out, or the one behind it.
 #[test]
 fn urgent_bytes() {
@@ -191,14 +211,14 @@ fn bytes_that_change_before_they_are_sent_again() {
     let lab = Lab::local().expect("lab");
     let _server = serve(&lab);
     let nft = |rules: &str| run(&lab.client, "nft", &[rules]);
-    for (name, send) in ways {
+    for (name, way) in ways {
         let mut stream = connect(&lab.client, IMDS_V4);
         let page = Page::new(&get_with_token(PATH, "x"));
         nft(
             "add table ip t; add chain ip t i { type filter hook input priority 0; }; \
              add rule ip t i tcp dport 80 counter drop",
         );
-        send(&stream, &page);
+        way(&stream, &page);
         page.replace("X-aws-ec2-metadata-token", "X-aws-ec2-metadata-nekot");
         nft("delete table ip t");
         // Without the token it is served.

@@ -9,7 +9,8 @@ use imds_analyzer_tests::run_to_end;
 /// The `match-proto` lines of the sources: a function's name, and the names of its parameters.
 fn prototypes() -> Vec<(String, Vec<String>)> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../imds-analyzer-ebpf/src/bpf");
-    let texts = [sources.with_extension("rs"), sources.join("legacy.rs")]
+    let texts = ["modern.rs", "legacy.rs"]
+        .map(|name| sources.join(name))
         .map(|path| fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
     let lines = texts.iter().flat_map(|text| text.lines());
     lines

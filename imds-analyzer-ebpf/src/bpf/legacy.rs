@@ -1,37 +1,24 @@
-//! The programs of the send tap, in the order data flows, and the one that sees packets. A program that finds an IMDS
-//! socket goes on in the next one by tail call: that is how old kernels do without loops.
+//! The programs of the legacy object, in the order data flows: those that read sends, and the one that passes packets on. A
+//! program that finds an IMDS socket goes on in the next one by tail call: that is how old kernels do without loops.
 
 mod calibrate;
 mod caller;
-mod counters;
+mod copy;
+mod current;
 mod lineage;
 mod packet;
 mod peer;
-#[allow(
-    dead_code,
-    unused_imports,
-    unused_macros,
-    reason = "the other object needs more of it"
-)]
-mod read;
-mod sendcopy;
-mod sendstate;
-mod settings_map;
-#[allow(dead_code, reason = "the other object needs more of it")]
-mod skb;
-mod transport_perf;
+mod sends;
+mod settings;
+mod transport;
 
 use aya_ebpf::{
     macros::{cgroup_skb, kprobe, kretprobe, tracepoint},
     programs::{ProbeContext, RetProbeContext, SkBuffContext, TracePointContext},
 };
-use imds_analyzer_ebpf::abi::send::Phase;
+use imds_analyzer_ebpf::abi::legacy::Phase;
 
-use self::skb::Skb;
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+use super::common::skb::Skb;
 
 // A send is watched where the socket is locked: one socket's sends come one after the other.
 
@@ -40,7 +27,7 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 #[inline(always)]
 fn imds_send(ctx: ProbeContext) -> u32 {
     let (sock, message) = (argument(&ctx, 0), argument(&ctx, 1));
-    sendstate::begin(&ctx, sock, message, argument(&ctx, 2));
+    sends::begin(&ctx, sock, message, argument(&ctx, 2));
     0
 }
 
@@ -51,7 +38,7 @@ fn imds_send(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn imds_pages(ctx: ProbeContext) -> u32 {
     let sock = argument(&ctx, 0);
-    sendstate::begin_pages(&ctx, sock);
+    sends::begin_pages(&ctx, sock);
     0
 }
 
@@ -60,7 +47,7 @@ fn imds_pages(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn imds_sent(ctx: RetProbeContext) -> u32 {
     let result: u64 = ctx.ret();
-    sendstate::end(&ctx, result as i32);
+    sends::end(&ctx, result as i32);
     0
 }
 
@@ -69,7 +56,7 @@ fn imds_sent(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn imds_connect(ctx: ProbeContext) -> u32 {
     let (sock, address) = (argument(&ctx, 0), argument(&ctx, 1));
-    sendstate::connect(&ctx, sock, address);
+    sends::connect(&ctx, sock, address);
     0
 }
 
@@ -81,7 +68,7 @@ fn imds_shutdown(ctx: ProbeContext) -> u32 {
     const SEND_SHUTDOWN: u64 = 2;
     let (sock, how) = (argument(&ctx, 0), argument(&ctx, 1));
     if how & SEND_SHUTDOWN != 0 {
-        sendstate::end_of_stream(&ctx, sock, Phase::Shutdown);
+        sends::end_of_stream(&ctx, sock, Phase::Shutdown);
     }
     0
 }
@@ -91,7 +78,7 @@ fn imds_shutdown(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn imds_close(ctx: ProbeContext) -> u32 {
     let sock = argument(&ctx, 0);
-    sendstate::end_of_stream(&ctx, sock, Phase::Close);
+    sends::end_of_stream(&ctx, sock, Phase::Close);
     0
 }
 
@@ -99,7 +86,7 @@ fn imds_close(ctx: ProbeContext) -> u32 {
 #[kprobe]
 #[inline(always)]
 fn imds_wait(ctx: ProbeContext) -> u32 {
-    sendstate::waits(argument(&ctx, 0));
+    sends::waits(argument(&ctx, 0));
     0
 }
 
@@ -115,7 +102,7 @@ fn imds_owner(ctx: ProbeContext) -> u32 {
 #[kprobe]
 #[inline(always)]
 fn imds_copy(ctx: ProbeContext) -> u32 {
-    sendcopy::next(&ctx);
+    copy::next(&ctx);
     0
 }
 
@@ -157,10 +144,4 @@ fn imds_packet(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 fn argument(ctx: &ProbeContext, n: usize) -> u64 {
     ctx.arg(n).unwrap_or(0)
-}
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // VERIFIER: unreachable, and rejected at load if it ever were not.
-    loop {}
 }

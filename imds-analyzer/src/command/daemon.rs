@@ -29,7 +29,7 @@ use crate::{
     config::Config,
     console::{self, say},
     exit_code::ExitCode,
-    kernel::{budget::KernelBudget, plan::Wanted},
+    kernel::budget::KernelBudget,
     place::Trust,
     session::{Options, Session},
     settings::{FailOn, Filter},
@@ -81,14 +81,13 @@ fn start(config: &Config) -> anyhow::Result<(Session<Pipeline>, Exposition)> {
     let group = sandbox::join_log_group();
     let fanout = Fanout::new(console::host_name(), group);
     let mut session = Session::start(Options {
-        wanted: Wanted {
-            object: None,
-            owner: config.owner.into(),
-            budget: KernelBudget {
+        wanted: config.object.wanted(
+            config.owner,
+            KernelBudget {
                 rate: config.limits.kernel_rate,
                 burst: config.limits.kernel_burst,
             },
-        },
+        ),
         args: config.args,
         name_service: config.name_service,
         filter: Filter::default(),
@@ -102,6 +101,7 @@ fn start(config: &Config) -> anyhow::Result<(Session<Pipeline>, Exposition)> {
     let kept = sandbox::enter(&sandbox::Needs {
         writes: &writes(config),
         counters_readable: &|| session.counters_readable(),
+        detaches: session.must_detach(),
     })
     .context("cannot drop privileges")?;
     tracing::debug!("capabilities kept: {kept:?}");

@@ -118,7 +118,8 @@ fn values_that_make_no_sense_are_named() {
 fn keys_that_are_read_at_start_only_are_named() {
     let config = |text: &str| Config::parse(text).expect(text);
     for (text, keys) in [
-        ("owner = \"connect\"", &["owner"][..]),
+        ("object = \"legacy-wire\"", &["object"][..]),
+        ("owner = \"connect\"", &["owner"]),
         ("args = \"full\"", &["args"]),
         ("name_service = true", &["name_service"]),
         ("runtime_dir = \"/run/x\"", &["runtime_dir"]),
@@ -150,6 +151,7 @@ fn keys_that_are_read_at_start_only_are_named() {
     assert_eq!(
         keys,
         [
+            "object",
             "owner",
             "args",
             "name_service",

@@ -1,6 +1,6 @@
 //! How many requests of one user the kernel side reports before it only counts them.
 
-use imds_analyzer_ebpf::abi::Settings;
+use imds_analyzer_ebpf::abi::Budget;
 
 /// Requests of one user a second, and how many at once; a rate of 0 is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +28,14 @@ impl KernelBudget {
         }
     }
 
-    /// Puts it into what the programs are loaded with: what a record costs, and how much can be saved up, in us.
-    pub(super) fn write_to(self, settings: &mut Settings) {
+    /// As the kernel side has it: what a record costs, and how much can be saved up, in us.
+    pub(super) fn in_kernel(self) -> Budget {
         const SECOND: u32 = 1_000_000;
-        settings.budget_cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
-        settings.budget_depth = settings.budget_cost.saturating_mul(self.burst);
+        let cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
+        Budget {
+            cost,
+            depth: cost.saturating_mul(self.burst),
+        }
     }
 
     /// For a plan.
@@ -60,13 +63,8 @@ mod tests {
             (u32::MAX, u32::MAX, (1, u32::MAX)),
             (1, u32::MAX, (1_000_000, u32::MAX)),
         ] {
-            let mut settings = Settings::default();
-            KernelBudget { rate, burst }.write_to(&mut settings);
-            assert_eq!(
-                (settings.budget_cost, settings.budget_depth),
-                expected,
-                "{rate} {burst}"
-            );
+            let Budget { cost, depth } = KernelBudget { rate, burst }.in_kernel();
+            assert_eq!((cost, depth), expected, "{rate} {burst}");
         }
     }
 

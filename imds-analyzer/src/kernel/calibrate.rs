@@ -14,7 +14,7 @@ use std::{io, thread, time::Duration};
 
 use anyhow::Context;
 use aya::maps::{Array, MapData};
-use imds_analyzer_ebpf::abi::send::{SLOT, SendSettings, slot};
+use imds_analyzer_ebpf::abi::legacy::{SLOT, Settings, slot};
 
 pub use self::verify::{drain, verify};
 use self::{
@@ -26,7 +26,7 @@ use crate::host::namespace::on_own_thread;
 /// What was learnt, and what could not be, in words.
 #[derive(Clone, Debug)]
 pub struct Learnt {
-    pub settings: SendSettings,
+    pub settings: Settings,
     pub findings: Vec<String>,
 }
 
@@ -75,18 +75,18 @@ impl Dump<'_> {
     }
 }
 
-impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
+impl<W: FnMut(&Settings) -> anyhow::Result<()> + Send> Calibrator<W> {
     pub fn new(write: W, dumps: Array<MapData, [u8; SLOT]>) -> Self {
         Self { write, dumps }
     }
 
     /// Completes `known`. What is not found without doubt may be with other numbers: it is tried a few times.
     /// `packets`: those are to be joined with sends.
-    pub fn run(&mut self, known: SendSettings, packets: bool) -> anyhow::Result<Learnt> {
+    pub fn run(&mut self, known: Settings, packets: bool) -> anyhow::Result<Learnt> {
         const TRIES: usize = 3;
         let mut learnt = self.try_once(known, packets, 1)?;
         for number in 2..=TRIES {
-            let joins = learnt.settings.common.tcp_sock_write_seq != 0;
+            let joins = learnt.settings.offsets.tcp_sock_write_seq != 0;
             if learnt.findings.is_empty() && (joins || !packets) {
                 break;
             }
@@ -96,12 +96,12 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
     }
 
     /// In a thread whose name and numbers are like no other's.
-    fn try_once(&mut self, known: SendSettings, packets: bool, number: usize) -> anyhow::Result<Learnt> {
+    fn try_once(&mut self, known: Settings, packets: bool, number: usize) -> anyhow::Result<Learnt> {
         let name = format!("{:07x}{number}-imds", (std::process::id() ^ 0x5a5_a5a5) & 0xfff_ffff);
         on_own_thread(&name, || self.learn(known, packets, &name))?
     }
 
-    fn learn(&mut self, mut settings: SendSettings, packets: bool, name: &str) -> anyhow::Result<Learnt> {
+    fn learn(&mut self, mut settings: Settings, packets: bool, name: &str) -> anyhow::Result<Learnt> {
         // Time stamps of its start and of its run should not be the same tick.
         thread::sleep(Duration::from_millis(30));
         let mut facts = TaskFacts::of_this_thread(name).context("/proc/thread-self")?;
@@ -127,13 +127,13 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         message::learn_buffer(Dump(&self.slot(slot::MSGHDR)?), &mut settings, &sent)?;
 
         if packets {
-            settings.common.tcp_sock_write_seq = self.learn_next_seq(&mut settings, &connection)?.unwrap_or(0);
+            settings.offsets.tcp_sock_write_seq = self.learn_next_seq(&mut settings, &connection)?.unwrap_or(0);
         }
 
         let mut findings = Vec::new();
         let net = self.slot(slot::NET)?;
         match Dump(&net).only(4, |at| at > 0 && Dump(&net).u32(at) == u32::try_from(net_ns).ok()) {
-            Some(offset) => settings.common.net_inum = offset,
+            Some(offset) => settings.offsets.net_inum = offset,
             None => findings.push("cannot tell network namespaces apart".to_owned()),
         }
         match self.learn_task(&mut settings, &facts, &connection) {
@@ -145,7 +145,7 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
         Ok(Learnt { settings, findings })
     }
 
-    fn learn_next_seq(&mut self, settings: &mut SendSettings, connection: &Connection) -> anyhow::Result<Option<u32>> {
+    fn learn_next_seq(&mut self, settings: &mut Settings, connection: &Connection) -> anyhow::Result<Option<u32>> {
         let sock = Dump(&self.slot(slot::NUMBERS)?).u64(8).unwrap_or(0);
         settings.dump = std::array::from_fn(|index| sock + (index * SLOT) as u64);
         (self.write)(settings)?;
@@ -167,7 +167,7 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
 
     fn learn_task(
         &mut self,
-        settings: &mut SendSettings,
+        settings: &mut Settings,
         facts: &TaskFacts,
         connection: &Connection,
     ) -> anyhow::Result<()> {
@@ -200,7 +200,7 @@ impl<W: FnMut(&SendSettings) -> anyhow::Result<()> + Send> Calibrator<W> {
                 }
             }
         }
-        task.write_into(&mut settings.common, cred, arguments);
+        task.write_into(&mut settings.offsets, cred, arguments);
         Ok(())
     }
 

@@ -3,8 +3,8 @@
 
 use imds_analyzer_ebpf::{
     abi::{
-        Settings,
-        send::{NO_TAG, SendSettings},
+        Offsets,
+        legacy::{NO_TAG, Settings},
     },
     target,
 };
@@ -46,7 +46,7 @@ impl Tags {
 }
 
 /// Looks every field up; the error names the first that is missing.
-pub fn from_btf(btf: &Btf, common: Settings) -> Result<SendSettings, BtfError> {
+pub fn from_btf(btf: &Btf, offsets: Offsets) -> Result<Settings, BtfError> {
     let iterator = btf.field("msghdr", "msg_iter")?;
     let field = |name| btf.field("iov_iter", name).map(|offset| iterator + offset);
     // Renamed in 6.4 (commit de4f5fed3f23).
@@ -56,8 +56,8 @@ pub fn from_btf(btf: &Btf, common: Settings) -> Result<SendSettings, BtfError> {
         Err(_) => (field("type")?, Tags::Bits),
     };
     let tag = |name| btf.enum_value("iter_type", name);
-    Ok(SendSettings {
-        common,
+    Ok(Settings {
+        offsets,
         sock_num: btf.field("sock_common", "skc_num")?,
         sock_rcv_saddr: btf.field("sock_common", "skc_rcv_saddr")?,
         sock_v6_rcv_saddr: btf.field("sock_common", "skc_v6_rcv_saddr")?,
@@ -78,16 +78,16 @@ pub fn from_btf(btf: &Btf, common: Settings) -> Result<SendSettings, BtfError> {
 }
 
 /// Without BTF. What is not the same in all kernels is 0, and learnt.
-pub fn common_to_all_kernels() -> SendSettings {
-    SendSettings {
-        common: Settings {
+pub fn common_to_all_kernels() -> Settings {
+    Settings {
+        offsets: Offsets {
             sock_daddr: 0,
             sock_dport: 12,
             sock_family: 16,
             sock_net: 48,
             sock_v6_daddr: 56,
             sock_cookie: 88,
-            ..Settings::default()
+            ..Offsets::default()
         },
         sock_rcv_saddr: 4,
         sock_num: 14,
@@ -104,16 +104,16 @@ pub fn common_to_all_kernels() -> SendSettings {
 }
 
 /// What is looked for.
-fn target() -> SendSettings {
+fn target() -> Settings {
     let [a, b, c, d] = std::array::from_fn(|word| {
         let bytes: [u8; 4] = std::array::from_fn(|byte| target::IPV6[word * 4 + byte]);
         u32::from_ne_bytes(bytes)
     });
-    SendSettings {
+    Settings {
         target_v4: u32::from_ne_bytes(target::IPV4),
         target_v6: [a, b, c, d],
         target_port: target::PORT.to_be().into(),
-        ..SendSettings::default()
+        ..Settings::default()
     }
 }
 

@@ -14,7 +14,7 @@ impl Diagnostics {
         match loaded.object {
             Object::Modern => Self(open(loaded)),
             // It has none: a log needs a ring buffer.
-            Object::Legacy | Object::LegacyWire => Self(None),
+            Object::Legacy => Self(None),
         }
     }
 

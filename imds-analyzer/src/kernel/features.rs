@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use imds_analyzer_ebpf::abi::{Settings, program, send::SendSettings};
+use imds_analyzer_ebpf::abi::{Offsets, legacy::Settings, program};
 use rustix::thread::CapabilitySet;
 
 use super::{btf::Btf, cgroup, constants, offsets, tracefs::Tracefs};
@@ -143,9 +143,9 @@ pub struct Features {
     pub kernel_reads: Probe,
     pub cgroup2: Probe,
     /// The offsets of struct fields that BTF gives, or why it does not give them.
-    pub btf: Result<Settings, String>,
-    /// The same for the send tap, which does without where there is none.
-    pub send_offsets: Option<SendSettings>,
+    pub btf: Result<Offsets, String>,
+    /// What the legacy object is to be told; it does without where there is no BTF.
+    pub legacy_settings: Option<Settings>,
     pub ring_buffer: Probe,
     pub fentry: Probe,
     pub tp_btf: Probe,
@@ -161,8 +161,8 @@ impl Features {
             Ok(btf) => offsets::from_btf(btf).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        let send_offsets = match (&btf, &offsets) {
-            (Ok(btf), Ok(common)) => constants::from_btf(btf, *common).ok(),
+        let legacy_settings = match (&btf, &offsets) {
+            (Ok(btf), Ok(offsets)) => constants::from_btf(btf, *offsets).ok(),
             _ => None,
         };
         let in_btf = |found: fn(&Btf, &str) -> bool, what: &str| match &btf {
@@ -186,7 +186,7 @@ impl Features {
             kernel_reads: kernel_reads(lockdown.as_deref()),
             lockdown,
             cgroup2: cgroup::Root::open().map(|root| root.describe()).into(),
-            send_offsets,
+            legacy_settings,
             ring_buffer: privileged(ring_buffer),
             fentry: in_btf(Btf::has_function, "function"),
             tp_btf: in_btf(Btf::has_tracepoint, "tracepoint"),

@@ -1,8 +1,7 @@
 //! Executes a [`Plan`]: an object into the kernel, its programs onto their hooks.
 
-mod packets;
-mod send;
-mod wire;
+mod legacy;
+mod modern;
 
 use std::{
     os::fd::{AsFd, AsRawFd},
@@ -17,7 +16,7 @@ use aya::{
 };
 use imds_analyzer_ebpf::abi::{Loss, OwnerHook};
 
-pub use self::wire::is_sender;
+pub use self::modern::is_sender;
 use super::{
     cgroup,
     plan::{Object, Plan, TapPlan},
@@ -25,13 +24,14 @@ use super::{
     tracefs::Tracefs,
 };
 use crate::{
+    event::Tap,
     host::proc::{Directory, FILE_MAX},
     loss::{Kind, Ledger},
 };
 
 /// Programs in the kernel; they are detached when this is dropped, or when the process dies.
 pub struct Loaded {
-    _kprobes: Vec<send::Attached>,
+    _kprobes: Vec<legacy::Attached>,
     tracefs: Option<Tracefs>,
     /// Misses of kprobes before anything was watched.
     misses_before: u64,
@@ -40,8 +40,10 @@ pub struct Loaded {
     _stages: Option<ProgramArray<MapData>>,
     loss: PerCpuArray<MapData, u64>,
     buffers: Option<Buffers>,
-    /// What is in use.
     pub object: Object,
+    pub tap: Tap,
+    /// A program is attached without a link: it stays unless it is detached, which takes CAP_NET_ADMIN.
+    pub must_detach: bool,
     /// What was tried before, and why it was refused.
     pub refused: Vec<String>,
     /// What was found out on the way, in words.
@@ -88,8 +90,12 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
     let mut refused = Vec::new();
     for tap in &plan.taps {
         let loaded = match tap {
-            TapPlan::Wire { offsets, owners } => wire::load(offsets, owners),
-            TapPlan::Send { offsets, packets } => send::load(offsets.as_ref(), *packets),
+            TapPlan::Modern {
+                offsets,
+                budget,
+                owners,
+            } => modern::load(offsets, budget, owners),
+            TapPlan::Legacy { settings, packets } => legacy::load(settings.as_ref(), *packets),
         };
         match loaded {
             Ok(mut loaded) => {
@@ -178,7 +184,7 @@ impl Loaded {
             .sum()
     }
 
-    /// Runs of the send tap's kprobes that the kernel left out. Returns that were not waited for show as gaps. Kernels
+    /// Runs of the legacy object's kprobes that the kernel left out. Returns that were not waited for show as gaps. Kernels
     /// before 5.14 or so count reads of a page that was not there as well (`kprobe_fault_handler`).
     fn kprobe_misses(&self) -> u64 {
         let misses = self.tracefs.as_ref().map_or(Ok(0), Tracefs::misses);

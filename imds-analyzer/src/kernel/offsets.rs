@@ -1,17 +1,17 @@
 //! Where the fields the programs read are in this kernel: the only place that names them.
 
-use imds_analyzer_ebpf::abi::Settings;
+use imds_analyzer_ebpf::abi::Offsets;
 
 use super::btf::{Btf, BtfError};
 use crate::host::proc::Directory;
 
 /// Looks every field up; the error names the first that is missing.
-pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
+pub fn from_btf(btf: &Btf) -> Result<Offsets, BtfError> {
     // The programs read struct sock's common part at the sock's own address.
     if btf.field("sock", "__sk_common")? != 0 {
         return Err(BtfError::Format("struct sock does not start with its common part"));
     }
-    let required = Settings {
+    let required = Offsets {
         task_flags: btf.field("task_struct", "flags")?,
         task_real_parent: btf.field("task_struct", "real_parent")?,
         task_group_leader: btf.field("task_struct", "group_leader")?,
@@ -42,7 +42,7 @@ pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
         sock_cookie: btf.field("sock_common", "skc_cookie")?,
         net_inum: btf.field("net", "ns")? + btf.field("ns_common", "inum")?,
         tcp_sock_write_seq: btf.field("tcp_sock", "write_seq")?,
-        ..Settings::default()
+        ..Offsets::default()
     };
     let with_login = with_login(btf, required);
     let with_paths = with_paths(btf, with_login).unwrap_or(with_login);
@@ -53,8 +53,8 @@ pub fn from_btf(btf: &Btf) -> Result<Settings, BtfError> {
 }
 
 /// Audit's fields, of a kernel that was built with it, and how often the task executed a program.
-fn with_login(btf: &Btf, settings: Settings) -> Settings {
-    Settings {
+fn with_login(btf: &Btf, settings: Offsets) -> Offsets {
+    Offsets {
         task_loginuid: btf.field("task_struct", "loginuid").unwrap_or(0),
         task_sessionid: btf.field("task_struct", "sessionid").unwrap_or(0),
         task_self_exec_id: btf.field("task_struct", "self_exec_id").unwrap_or(0),
@@ -63,8 +63,8 @@ fn with_login(btf: &Btf, settings: Settings) -> Settings {
 }
 
 /// All that the ways of files to their roots take, or nothing.
-fn with_paths(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
-    Ok(Settings {
+fn with_paths(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
+    Ok(Offsets {
         task_fs: btf.field("task_struct", "fs")?,
         mm_exe_file: btf.field("mm_struct", "exe_file")?,
         file_path: btf.field("file", "f_path")?,
@@ -83,8 +83,8 @@ fn with_paths(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
 }
 
 /// All that a cgroup's path takes, or nothing.
-fn with_cgroup(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
-    Ok(Settings {
+fn with_cgroup(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
+    Ok(Offsets {
         task_cgroups: btf.field("task_struct", "cgroups")?,
         css_set_dfl_cgrp: btf.field("css_set", "dfl_cgrp")?,
         css_set_subsys: v1_hierarchy(btf)?,
@@ -100,9 +100,9 @@ fn with_cgroup(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
 }
 
 /// All that says which file a process executes and in which namespaces, or nothing.
-fn with_executable(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
+fn with_executable(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     let inum = btf.field("ns_common", "inum")?;
-    Ok(Settings {
+    Ok(Offsets {
         task_nsproxy: btf.field("task_struct", "nsproxy")?,
         nsproxy_mnt_ns: btf.field("nsproxy", "mnt_ns")?,
         mnt_namespace_inum: btf.field("mnt_namespace", "ns")? + inum,
@@ -120,7 +120,7 @@ fn with_executable(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> 
 }
 
 /// All that says whose the pages of a packet are, or nothing.
-fn with_pages(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
+fn with_pages(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     // SKBFL_ZEROCOPY_ENABLE, SKBFL_SHARED_FRAG, SKBFL_PURE_ZEROCOPY, SKBFL_MANAGED_FRAG_REFS.
     const FLAGS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 4;
     // Until 5.12 (commit 06b4feb37e64): SKBTX_DEV_ZEROCOPY, SKBTX_SHARED_FRAG.
@@ -129,7 +129,7 @@ fn with_pages(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
         Ok(offset) => (offset, FLAGS),
         Err(_) => (btf.field("skb_shared_info", "tx_flags")?, TX_FLAGS),
     };
-    Ok(Settings {
+    Ok(Offsets {
         skb_head: btf.field("sk_buff", "head")?,
         skb_end: btf.field("sk_buff", "end")?,
         shared_info_flags,
@@ -139,8 +139,8 @@ fn with_pages(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
 }
 
 /// All that says who sends on a connection of MPTCP, on a kernel that has it, or nothing.
-fn with_mptcp(btf: &Btf, settings: Settings) -> Result<Settings, BtfError> {
-    Ok(Settings {
+fn with_mptcp(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
+    Ok(Offsets {
         tcp_sock_is_mptcp: btf.field("tcp_sock", "is_mptcp")?,
         sock_lock_owned: btf.field("sock", "sk_lock")? + btf.field("socket_lock_t", "owned")?,
         ..settings

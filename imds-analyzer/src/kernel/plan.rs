@@ -1,6 +1,6 @@
 //! From what a host has to what will be done: a pure function, printed by `check`.
 
-use imds_analyzer_ebpf::abi::{OwnerHook, Settings, send::SendSettings};
+use imds_analyzer_ebpf::abi::{Budget, Offsets, OwnerHook, legacy::Settings};
 
 use super::{
     budget::KernelBudget,
@@ -19,48 +19,40 @@ pub struct Plan {
     pub reasons: Vec<String>,
 }
 
-/// How the bytes of requests are to be seen.
+/// An object to load, with what it is told.
 #[derive(Clone, Debug)]
 pub enum TapPlan {
-    /// The modern object: off the packets.
-    Wire {
+    /// The wire tap, whose programs judge packets in the kernel.
+    Modern {
         /// Written into the programs before load.
-        offsets: Settings,
+        offsets: Offsets,
+        budget: Budget,
         /// The sender hooks to try, the best first; `Connect` stands for none.
         owners: Vec<OwnerHook>,
     },
-    /// The legacy object: from the senders' memory.
-    Send {
+    /// The send tap, which reads the senders' memory; with `packets` the wire tap, which passes packets on to user space.
+    Legacy {
         /// `None` where they have to be learnt.
-        offsets: Option<SendSettings>,
-        /// Off the packets instead.
+        settings: Option<Settings>,
         packets: bool,
     },
 }
 
-/// Which of the two eBPF objects, and how it is used.
+/// One of the two eBPF objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Object {
+    /// For kernels with a ring buffer and BTF.
     Modern,
+    /// For Linux 4.14 and later.
     Legacy,
-    /// With packets passed on to user space.
-    LegacyWire,
-}
-
-impl Object {
-    /// Where the bytes of requests come from.
-    pub const fn tap(self) -> Tap {
-        match self {
-            Self::Modern | Self::LegacyWire => Tap::Wire,
-            Self::Legacy => Tap::Send,
-        }
-    }
 }
 
 /// What is asked for: `None` is the best there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     pub object: Option<Object>,
+    /// The tap of the legacy object, which has both; the best one is the send tap, as it leaves nothing behind.
+    pub tap: Option<Tap>,
     pub owner: Option<OwnerHook>,
     /// The modern object keeps it. The send tap has none: what it hands over is not yet a request of anybody's.
     pub budget: KernelBudget,
@@ -97,14 +89,15 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     };
     let mut obstacles = Vec::new();
     if matches!(wanted.object, None | Some(Object::Modern)) {
-        match wire(features, wanted, &mut plan.reasons) {
+        match modern(features, wanted, &mut plan.reasons) {
             Ok(tap) => plan.taps.push(tap),
             Err(missing) => obstacles = missing,
         }
     }
     // It has one hook, which is always the sender's.
     if wanted.object != Some(Object::Modern) && matches!(wanted.owner, None | Some(OwnerHook::Kprobe)) {
-        match send(features, wanted.object == Some(Object::LegacyWire)) {
+        let packets = wanted.object == Some(Object::Legacy) && wanted.tap == Some(Tap::Wire);
+        match legacy(features, packets) {
             Ok(tap) => {
                 if plan.taps.is_empty() {
                     plan.reasons.extend(
@@ -112,12 +105,12 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
                             .iter()
                             .map(|Obstacle { feature, why }| format!("no wire tap: {}: {why}", feature.name())),
                     );
-                    explain_send(&tap, "", &mut plan.reasons);
+                    explain_legacy(&tap, "", &mut plan.reasons);
                     if wanted.object.is_none() && features.get(Feature::Cgroup2).is_present() {
                         plan.reasons.push(PACKETS_NOT_ASKED_FOR.to_owned());
                     }
                 } else {
-                    explain_send(&tap, ", if the kernel rejects the wire tap", &mut plan.reasons);
+                    explain_legacy(&tap, ", if the kernel rejects the wire tap", &mut plan.reasons);
                 }
                 plan.taps.push(tap);
             }
@@ -131,7 +124,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
                 obstacles.extend(missing);
             }
         }
-    } else if let Some(Object::Legacy | Object::LegacyWire) = wanted.object {
+    } else if wanted.object == Some(Object::Legacy) {
         obstacles.push(Obstacle {
             feature: Feature::KprobeEvents,
             why: "the legacy object supports no other owner hook".to_owned(),
@@ -140,7 +133,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     if plan.taps.is_empty() {
         return Err(Impossible { obstacles });
     }
-    if !plan.taps.iter().any(|tap| matches!(tap, TapPlan::Wire { .. })) {
+    if !plan.taps.iter().any(|tap| matches!(tap, TapPlan::Modern { .. })) {
         plan.not_wire = obstacles;
     }
     Ok(plan)
@@ -160,8 +153,8 @@ fn missing(features: &Features, needed: impl IntoIterator<Item = Feature>) -> Ve
         .collect()
 }
 
-/// The wire tap. An owner that is asked for forces a hook, else the best there is is taken.
-fn wire(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Result<TapPlan, Vec<Obstacle>> {
+/// The modern object. An owner that is asked for forces a hook, else the best there is is taken.
+fn modern(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Result<TapPlan, Vec<Obstacle>> {
     let owner = wanted.owner;
     let forced = SENDERS
         .iter()
@@ -175,7 +168,7 @@ fn wire(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Resul
         Feature::RingBuffer,
     ];
     let obstacles = missing(features, needed.into_iter().chain(forced));
-    let (&Ok(mut offsets), true) = (&features.btf, obstacles.is_empty()) else {
+    let (&Ok(offsets), true) = (&features.btf, obstacles.is_empty()) else {
         return Err(obstacles);
     };
     reasons.push("wire tap: cgroup_skb egress at the root of cgroup2".to_owned());
@@ -205,31 +198,34 @@ fn wire(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Resul
             owners
         }
     };
-    wanted.budget.write_to(&mut offsets);
     reasons.push(wanted.budget.describe());
-    Ok(TapPlan::Wire { offsets, owners })
+    Ok(TapPlan::Modern {
+        offsets,
+        budget: wanted.budget.in_kernel(),
+        owners,
+    })
 }
 
-/// The send tap, or the wire tap of its object.
-fn send(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> {
+/// The legacy object: its wire tap with `packets`, else its send tap.
+fn legacy(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> {
     let needed = [Feature::Privileges, Feature::KernelReads, Feature::KprobeEvents];
     let obstacles = missing(features, needed.into_iter().chain(packets.then_some(Feature::Cgroup2)));
     if !obstacles.is_empty() {
         return Err(obstacles);
     }
-    Ok(TapPlan::Send {
-        offsets: features.send_offsets,
+    Ok(TapPlan::Legacy {
+        settings: features.legacy_settings,
         packets,
     })
 }
 
 /// Said where the send tap is used.
-const PACKETS_NOT_ASKED_FOR: &str = "no wire tap of the legacy object: request it with watch --object legacy-wire (Linux 5.4 \
+const PACKETS_NOT_ASKED_FOR: &str = "no wire tap of the legacy object: request it with --object legacy-wire (Linux 5.4 \
     and later); before 5.7 a killed tool leaves its program at the root of cgroup2 until it starts again";
 
-fn explain_send(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
+fn explain_legacy(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
     let sender = imds_analyzer_ebpf::abi::program::SENDER;
-    if let TapPlan::Send { packets: true, .. } = tap {
+    if let TapPlan::Legacy { packets: true, .. } = tap {
         reasons.push(
             "wire tap: cgroup_skb egress at the root of cgroup2, which forwards packets to user space".to_owned(),
         );
@@ -241,7 +237,7 @@ fn explain_send(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
     }
     reasons.push(
         match tap {
-            TapPlan::Send { offsets: None, .. } => {
+            TapPlan::Legacy { settings: None, .. } => {
                 "send tap offsets: those common to supported kernels, checked and completed on a test connection"
             }
             _ => "send tap offsets: this kernel's BTF, checked on a test connection",
@@ -261,36 +257,36 @@ mod tests {
             true => Probe::Missing("missing".to_owned()),
             false => Probe::Present("there".to_owned()),
         };
-        let offsets = (!missing.contains(&Feature::Btf)).then(Settings::default);
+        let offsets = (!missing.contains(&Feature::Btf)).then(Offsets::default);
         Features {
             kernel: "6.18".to_owned(),
-            lockdown: None,
             privileges: probe(Feature::Privileges),
             kernel_reads: probe(Feature::KernelReads),
             cgroup2: probe(Feature::Cgroup2),
             btf: offsets.ok_or_else(|| "missing".to_owned()),
-            send_offsets: offsets.map(|common| SendSettings {
-                common,
-                ..SendSettings::default()
+            legacy_settings: offsets.map(|offsets| Settings {
+                offsets,
+                ..Settings::default()
             }),
             ring_buffer: probe(Feature::RingBuffer),
             fentry: probe(Feature::Fentry),
             tp_btf: probe(Feature::TpBtf),
             kprobe: probe(Feature::Kprobe),
             kprobe_events: probe(Feature::KprobeEvents),
+            lockdown: None,
         }
     }
 
     /// The taps that follow, or what is missing.
     fn decide(missing: &[Feature], wanted: Wanted) -> Result<Vec<String>, Vec<Feature>> {
         let name = |tap: &TapPlan| match tap {
-            TapPlan::Wire { owners, .. } => {
+            TapPlan::Modern { owners, .. } => {
                 let owners: Vec<_> = owners.iter().map(|owner| owner.as_str()).collect();
                 format!("wire {}", owners.join(" "))
             }
-            TapPlan::Send { offsets, packets } => {
+            TapPlan::Legacy { settings, packets } => {
                 let tap = if *packets { "legacy wire" } else { "send" };
-                let learnt = if offsets.is_none() { " calibrated" } else { "" };
+                let learnt = if settings.is_none() { " calibrated" } else { "" };
                 format!("{tap}{learnt}")
             }
         };
@@ -347,6 +343,7 @@ mod tests {
     fn an_object_that_is_asked_for_is_the_only_one() {
         let wanted = |object, owner| Wanted {
             object: Some(object),
+            tap: None,
             owner,
             ..Wanted::default()
         };
@@ -359,11 +356,17 @@ mod tests {
             Err(vec![Feature::Btf])
         );
         assert_eq!(decide(&[], wanted(Object::Legacy, None)), Ok(vec!["send".to_owned()]));
-        for object in [Object::Legacy, Object::LegacyWire] {
-            let connect = wanted(object, Some(OwnerHook::Connect));
+        for tap in [None, Some(Tap::Send), Some(Tap::Wire)] {
+            let connect = Wanted {
+                tap,
+                ..wanted(Object::Legacy, Some(OwnerHook::Connect))
+            };
             assert_eq!(decide(&[], connect), Err(vec![Feature::KprobeEvents]));
         }
-        let packets = wanted(Object::LegacyWire, None);
+        let packets = Wanted {
+            tap: Some(Tap::Wire),
+            ..wanted(Object::Legacy, None)
+        };
         assert_eq!(
             decide(&[Feature::RingBuffer], packets),
             Ok(vec!["legacy wire".to_owned()])
@@ -418,7 +421,7 @@ mod tests {
                 ..Wanted::default()
             };
             let plan = plan(&host(&[]), wanted).unwrap();
-            assert!(matches!(&plan.taps[..], [TapPlan::Wire { offsets, .. }, _] if offsets.budget_cost == cost));
+            assert!(matches!(&plan.taps[..], [TapPlan::Modern { budget, .. }, _] if budget.cost == cost));
             assert!(
                 plan.reasons.iter().any(|reason| reason.starts_with(said)),
                 "{:?}",

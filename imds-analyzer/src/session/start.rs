@@ -6,19 +6,20 @@ use imds_analyzer_ebpf::abi::program;
 
 use super::{Outlet, Session};
 use crate::{
+    event::Tap,
     host::clock::Now,
     join::{Host, Join},
     kernel::{
         diagnostics::Diagnostics,
         features::Features,
         load::{self, Hook, Loaded},
-        plan::{self, Impossible, Object, Plan, Wanted},
+        plan::{self, Impossible, Plan, Wanted},
         stream::Stream,
     },
+    legacy::{LegacyTap, Lineage},
     loss::Ledger,
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
-    send::{Lineage, SendTap},
     settings::{FailOn, Filter},
     sink::{self, Notice, Sink},
 };
@@ -86,11 +87,11 @@ impl<S: Sink> Session<S> {
         )?;
         outlet.sink.flush()?;
         let diagnostics = Diagnostics::of(&mut loaded);
-        let packets = loaded.object == Object::LegacyWire;
+        let packets = loaded.tap == Tap::Wire;
         Ok(Self {
             stream,
             more: false,
-            send: SendTap::new(loaded.follows_processes.then(Lineage::of_this_host), packets),
+            send: LegacyTap::new(loaded.follows_processes.then(Lineage::of_this_host), packets),
             loaded,
             join,
             outlet,

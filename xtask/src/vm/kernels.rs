@@ -125,7 +125,7 @@ pub(crate) const LEGACY_WIRE_OBJECT: &str = "legacy-wire";
 const PACKETS: Absent = Absent {
     test: LEGACY_WIRE,
     why: "packet programs cannot write to a perf buffer before 5.4",
-    proof: "imds-analyzer check --object legacy-wire | grep 'does not let packets be passed on'",
+    proof: "imds-analyzer check --object legacy-wire | grep 'cannot forward packets to user space'",
 };
 
 const ZERO_COPY: Absent = Absent {

@@ -1,6 +1,7 @@
 //! What the daemon gives up once its programs are attached: every right it needs no more.
 //!
-//! Threads inherit all of this, so it is done before there are any: that is made sure of. Detaching needs no right: the links are closed.
+//! Threads inherit all of this, so it is done before there are any: that is made sure of. Links need no right to be closed; a
+//! program that is attached without one (the legacy object's, before 5.7) takes CAP_NET_ADMIN to be detached.
 
 use std::{
     collections::BTreeMap,
@@ -44,6 +45,8 @@ pub(super) struct Needs<'a> {
     pub(super) writes: &'a [PathBuf],
     /// Whether the kernel side's counters can be read.
     pub(super) counters_readable: &'a dyn Fn() -> bool,
+    /// A program has to be detached at the end.
+    pub(super) detaches: bool,
 }
 
 /// The group that may read the log. This process joins it, so that it can give files to it without any capability.
@@ -77,7 +80,7 @@ pub(super) fn enter(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
     be_alone()?;
     let kept = drop_capabilities(needs)?;
     // Of all threads, and there is one.
-    seccompiler::apply_filter_all_threads(&filter()?).context("cannot install the seccomp filter")?;
+    seccompiler::apply_filter_all_threads(&filter(needs.detaches)?).context("cannot install the seccomp filter")?;
     Ok(kept)
 }
 
@@ -106,6 +109,9 @@ fn be_alone() -> anyhow::Result<()> {
 fn drop_capabilities(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
     let had = capabilities::permitted().context("capget")?;
     let mut kept = NEEDED & had;
+    if needs.detaches {
+        kept |= CapabilitySet::NET_ADMIN & had;
+    }
     capabilities::set(kept, had).context("capset")?;
     if !needs.writes.iter().all(|path| is_writable(path)) {
         kept |= CapabilitySet::DAC_OVERRIDE & had;
@@ -135,17 +141,18 @@ fn is_writable(path: &Path) -> bool {
 }
 
 /// What is not allowed does not exist: a C library that tries a newer call first falls back to an older one.
-fn filter() -> anyhow::Result<BpfProgram> {
+fn filter(detaches: bool) -> anyhow::Result<BpfProgram> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = syscalls::ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     let equals = |value: u32| {
         SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.into())
             .and_then(|condition| SeccompRule::new(vec![condition]))
     };
-    let maps = syscalls::BPF_COMMANDS
-        .map(equals)
+    let commands = syscalls::BPF_COMMANDS
         .into_iter()
+        .chain(detaches.then_some(syscalls::BPF_PROG_DETACH))
+        .map(equals)
         .collect::<Result<_, _>>()?;
-    rules.insert(libc::SYS_bpf, maps);
+    rules.insert(libc::SYS_bpf, commands);
     let thread = libc::CLONE_THREAD as u64;
     let threads = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), thread)
         .and_then(|condition| SeccompRule::new(vec![condition]))?;

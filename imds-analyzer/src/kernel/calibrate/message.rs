@@ -1,7 +1,7 @@
 //! Sockets and messages: where kernels have them, or not at all.
 
 use anyhow::{Context as _, Result, ensure};
-use imds_analyzer_ebpf::abi::send::SendSettings;
+use imds_analyzer_ebpf::abi::legacy::Settings;
 
 use super::{
     super::constants::Tags,
@@ -10,15 +10,15 @@ use super::{
 };
 
 /// Whether the sock is where it is looked for.
-pub(super) fn check_sock(sock: Dump<'_>, settings: &SendSettings, connection: &Connection) -> Result<()> {
+pub(super) fn check_sock(sock: Dump<'_>, settings: &Settings, connection: &Connection) -> Result<()> {
     const AF_INET: u16 = 2;
     const LOCALHOST: [u8; 4] = [127, 0, 0, 1];
-    let common = &settings.common;
+    let offsets = &settings.offsets;
     ensure!(
-        sock.u16(common.sock_dport) == Some(connection.destination_port.to_be())
+        sock.u16(offsets.sock_dport) == Some(connection.destination_port.to_be())
             && sock.u16(settings.sock_num) == Some(connection.source_port)
-            && sock.u16(common.sock_family) == Some(AF_INET)
-            && sock.array(common.sock_daddr) == Some(LOCALHOST)
+            && sock.u16(offsets.sock_family) == Some(AF_INET)
+            && sock.array(offsets.sock_daddr) == Some(LOCALHOST)
             && sock.array(settings.sock_rcv_saddr) == Some(LOCALHOST),
         "struct sock is not laid out as in Linux 4.14 to 7.2, or the kprobe did not run"
     );
@@ -41,7 +41,7 @@ pub(super) fn find_next_seq(before: Dump<'_>, after: Dump<'_>, waiting: usize) -
 }
 
 /// Learns from a message of several segments where they are, and how the kernel marks such.
-pub(super) fn learn(message: Dump<'_>, settings: &mut SendSettings, sent: &Sent) -> Result<()> {
+pub(super) fn learn(message: Dump<'_>, settings: &mut Settings, sent: &Sent) -> Result<()> {
     // The number of bytes stood before the segments until 6.3, and stands behind them since.
     let segments = [(32, 40), (40, 32)]
         .into_iter()
@@ -84,7 +84,7 @@ pub(super) fn check_segments(iovec: Dump<'_>, sent: &Sent) -> Result<()> {
 }
 
 /// Learns from a message with [`FLAGS`] where they are.
-pub(super) fn learn_flags(message: Dump<'_>, settings: &mut SendSettings) -> Result<()> {
+pub(super) fn learn_flags(message: Dump<'_>, settings: &mut Settings) -> Result<()> {
     // Until 5.7; behind one field more (commit 1f466e1f15cf); and since they stand before the length of the control data.
     const PLACES: [u32; 3] = [72, 80, 68];
     let is_there = |at: &u32| {
@@ -100,7 +100,7 @@ pub(super) fn learn_flags(message: Dump<'_>, settings: &mut SendSettings) -> Res
 }
 
 /// Learns from a message of one segment, which newer kernels mark otherwise: write(2) since 6.0, send(2) since 6.4.
-pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut SendSettings, sent: &Sent) -> Result<()> {
+pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut Settings, sent: &Sent) -> Result<()> {
     let tag = message.u8(settings.iter_type).map_or(0, u32::from) & settings.tag_mask;
     if tag != settings.tag_iovec {
         let address = sent.segments.first().map(|(address, _)| *address);

@@ -4,7 +4,7 @@
 use std::{io, ops::Range};
 
 use anyhow::{Context, Result, ensure};
-use imds_analyzer_ebpf::abi::{COMM_LEN, Settings};
+use imds_analyzer_ebpf::abi::{COMM_LEN, Offsets};
 
 use super::Dump;
 use crate::host::{
@@ -147,7 +147,7 @@ impl Task {
     }
 
     /// `ids` in the credentials; memory map in the task and arguments' place in that.
-    pub(super) fn write_into(&self, settings: &mut Settings, ids: Option<u32>, arguments: Option<(u32, u32)>) {
+    pub(super) fn write_into(&self, settings: &mut Offsets, ids: Option<u32>, arguments: Option<(u32, u32)>) {
         settings.task_pid = self.pid;
         settings.task_tgid = self.pid + 4;
         settings.task_comm = self.comm;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{MapData, perf::PerfEventArrayBuffer};
 use imds_analyzer_ebpf::abi::{
     ANCESTORS_MAX,
-    send::{Phase, SendSettings},
+    legacy::{Phase, Settings},
 };
 
 use super::{
@@ -46,12 +46,12 @@ struct Piece {
 /// Sends, compares, and returns the settings that hold: what tasks are read for is given up if it is wrong, all else must
 /// be right.
 pub fn verify(
-    mut settings: SendSettings,
-    mut write: impl FnMut(&SendSettings) -> Result<()>,
+    mut settings: Settings,
+    mut write: impl FnMut(&Settings) -> Result<()>,
     buffers: &mut [PerfEventArrayBuffer<MapData>],
 ) -> Result<Learnt> {
     let place = Place::new().context("cannot prepare a connection to this process")?;
-    let watched = SendSettings {
+    let watched = Settings {
         target_v4: u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()),
         target_port: place.port()?.to_be().into(),
         ..settings
@@ -123,12 +123,12 @@ pub fn verify(
     };
     let begins = [begin(1), begin(2), begin(3)];
     if !begins.iter().flatten().all(|begin| begin.cookie == cookie) {
-        settings.common.sock_cookie = 0;
+        settings.offsets.sock_cookie = 0;
     }
     let seqs = begins.map(|begin| begin.map_or(0, |begin| begin.seq));
     let steps = [seqs[1].wrapping_sub(seqs[0]), seqs[2].wrapping_sub(seqs[1])];
     if steps != [whole.len() as u32, last.len() as u32] {
-        settings.common.tcp_sock_write_seq = 0;
+        settings.offsets.tcp_sock_write_seq = 0;
     }
 
     let mut findings = Vec::new();
@@ -181,9 +181,9 @@ impl Seen {
 }
 
 /// Whether ancestors and arguments are those of /proc.
-fn check_process(seen: &Seen, settings: &SendSettings) -> Result<()> {
+fn check_process(seen: &Seen, settings: &Settings) -> Result<()> {
     let (ancestors, arguments) = seen.announced.as_ref().context("this process was not announced")?;
-    if settings.common.task_real_parent != 0 {
+    if settings.offsets.task_real_parent != 0 {
         let good = if in_first_pid_namespace() {
             *ancestors == ancestors_in_proc()?
         } else {
@@ -192,7 +192,7 @@ fn check_process(seen: &Seen, settings: &SendSettings) -> Result<()> {
         };
         ensure!(good, "the ancestors of this process differ from /proc");
     }
-    if settings.common.task_mm != 0 {
+    if settings.offsets.task_mm != 0 {
         let own = Directory::own().and_then(|own| own.read("cmdline", FILE_MAX));
         let known = own.context("/proc/self/cmdline")?;
         ensure!(
@@ -214,16 +214,16 @@ fn ancestors_in_proc() -> io::Result<Vec<u32>> {
     Ok(ancestors)
 }
 
-fn forget_tasks(settings: &mut SendSettings) {
-    let common = &mut settings.common;
+fn forget_tasks(settings: &mut Settings) {
+    let offsets = &mut settings.offsets;
     for offset in [
-        &mut common.task_real_parent,
-        &mut common.task_group_leader,
-        &mut common.task_start_boottime,
-        &mut common.task_comm,
-        &mut common.task_mm,
-        &mut common.task_cred,
-        &mut common.task_self_exec_id,
+        &mut offsets.task_real_parent,
+        &mut offsets.task_group_leader,
+        &mut offsets.task_start_boottime,
+        &mut offsets.task_comm,
+        &mut offsets.task_mm,
+        &mut offsets.task_cred,
+        &mut offsets.task_self_exec_id,
     ] {
         *offset = 0;
     }

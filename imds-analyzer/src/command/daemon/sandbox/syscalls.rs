@@ -3,6 +3,8 @@
 
 /// `bpf(2)` commands: looking into maps (`enum bpf_cmd`: BPF_MAP_LOOKUP_ELEM, BPF_MAP_GET_NEXT_KEY).
 pub(super) const BPF_COMMANDS: [u32; 2] = [1, 4];
+/// Allowed where a program has to be detached at the end.
+pub(super) const BPF_PROG_DETACH: u32 = 9;
 
 /// Allowed with any arguments. `clone` is for threads only, and `clone3`, whose arguments cannot be looked at, is absent:
 /// glibc falls back to `clone`.

@@ -58,7 +58,7 @@ fn fields_are_found_by_their_values() {
         assert_eq!((found.pid, found.comm, found.start), (2236, 2736, 2408));
         assert_eq!((found.leader, found.parent, found.cred), (LEADER, PARENT, CRED));
         assert!(found.doubles.contains(&(1000, MM)));
-        let mut settings = Settings::default();
+        let mut settings = Offsets::default();
         found.write_into(&mut settings, Some(4), Some((1000, 304)));
         assert_eq!(
             (settings.task_tgid, settings.cred_gid, settings.mm_arg_end),

@@ -1,0 +1,294 @@
+//! What is kept between the begin of a send and its end, and from one send of a socket to the next.
+
+use aya_ebpf::{EbpfContext, macros::map, maps::LruHashMap, programs::ProbeContext};
+use imds_analyzer_ebpf::abi::{
+    Loss,
+    legacy::{Phase, Settings, send_flags, stage},
+};
+
+use super::{
+    current::thread,
+    peer::{self, Peer},
+    settings::settings,
+    transport,
+};
+use crate::bpf::common::{counters, read};
+
+/// Where a send's bytes are.
+pub(super) mod source {
+    /// In no memory that can be read: pages.
+    pub(crate) const NONE: u32 = 0;
+    /// In segments of the process's memory.
+    pub(crate) const USER: u32 = 1;
+    /// In segments of the kernel's.
+    pub(crate) const KERNEL: u32 = 2;
+    /// In one piece of the process's.
+    pub(crate) const BUFFER: u32 = 3;
+}
+
+/// A send under way, or another event, by the thread in it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Call {
+    pub(super) sock: u64,
+    /// The array of segments; the bytes themselves for [`source::BUFFER`].
+    pub(super) segments: u64,
+    pub(super) segment_count: u64,
+    /// Bytes of the first segment that are not part of the send.
+    pub(super) skip: u64,
+    /// The segment that comes next, and the place in it.
+    pub(super) segment: u64,
+    pub(super) within: u64,
+    pub(super) number: u32,
+    /// A [`Phase`].
+    pub(super) phase: u32,
+    /// One of [`source`].
+    pub(super) source: u32,
+    /// Bytes of the send, as far as they matter in this phase; and those that were passed on.
+    pub(super) limit: u32,
+    pub(super) offset: u32,
+    pub(super) result: i32,
+    /// [`send_flags`].
+    pub(super) flags: u32,
+    /// VERIFIER: no byte of a map's value may be left unwritten.
+    reserved: u32,
+}
+
+#[map]
+static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(4096, 0);
+
+/// One socket.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Sends {
+    /// The process announced last.
+    pub(super) announced_start: u64,
+    pub(super) announced_exec: u64,
+    pub(super) announced_tgid: u32,
+    /// How many there were.
+    pub(super) count: u32,
+}
+
+#[map]
+static SENDS: LruHashMap<u64, Sends> = LruHashMap::with_max_entries(8192, 0);
+
+#[inline(always)]
+pub(super) fn call<'a>() -> Option<&'a mut Call> {
+    let call = CALLS.get_ptr_mut(thread())?;
+    // SAFETY: a map's value; the thread it belongs to is here.
+    Some(unsafe { &mut *call })
+}
+
+#[inline(always)]
+pub(super) fn forget_call() {
+    // An entry that is gone was the oldest of too many: its end is not seen, which user space notices.
+    let _ = CALLS.remove(thread());
+}
+
+#[inline(always)]
+pub(super) fn sends<'a>(sock: u64) -> Option<&'a mut Sends> {
+    let sends = SENDS.get_ptr_mut(sock)?;
+    // SAFETY: a map's value; programs that write it hold the socket's lock.
+    Some(unsafe { &mut *sends })
+}
+
+/// A new count for the socket at `sock`.
+#[inline(always)]
+fn start_count(sock: u64, count: u32) {
+    let sends = Sends {
+        announced_start: 0,
+        announced_exec: 0,
+        announced_tgid: 0,
+        count,
+    };
+    if SENDS.insert(sock, sends, 0).is_err() {
+        counters::add(Loss::SendState, 1);
+    }
+}
+
+/// The number of the next send of the socket at `sock`.
+#[inline(always)]
+fn next_number(sock: u64) -> u32 {
+    if let Some(sends) = sends(sock) {
+        sends.count = sends.count.wrapping_add(1);
+        return sends.count;
+    }
+    start_count(sock, 1);
+    1
+}
+
+/// tcp_sendmsg_locked begins.
+#[inline(always)]
+pub(super) fn begin(ctx: &ProbeContext, sock: u64, message: u64, size: u64) {
+    let Some(settings) = settings() else { return };
+    match peer::of(sock, settings) {
+        Peer::Target => {}
+        Peer::None if opens_to_target(message, settings) => {}
+        _ => return,
+    }
+    let tag = read::kernel::<[u8; 1]>(message + settings.iter_type as u64).unwrap_or([u8::MAX])[0] as u32;
+    let tag = tag & settings.tag_mask;
+    let source = if tag == settings.tag_iovec {
+        source::USER
+    } else if tag == settings.tag_buffer {
+        source::BUFFER
+    } else if tag == settings.tag_kvec {
+        source::KERNEL
+    } else {
+        source::NONE
+    };
+    let place = if source == source::BUFFER {
+        settings.iter_buffer
+    } else {
+        settings.iter_segments
+    };
+    let skip: u64 = read::kernel(message + settings.iter_offset as u64).unwrap_or(0);
+    let flags: u32 = read::kernel(message + settings.msg_flags as u64).unwrap_or(0);
+    let call = Call {
+        sock,
+        segments: read::kernel(message + place as u64).unwrap_or(0),
+        segment_count: read::kernel(message + settings.iter_segment_count as u64).unwrap_or(0),
+        skip,
+        segment: 0,
+        within: skip,
+        number: next_number(sock),
+        phase: Phase::Begin as u32,
+        source,
+        limit: bytes(size),
+        offset: 0,
+        result: 0,
+        flags: settings.send_flags | kept(flags),
+        reserved: 0,
+    };
+    start(ctx, &call);
+}
+
+/// do_tcp_sendpages begins.
+#[inline(always)]
+pub(super) fn begin_pages(ctx: &ProbeContext, sock: u64) {
+    let Some(settings) = settings() else { return };
+    if peer::of(sock, settings) == Peer::Target {
+        event(ctx, sock, next_number(sock), Phase::Begin, send_flags::SENDER_PAGES);
+    }
+}
+
+/// The flags of a message that user space is told of.
+#[inline(always)]
+fn kept(message: u32) -> u32 {
+    const MSG_OOB: u32 = 1;
+    const MSG_ZEROCOPY: u32 = 0x0400_0000;
+    /// Since 6.4 for sendfile(2) and splice(2).
+    const MSG_SPLICE_PAGES: u32 = 0x0800_0000;
+    let mut flags = 0;
+    if message & MSG_OOB != 0 {
+        flags |= send_flags::URGENT;
+    }
+    if message & (MSG_ZEROCOPY | MSG_SPLICE_PAGES) != 0 {
+        flags |= send_flags::SENDER_PAGES;
+    }
+    flags
+}
+
+/// The send under way on the socket at `sock` waits for room.
+#[inline(always)]
+pub(super) fn waits(sock: u64) {
+    if let Some(call) = call()
+        && call.sock == sock
+    {
+        call.flags |= send_flags::WAITED;
+    }
+}
+
+/// Whether a message on a socket without peer connects it to the target (MSG_FASTOPEN).
+#[inline(always)]
+fn opens_to_target(message: u64, settings: &Settings) -> bool {
+    const MSG_FASTOPEN: u32 = 0x2000_0000;
+    let flags: u32 = read::kernel(message + settings.msg_flags as u64).unwrap_or(0);
+    let name: u64 = read::kernel(message + settings.msg_name as u64).unwrap_or(0);
+    flags & MSG_FASTOPEN != 0 && name != 0 && peer::is_target(name, settings)
+}
+
+/// Either returns.
+#[inline(always)]
+pub(super) fn end(ctx: &impl EbpfContext, result: i32) {
+    let Some(call) = call() else { return };
+    call.phase = Phase::End as u32;
+    call.result = result;
+    call.limit = if result > 0 { result as u32 } else { 0 };
+    call.offset = 0;
+    call.segment = 0;
+    call.within = call.skip;
+    transport::go_on(ctx, stage::COPY);
+    counters::add(Loss::SendState, 1);
+}
+
+/// The socket at `sock` is about to connect to the `sockaddr` at `address`.
+#[inline(always)]
+pub(super) fn connect(ctx: &ProbeContext, sock: u64, address: u64) {
+    let Some(settings) = settings() else { return };
+    if !peer::is_target(address, settings) {
+        return;
+    }
+    // With MSG_FASTOPEN it does so in a send, which is number 1 already.
+    if let Some(call) = call()
+        && call.sock == sock
+    {
+        return;
+    }
+    start_count(sock, 0);
+    event(ctx, sock, 0, Phase::Connect, 0);
+}
+
+/// Nothing more is sent on the socket at `sock`, for the reason `phase`.
+#[inline(always)]
+pub(super) fn end_of_stream(ctx: &ProbeContext, sock: u64, phase: Phase) {
+    let Some(settings) = settings() else { return };
+    if peer::of(sock, settings) != Peer::Target {
+        return;
+    }
+    // Only a socket that has been seen.
+    let Some(sends) = sends(sock) else { return };
+    event(ctx, sock, sends.count, phase, 0);
+}
+
+/// A record without bytes.
+#[inline(always)]
+fn event(ctx: &ProbeContext, sock: u64, number: u32, phase: Phase, flags: u32) {
+    let call = Call {
+        sock,
+        segments: 0,
+        segment_count: 0,
+        skip: 0,
+        segment: 0,
+        within: 0,
+        number,
+        phase: phase as u32,
+        source: source::NONE,
+        limit: 0,
+        offset: 0,
+        result: 0,
+        flags,
+        reserved: 0,
+    };
+    start(ctx, &call);
+}
+
+#[inline(always)]
+fn start(ctx: &ProbeContext, call: &Call) {
+    if CALLS.insert(thread(), call, 0).is_err() {
+        counters::add(Loss::SendState, 1);
+        return;
+    }
+    transport::go_on(ctx, stage::OWNER);
+    counters::add(Loss::SendState, 1);
+}
+
+/// As many bytes as are counted; the kernel takes less than 2 GiB at once (MAX_RW_COUNT).
+#[inline(always)]
+fn bytes(size: u64) -> u32 {
+    if size > i32::MAX as u64 {
+        i32::MAX as u32
+    } else {
+        size as u32
+    }
+}

@@ -1,0 +1,81 @@
+//! The programs of the modern object. Entry points are a few lines each; what they do is in the modules, in the order data
+//! flows.
+
+mod budget;
+mod classifier;
+mod connect;
+mod constants;
+mod egress;
+mod endpoints;
+mod memory;
+mod pages;
+mod paths;
+mod release;
+mod report;
+mod scan;
+mod sender;
+mod skb;
+mod socket;
+mod task;
+mod transport;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, kprobe},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext, SkBuffContext, SockAddrContext, SockContext},
+};
+use imds_analyzer_ebpf::abi::OwnerHook;
+
+/// Every hook lets everything pass: this tool watches.
+const PASS: i32 = 1;
+
+/// match-proto: int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, enum cgroup_bpf_attach_type atype)
+#[cgroup_skb]
+fn imds_egress(ctx: SkBuffContext) -> i32 {
+    egress::observe(ctx.skb.skb);
+    PASS
+}
+
+/// match-proto: static int tcp_v4_pre_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
+#[cgroup_sock_addr(connect4)]
+fn imds_connect4(ctx: SockAddrContext) -> i32 {
+    connect::observe_v4(&ctx);
+    PASS
+}
+
+/// match-proto: static int tcp_v6_pre_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
+#[cgroup_sock_addr(connect6)]
+fn imds_connect6(ctx: SockAddrContext) -> i32 {
+    connect::observe_v6(&ctx);
+    PASS
+}
+
+/// match-proto: int inet_release(struct socket *sock)
+#[cgroup_sock(sock_release)]
+fn imds_release(ctx: SockContext) -> i32 {
+    release::observe(ctx.sock);
+    PASS
+}
+
+// The sender hooks sit where the socket is locked, so that the sequence number they see is the one that will be written:
+// before the lock, as in tcp_sendmsg, two writers would note the same one.
+
+/// match-proto: void trace_tcp_sendmsg_locked(const struct sock *sk, const struct msghdr *msg, const struct sk_buff *skb, int size_goal)
+#[btf_tracepoint(function = "tcp_sendmsg_locked")]
+fn imds_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    sender::observe_typed(&ctx, OwnerHook::TpBtf);
+    0
+}
+
+/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+#[fentry(function = "tcp_sendmsg_locked")]
+fn imds_fentry(ctx: FEntryContext) -> i32 {
+    sender::observe_typed(&ctx, OwnerHook::Fentry);
+    0
+}
+
+/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+#[kprobe]
+fn imds_kprobe(ctx: ProbeContext) -> u32 {
+    sender::observe_registers(&ctx);
+    0
+}

@@ -1,0 +1,82 @@
+//! connect(2) to IMDS: the early notice, and the floor of who owns a socket.
+
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
+use imds_analyzer_ebpf::{
+    abi::{Loss, OwnerHook},
+    target,
+};
+
+use super::{
+    budget::{Class, imds_allows},
+    socket,
+    task::{self, imds_announce_paths},
+};
+use crate::bpf::common::{counters, read::context_field, skb};
+
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_MPTCP: u32 = 262;
+
+#[inline(always)]
+pub(super) fn observe_v4(ctx: &SockAddrContext) {
+    if context_field!(ctx.sock_addr, user_port) == port()
+        && context_field!(ctx.sock_addr, user_ip4) == u32::from_ne_bytes(target::IPV4)
+    {
+        observe(ctx);
+    }
+}
+
+#[inline(always)]
+pub(super) fn observe_v6(ctx: &SockAddrContext) {
+    if context_field!(ctx.sock_addr, user_port) != port() {
+        return;
+    }
+    let words = [
+        context_field!(ctx.sock_addr, user_ip6[0]),
+        context_field!(ctx.sock_addr, user_ip6[1]),
+        context_field!(ctx.sock_addr, user_ip6[2]),
+        context_field!(ctx.sock_addr, user_ip6[3]),
+    ];
+    let native = skb::ipv6_words();
+    let mapped = [0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes(target::IPV4)];
+    if words[3] == native[3] && words[0] == native[0] && words[1] == native[1] && words[2] == native[2]
+        || words[3] == mapped[3] && words[2] == mapped[2] && words[1] == 0 && words[0] == 0
+    {
+        observe(ctx);
+    }
+}
+
+/// The port as the context has it: big-endian, in the low half.
+#[inline(always)]
+const fn port() -> u32 {
+    target::PORT.to_be() as u32
+}
+
+#[inline(always)]
+fn observe(ctx: &SockAddrContext) {
+    let protocol = context_field!(ctx.sock_addr, protocol);
+    if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
+        return;
+    }
+    let sk: *mut bpf_sock = context_field!(ctx.sock_addr, __bindgen_anon_1.sk);
+    if sk.is_null() {
+        return;
+    }
+    let context = ctx.sock_addr.cast();
+    socket::forget(sk, context);
+    // Without state its packets are reported as such, with who sends them.
+    let Some(socket) = socket::of(sk, context) else { return };
+    let (identity, leader) = task::identity();
+    let cgroup = task::current_cgroup();
+    socket.set_connector(&identity, leader, cgroup, OwnerHook::Connect as u8);
+    socket.set_sock(sk);
+    // SAFETY: the program's own context.
+    let cookie = unsafe { bpf_get_socket_cookie(context) };
+    if let Some(senders) = socket::new_senders(socket.sock(), cookie) {
+        senders.set_announced(&identity);
+    }
+    if imds_allows(socket.connector().uid, Class::Owner as u32) != 0 {
+        imds_announce_paths(socket.sock(), cookie, cgroup, OwnerHook::Connect as u32);
+    } else {
+        counters::add(Loss::BudgetNotice, 1);
+    }
+}

@@ -1,0 +1,47 @@
+//! Constants of the object: read-only data that user space writes before load, known values to the verifier.
+
+use imds_analyzer_ebpf::abi::{Budget, Offsets};
+
+#[unsafe(no_mangle)]
+// SAFETY: integers alone, for which zeroes are valid.
+static OFFSETS: Offsets = unsafe { core::mem::zeroed() };
+
+#[unsafe(no_mangle)]
+static BUDGET: Budget = Budget { cost: 0, depth: 0 };
+
+#[unsafe(no_mangle)]
+static DIGEST_KEY: u32 = 0;
+
+/// The offset of one field.
+macro_rules! offset {
+    ($field:ident) => {
+        $crate::bpf::modern::constants::load_offset(|offsets| &offsets.$field)
+    };
+}
+pub(super) use offset;
+
+/// What [`offset!`] stands for.
+#[inline(always)]
+pub(super) fn load_offset(field: impl FnOnce(&Offsets) -> &u32) -> u64 {
+    load(field(&OFFSETS))
+}
+
+/// What one record costs of its user's budget, and how much can be saved up, in us.
+#[inline(always)]
+pub(super) fn budget() -> (u64, u64) {
+    (load(&BUDGET.cost), load(&BUDGET.depth))
+}
+
+/// Where digests of payload are evaluated.
+#[inline(always)]
+pub(super) fn digest_key() -> u64 {
+    load(&DIGEST_KEY)
+}
+
+/// Loads a constant where it is used: the compiler must not fold the zeroes above.
+#[inline(always)]
+fn load(constant: &u32) -> u64 {
+    // SAFETY: a reference is valid to read.
+    let value = unsafe { core::ptr::read_volatile(constant) };
+    value as u64
+}

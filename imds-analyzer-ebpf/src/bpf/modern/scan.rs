@@ -1,0 +1,101 @@
+//! New payload goes through the socket's classifier, a few bytes a call.
+
+use aya_ebpf::bindings::__sk_buff;
+use imds_analyzer_ebpf::{abi::RecordKind, classify::Step};
+
+use super::{report::imds_report, socket};
+use crate::bpf::common::skb::Skb;
+
+/// Bytes looked at by one call of [`imds_scan`].
+// VERIFIER: it follows every way through the classifier for each of them, about 6,000 instructions a byte.
+const CHUNK: usize = 2;
+/// Calls of [`imds_scan`] by one of [`imds_span`], of that by one of [`imds_payload`], and of that for one packet: 64 KiB
+/// in chunks, and a quarter more for pipelined heads, each of which ends a call early.
+// VERIFIER: three loops of few rounds, because it follows each round of each.
+const STEPS: u32 = 32;
+const SPANS: u32 = 32;
+const PAYLOADS: u32 = 40;
+/// In the result of [`imds_scan`]: a head is to be reported. The bits below are the bytes taken.
+const HEAD: u32 = 1 << 31;
+
+/// Takes `len` payload bytes at `offset`. Returns how many it left out, because they are more than one packet may take.
+#[inline(always)]
+pub(super) fn payload(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    let (mut offset, mut left) = (offset, len);
+    // VERIFIER: a constant bound.
+    for _ in 0..PAYLOADS {
+        let taken = imds_payload(ctx, offset, left);
+        if taken == 0 {
+            break;
+        }
+        offset = offset.wrapping_add(taken);
+        left = left.saturating_sub(taken);
+    }
+    left
+}
+
+/// As [`imds_span`], for more of them.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_payload(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    let mut taken = 0_u32;
+    // VERIFIER: a constant bound.
+    for _ in 0..SPANS {
+        let result = imds_span(ctx, offset.wrapping_add(taken), len.saturating_sub(taken));
+        if result == 0 {
+            break;
+        }
+        taken = taken.wrapping_add(result);
+    }
+    taken
+}
+
+/// Takes `len` payload bytes at `offset`, or as many as one call may look at, and reports the heads in them. Returns how
+/// many it took.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_span(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    let mut taken = 0_u32;
+    // VERIFIER: a constant bound.
+    for _ in 0..STEPS {
+        let result = imds_scan(ctx, offset.wrapping_add(taken), len.saturating_sub(taken));
+        if result == 0 {
+            break;
+        }
+        taken = taken.wrapping_add(result & !HEAD);
+        if result & HEAD != 0 {
+            imds_report(ctx, RecordKind::Request as u32);
+        }
+    }
+    taken
+}
+
+/// Pushes up to [`CHUNK`] of `len` payload bytes at `offset` into the socket's classifier. Returns how many it took,
+/// with [`HEAD`] set if the last of them completed a head; 0 if the packet could not be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_scan(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    if len == 0 {
+        return 0;
+    }
+    let skb = Skb(ctx);
+    let Some(socket) = socket::of_packet(skb) else { return 0 };
+    let wanted = if len > CHUNK as u32 { CHUNK as u32 } else { len };
+    let mut chunk = [0; CHUNK];
+    if !skb.load_into(offset, &mut chunk, wanted) {
+        return 0;
+    }
+    let mut taken = 0;
+    let mut head = 0;
+    for byte in chunk {
+        if taken >= wanted || head != 0 {
+            break;
+        }
+        taken += 1;
+        if socket.classifier.push(byte) == Step::Head {
+            head = HEAD;
+        }
+    }
+    socket.next_seq.set(socket.next_seq.get().wrapping_add(taken));
+    taken | head
+}

@@ -1,0 +1,97 @@
+//! The legacy object's packet program, at the root of cgroup2.
+//!
+//! Before 5.7 there are no links: the program is attached beside those of others, never in the place of one, and stays
+//! attached if this process is killed. The next start detaches programs that no process holds any more.
+
+use std::{io, os::fd::AsFd as _, time::Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use aya::{
+    Ebpf,
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, loaded_programs},
+    util::KernelVersion,
+};
+use imds_analyzer_ebpf::abi::legacy::program;
+
+use super::super::{super::cgroup, Hook, chain};
+use crate::host::{
+    namespace::in_first_pid_namespace,
+    proc::{self, Directory, FILE_MAX},
+};
+
+/// Loads and attaches the program. Returns whether a link holds it as well.
+pub(super) fn attach(ebpf: &mut Ebpf) -> anyhow::Result<(Hook, bool)> {
+    let cgroup = cgroup::Root::open().context("cannot open cgroup2")?;
+    let mut hook = Hook::new(program::PACKET);
+    let Some(Program::CgroupSkb(program)) = ebpf.program_mut(program::PACKET) else {
+        bail!("the object has no program {}", program::PACKET);
+    };
+    let started = Instant::now();
+    program.load().map_err(|error| {
+        anyhow!(
+            "this kernel cannot forward packets to user space (needs 5.4): {}",
+            chain(&error)
+        )
+    })?;
+    hook.load = started.elapsed();
+    // The library uses links from 5.7 on, which know no modes. Without them `Single` would replace a program of others.
+    let has_links = KernelVersion::current()? >= KernelVersion::new(5, 7, 0);
+    let mode = if has_links {
+        CgroupAttachMode::Single
+    } else {
+        CgroupAttachMode::AllowMultiple
+    };
+    program
+        .attach(&cgroup, CgroupSkbAttachType::Egress, mode)
+        .map_err(|error| anyhow!("cannot attach the packet program: {}", chain(&error)))?;
+    if let Some(program) = ebpf.program(program::PACKET) {
+        hook.set_info(program);
+    }
+    Ok((hook, has_links))
+}
+
+/// Detaches those of predecessors that were killed, and says how many they were.
+pub(super) fn sweep() -> anyhow::Result<usize> {
+    // Elsewhere not every process is to be seen.
+    if !in_first_pid_namespace() {
+        return Ok(0);
+    }
+    let Ok(cgroup) = cgroup::Root::open() else {
+        return Ok(0);
+    };
+    let mut removed = 0;
+    for info in loaded_programs() {
+        // It may have been unloaded since it was counted.
+        let Ok(info) = info else { continue };
+        if info.name_as_str() == Some(program::PACKET) && !is_held(info.id())? {
+            let program = info.fd()?;
+            match cgroup::detach_egress(&cgroup, program.as_fd()) {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::debug!("cannot detach program {} from the root of cgroup2: {error}", info.id()),
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether a process has the program open.
+fn is_held(id: u32) -> io::Result<bool> {
+    let line = format!("prog_id:\t{id}");
+    for pid in proc::pids()? {
+        let found = Directory::open(pid?).and_then(|process| Ok((process.numbers("fdinfo")?, process)));
+        let (files, process) = match found {
+            Ok(found) => found,
+            Err(error) if proc::is_gone(&error) => continue,
+            // It may be the one.
+            Err(_) => return Ok(true),
+        };
+        let has_it = |file| {
+            let info = process.text(&format!("fdinfo/{file}"), FILE_MAX);
+            info.is_ok_and(|info| info.lines().any(|it| it == line))
+        };
+        if files.flatten().any(has_it) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

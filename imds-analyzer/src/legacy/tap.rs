@@ -1,0 +1,174 @@
+//! Takes the records of the legacy object: says who sends, in the clock of the rest of the program, and passes what is sent
+//! on to those who follow it.
+
+use std::{
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
+
+use imds_analyzer_ebpf::abi::{
+    Owner, Task,
+    legacy::{ForkOrExec, Packet, Phase, Send},
+};
+use lru::LruCache;
+
+use super::{Report, STREAMS_MAX, lineage::Lineage, packets::Packets, proc, sends::Sends};
+use crate::{
+    host::clock,
+    loss::{Kind, Ledger},
+};
+
+/// Threads of the kernel's own that are remembered.
+const KERNEL_THREADS_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// Time between two warnings of connections that are given up.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// All sockets that send to IMDS.
+pub struct LegacyTap {
+    source: Source,
+    /// Where tasks cannot be read.
+    lineage: Option<Lineage>,
+    /// Pid and start of those that send for processes, as io_uring's workers did until 5.12 (commit 3bfe6106693b).
+    kernel_threads: LruCache<(u32, u64), ()>,
+    /// ns that `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`: the time spent asleep.
+    asleep: u64,
+    counters: Ledger,
+    /// When it was said last that connections are given up, and how many there were then.
+    said: Option<(Instant, u64)>,
+}
+
+/// Where the bytes of requests come from.
+enum Source {
+    /// The senders' memory.
+    Sends(Sends),
+    /// Packets, and sends say only who sends.
+    Packets(Packets),
+}
+
+impl LegacyTap {
+    /// `lineage` where tasks cannot be read; `packets` where packets are passed on.
+    pub fn new(lineage: Option<Lineage>, packets: bool) -> Self {
+        Self {
+            source: if packets {
+                Source::Packets(Packets::new())
+            } else {
+                Source::Sends(Sends::new())
+            },
+            lineage,
+            kernel_threads: LruCache::new(KERNEL_THREADS_MAX),
+            asleep: clock::asleep(),
+            counters: Ledger::default(),
+            said: None,
+        }
+    }
+
+    /// What was lost on this side.
+    pub fn loss(&self) -> &Ledger {
+        &self.counters
+    }
+
+    /// Looks at the clocks: the machine may have slept. To be called now and then.
+    pub fn set_clock(&mut self) {
+        self.asleep = clock::asleep();
+        self.warn();
+    }
+
+    /// Says that connections were given up, if there are more of them than when it was said last.
+    fn warn(&mut self) {
+        let given_up = self.counters.of(Kind::ConnectionsGivenUp);
+        let before = self.said.map_or(0, |(_, count)| count);
+        if given_up == before || self.said.is_some_and(|(when, _)| when.elapsed() < SILENCE) {
+            return;
+        }
+        self.said = Some((Instant::now(), given_up));
+        tracing::warn!(
+            "stopped following {} connections to IMDS because more than {STREAMS_MAX} are open: their unfinished requests \
+             are unknown, reason no-state. Those records name the senders",
+            given_up - before
+        );
+    }
+
+    /// An announcement with the kernel's facts completed from /proc, and in the clock of the rest of the program.
+    pub fn announced(&mut self, owner: &mut Owner) {
+        owner.header.time += self.asleep;
+        self.complete(&mut owner.task);
+        if let Some(lineage) = &mut self.lineage {
+            lineage.ancestors_into(owner);
+        }
+        proc::complete_users(owner);
+        if proc::is_kernel_thread(owner) {
+            self.kernel_threads.put((owner.task.tgid, owner.task.start), ());
+        }
+    }
+
+    /// Says who sends: not a thread of the kernel's, but who sent or connected before it.
+    fn identify(&mut self, send: &mut Send) {
+        self.complete(&mut send.task);
+        if self.kernel_threads.contains(&(send.task.tgid, send.task.start)) {
+            let last = match &self.source {
+                Source::Sends(sends) => sends.last_sender(send),
+                Source::Packets(packets) => packets.last_sender(send),
+            };
+            send.task = last.unwrap_or_default();
+        }
+    }
+
+    /// Fills in what the kernel side could not read.
+    fn complete(&mut self, task: &mut Task) {
+        if let Some(lineage) = &mut self.lineage {
+            lineage.identify(task);
+        }
+        proc::complete(task);
+    }
+
+    /// A process starts another one, or executes a program.
+    pub fn on_fork_or_exec(&mut self, record: &ForkOrExec) {
+        if let Some(lineage) = &mut self.lineage {
+            lineage.take(record, record.header.time + self.asleep);
+        }
+    }
+
+    /// Takes a piece of a send, or an event between sends.
+    pub fn take(&mut self, send: &mut Send, data: &[u8], report: &mut impl Report) {
+        send.header.time += self.asleep;
+        let Some(phase) = Phase::from_raw(send.phase) else {
+            self.counters.add(Kind::SendGaps, 1);
+            return;
+        };
+        match (&self.source, phase) {
+            // Who connects is who connects.
+            (Source::Sends(_), Phase::Connect) => self.complete(&mut send.task),
+            // Nobody asks who.
+            (Source::Sends(_), Phase::Shutdown | Phase::Close) => {}
+            _ => self.identify(send),
+        }
+        match &mut self.source {
+            Source::Sends(sends) => sends.take(send, phase, data, &mut self.counters, report),
+            Source::Packets(packets) => packets.sent(send, phase, &mut self.counters, report),
+        }
+    }
+
+    /// Takes one packet.
+    pub fn packet(&mut self, packet: &Packet, data: &[u8], report: &mut impl Report) {
+        if let Source::Packets(packets) = &mut self.source {
+            let time = packet.header.time + self.asleep;
+            packets.take(packet, data, time, &mut self.counters, report);
+        }
+    }
+
+    /// Records were lost that no later one may tell of.
+    pub fn lost(&mut self, time: u64, report: &mut impl Report) {
+        let time = time + self.asleep;
+        if let Some(lineage) = &mut self.lineage {
+            lineage.doubt(time);
+        }
+        match &mut self.source {
+            Source::Sends(sends) => sends.lost(time, report),
+            Source::Packets(packets) => packets.lost(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
