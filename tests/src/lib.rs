@@ -10,6 +10,12 @@
 //! one, which is started for the first of them; a test that has arguments, looks at the analyzer itself or at its end has its
 //! own.
 
+#![expect(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by it; figures and reasons are for whoever reads the log"
+)]
+
 mod analyzer;
 mod bpf;
 mod cases;

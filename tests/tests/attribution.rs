@@ -4,6 +4,8 @@
 //! guests: ends whole-load
 //! not-legacy: two_thousand_short_lived_processes_by_their_connects
 
+#![expect(clippy::print_stdout, reason = "figures and reasons are for whoever reads the log")]
+
 use std::{
     collections::BTreeMap,
     env,
@@ -26,6 +28,10 @@ const CLIENT: &CStr = c"short-lived-client";
 
 /// Runs before `main`, and with that before the test harness, which would live longer than the client: connect, send,
 /// read, exit.
+#[expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "system calls of which each needs the one before"
+)]
 extern "C" fn client(count: c_int, args: *const *const c_char, _environment: *const *const c_char) {
     if count != 3 {
         return;

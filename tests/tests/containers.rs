@@ -2,6 +2,8 @@
 //!
 //! guests: none
 
+#![expect(clippy::print_stdout, reason = "figures and reasons are for whoever reads the log")]
+
 use std::{
     fs,
     io::{BufRead as _, BufReader},

@@ -3,6 +3,12 @@
 //!
 //! guests: packets
 
+#![expect(
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by it; figures and reasons are for whoever reads the log"
+)]
+
 use std::{
     fs::File,
     io::{self, Seek as _, Write as _},
@@ -287,7 +293,9 @@ impl Page {
             .position(|bytes| bytes == from.as_bytes());
         let place = found.expect("a part of the text");
         // SAFETY: within the mapping.
-        unsafe { ptr::copy_nonoverlapping(to.as_ptr(), self.address.add(place), to.len()) };
+        let at = unsafe { self.address.add(place) };
+        // SAFETY: as many bytes of the mapping are there, as `from` is as long.
+        unsafe { ptr::copy_nonoverlapping(to.as_ptr(), at, to.len()) };
     }
 }
 

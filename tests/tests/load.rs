@@ -2,6 +2,8 @@
 //!
 //! guests: load
 
+#![expect(clippy::print_stderr, reason = "figures and reasons are for whoever reads the log")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,

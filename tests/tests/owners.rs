@@ -3,6 +3,8 @@
 //!
 //! guests: every-hook send-tap packets
 
+#![expect(clippy::print_stderr, reason = "figures and reasons are for whoever reads the log")]
+
 use std::{
     io::Write,
     net::TcpStream,

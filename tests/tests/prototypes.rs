@@ -2,6 +2,8 @@
 //!
 //! guests: none
 
+#![expect(clippy::panic, reason = "a test fails by it")]
+
 use std::{collections::HashMap, fs, path::Path, process::Command};
 
 use imds_analyzer_tests::run_to_end;

@@ -3,6 +3,8 @@
 //!
 //! guests: quickest
 
+#![expect(clippy::print_stderr, reason = "figures and reasons are for whoever reads the log")]
+
 use std::{
     env, fs, io,
     io::{Read as _, Write as _},
@@ -292,6 +294,7 @@ fn forged_call(path: &str, file: &Path) -> io::Result<()> {
 }
 
 /// Puts an anonymous copy in the place of a mapping of the executable, a line of `/proc/self/maps`.
+#[expect(clippy::multiple_unsafe_ops_per_block, reason = "nothing may come between them")]
 fn remap(line: &str) -> io::Result<()> {
     let mut words = line.split_whitespace();
     let (range, rights) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

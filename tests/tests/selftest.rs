@@ -2,6 +2,8 @@
 //!
 //! guests: ends
 
+#![expect(clippy::panic, reason = "a test fails by it")]
+
 use std::{
     fs,
     io::{self, Write as _},

@@ -3,6 +3,8 @@
 //!
 //! guests: send-tap
 
+#![expect(clippy::panic, reason = "a test fails by it")]
+
 use std::{
     fs,
     io::{self, IoSlice, Read as _, Write as _},
@@ -11,16 +13,18 @@ use std::{
     path::Path,
     process::{self, Command},
     ptr,
-    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+    sync::{
+        atomic::{AtomicU8, Ordering},
+        mpsc::channel,
+    },
     thread,
-    time::Duration,
 };
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
     Analyzer, EXEC_TWICE, IMDS_V4, Lack, Scene, Urgent, binary, brief, connect, fast_open_connect_names_the_sender,
-    get, get_with_token, imds_analyzer, lack, needs, port, read_response, run, run_to_end, send_with, serve,
-    set_option, silent_peer,
+    get, get_with_token, imds_analyzer, lack, needs, port, process as process_of, read_response, run, run_to_end,
+    send_with, serve, set_option, silent_peer, until,
 };
 use serde_json::Value;
 
@@ -208,19 +212,20 @@ fn bytes_that_change_while_they_are_sent() {
     );
     let head = get_with_token(PATH, "x").into_bytes();
     let bytes: Vec<AtomicU8> = filler.bytes().chain(head.iter().copied()).map(AtomicU8::new).collect();
-    let begun = AtomicBool::new(false);
+    let (begun, sender) = channel();
     thread::scope(|scope| {
         scope.spawn(|| {
-            begun.store(true, Ordering::Release);
+            // By number: glibc has a name for it since 2.30.
+            // SAFETY: no arguments.
+            let thread = unsafe { libc::syscall(libc::SYS_gettid) };
+            begun.send(thread as i32).expect("waited for");
             // SAFETY: the bytes outlive the call; AtomicU8 is as u8.
             let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
             assert_eq!(sent, bytes.len() as isize);
         });
-        while !begun.load(Ordering::Acquire) {
-            thread::yield_now();
-        }
-        // Until the send sleeps.
-        thread::sleep(Duration::from_millis(300));
+        let sender = sender.recv().expect("a thread");
+        let sender = process_of(process::id()).task_from_tid(sender).expect("a thread");
+        until("the send sleeps", || sender.stat().expect("a thread").state == 'S');
         let name = bytes.len() - head.len() + get(PATH).len() - 2;
         bytes[name].store(b'y', Ordering::Relaxed);
         let mut rest = bytes.len();

@@ -2,6 +2,12 @@
 //!
 //! guests: none
 
+#![expect(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by it; figures and reasons are for whoever reads the log"
+)]
+
 use std::{
     fs,
     io::Read as _,

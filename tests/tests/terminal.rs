@@ -158,8 +158,11 @@ fn terminal() -> (File, OwnedFd) {
         )
     };
     assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: both were just opened, and nobody else has them.
-    unsafe { (File::from_raw_fd(person), OwnedFd::from_raw_fd(program)) }
+    // SAFETY: just opened, and nobody else has it.
+    let person = unsafe { File::from_raw_fd(person) };
+    // SAFETY: just opened, and nobody else has it.
+    let program = unsafe { OwnedFd::from_raw_fd(program) };
+    (person, program)
 }
 
 /// Everything a person sees on a terminal while `client` runs.

@@ -1,5 +1,11 @@
 //! `cargo xtask`: sets up, builds, shows and tests imds-analyzer.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what it says is for whoever runs it"
+)]
+
 use std::{
     env,
     path::{Path, PathBuf},

@@ -1,8 +1,8 @@
-//! How many requests of one user the kernel side reports before it only counts them.
+//! The limit on requests of one user that the kernel side reports; it only counts the rest.
 
 use imds_analyzer_ebpf::abi::Budget;
 
-/// Requests of one user a second, and how many at once; a rate of 0 is no limit.
+/// Requests of one user per second and burst; a rate of 0 means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelBudget {
     pub rate: u32,
@@ -28,7 +28,7 @@ impl KernelBudget {
         }
     }
 
-    /// As the kernel side has it: what a record costs, and how much can be saved up, in us.
+    /// The cost of one record and the most that a user can save up, in microseconds.
     pub(super) fn in_kernel(self) -> Budget {
         const SECOND: u32 = 1_000_000;
         let cost = SECOND.checked_div(self.rate).map_or(0, |cost| cost.max(1));
@@ -38,12 +38,12 @@ impl KernelBudget {
         }
     }
 
-    /// For a plan.
+    /// The line of a plan that `check` prints.
     pub(super) fn describe(self) -> String {
         match self {
             Self { rate: 0, .. } => "budget: none, every call is reported".to_owned(),
             Self { rate, burst } => {
-                format!("budget: {rate} calls a second of one user, {burst} at once; more are only counted")
+                format!("budget: {rate} calls per second of one user, bursts of {burst}; the rest is only counted")
             }
         }
     }

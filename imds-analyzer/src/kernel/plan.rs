@@ -412,7 +412,7 @@ mod tests {
             (
                 KernelBudget::default(),
                 500,
-                "budget: 2000 calls a second of one user, 10000 at once",
+                "budget: 2000 calls per second of one user, bursts of 10000",
             ),
             (KernelBudget::of_rate(0), 0, "budget: none"),
         ] {

@@ -254,7 +254,7 @@ mod tests {
         let end = block_on(run(&mut session, stop, &mut tick)).unwrap();
         assert_eq!(end, End::Stopped(()));
         assert_eq!((session.turns, session.ticks.as_slice()), (2, &[7][..]));
-        // At most once at first, and again after each of the two turns and the one tick: `select` asks in any order.
+        // After each of the two turns and the tick at most, and once more for the rest of the time.
         assert!(tick.waits <= 4, "{}", tick.waits);
     }
 }

@@ -9,6 +9,8 @@
 //!                @vm done
 //! ```
 
+#![expect(clippy::print_stdout, reason = "its messages go to the console")]
+
 use std::{
     ffi::CString,
     fs, io,

@@ -2,6 +2,8 @@
 //! program at the root of cgroup2 that tolerates no other, and a kernel locked down to confidentiality (`--skip lockdown`
 //! where the kernel cannot be).
 
+#![expect(clippy::panic, reason = "a test fails by it")]
+
 use std::{env, fs, io, os::fd::AsRawFd as _, path::Path};
 
 use imds_analyzer_tests::{Output, imds_analyzer};

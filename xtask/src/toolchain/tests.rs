@@ -133,7 +133,7 @@ fn bare_debian_names_every_package_and_reads_llvm_from_the_compiler_to_come() {
         text.starts_with("a Rust compiler for bpfel-unknown-none and bpf-linker missing"),
         "{text}"
     );
-    let position = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is not in {text}"));
+    let position = |part: &str| text.find(part).expect(part);
     assert!(position("rustc-web") < position("llvm=$("), "{text}");
     assert!(position("llvm=$(") < position("llvm-$llvm-dev"), "{text}");
 }

@@ -155,9 +155,8 @@ mod tests {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(SOURCES);
         for entry in fs::read_dir(sources).expect("the tests") {
             let path = entry.expect("an entry").path();
-            if let Err(error) = program(&path) {
-                panic!("{}: {error:#}", path.display());
-            }
+            let program = program(&path);
+            assert!(program.is_ok(), "{}: {program:?}", path.display());
         }
     }
 }

@@ -134,15 +134,17 @@ impl Machine<'_> {
                 &format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()),
             ]);
         }
-        // SAFETY: prctl is async-signal-safe, and touches nothing of this process.
-        unsafe {
-            // No guest outlives this program, however it ends. The signal comes when the thread ends that starts the
-            // guest, which is the one that waits for it.
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+        // No guest outlives this program, however it ends. The signal comes when the thread ends that starts the
+        // guest, which is the one that waits for it.
+        let end_with_parent = || {
+            // SAFETY: two numbers; nothing of this process is touched.
+            match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
-            });
-        }
+            }
+        };
+        // SAFETY: prctl is async-signal-safe.
+        unsafe { command.pre_exec(end_with_parent) };
         let spawned = command.spawn();
         let mut guest = Guest(spawned.with_context(|| format!("cannot run {}", command.get_program().display()))?);
         let deadline = Instant::now() + limit;
