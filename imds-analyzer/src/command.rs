@@ -7,6 +7,7 @@ use crate::{
     console::{self, say},
     exit_code::ExitCode,
     kernel::budget::KernelBudget,
+    record,
     session::StartError,
     sink,
 };
@@ -48,7 +49,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::run(args.format, args.object.wanted(args.owner, KernelBudget::default())),
         Command::Lab(args) => lab::run(&args),
         Command::Config(command) => config::run(command),
-        Command::Schema => written(sink::schema::write(&mut io::stdout())),
+        Command::Schema => written(record::schema::write(&mut io::stdout())),
         Command::Completions(args) => written(cli::completions(args.shell, &mut io::stdout())),
         Command::Man(args) => written(cli::man(args.dir.as_deref(), &mut io::stdout())),
     }

@@ -15,7 +15,11 @@ use tracing_subscriber::{
 use crate::{
     choice::{ColorChoice, Format},
     session::Finished,
-    sink::{Output, Sink, Style, json::JsonSink, text::TextSink},
+    sink::{
+        Output, Sink, Style,
+        json::JsonSink,
+        text::{TextSink, table},
+    },
 };
 
 /// One line on stderr. If nobody reads it there is nobody to tell.
@@ -68,10 +72,7 @@ pub fn summarise<S>(finished: &Finished<S>, format: Format, color: ColorChoice) 
     match format {
         Format::Text => say(format_args!(
             "\n{}",
-            finished
-                .summary
-                .render(style.columns(), style.color, &finished.loss)
-                .trim_end()
+            table::render(&finished.summary, style.columns(), style.color, &finished.loss).trim_end()
         )),
         Format::Json if !finished.loss.is_empty() => say(format_args!("{}", finished.loss)),
         Format::Json => {}

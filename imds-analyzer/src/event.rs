@@ -4,6 +4,7 @@
 //! valid UTF-8 and bounded. Escaping for a terminal is left to the text sink.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::SystemTime,
@@ -13,6 +14,8 @@ use imds_analyzer_ebpf::{
     abi::OwnerHook,
     classify::{PathClass, Reason, Verdict},
 };
+
+use crate::vocabulary::vocabulary;
 
 /// A judged request and its caller.
 #[derive(Clone, Debug)]
@@ -55,45 +58,47 @@ impl Event {
     }
 
     /// `imds.endpoint`: a mapped IPv4 address is IPv4.
-    pub fn endpoint(&self) -> &'static str {
+    pub fn endpoint(&self) -> Endpoint {
         match self.destination.ip().to_canonical() {
-            IpAddr::V4(_) => "ipv4",
-            IpAddr::V6(_) => "ipv6",
+            IpAddr::V4(_) => Endpoint::Ipv4,
+            IpAddr::V6(_) => Endpoint::Ipv6,
         }
     }
 }
 
-/// How the bytes were seen, `imds.tap`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tap {
-    /// Off the packets.
-    Wire,
-    /// From the sender's memory.
-    Send,
-}
-
-impl Tap {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Wire => "wire",
-            Self::Send => "send",
-        }
+vocabulary! {
+    /// How the bytes were seen, `imds.tap`.
+    pub enum Tap {
+        /// Off the packets.
+        Wire = "wire",
+        /// From the sender's memory.
+        Send = "send",
     }
 }
 
-/// The socket's network namespace, `imds.netns`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NetNs {
-    Host,
-    Other,
+vocabulary! {
+    /// The socket's network namespace, `imds.netns`.
+    pub enum NetNs {
+        Host = "host",
+        Other = "other",
+    }
 }
 
-impl NetNs {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Host => "host",
-            Self::Other => "other",
-        }
+vocabulary! {
+    /// Which address of the metadata service was called, `imds.endpoint`.
+    pub enum Endpoint {
+        /// 169.254.169.254, mapped into IPv6 too.
+        Ipv4 = "ipv4",
+        Ipv6 = "ipv6",
+    }
+}
+
+vocabulary! {
+    /// `http.version`.
+    pub enum HttpVersion {
+        Http09 = "0.9",
+        Http10 = "1.0",
+        Http11 = "1.1",
     }
 }
 
@@ -105,8 +110,7 @@ pub struct HttpRequest {
     pub target: Option<String>,
     /// The path of `target`: without query, and without scheme and authority.
     pub path: Option<String>,
-    /// `1.1`, `1.0`, `0.9`.
-    pub version: Option<&'static str>,
+    pub version: Option<HttpVersion>,
     pub user_agent: Option<String>,
 }
 
@@ -164,22 +168,15 @@ pub struct Process {
     pub user_container: Option<Container>,
 }
 
-/// Where the facts on a process come from, `process.source`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Source {
-    /// Read in the kernel while the process connected or sent; /proc only adds to them.
-    #[default]
-    Kernel,
-    /// Read in /proc afterwards: the process had not been announced.
-    Proc,
-}
-
-impl Source {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::Proc => "proc",
-        }
+vocabulary! {
+    /// Where the facts on a process come from, `process.source`.
+    #[derive(Default)]
+    pub enum Source {
+        /// Read in the kernel while the process connected or sent; /proc only adds to them.
+        #[default]
+        Kernel = "kernel",
+        /// Read in /proc afterwards: the process had not been announced.
+        Proc = "proc",
     }
 }
 
@@ -192,6 +189,19 @@ pub struct Ancestor {
     /// Masked.
     pub args: Vec<String>,
     pub user_id: Option<u32>,
+}
+
+/// Arguments as one text, separated by spaces.
+pub fn command_line(args: &[String]) -> impl fmt::Display + '_ {
+    fmt::from_fn(|f| {
+        for (index, arg) in args.iter().enumerate() {
+            if index > 0 {
+                f.write_str(" ")?;
+            }
+            f.write_str(arg)?;
+        }
+        Ok(())
+    })
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -217,10 +227,29 @@ pub struct Thread {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Container {
     pub id: String,
-    pub runtime: Option<String>,
+    pub runtime: Option<Runtime>,
     /// Where the runtime's own files on this host have it.
     pub name: Option<String>,
     pub image: Option<String>,
+}
+
+impl Container {
+    /// Its name, else as much of its id as `docker ps` shows.
+    pub fn short_name(&self) -> &str {
+        self.name.as_deref().unwrap_or(self.id.get(..12).unwrap_or(&self.id))
+    }
+}
+
+vocabulary! {
+    /// `container.runtime`.
+    pub enum Runtime {
+        Docker = "docker",
+        Containerd = "containerd",
+        CriO = "cri-o",
+        Podman = "podman",
+        Lxc = "lxc",
+        Nspawn = "systemd-nspawn",
+    }
 }
 
 /// What placed the container.
@@ -229,8 +258,7 @@ pub struct Orchestrator {
     pub platform: Platform,
     /// Pod uid, or task id.
     pub id: String,
-    /// Quality of service class of a pod.
-    pub qos: Option<&'static str>,
+    pub qos: Option<Qos>,
     /// Of the pod, where the runtime's own files have it; of the task, its family.
     pub name: Option<String>,
     pub namespace: Option<String>,
@@ -252,18 +280,37 @@ impl Orchestrator {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Platform {
-    Kubernetes,
-    Ecs,
+vocabulary! {
+    /// `orchestrator.type`.
+    pub enum Platform {
+        Kubernetes = "kubernetes",
+        Ecs = "ecs",
+    }
 }
 
 impl Platform {
-    /// `orchestrator.type`, and `orchestrator.resource.type`.
-    pub const fn names(self) -> (&'static str, &'static str) {
+    /// What the platform runs containers in.
+    pub const fn workload(self) -> Workload {
         match self {
-            Self::Kubernetes => ("kubernetes", "pod"),
-            Self::Ecs => ("ecs", "task"),
+            Self::Kubernetes => Workload::Pod,
+            Self::Ecs => Workload::Task,
         }
+    }
+}
+
+vocabulary! {
+    /// `orchestrator.resource.type`.
+    pub enum Workload {
+        Pod = "pod",
+        Task = "task",
+    }
+}
+
+vocabulary! {
+    /// Quality of service class of a pod, `kubernetes.qos`.
+    pub enum Qos {
+        Guaranteed = "guaranteed",
+        Burstable = "burstable",
+        BestEffort = "besteffort",
     }
 }

@@ -9,7 +9,10 @@ use imds_analyzer_ebpf::{
     classify::{Reason, facts},
 };
 
-use crate::{event::HttpRequest, secrets};
+use crate::{
+    event::{HttpRequest, HttpVersion},
+    secrets,
+};
 
 const METHOD_MAX: usize = 32;
 const TARGET_MAX: usize = 1024;
@@ -68,7 +71,7 @@ struct RequestLine<'a> {
     method: Option<&'a [u8]>,
     /// And whether it is only the beginning of it.
     target: Option<(&'a [u8], bool)>,
-    version: Option<&'static str>,
+    version: Option<HttpVersion>,
 }
 
 impl<'a> RequestLine<'a> {
@@ -103,7 +106,7 @@ impl<'a> RequestLine<'a> {
         Self {
             method,
             target,
-            version: if simple { Some("0.9") } else { version },
+            version: if simple { Some(HttpVersion::Http09) } else { version },
         }
     }
 }
@@ -114,10 +117,10 @@ fn is_method(word: &[u8]) -> bool {
         .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
-fn version_of(word: &[u8]) -> Option<&'static str> {
+fn version_of(word: &[u8]) -> Option<HttpVersion> {
     match word.strip_prefix(b"HTTP/1.")? {
-        b"0" => Some("1.0"),
-        [digit] if digit.is_ascii_digit() => Some("1.1"),
+        b"0" => Some(HttpVersion::Http10),
+        [digit] if digit.is_ascii_digit() => Some(HttpVersion::Http11),
         _ => None,
     }
 }
@@ -187,7 +190,7 @@ mod tests {
         parse(capture.as_bytes(), 0, None)
     }
 
-    fn request(method: &str, target: &str, path: &str, version: Option<&'static str>) -> HttpRequest {
+    fn request(method: &str, target: &str, path: &str, version: Option<HttpVersion>) -> HttpRequest {
         HttpRequest {
             method: Some(method.to_owned()),
             target: Some(target.to_owned()),
@@ -202,17 +205,25 @@ mod tests {
         let parsed = head("GET /latest/user-data?a=1 HTTP/1.1\nHost: 169.254.169.254\nuser-agent :  curl/8.5 \n");
         let expected = HttpRequest {
             user_agent: Some("curl/8.5".to_owned()),
-            ..request("GET", "/latest/user-data?a=1", "/latest/user-data", Some("1.1"))
+            ..request(
+                "GET",
+                "/latest/user-data?a=1",
+                "/latest/user-data",
+                Some(HttpVersion::Http11),
+            )
         };
         assert_eq!(parsed, expected);
     }
 
     #[test]
     fn versions() {
-        assert_eq!(parse(b"GET /a HTTP/1.0\n", facts::HTTP_1_0, None).version, Some("1.0"));
+        assert_eq!(
+            parse(b"GET /a HTTP/1.0\n", facts::HTTP_1_0, None).version,
+            Some(HttpVersion::Http10)
+        );
         assert_eq!(
             parse(b"GET /a\n", facts::HTTP_0_9, None),
-            request("GET", "/a", "/a", Some("0.9"))
+            request("GET", "/a", "/a", Some(HttpVersion::Http09))
         );
         assert_eq!(parse(b"GET /a HTTP/2.0\n", 0, Some(Reason::NotHttp)).version, None);
     }
@@ -233,7 +244,7 @@ mod tests {
     #[test]
     fn found_in_something_else() {
         let found = |line: &str| parse(line.as_bytes(), 0, Some(Reason::Framing));
-        let expected = request("GET", "/latest/x", "/latest/x", Some("1.1"));
+        let expected = request("GET", "/latest/x", "/latest/x", Some(HttpVersion::Http11));
         assert_eq!(found("password=1 GET /latest/x HTTP/1.1\n"), expected);
         assert_eq!(found("GET /latest/x HTTP/1.1"), expected);
         assert_eq!(found("some body GET /latest/x"), HttpRequest::default());
@@ -312,7 +323,7 @@ mod tests {
             let parsed = head(&text.replace('\r', ""));
             prop_assert_eq!(parsed.method.as_deref(), expected.method);
             prop_assert_eq!(parsed.target.as_deref(), expected.path);
-            prop_assert_eq!(parsed.version, Some(if expected.version == Some(0) { "1.0" } else { "1.1" }));
+            prop_assert_eq!(parsed.version, Some(if expected.version == Some(0) { HttpVersion::Http10 } else { HttpVersion::Http11 }));
             // Masking may change an agent that looks like a secret, and nothing else may.
             prop_assert_eq!(parsed.user_agent, Some(secrets::mask_text(&agent)));
         }

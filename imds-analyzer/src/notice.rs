@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
-use super::summary::{Counts, Summary};
 use crate::{
     event::{Event, User},
     loss::Ledger,
+    summary::{Counts, Summary},
 };
 
 /// A record that is not a request.

@@ -32,6 +32,7 @@ use std::{
 use imds_analyzer_ebpf::abi;
 use lru::LruCache;
 
+pub(crate) use self::caller::program_of;
 use self::{
     ancestry::Ancestry,
     args::Argv,

@@ -30,7 +30,9 @@ use crate::{
     },
     legacy::LegacyTap,
     loss::{Kind, Ledger},
-    sink::{self, Notice, Sink, summary::Summary},
+    notice::Notice,
+    sink::{self, Sink},
+    summary::Summary,
 };
 
 /// Records handled before heads that time out get a turn.

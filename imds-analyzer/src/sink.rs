@@ -5,7 +5,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{event::Event, loss::Ledger};
+use crate::{event::Event, loss::Ledger, notice::Notice};
 
 pub mod fanout;
 pub mod file;
@@ -14,19 +14,12 @@ pub mod json;
 mod layout;
 pub mod metrics;
 pub mod noise;
-mod notice;
 mod plain;
 pub mod queue;
-mod record;
-pub mod schema;
 mod stream;
-pub mod summary;
 pub mod text;
 
-pub use self::{
-    layout::Style,
-    notice::{Hook, Notice},
-};
+pub use self::layout::Style;
 
 /// Takes records one by one.
 pub trait Sink {

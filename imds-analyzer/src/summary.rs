@@ -1,4 +1,4 @@
-//! Who called how often: the sum of a run, by caller.
+//! Who called how often: the sum of calls, by caller, whether they were seen just now or read from a log.
 
 use std::{
     collections::HashMap,
@@ -6,14 +6,10 @@ use std::{
 };
 
 use imds_analyzer_ebpf::classify::Version;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::text::marks::container_name;
-use crate::{
-    event::{Event, Process, User},
-    loss::Ledger,
-};
-
-mod table;
+use crate::event::{Event, Process, User};
 
 /// Callers kept apart; calls of further ones are only counted.
 const CALLERS_MAX: usize = 1000;
@@ -40,7 +36,8 @@ struct Tally {
 }
 
 /// Calls by version.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Counts {
     pub v1: u64,
     pub v2: u64,
@@ -60,6 +57,58 @@ impl Counts {
             Version::Other => &mut self.other,
             Version::Unknown => &mut self.unknown,
         } += 1;
+    }
+}
+
+/// One call, as far as a summary goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call<'a> {
+    pub version: Version,
+    /// The peer is an address of the host itself.
+    pub local: bool,
+    /// It repeats another call that is counted.
+    pub relay: bool,
+    /// `None` where nobody is known.
+    pub who: Option<Who<'a>>,
+    pub path: Option<&'a str>,
+}
+
+/// Whose call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Who<'a> {
+    /// What callers are told apart by, with their user.
+    pub key: &'a str,
+    /// The program of `key`.
+    pub program: &'a str,
+    pub user_id: Option<u32>,
+    pub user_name: Option<&'a str>,
+    /// The container, or else the unit.
+    pub place: Option<&'a str>,
+}
+
+impl<'a> From<&'a Event> for Call<'a> {
+    fn from(event: &'a Event) -> Self {
+        Self {
+            version: event.verdict.version(),
+            local: event.local,
+            relay: event.relay,
+            who: event.process.as_deref().map(Who::from),
+            path: event.http.path.as_deref(),
+        }
+    }
+}
+
+impl<'a> From<&'a Process> for Who<'a> {
+    fn from(process: &'a Process) -> Self {
+        let container = process.container.as_ref();
+        let image = container.map(|container| container.image.as_deref().unwrap_or(container.short_name()));
+        Self {
+            key: &process.caller,
+            program: &process.program,
+            user_id: process.user.id,
+            user_name: process.user.name.as_deref(),
+            place: image.or(process.user_unit.as_deref()).or(process.unit.as_deref()),
+        }
     }
 }
 
@@ -85,28 +134,27 @@ impl Summary {
         Self::default()
     }
 
-    /// Counts `event`.
-    pub fn add(&mut self, event: &Event) {
-        let version = event.verdict.version();
-        if event.relay {
-            self.relayed.add(version);
+    /// Counts a call: an event, a record of a request.
+    pub fn add<'a>(&mut self, call: impl Into<Call<'a>>) {
+        let call = call.into();
+        if call.relay {
+            self.relayed.add(call.version);
             return;
         }
-        let tally = if event.local { &mut self.local } else { &mut self.real };
-        tally.total.add(version);
+        let tally = if call.local { &mut self.local } else { &mut self.real };
+        tally.total.add(call.version);
 
-        let process = event.process.as_deref();
         self.key.clear();
         // Writing to a String does not fail.
-        let _ = write!(self.key, "{}", key(process, event.local));
+        let _ = write!(self.key, "{}", key(&call));
         if let Some(caller) = self.callers.get_mut(&self.key) {
-            caller.add(event);
+            caller.add(&call);
         } else if self.callers.len() < CALLERS_MAX {
-            let mut caller = Caller::new(process, event.local);
-            caller.add(event);
+            let mut caller = Caller::new(&call);
+            caller.add(&call);
             self.callers.insert(self.key.clone(), caller);
         } else {
-            tally.others.add(version);
+            tally.others.add(call.version);
         }
     }
 
@@ -133,41 +181,33 @@ impl Summary {
         callers
     }
 
-    /// For people, in `width` columns.
-    pub fn render(&self, width: usize, color: bool, loss: &Ledger) -> String {
-        table::render(self, width, color, loss)
-    }
-
     fn tally(&self, local: bool) -> Tally {
         if local { self.local } else { self.real }
     }
 }
 
 /// What tells callers apart.
-fn key(process: Option<&Process>, local: bool) -> impl fmt::Display + '_ {
+fn key(call: &Call<'_>) -> impl fmt::Display {
     fmt::from_fn(move |f| {
-        write!(f, "{local}")?;
-        let Some(process) = process else { return Ok(()) };
+        write!(f, "{}", call.local)?;
+        let Some(who) = call.who else { return Ok(()) };
         // NUL is in no path and no unit's name.
-        write!(f, "\0{}\0{:?}", process.caller, process.user.id)
+        write!(f, "\0{}\0{:?}", who.key, who.user_id)
     })
 }
 
-/// The container, or else the unit.
-fn place(process: &Process) -> Option<&str> {
-    let container = process.container.as_ref();
-    let image = container.map(|container| container.image.as_deref().unwrap_or(container_name(container)));
-    image.or(process.user_unit.as_deref()).or(process.unit.as_deref())
-}
-
 impl Caller {
-    fn new(process: Option<&Process>, local: bool) -> Self {
+    fn new(call: &Call<'_>) -> Self {
+        let who = call.who;
         Self {
-            key: process.map(|process| process.caller.clone()),
-            program: process.map(|process| process.program.clone()),
-            user: process.map(|process| process.user.clone()).unwrap_or_default(),
-            place: process.and_then(place).map(bounded),
-            local,
+            key: who.map(|who| who.key.to_owned()),
+            program: who.map(|who| who.program.to_owned()),
+            user: User {
+                id: who.and_then(|who| who.user_id),
+                name: who.and_then(|who| who.user_name).map(str::to_owned),
+            },
+            place: who.and_then(|who| who.place).map(|place| cut(place).to_owned()),
+            local: call.local,
             counts: Counts::default(),
             last_path: None,
         }
@@ -181,22 +221,17 @@ impl Caller {
         (self.key.as_deref(), self.user.id)
     }
 
-    fn add(&mut self, event: &Event) {
-        let version = event.verdict.version();
-        self.counts.add(version);
-        if version != Version::V1 && self.counts.v1 > 0 {
+    fn add(&mut self, call: &Call<'_>) {
+        self.counts.add(call.version);
+        if call.version != Version::V1 && self.counts.v1 > 0 {
             return;
         }
-        if let Some(path) = &event.http.path {
+        if let Some(path) = call.path {
             let last = self.last_path.get_or_insert_default();
             last.clear();
             last.push_str(cut(path));
         }
     }
-}
-
-fn bounded(text: impl AsRef<str>) -> String {
-    cut(text.as_ref()).to_owned()
 }
 
 fn cut(text: &str) -> &str {

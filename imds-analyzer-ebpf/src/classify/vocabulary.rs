@@ -95,6 +95,8 @@ impl Verdict {
 }
 
 impl Version {
+    pub const ALL: [Self; 4] = [Self::V1, Self::V2, Self::Other, Self::Unknown];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V1 => "v1",

@@ -11,7 +11,7 @@ use imds_analyzer_ebpf::classify::path_class;
 use serde::Deserialize;
 
 use super::path;
-use crate::event::{Event, Process};
+use crate::event::{Event, HttpVersion, Process};
 
 /// All given keys must match. An entry without keys is an error, because it would match everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -207,7 +207,7 @@ fn is_whole(target: &str, event: &Event) -> bool {
     let ends = match event.http.version {
         None => false,
         // Nothing follows such a target, and masking only makes it shorter.
-        Some("0.9") => target.len() <= TARGET_WHOLE && !target.contains("***"),
+        Some(HttpVersion::Http09) => target.len() <= TARGET_WHOLE && !target.contains("***"),
         Some(_) => true,
     };
     ends && path_class(target.as_bytes()) == event.path_class

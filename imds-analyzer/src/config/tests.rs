@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     cli::{Cli, Command},
+    event::HttpVersion,
     sink::tests::full_event,
 };
 
@@ -330,9 +331,9 @@ fn paths_are_compared_as_the_class_is_judged() {
     event.path_class = PathClass::Plain;
     event.http.version = None;
     assert!(!rule(&format!("path = \"{id}\"")).matches(&event), "cut");
-    event.http.version = Some("0.9");
+    event.http.version = Some(HttpVersion::Http09);
     assert!(!rule(&format!("path = \"{id}\"")).matches(&event), "cut, HTTP/0.9");
-    event.http.version = Some("1.1");
+    event.http.version = Some(HttpVersion::Http11);
     event.http.target = Some(id.to_owned());
     event.path_class = PathClass::Credential;
     assert!(!rule(&format!("path = \"{id}\"")).matches(&event), "cut by the capture");

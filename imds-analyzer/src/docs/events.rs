@@ -8,7 +8,7 @@ use imds_analyzer_ebpf::{
 use serde_json::Value;
 
 use super::{Block, code, table};
-use crate::sink::schema;
+use crate::record::schema;
 
 pub(super) fn blocks() -> Vec<Block> {
     vec![

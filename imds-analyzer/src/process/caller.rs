@@ -12,7 +12,7 @@ mod tests;
 use self::interpreter::Runs;
 use super::{cgroup::Placement, network_helper, paths::DELETED};
 use crate::{
-    event::{Ancestor, Container},
+    event::{Ancestor, Container, Runtime},
     sanitize,
 };
 
@@ -339,6 +339,13 @@ pub(super) fn key(program: &str, placement: &Placement) -> String {
     }
 }
 
+/// The program of a [`key`] with a place; without a place the key is the program. A truncated key is returned as it is.
+pub(crate) fn program_of(key: &str) -> &str {
+    // No place contains a blank before a parenthesis.
+    let cut = key.strip_suffix(')').and_then(|key| key.rsplit_once(" ("));
+    cut.map_or(key, |(program, _)| program)
+}
+
 /// The part of the placement that is stable when the process is started again. Ids of containers and pods are not, so
 /// without a name only the runtime is left. Sessions, scopes and units made by systemd-run are not stable either.
 fn place(placement: &Placement) -> Option<String> {
@@ -369,7 +376,7 @@ fn users_place(placement: &Placement) -> Option<String> {
 fn container_place(container: &Container) -> String {
     let named = container.image.as_ref().or(container.name.as_ref());
     named.cloned().unwrap_or_else(|| {
-        let runtime = container.runtime.as_deref().unwrap_or("unknown");
+        let runtime = container.runtime.map_or("unknown", Runtime::as_str);
         format!("{runtime} container")
     })
 }

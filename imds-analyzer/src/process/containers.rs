@@ -24,7 +24,7 @@ use super::{
     helper::{Helper, PATIENCE},
 };
 use crate::{
-    event::{Container, Orchestrator},
+    event::{Container, Orchestrator, Runtime},
     sanitize, secrets,
 };
 
@@ -38,13 +38,13 @@ const KNOWN: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// Looks up the names of containers, and remembers them.
 #[derive(Debug)]
 pub(super) struct Containers {
-    readers: [(Runtime, Helper<String, Found>); 5],
+    readers: [(Store, Helper<String, Found>); 5],
     known: LruCache<String, Names>,
 }
 
 /// The runtime whose files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Runtime {
+enum Store {
     Docker,
     Containerd,
     CriO,
@@ -130,7 +130,7 @@ impl Containers {
         })
     }
 
-    fn reading(patience: Duration, read: impl Fn(Runtime, &str) -> Found + Clone + Send + Sync + 'static) -> Self {
+    fn reading(patience: Duration, read: impl Fn(Store, &str) -> Found + Clone + Send + Sync + 'static) -> Self {
         let reader = |runtime, name| {
             let read = read.clone();
             (
@@ -141,11 +141,11 @@ impl Containers {
         Self {
             // Thread names have at most 15 bytes.
             readers: [
-                reader(Runtime::Docker, "names-docker"),
-                reader(Runtime::Containerd, "names-containrd"),
-                reader(Runtime::CriO, "names-cri-o"),
-                reader(Runtime::Podman, "names-podman"),
-                reader(Runtime::Any, "names-any"),
+                reader(Store::Docker, "names-docker"),
+                reader(Store::Containerd, "names-containrd"),
+                reader(Store::CriO, "names-cri-o"),
+                reader(Store::Podman, "names-podman"),
+                reader(Store::Any, "names-any"),
             ],
             known: LruCache::new(KNOWN),
         }
@@ -180,7 +180,7 @@ impl Containers {
 
     /// Does not remember missing files, because a runtime may write them after the first process has run.
     fn names(&mut self, container: &Container, counters: &mut Counters) -> Option<Names> {
-        let runtime = Runtime::of(container)?;
+        let runtime = Store::of(container)?;
         let (_, reader) = self.readers.iter_mut().find(|(of, _)| *of == runtime)?;
         let late = reader.late_answer();
         let asked = match &late {
@@ -199,14 +199,14 @@ impl Containers {
     }
 }
 
-impl Runtime {
+impl Store {
     fn of(container: &Container) -> Option<Self> {
-        Some(match container.runtime.as_deref() {
-            Some("docker") => Self::Docker,
-            Some("containerd") => Self::Containerd,
-            Some("cri-o") => Self::CriO,
-            Some("podman") => Self::Podman,
-            Some(_) => return None,
+        Some(match container.runtime {
+            Some(Runtime::Docker) => Self::Docker,
+            Some(Runtime::Containerd) => Self::Containerd,
+            Some(Runtime::CriO) => Self::CriO,
+            Some(Runtime::Podman) => Self::Podman,
+            Some(Runtime::Lxc | Runtime::Nspawn) => return None,
             None => Self::Any,
         })
     }
@@ -220,7 +220,7 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    fn find(&self, runtime: Runtime, id: &str, counters: &mut Counters) -> Option<Names> {
+    fn find(&self, runtime: Store, id: &str, counters: &mut Counters) -> Option<Names> {
         let docker = || format!("var/lib/docker/containers/{id}/config.v2.json");
         let containerd =
             |namespace: &str| format!("run/containerd/io.containerd.runtime.v2.task/{namespace}/{id}/config.json");
@@ -228,14 +228,14 @@ impl Files<'_> {
         let stored = || "var/lib/containers/storage/overlay-containers/containers.json".to_owned();
         let (docker_names, bundle_names) = (Names::of_docker, Names::of_bundle);
         match runtime {
-            Runtime::Docker => self.read(&docker(), counters).map(docker_names),
-            Runtime::Containerd => ["k8s.io", "default"]
+            Store::Docker => self.read(&docker(), counters).map(docker_names),
+            Store::Containerd => ["k8s.io", "default"]
                 .iter()
                 .find_map(|namespace| self.read(&containerd(namespace), counters))
                 .map(bundle_names),
-            Runtime::CriO => self.read(&crio(), counters).map(bundle_names),
-            Runtime::Podman => Names::of_stored(self.read(&stored(), counters)?, id),
-            Runtime::Any => (self.read(&containerd("k8s.io"), counters).map(bundle_names))
+            Store::CriO => self.read(&crio(), counters).map(bundle_names),
+            Store::Podman => Names::of_stored(self.read(&stored(), counters)?, id),
+            Store::Any => (self.read(&containerd("k8s.io"), counters).map(bundle_names))
                 .or_else(|| self.read(&docker(), counters).map(docker_names))
                 .or_else(|| self.read(&crio(), counters).map(bundle_names)),
         }

@@ -1,186 +1,183 @@
 //! The records of noise control: a caller seen for the first time, and requests that were counted only.
 
-use std::time::SystemTime;
-
-use imds_analyzer_ebpf::classify::Verdict;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Envelope, Host, Level, Micros, SCHEMA, User, action_is,
-    notice::{CountFields, envelope},
+    SCHEMA, Text, Word,
+    envelope::{Host, User},
+    value::Micros,
 };
 use crate::{
-    event::{Event, Process},
-    sink::notice::{First, Folded},
+    event::{self, Event},
+    notice::{First, Folded},
+    summary::Counts,
+    vocabulary::vocabulary,
 };
 
 /// A caller that was not seen before makes its first v1 call, or its first for credentials.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, transform = action_is("imds-analyzer-first-seen"))]
-pub(in crate::sink) struct FirstSeenRecord<'a> {
-    #[serde(flatten)]
-    envelope: Envelope,
-    imds: FirstSeen<'a>,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct FirstSeen<'a> {
+    pub imds: FirstSeenFields<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    process: Option<Program<'a>>,
+    pub process: Option<Program<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<User<'a>>,
+    pub user: Option<User<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    systemd: Option<Unit<'a>>,
+    pub systemd: Option<Unit<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    container: Option<ContainerId<'a>>,
+    pub container: Option<ContainerId<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    url: Option<Path<'a>>,
-    host: Host<'a>,
+    pub url: Option<Path<'a>>,
+    pub host: Host<'a>,
 }
 
-impl<'a> FirstSeenRecord<'a> {
-    pub(super) fn new(time: SystemTime, event: &'a Event, first: First, host: &'a str) -> Self {
+impl<'a> FirstSeen<'a> {
+    pub(super) fn new(event: &'a Event, first: First, host: &'a str) -> Self {
         let process = event.process.as_deref();
-        let level = if event.verdict == Verdict::V1 {
-            Level::Warn
-        } else {
-            Level::Info
-        };
         Self {
-            envelope: envelope(time, level, Action::FirstSeen),
-            imds: FirstSeen {
+            imds: FirstSeenFields {
                 schema: SCHEMA,
-                caller: event.caller(),
+                caller: event.caller().into(),
                 first: [(first.v1, What::V1), (first.credential, What::Credential)]
                     .into_iter()
-                    .filter_map(|(is, what)| is.then_some(what))
+                    .filter_map(|(is, what)| is.then_some(what.into()))
                     .collect(),
                 local: event.local,
             },
             process: process.map(Program::new),
             user: process.and_then(|process| User::new(process.user.id, process.user.name.as_deref())),
-            systemd: Unit::new(process.and_then(|process| process.unit.as_deref())),
-            container: ContainerId::new(process.and_then(|process| Some(process.container.as_ref()?.id.as_str()))),
-            url: event.http.path.as_deref().map(|path| Path { path }),
-            host: Host { name: host },
+            systemd: Unit::new(process.and_then(|process| process.unit.as_ref())),
+            container: ContainerId::new(process.and_then(|process| Some(&process.container.as_ref()?.id))),
+            url: event.http.path.as_ref().map(|path| Path { path: path.into() }),
+            host: Host::new(host),
         }
     }
 }
 
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-struct FirstSeen<'a> {
-    schema: u32,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields, rename = "FirstSeen")]
+pub struct FirstSeenFields<'a> {
+    pub schema: u32,
     /// What callers are told apart by.
-    caller: &'a str,
+    pub caller: Text<'a>,
     /// What it did for the first time.
-    first: Vec<What>,
-    local: bool,
+    pub first: Vec<Word<'a, What>>,
+    pub local: bool,
 }
 
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum What {
-    V1,
-    Credential,
+vocabulary! {
+    /// What was done for the first time.
+    pub enum What in "What" {
+        V1 = "v1",
+        Credential = "credential",
+    }
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
-struct Program<'a> {
-    pid: u32,
-    name: &'a str,
+pub struct Program<'a> {
+    pub pid: u32,
+    pub name: Text<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    executable: Option<&'a str>,
+    pub executable: Option<Text<'a>>,
 }
 
 impl<'a> Program<'a> {
-    fn new(process: &'a Process) -> Self {
+    fn new(process: &'a event::Process) -> Self {
         Self {
             pid: process.pid,
-            name: &process.name,
-            executable: process.executable.as_deref(),
+            name: (&process.name).into(),
+            executable: process.executable.as_ref().map(Text::from),
         }
     }
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
-struct Unit<'a> {
-    unit: &'a str,
+pub struct Unit<'a> {
+    pub unit: Text<'a>,
 }
 
 impl<'a> Unit<'a> {
-    fn new(unit: Option<&'a str>) -> Option<Self> {
-        unit.map(|unit| Self { unit })
+    fn new(unit: Option<&'a String>) -> Option<Self> {
+        unit.map(|unit| Self { unit: unit.into() })
     }
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
-struct ContainerId<'a> {
-    id: &'a str,
+pub struct ContainerId<'a> {
+    pub id: Text<'a>,
 }
 
 impl<'a> ContainerId<'a> {
-    fn new(id: Option<&'a str>) -> Option<Self> {
-        id.map(|id| Self { id })
+    fn new(id: Option<&'a String>) -> Option<Self> {
+        id.map(|id| Self { id: id.into() })
     }
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
-struct Path<'a> {
-    path: &'a str,
+pub struct Path<'a> {
+    pub path: Text<'a>,
 }
 
 /// Requests of one caller that were counted in place of being written, since its last record of this kind.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, transform = action_is("imds-analyzer-rate-limited"))]
-pub(in crate::sink) struct RateLimitedRecord<'a> {
-    #[serde(flatten)]
-    envelope: Envelope,
-    imds: RateLimited<'a>,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct RateLimited<'a> {
+    pub imds: RateLimitedFields<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<User<'a>>,
+    pub user: Option<User<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    systemd: Option<Unit<'a>>,
+    pub systemd: Option<Unit<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    container: Option<ContainerId<'a>>,
-    host: Host<'a>,
+    pub container: Option<ContainerId<'a>>,
+    pub host: Host<'a>,
 }
 
-impl<'a> RateLimitedRecord<'a> {
-    pub(super) fn new(time: SystemTime, folded: &'a Folded, host: &'a str) -> Self {
-        let level = if folded.counts.v1 > 0 { Level::Warn } else { Level::Info };
+impl<'a> RateLimited<'a> {
+    pub(super) fn new(folded: &'a Folded, host: &'a str) -> Self {
         Self {
-            envelope: envelope(time, level, Action::RateLimited),
-            imds: RateLimited {
+            imds: RateLimitedFields {
                 schema: SCHEMA,
-                caller: folded.caller.as_deref(),
-                calls: CountFields::new(folded.counts),
+                caller: folded.caller.as_ref().map(Text::from),
+                calls: folded.counts,
                 credential_calls: folded.credential,
-                since: Micros(folded.since),
-                until: Micros(folded.until),
+                since: Micros::new(folded.since),
+                until: Micros::new(folded.until),
             },
             user: User::new(folded.user.id, folded.user.name.as_deref()),
-            systemd: Unit::new(folded.unit.as_deref()),
-            container: ContainerId::new(folded.container.as_deref()),
-            host: Host { name: host },
+            systemd: Unit::new(folded.unit.as_ref()),
+            container: ContainerId::new(folded.container.as_ref()),
+            host: Host::new(host),
         }
     }
 }
 
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-struct RateLimited<'a> {
-    schema: u32,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields, rename = "RateLimited")]
+pub struct RateLimitedFields<'a> {
+    pub schema: u32,
     /// What callers are told apart by; absent for callers for whom there was no room.
     #[serde(skip_serializing_if = "Option::is_none")]
-    caller: Option<&'a str>,
+    pub caller: Option<Text<'a>>,
     /// The calls that were not written.
-    calls: CountFields,
+    pub calls: Counts,
     /// How many of all versions were for credentials.
-    credential_calls: u64,
+    pub credential_calls: u64,
     /// When the first of them was made.
-    since: Micros,
+    pub since: Micros,
     /// When the last of them was made.
-    until: Micros,
+    pub until: Micros,
 }

@@ -1,243 +1,216 @@
 //! The records in which the analyzer speaks of itself: what it hooked, what it lost, and the sum of what it saw.
 
-use std::time::SystemTime;
+use std::borrow::Cow;
 
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Category, Dataset, Envelope, EventFields, Host, Kind, Level, Outcome, SCHEMA, Type, User, action_is,
-    noise::{FirstSeenRecord, RateLimitedRecord},
+    List, SCHEMA, Text,
+    envelope::{Host, User},
 };
 use crate::{
     loss::Ledger,
-    sink::{
-        notice::{Hook, Notice},
-        summary::{Caller, Counts, Summary},
-    },
+    notice,
+    summary::{self, Counts},
 };
 
-impl<'a> super::Record<'a> {
-    pub(in crate::sink) fn of_notice(time: SystemTime, notice: &Notice<'a>, host: &'a str) -> Self {
-        match notice {
-            Notice::Start { kernel, hooks } => Self::Start(StartRecord {
-                envelope: envelope(time, Level::Info, Action::Start),
-                imds: Start {
-                    schema: SCHEMA,
-                    hooks: Hooks(hooks),
-                },
-                host: StartHost {
-                    name: host,
-                    os: Os { kernel },
-                },
-            }),
-            Notice::Loss(loss) => Self::Loss(LossRecord {
-                envelope: envelope(time, Level::Warn, Action::Loss),
-                imds: Loss { schema: SCHEMA, loss },
-                host: Host { name: host },
-            }),
-            Notice::FirstSeen { event, first } => Self::FirstSeen(FirstSeenRecord::new(time, event, *first, host)),
-            Notice::RateLimited(folded) => Self::RateLimited(RateLimitedRecord::new(time, folded, host)),
-            Notice::Summary { summary, loss } => Self::Summary(SummaryRecord {
-                envelope: envelope(time, Level::Info, Action::Summary),
-                imds: SummaryImds {
-                    schema: SCHEMA,
-                    summary: SummaryFields::new(summary),
-                    loss,
-                },
-                host: Host { name: host },
-            }),
+/// The analyzer has attached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Start<'a> {
+    pub imds: StartFields<'a>,
+    pub host: StartHost<'a>,
+}
+
+impl<'a> Start<'a> {
+    pub(super) fn new(kernel: &'a str, hooks: &'a [notice::Hook<'a>], host: &'a str) -> Self {
+        Self {
+            imds: StartFields {
+                schema: SCHEMA,
+                hooks: List::Live(hooks),
+            },
+            host: StartHost {
+                name: host.into(),
+                os: Os { kernel: kernel.into() },
+            },
         }
     }
 }
 
-pub(super) fn envelope(time: SystemTime, level: Level, action: Action) -> Envelope {
-    let (kind, category, r#type) = match action {
-        Action::FirstSeen => (Kind::Event, Category::Network, Type::Info),
-        Action::Start => (Kind::Event, Category::Process, Type::Start),
-        _ => (Kind::Metric, Category::Network, Type::Info),
-    };
-    let fields = EventFields {
-        kind,
-        category: [category],
-        r#type: [r#type],
-        action,
-        dataset: Dataset::Analyzer,
-        outcome: Outcome::Success,
-    };
-    Envelope::new(time, level, fields)
-}
-
-/// The analyzer has attached.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, transform = action_is("imds-analyzer-start"))]
-pub(in crate::sink) struct StartRecord<'a> {
-    #[serde(flatten)]
-    envelope: Envelope,
-    imds: Start<'a>,
-    host: StartHost<'a>,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-struct Start<'a> {
-    schema: u32,
-    hooks: Hooks<'a>,
-}
-
-#[derive(JsonSchema)]
-#[schemars(transparent)]
-struct Hooks<'a>(#[schemars(with = "Vec<HookFields<'a>>")] &'a [Hook<'a>]);
-
-impl Serialize for Hooks<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|hook| HookFields {
-            name: hook.name,
-            attached: hook.attached,
-            reason: hook.reason,
-        }))
-    }
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields, rename = "Start")]
+pub struct StartFields<'a> {
+    pub schema: u32,
+    pub hooks: List<'a, notice::Hook<'a>, Hook<'a>>,
 }
 
 /// One of the kernel's hooks.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, rename = "Hook")]
-struct HookFields<'a> {
-    name: &'a str,
-    attached: bool,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Hook<'a> {
+    pub name: Text<'a>,
+    pub attached: bool,
     /// Why it is used, or why not.
-    reason: &'a str,
+    pub reason: Text<'a>,
 }
 
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-struct StartHost<'a> {
-    name: &'a str,
-    os: Os<'a>,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-struct Os<'a> {
-    /// Release of the running kernel.
-    kernel: &'a str,
-}
-
-/// Something was lost since the last record of this kind.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, transform = action_is("imds-analyzer-loss"))]
-pub(in crate::sink) struct LossRecord<'a> {
-    #[serde(flatten)]
-    envelope: Envelope,
-    imds: Loss<'a>,
-    host: Host<'a>,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-struct Loss<'a> {
-    schema: u32,
-    loss: &'a Ledger,
-}
-
-/// All that was seen, by caller.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, transform = action_is("imds-analyzer-summary"))]
-pub(in crate::sink) struct SummaryRecord<'a> {
-    #[serde(flatten)]
-    envelope: Envelope,
-    imds: SummaryImds<'a>,
-    host: Host<'a>,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-struct SummaryImds<'a> {
-    schema: u32,
-    summary: SummaryFields<'a>,
-    loss: &'a Ledger,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, rename = "Summary")]
-struct SummaryFields<'a> {
-    /// Calls to the metadata service.
-    total: CountFields,
-    /// Calls whose peer was an address of the host itself.
-    local_total: CountFields,
-    /// Those with the most v1 calls first.
-    callers: Vec<CallerFields<'a>>,
-    /// Calls by callers for whom there was no room in `callers`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    other_callers: Option<CountFields>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    local_other_callers: Option<CountFields>,
-    /// Calls of rootless network helpers that repeat one of the calls above.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    relayed_total: Option<CountFields>,
-}
-
-impl<'a> SummaryFields<'a> {
-    fn new(summary: &'a Summary) -> Self {
-        let callers = [false, true].into_iter().flat_map(|local| summary.callers(local));
+impl<'a> From<&'a notice::Hook<'a>> for Hook<'a> {
+    fn from(hook: &'a notice::Hook<'a>) -> Self {
         Self {
-            total: CountFields::new(summary.total(false)),
-            local_total: CountFields::new(summary.total(true)),
-            callers: callers.map(CallerFields::new).collect(),
-            other_callers: summary.other_callers(false).map(CountFields::new),
-            local_other_callers: summary.other_callers(true).map(CountFields::new),
-            relayed_total: summary.relayed().map(CountFields::new),
+            name: hook.name.into(),
+            attached: hook.attached,
+            reason: hook.reason.into(),
         }
     }
 }
 
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, rename = "Counts")]
-pub(super) struct CountFields {
-    v1: u64,
-    v2: u64,
-    other: u64,
-    unknown: u64,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct StartHost<'a> {
+    pub name: Text<'a>,
+    pub os: Os<'a>,
 }
 
-impl CountFields {
-    pub(super) fn new(counts: Counts) -> Self {
-        let Counts { v1, v2, other, unknown } = counts;
-        Self { v1, v2, other, unknown }
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Os<'a> {
+    /// Release of the running kernel.
+    pub kernel: Text<'a>,
+}
+
+/// Something was lost since the last record of this kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Loss<'a> {
+    pub imds: LossFields<'a>,
+    pub host: Host<'a>,
+}
+
+impl<'a> Loss<'a> {
+    pub(super) fn new(loss: &'a Ledger, host: &'a str) -> Self {
+        Self {
+            imds: LossFields {
+                schema: SCHEMA,
+                loss: Cow::Borrowed(loss),
+            },
+            host: Host::new(host),
+        }
     }
 }
 
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, rename = "Caller")]
-struct CallerFields<'a> {
-    /// As `imds.caller` of its requests; absent where nobody is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    caller: Option<&'a str>,
-    /// The part of it that is the program.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    program: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<User<'a>>,
-    /// Unit, or image of the container.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    place: Option<&'a str>,
-    local: bool,
-    calls: CountFields,
-    /// Path of its last v1 call, or of its last call if it made none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_path: Option<&'a str>,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields, rename = "Loss")]
+pub struct LossFields<'a> {
+    pub schema: u32,
+    pub loss: Cow<'a, Ledger>,
 }
 
-impl<'a> CallerFields<'a> {
-    fn new(caller: &'a Caller) -> Self {
+/// All that was seen, by caller.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Summary<'a> {
+    pub imds: SummaryFields<'a>,
+    pub host: Host<'a>,
+}
+
+impl<'a> Summary<'a> {
+    pub(super) fn new(summary: &'a summary::Summary, loss: &'a Ledger, host: &'a str) -> Self {
         Self {
-            caller: caller.key.as_deref(),
-            program: caller.program.as_deref(),
+            imds: SummaryFields {
+                schema: SCHEMA,
+                summary: Calls::new(summary),
+                loss: Cow::Borrowed(loss),
+            },
+            host: Host::new(host),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields, rename = "SummaryImds")]
+pub struct SummaryFields<'a> {
+    pub schema: u32,
+    pub summary: Calls<'a>,
+    pub loss: Cow<'a, Ledger>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields, rename = "Summary")]
+pub struct Calls<'a> {
+    /// Calls to the metadata service.
+    pub total: Counts,
+    /// Calls whose peer was an address of the host itself.
+    pub local_total: Counts,
+    /// Those with the most v1 calls first.
+    pub callers: Vec<Caller<'a>>,
+    /// Calls by callers for whom there was no room in `callers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_callers: Option<Counts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_other_callers: Option<Counts>,
+    /// Calls of rootless network helpers that repeat one of the calls above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relayed_total: Option<Counts>,
+}
+
+impl<'a> Calls<'a> {
+    fn new(summary: &'a summary::Summary) -> Self {
+        let callers = [false, true].into_iter().flat_map(|local| summary.callers(local));
+        Self {
+            total: summary.total(false),
+            local_total: summary.total(true),
+            callers: callers.map(Caller::new).collect(),
+            other_callers: summary.other_callers(false),
+            local_other_callers: summary.other_callers(true),
+            relayed_total: summary.relayed(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Caller<'a> {
+    /// As `imds.caller` of its requests; absent where nobody is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Text<'a>>,
+    /// The part of it that is the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<User<'a>>,
+    /// Unit, or image of the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Text<'a>>,
+    pub local: bool,
+    pub calls: Counts,
+    /// Path of its last v1 call, or of its last call if it made none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_path: Option<Text<'a>>,
+}
+
+impl<'a> Caller<'a> {
+    fn new(caller: &'a summary::Caller) -> Self {
+        let text = |text: &'a Option<String>| text.as_ref().map(Text::from);
+        Self {
+            caller: text(&caller.key),
+            program: text(&caller.program),
             user: User::new(caller.user.id, caller.user.name.as_deref()),
-            place: caller.place.as_deref(),
+            place: text(&caller.place),
             local: caller.local,
-            calls: CountFields::new(caller.counts),
-            last_path: caller.last_path.as_deref(),
+            calls: caller.counts,
+            last_path: text(&caller.last_path),
         }
     }
 }

@@ -1,144 +1,166 @@
 //! `process`: who sent the request, and what started it.
 
+use std::ops::Not;
+
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Joined, Seconds, User};
-use crate::event::{self, Ancestor, Source};
+use super::{
+    List, Text, Word,
+    envelope::User,
+    value::{Id, Seconds},
+};
+use crate::event::{self, Source};
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
-pub(super) struct Process<'a> {
-    pid: u32,
-    name: &'a str,
+pub struct Process<'a> {
+    pub pid: u32,
+    pub name: Text<'a>,
     /// Where the facts come from: read in the kernel while the process connected or sent, or in /proc afterwards.
-    #[schemars(extend("enum" = [Source::Kernel.as_str(), Source::Proc.as_str()]))]
-    source: &'static str,
+    // Absent in the first lines of this schema.
+    #[schemars(required)]
+    pub source: Option<Word<'a, Source>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    executable: Option<&'a str>,
+    pub executable: Option<Text<'a>>,
     /// The process is in a user namespace of its own, in which root can make the kernel name any file as the executable.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    executable_claimed: bool,
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub executable_claimed: bool,
     /// Secrets are masked.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    args: &'a [String],
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub args: List<'a, String, Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    command_line: Option<CommandLine<'a>>,
+    pub command_line: Option<CommandLine<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    start: Option<Seconds>,
+    pub start: Option<Seconds>,
     /// As of when the process was announced.
     #[serde(skip_serializing_if = "Option::is_none")]
-    working_directory: Option<&'a str>,
+    pub working_directory: Option<Text<'a>>,
     /// The thread that sent, where it is not the main one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    thread: Option<Thread<'a>>,
+    pub thread: Option<Thread<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    parent: Option<Parent<'a>>,
+    pub parent: Option<Parent<'a>>,
     /// From the parent to pid 1.
-    #[serde(skip_serializing_if = "Ancestors::is_empty")]
-    ancestors: Ancestors<'a>,
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub ancestors: List<'a, event::Ancestor, Ancestor<'a>>,
 }
 
 impl<'a> Process<'a> {
     pub(super) fn new(process: &'a event::Process, thread: Option<&'a event::Thread>) -> Self {
         Self {
             pid: process.pid,
-            name: &process.name,
-            source: process.source.as_str(),
-            executable: process.executable.as_deref(),
+            name: (&process.name).into(),
+            source: Some(process.source.into()),
+            executable: process.executable.as_ref().map(Text::from),
             executable_claimed: process.executable_claimed,
-            args: &process.args,
+            args: List::Live(&process.args),
             command_line: CommandLine::new(&process.args),
-            start: process.start.map(Seconds),
-            working_directory: process.working_directory.as_deref(),
+            start: process.start.map(Seconds::new),
+            working_directory: process.working_directory.as_ref().map(Text::from),
             thread: thread.map(|thread| Thread {
                 id: thread.id,
-                name: &thread.name,
+                name: (&thread.name).into(),
             }),
             parent: process.ancestors.first().map(|parent| Parent {
                 pid: parent.pid,
-                name: &parent.name,
-                executable: parent.executable.as_deref(),
+                name: (&parent.name).into(),
+                executable: parent.executable.as_ref().map(Text::from),
                 command_line: CommandLine::new(&parent.args),
             }),
-            ancestors: Ancestors(&process.ancestors),
+            ancestors: List::Live(&process.ancestors),
         }
     }
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
-struct Thread<'a> {
-    id: u32,
-    name: &'a str,
+pub struct Thread<'a> {
+    pub id: u32,
+    pub name: Text<'a>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
-struct Parent<'a> {
-    pid: u32,
-    name: &'a str,
+pub struct Parent<'a> {
+    pub pid: u32,
+    pub name: Text<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    executable: Option<&'a str>,
+    pub executable: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    command_line: Option<CommandLine<'a>>,
+    pub command_line: Option<CommandLine<'a>>,
 }
 
 /// One of `process.ancestors`.
-#[derive(Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields, rename = "Ancestor")]
-struct AncestorFields<'a> {
-    pid: u32,
-    name: &'a str,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Ancestor<'a> {
+    pub pid: u32,
+    pub name: Text<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    executable: Option<&'a str>,
+    pub executable: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    command_line: Option<CommandLine<'a>>,
+    pub command_line: Option<CommandLine<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<User<'a>>,
+    pub user: Option<User<'a>>,
 }
 
-impl<'a> AncestorFields<'a> {
-    fn new(ancestor: &'a Ancestor) -> Self {
+impl<'a> From<&'a event::Ancestor> for Ancestor<'a> {
+    fn from(ancestor: &'a event::Ancestor) -> Self {
         Self {
             pid: ancestor.pid,
-            name: &ancestor.name,
-            executable: ancestor.executable.as_deref(),
+            name: (&ancestor.name).into(),
+            executable: ancestor.executable.as_ref().map(Text::from),
             command_line: CommandLine::new(&ancestor.args),
-            user: User::new(ancestor.user_id, None),
+            user: ancestor.user_id.map(|id| User {
+                id: Some(Id(id)),
+                name: None,
+            }),
         }
-    }
-}
-
-#[derive(JsonSchema)]
-#[schemars(transparent)]
-struct Ancestors<'a>(#[schemars(with = "Vec<AncestorFields<'a>>")] &'a [Ancestor]);
-
-impl Ancestors<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl Serialize for Ancestors<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(AncestorFields::new))
     }
 }
 
 /// The arguments, joined by spaces.
-#[derive(JsonSchema)]
-#[schemars(transparent)]
-struct CommandLine<'a>(#[schemars(with = "String")] &'a [String]);
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(with = "String")]
+pub enum CommandLine<'a> {
+    Live(&'a [String]),
+    Read(Text<'a>),
+}
 
 impl<'a> CommandLine<'a> {
     fn new(args: &'a [String]) -> Option<Self> {
-        (!args.is_empty()).then_some(Self(args))
+        (!args.is_empty()).then_some(Self::Live(args))
+    }
+}
+
+impl PartialEq for CommandLine<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Live(one), Self::Live(other)) => one == other,
+            (Self::Read(one), Self::Read(other)) => one == other,
+            (Self::Live(args), Self::Read(text)) | (Self::Read(text), Self::Live(args)) => {
+                event::command_line(args).to_string() == text.as_str()
+            }
+        }
     }
 }
 
 impl Serialize for CommandLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&Joined(self.0))
+        match self {
+            Self::Live(args) => serializer.collect_str(&event::command_line(args)),
+            Self::Read(text) => text.serialize(serializer),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for CommandLine<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Text::deserialize(deserializer).map(Self::Read)
     }
 }

@@ -1,11 +1,22 @@
-//! The JSON Schema of the records, derived from the structs that are written.
+//! The JSON Schema of the records, derived from the types that are written and read. It describes what this version writes:
+//! no other fields, no other words.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
-use schemars::{Schema, generate::SchemaSettings, transform::RecursiveTransform};
-use serde_json::Value;
+use schemars::{
+    JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema, transform::RecursiveTransform,
+};
+use serde_json::{Value, json};
 
-use super::record::Record;
+use super::{
+    Action, Envelope, Record,
+    noise::{FirstSeen, RateLimited},
+    notice::{Loss, Start, Summary},
+    request::Request,
+};
 
 /// Writes the schema (draft 2020-12).
 pub fn write(out: &mut impl Write) -> io::Result<()> {
@@ -23,6 +34,46 @@ fn schema() -> Schema {
     schema
 }
 
+impl JsonSchema for Record<'_> {
+    fn schema_name() -> Cow<'static, str> {
+        "Record".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let any_of = [
+            kind::<Request<'_>>(generator, "RequestRecord", Action::Request),
+            kind::<Start<'_>>(generator, "StartRecord", Action::Start),
+            kind::<Loss<'_>>(generator, "LossRecord", Action::Loss),
+            kind::<FirstSeen<'_>>(generator, "FirstSeenRecord", Action::FirstSeen),
+            kind::<RateLimited<'_>>(generator, "RateLimitedRecord", Action::RateLimited),
+            kind::<Summary<'_>>(generator, "SummaryRecord", Action::Summary),
+        ];
+        json_schema!({ "description": "One line of output.", "anyOf": any_of })
+    }
+}
+
+/// A reference to the description of one kind of record: the envelope's fields with their `event.action`, and those of `T`.
+fn kind<T: JsonSchema>(generator: &mut SchemaGenerator, name: &str, action: Action) -> Value {
+    let envelope = Envelope::json_schema(generator);
+    let mut schema = T::json_schema(generator);
+    for list in ["properties", "required"] {
+        let merged = match (envelope.get(list), schema.remove(list)) {
+            (Some(Value::Object(first)), Some(Value::Object(rest))) => first.clone().into_iter().chain(rest).collect(),
+            (Some(Value::Array(first)), Some(Value::Array(rest))) => first.iter().cloned().chain(rest).collect(),
+            (first, rest) => first.cloned().or(rest).unwrap_or_default(),
+        };
+        schema.insert(list.to_owned(), merged);
+    }
+    if let Some(Value::Object(event)) = schema.pointer_mut("/properties/event") {
+        event.insert(
+            "properties".to_owned(),
+            json!({ "action": { "const": action.as_str() } }),
+        );
+    }
+    generator.definitions_mut().insert(name.to_owned(), schema.to_value());
+    json!({ "$ref": format!("#/$defs/{name}") })
+}
+
 /// `Option` is described as nullable, but here an absent value is always left out.
 fn without_null(schema: &mut Schema) {
     if let Some(Value::Array(types)) = schema.get_mut("type") {
@@ -31,6 +82,9 @@ fn without_null(schema: &mut Schema) {
             let only = only.clone();
             schema.insert("type".to_owned(), only);
         }
+    }
+    if let Some(Value::Array(words)) = schema.get_mut("enum") {
+        words.retain(|word| !word.is_null());
     }
     if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
         choices.retain(|choice| choice.get("type").is_none_or(|name| name != "null"));
@@ -60,9 +114,9 @@ mod tests {
 
         let mut records: Vec<Vec<u8>> = [full_event(), minimal_event(), unknown_event()]
             .iter()
-            .map(|event| json::event_line(event, "host").expect("no I/O"))
+            .map(|event| json::line(&Record::of_request(event, "host")).expect("no I/O"))
             .collect();
-        notices(|time, notice| records.push(json::notice_line(time, notice, "host").expect("no I/O")));
+        notices(|time, notice| records.push(json::line(&Record::of_notice(time, notice, "host")).expect("no I/O")));
         for record in &records {
             let mut record: Value = serde_json::from_slice(record).expect("JSON");
             assert!(

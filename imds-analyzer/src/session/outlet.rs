@@ -6,7 +6,8 @@ use super::Options;
 use crate::{
     event::Event,
     settings::{FailOn, Filter},
-    sink::{self, Sink, summary::Summary},
+    sink::{self, Sink},
+    summary::Summary,
 };
 
 /// Whether to go on.
@@ -96,11 +97,9 @@ mod tests {
     use super::*;
     use crate::{
         kernel::plan::Wanted,
+        notice::Notice,
         secrets::ArgsMode,
-        sink::{
-            Notice,
-            tests::{full_event, minimal_event},
-        },
+        sink::tests::{full_event, minimal_event},
     };
 
     /// Counts what is written, and fails from then on if it is told to.

@@ -18,10 +18,11 @@ use crate::{
     },
     legacy::{LegacyTap, Lineage},
     loss::Ledger,
+    notice::{self, Notice},
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
     settings::{FailOn, Filter},
-    sink::{self, Notice, Sink},
+    sink::Sink,
 };
 
 /// Processes remembered: some 5 KiB each, with the chain.
@@ -72,7 +73,7 @@ impl<S: Sink> Session<S> {
         let hooks = notice_hooks(&loaded, &plan);
         let hooks: Vec<_> = hooks
             .iter()
-            .map(|(name, attached, reason)| sink::Hook {
+            .map(|(name, attached, reason)| notice::Hook {
                 name,
                 attached: *attached,
                 reason,

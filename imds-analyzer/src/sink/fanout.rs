@@ -10,7 +10,7 @@ use std::{
 use rustix::fs::{Gid, fstat};
 
 use super::{
-    Hook, Notice, Sink, Style,
+    Sink, Style,
     file::{FileWriter, Head, Last},
     journald::{self, JournaldWriter},
     json, plain,
@@ -23,6 +23,8 @@ use crate::{
     config::Config,
     event::Event,
     loss::{self, Ledger},
+    notice::{Hook, Notice},
+    record::{Level, Record},
 };
 
 /// Time for a closed sink to write its queue.
@@ -159,7 +161,8 @@ impl Fanout {
         match kind {
             Kind::Log => {
                 let (start, host) = (Arc::clone(&self.start), self.host.clone());
-                let head: Head = Arc::new(move |time| start.with(|notice| json::notice_line(time, notice, &host)));
+                let head: Head =
+                    Arc::new(move |time| start.with(|notice| json::line(&Record::of_notice(time, notice, &host))));
                 let last = self.last_file.clone();
                 Box::new(FileWriter::new(config.log.clone(), head, first, self.group, last))
             }
@@ -183,7 +186,7 @@ impl Fanout {
 
     fn event_line(&self, kind: Kind, event: &Event) -> io::Result<Line> {
         let bytes = match kind {
-            Kind::Log | Kind::Json => json::event_line(event, &self.host)?,
+            Kind::Log | Kind::Json => json::line(&Record::of_request(event, &self.host))?,
             Kind::Journald => journald::event_entry(event),
             Kind::Text => {
                 let style = Style {
@@ -191,7 +194,7 @@ impl Fanout {
                     width: None,
                     verbose: false,
                 };
-                let prefix = self.prefix(journald::event_priority(event));
+                let prefix = self.prefix(Level::of_request(event));
                 format!("{prefix}{}\n", text::line(event, style)).into_bytes()
             }
         };
@@ -200,10 +203,10 @@ impl Fanout {
 
     fn notice_line(&self, kind: Kind, time: SystemTime, notice: &Notice<'_>) -> io::Result<Line> {
         let bytes = match kind {
-            Kind::Log | Kind::Json => json::notice_line(time, notice, &self.host)?,
+            Kind::Log | Kind::Json => json::line(&Record::of_notice(time, notice, &self.host))?,
             Kind::Journald => journald::notice_entry(notice),
             Kind::Text => {
-                let prefix = self.prefix(journald::notice_priority(notice).1);
+                let prefix = self.prefix(Level::of_notice(notice));
                 format!("{prefix}{}\n", plain::describe(notice)).into_bytes()
             }
         };
@@ -215,9 +218,9 @@ impl Fanout {
     }
 
     /// The prefix that systemd removes from a line of text and uses as the level: sd-daemon(3).
-    fn prefix(&self, priority: &str) -> String {
+    fn prefix(&self, level: Level) -> String {
         if self.stdout_is_journal {
-            format!("<{priority}>")
+            format!("<{}>", level.syslog())
         } else {
             String::new()
         }

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use imds_analyzer_ebpf::classify::Version;
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr},
@@ -22,19 +21,18 @@ mod field;
 
 pub use self::field::Field;
 use super::{
-    Notice, Style, plain,
+    Style, plain,
     queue::{Line, LineWriter},
     text,
 };
-use crate::event::Event;
+use crate::{
+    event::Event,
+    notice::Notice,
+    record::{Action, Level},
+};
 
 /// Maximum time for the journal to accept a record.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// syslog(3)'s levels.
-const ERROR: &str = "3";
-const WARNING: &str = "4";
-const INFO: &str = "6";
 
 /// Sends entries to the journal.
 pub(super) struct JournaldWriter {
@@ -103,29 +101,6 @@ impl LineWriter for JournaldWriter {
     }
 }
 
-/// syslog(3)'s level of a request.
-pub(super) fn event_priority(event: &Event) -> &'static str {
-    match event.verdict.version() {
-        Version::V1 => WARNING,
-        Version::Unknown => ERROR,
-        Version::V2 | Version::Other => INFO,
-    }
-}
-
-/// The action of a record, and its level.
-pub(super) fn notice_priority(notice: &Notice<'_>) -> (&'static str, &'static str) {
-    match notice {
-        Notice::Start { .. } => ("imds-analyzer-start", INFO),
-        Notice::Loss(loss) if loss.has_loss() => ("imds-analyzer-loss", WARNING),
-        Notice::Loss(_) => ("imds-analyzer-loss", INFO),
-        Notice::FirstSeen { first, .. } if first.v1 => ("imds-analyzer-first-seen", WARNING),
-        Notice::FirstSeen { .. } => ("imds-analyzer-first-seen", INFO),
-        Notice::RateLimited(folded) if folded.counts.v1 > 0 => ("imds-analyzer-rate-limited", WARNING),
-        Notice::RateLimited(_) => ("imds-analyzer-rate-limited", INFO),
-        Notice::Summary { .. } => ("imds-analyzer-summary", INFO),
-    }
-}
-
 /// The entry of a request.
 pub(super) fn event_entry(event: &Event) -> Vec<u8> {
     let style = Style {
@@ -134,14 +109,14 @@ pub(super) fn event_entry(event: &Event) -> Vec<u8> {
         verbose: false,
     };
     let mut entry = Entry::new(
-        "imds-request",
-        event_priority(event),
+        Action::Request,
+        Level::of_request(event),
         &text::line(event, style).to_string(),
     );
     entry.field(Field::Version, event.verdict.version().as_str());
     entry.field(Field::Verdict, event.verdict.as_str());
     entry.optional(Field::Reason, event.reason.map(|reason| reason.as_str()));
-    entry.field(Field::Endpoint, event.endpoint());
+    entry.field(Field::Endpoint, event.endpoint().as_str());
     entry.field(Field::Local, if event.local { "1" } else { "0" });
     if event.relay {
         entry.field(Field::Relay, "1");
@@ -161,8 +136,7 @@ pub(super) fn event_entry(event: &Event) -> Vec<u8> {
 /// The entry of a notice.
 pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
     let text = plain::describe(notice);
-    let (action, priority) = notice_priority(notice);
-    let mut entry = Entry::new(action, priority, &text);
+    let mut entry = Entry::new(Action::of_notice(notice), Level::of_notice(notice), &text);
     match notice {
         Notice::FirstSeen { event, .. } => entry.caller(event),
         Notice::RateLimited(folded) => {
@@ -189,12 +163,12 @@ pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
 struct Entry(Vec<u8>);
 
 impl Entry {
-    fn new(action: &str, priority: &str, message: &str) -> Self {
+    fn new(action: Action, level: Level, message: &str) -> Self {
         let mut entry = Self(Vec::with_capacity(1024));
         entry.pair("MESSAGE", message);
-        entry.pair("PRIORITY", priority);
+        entry.pair("PRIORITY", &level.syslog().to_string());
         entry.pair("SYSLOG_IDENTIFIER", env!("CARGO_PKG_NAME"));
-        entry.field(Field::Action, action);
+        entry.field(Field::Action, action.as_str());
         entry
     }
 

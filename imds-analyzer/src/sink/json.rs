@@ -8,8 +8,8 @@ use std::{
 use serde::Serialize as _;
 use serde_json::{Serializer, ser::Formatter};
 
-use super::{Notice, Output, Sink, record::Record, record::request::RequestRecord};
-use crate::{event::Event, sanitize};
+use super::{Output, Sink};
+use crate::{event::Event, notice::Notice, record::Record, sanitize};
 
 /// Writes every record as one line of JSON.
 pub struct JsonSink<W: Write> {
@@ -33,7 +33,7 @@ impl<W: Write> JsonSink<W> {
 impl<W: Write> Sink for JsonSink<W> {
     fn write(&mut self, event: &Event) -> io::Result<()> {
         self.line.clear();
-        append(&Record::Request(RequestRecord::new(event, &self.host)), &mut self.line)?;
+        append(&Record::of_request(event, &self.host), &mut self.line)?;
         self.output.write_line(&self.line)
     }
 
@@ -81,17 +81,10 @@ impl Formatter for Escaping {
     }
 }
 
-/// One line, for queued sinks.
-pub(super) fn event_line(event: &Event, host: &str) -> io::Result<Vec<u8>> {
+/// The line of `record`, with its end.
+pub(crate) fn line(record: &Record<'_>) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
-    append(&Record::Request(RequestRecord::new(event, host)), &mut line)?;
-    Ok(line)
-}
-
-/// Like [`event_line`], for a notice.
-pub(super) fn notice_line(time: SystemTime, notice: &Notice<'_>, host: &str) -> io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    append(&Record::of_notice(time, notice, host), &mut line)?;
+    append(record, &mut line)?;
     Ok(line)
 }
 
@@ -107,7 +100,7 @@ mod tests {
     use crate::sink::tests::{full_event, golden, minimal_event, notices, unknown_event};
 
     fn line(event: &Event, host: &str) -> Vec<u8> {
-        event_line(event, host).expect("no I/O")
+        super::line(&Record::of_request(event, host)).expect("no I/O")
     }
 
     /// One field per line, sorted, for readable diffs.
@@ -129,7 +122,11 @@ mod tests {
     #[test]
     fn other_records() {
         let mut text = String::new();
-        notices(|time, notice| text.push_str(&pretty(&notice_line(time, notice, "ip-10-0-0-1").expect("no I/O"))));
+        notices(|time, notice| {
+            text.push_str(&pretty(
+                &super::line(&Record::of_notice(time, notice, "ip-10-0-0-1")).expect("no I/O"),
+            ))
+        });
         golden("notices.json", &text);
     }
 

@@ -11,8 +11,8 @@ use prometheus::core::Desc;
 use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 
 use self::register::Register;
-use super::{notice::First, queue::Stats};
-use crate::{event::Event, loss::Ledger, sanitize};
+use super::queue::Stats;
+use crate::{event::Event, loss::Ledger, notice::First, sanitize};
 
 mod own;
 mod register;

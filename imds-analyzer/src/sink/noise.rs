@@ -15,10 +15,10 @@ use std::{
 
 use imds_analyzer_ebpf::classify::{PathClass, Verdict};
 
-use super::notice::{First, Folded};
 use crate::{
     config::{Config, Limits, Pattern},
     event::Event,
+    notice::{First, Folded},
 };
 
 mod budget;

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Notice, layout::foreign, notice::Folded};
+use super::layout::foreign;
+use crate::notice::{Folded, Notice};
 
 /// Maximum columns of text from other processes.
 const WIDTH: usize = 256;

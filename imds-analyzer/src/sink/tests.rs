@@ -11,12 +11,17 @@ use imds_analyzer_ebpf::{
 };
 
 use super::*;
-use crate::event::{
-    Ancestor, Container, HttpRequest, Login, NetNs, Orchestrator, Platform, Process, Source, Tap, Thread, User,
+use crate::{
+    event::{
+        Ancestor, Container, HttpRequest, HttpVersion, Login, NetNs, Orchestrator, Platform, Process, Qos, Runtime,
+        Source, Tap, Thread, User,
+    },
+    notice::{self, Hook},
+    summary::Summary,
 };
 
 /// Compares with `testdata/<name>`; `UPDATE_GOLDEN=1 cargo test` writes it instead.
-pub(super) fn golden(name: &str, actual: &str) {
+pub(crate) fn golden(name: &str, actual: &str) {
     crate::golden::golden(&format!("sink/testdata/{name}"), actual);
 }
 
@@ -94,12 +99,12 @@ pub(crate) fn full_event() -> Event {
         session: Some("c3".to_owned()),
         container: Some(Container {
             id: "0123456789abcdef".repeat(4),
-            runtime: Some("containerd".to_owned()),
+            runtime: Some(Runtime::Containerd),
             name: Some("app".to_owned()),
             image: Some("docker.io/library/app:1.2".to_owned()),
         }),
         orchestrator: Some(Orchestrator {
-            qos: Some("burstable"),
+            qos: Some(Qos::Burstable),
             name: Some("app-0".to_owned()),
             namespace: Some("prod".to_owned()),
             cluster: Some("blue".to_owned()),
@@ -107,7 +112,7 @@ pub(crate) fn full_event() -> Event {
         }),
         user_container: Some(Container {
             id: "abcd".repeat(16),
-            runtime: Some("podman".to_owned()),
+            runtime: Some(Runtime::Podman),
             ..Container::default()
         }),
     };
@@ -128,7 +133,7 @@ pub(crate) fn full_event() -> Event {
             method: Some("GET".to_owned()),
             target: Some(format!("{path}?x=1")),
             path: Some(path.to_owned()),
-            version: Some("1.1"),
+            version: Some(HttpVersion::Http11),
             user_agent: Some("Boto3/1.9.0 Python/3.8 \"quoted\"".to_owned()),
         },
         source: "10.0.0.5:43210".parse().expect("an address"),
@@ -167,7 +172,7 @@ pub(crate) fn minimal_event() -> Event {
 }
 
 /// That could not be judged, of a process about which little is known.
-pub(super) fn unknown_event() -> Event {
+pub(crate) fn unknown_event() -> Event {
     let process = Process {
         pid: 77,
         name: "nc".to_owned(),
@@ -187,7 +192,7 @@ pub(super) fn unknown_event() -> Event {
 }
 
 /// A little of everything.
-pub(super) fn samples() -> Vec<Event> {
+pub(crate) fn samples() -> Vec<Event> {
     let mut events = vec![full_event(), minimal_event(), unknown_event()];
 
     let mut shell = full_event();
@@ -260,7 +265,7 @@ pub(super) fn samples() -> Vec<Event> {
 }
 
 /// Notices of every kind.
-pub(super) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
+pub(crate) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
     let hooks = [
         Hook {
             name: "imds_egress",
@@ -274,7 +279,7 @@ pub(super) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
         },
     ];
     let loss = [(Loss::RequestRing, 3)].into_iter().collect();
-    let mut summary = summary::Summary::new();
+    let mut summary = Summary::new();
     samples().iter().for_each(|event| summary.add(event));
     let kernel = "6.8.0-1021-aws";
     take(time(0), &Notice::Start { kernel, hooks: &hooks });

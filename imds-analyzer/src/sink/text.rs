@@ -10,14 +10,18 @@ use imds_analyzer_ebpf::classify::Verdict;
 
 use self::marks::marks;
 use super::{
-    Notice, Output, Sink, Style,
+    Output, Sink, Style,
     layout::{ALARM, CAUTION, DOUBT, FAINT, GOOD, PLAIN, STRONG, columns, foreign, foreign_path, paint},
+};
+use crate::{
+    event::{Ancestor, Event, Process},
+    notice::Notice,
     record::writable,
 };
-use crate::event::{Ancestor, Event, Process};
 
 mod details;
-pub(super) mod marks;
+mod marks;
+pub mod table;
 
 /// Columns of the verdict: the longest of [`label`].
 const VERDICT_WIDTH: usize = 8;
@@ -477,8 +481,7 @@ mod tests {
         if let Some(container) = &mut process.container {
             container.id = evil.clone();
             container.name = Some(evil.clone());
-            container.image = Some(evil.clone());
-            container.runtime = Some(evil);
+            container.image = Some(evil);
         }
         event.process = Some(process.into());
 

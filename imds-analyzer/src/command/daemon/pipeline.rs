@@ -9,8 +9,9 @@ use crate::{
     config::Config,
     event::Event,
     loss::{Kind, Ledger},
+    notice::Notice,
     sink::{
-        Notice, Sink,
+        Sink,
         fanout::Fanout,
         metrics::{Metrics, Unwritten},
         noise::{Decision, Noise},

@@ -166,7 +166,7 @@ fn places_that_last_are_part_of_the_key() {
         unit: Some("containerd.service".to_owned()),
         container: Some(Container {
             id: "0123456789abcdef".repeat(4),
-            runtime: Some("containerd".to_owned()),
+            runtime: Some(Runtime::Containerd),
             image: image.map(str::to_owned),
             name: name.map(str::to_owned),
         }),

@@ -2,7 +2,7 @@
 
 use super::names;
 use crate::{
-    event::{Container, Orchestrator, Platform},
+    event::{Container, Orchestrator, Platform, Qos, Runtime},
     secrets,
 };
 
@@ -32,7 +32,7 @@ fn by_id(name: &str, parents: &[&str]) -> Option<Container> {
     let runtime = runtime(prefix).or_else(|| parents.iter().rev().find_map(|parent| parent_runtime(parent)));
     Some(Container {
         id: id.to_owned(),
-        runtime: runtime.map(str::to_owned),
+        runtime,
         ..Container::default()
     })
 }
@@ -47,22 +47,22 @@ fn id(name: &str) -> Option<(&str, &str)> {
     (is_id && !prefix.ends_with("-conmon")).then_some((prefix, id))
 }
 
-fn runtime(prefix: &str) -> Option<&'static str> {
+fn runtime(prefix: &str) -> Option<Runtime> {
     match prefix.rsplit(':').next().unwrap_or(prefix) {
-        "docker" => Some("docker"),
-        "cri-containerd" | "nerdctl" => Some("containerd"),
-        "crio" => Some("cri-o"),
-        "libpod" | "libpod-payload" => Some("podman"),
+        "docker" => Some(Runtime::Docker),
+        "cri-containerd" | "nerdctl" => Some(Runtime::Containerd),
+        "crio" => Some(Runtime::CriO),
+        "libpod" | "libpod-payload" => Some(Runtime::Podman),
         _ => None,
     }
 }
 
 /// The runtime, from the parent of a bare id: `/docker/<id>`, ECS's `/ecs/<task>/<id>`, and containerd's namespaces.
-fn parent_runtime(parent: &str) -> Option<&'static str> {
+fn parent_runtime(parent: &str) -> Option<Runtime> {
     match parent {
-        "docker" | "docker.service" | "ecs" | "ecs-anywhere" => Some("docker"),
-        "default" | "k8s.io" => Some("containerd"),
-        "libpod_parent" => Some("podman"),
+        "docker" | "docker.service" | "ecs" | "ecs-anywhere" => Some(Runtime::Docker),
+        "default" | "k8s.io" => Some(Runtime::Containerd),
+        "libpod_parent" => Some(Runtime::Podman),
         _ => None,
     }
 }
@@ -71,23 +71,23 @@ fn parent_runtime(parent: &str) -> Option<&'static str> {
 fn by_name(name: &str, parents: &[&str]) -> Option<Container> {
     let parent = parents.last().copied().unwrap_or_default();
     let (id, runtime) = if let Some(name) = name.strip_prefix("lxc.payload.") {
-        (name.to_owned(), "lxc")
+        (name.to_owned(), Runtime::Lxc)
     } else if matches!(parent, "lxc" | "lxc.payload") {
-        (name.to_owned(), "lxc")
+        (name.to_owned(), Runtime::Lxc)
     } else if let Some(name) = name.strip_prefix("systemd-nspawn@") {
-        (unescaped(name.strip_suffix(".service")?), "systemd-nspawn")
+        (unescaped(name.strip_suffix(".service")?), Runtime::Nspawn)
     } else {
         let name = name.strip_prefix("machine-")?.strip_suffix(".scope")?;
         // libvirt's scopes are `machine-<driver>\x2d<id>\x2d<name>.scope`, mostly virtual machines.
         if parent != "machine.slice" || name.starts_with("qemu\\x2d") || name.starts_with("lxc\\x2d") {
             return None;
         }
-        (unescaped(name), "systemd-nspawn")
+        (unescaped(name), Runtime::Nspawn)
     };
     let known = !id.is_empty();
     known.then(|| Container {
         id: secrets::mask_path(&id),
-        runtime: Some(runtime.to_owned()),
+        runtime: Some(runtime),
         ..Container::default()
     })
 }
@@ -143,9 +143,9 @@ fn pod(name: &str, parents: &[&str]) -> Option<Orchestrator> {
     let is_uid = hex && matches!(lengths.as_slice(), [8, 4, 4, 4, 12] | [32]);
     // The class without its own directory is `guaranteed`.
     let qos = match class.rsplit(['-', '/']).next() {
-        Some("burstable") => Some("burstable"),
-        Some("besteffort") => Some("besteffort"),
-        Some("kubepods" | "kubepods.slice") => Some("guaranteed"),
+        Some("burstable") => Some(Qos::Burstable),
+        Some("besteffort") => Some(Qos::BestEffort),
+        Some("kubepods" | "kubepods.slice") => Some(Qos::Guaranteed),
         _ => None,
     };
     is_uid.then(|| Orchestrator {

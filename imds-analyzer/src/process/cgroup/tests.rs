@@ -1,7 +1,7 @@
 //! Shapes of cgroup paths, each as somebody who runs such a host has written it down.
 
 use super::{Placement, parse, parse_path};
-use crate::event::{Container, Orchestrator};
+use crate::event::{Container, Orchestrator, Qos, Runtime};
 
 /// What is expected: absent parts are `""`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,10 +32,10 @@ fn summary(placement: &Placement) -> [String; 6] {
     [
         text(&placement.unit),
         text(&placement.user_unit),
-        text(&runtime),
+        runtime.map(Runtime::as_str).unwrap_or_default().to_owned(),
         id,
         orchestrator(|it| it.id.clone()),
-        orchestrator(|it| it.qos.unwrap_or_default().to_owned()),
+        orchestrator(|it| it.qos.map(Qos::as_str).unwrap_or_default().to_owned()),
     ]
 }
 
@@ -529,7 +529,7 @@ fn a_users_own_container_is_named_as_the_user_s() {
         let placement = parse_path(&path);
         let container = placement.user_container.unwrap_or_default();
         assert_eq!(
-            (container.id.as_str(), container.runtime.as_deref()),
+            (container.id.as_str(), container.runtime.map(Runtime::as_str)),
             (ID, Some(runtime)),
             "{path}"
         );

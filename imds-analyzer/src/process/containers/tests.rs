@@ -33,11 +33,11 @@ impl Host {
     }
 
     /// What is found of a container, and how many looks failed.
-    fn look(&self, runtime: Option<&str>) -> (Container, Orchestrator, u64) {
+    fn look(&self, runtime: Option<Runtime>) -> (Container, Orchestrator, u64) {
         let owner = fs::metadata(self.root.path()).unwrap().uid();
         let mut container = Container {
             id: ID.to_owned(),
-            runtime: runtime.map(str::to_owned),
+            runtime,
             ..Container::default()
         };
         let mut orchestrator = Orchestrator::new(Platform::Kubernetes, "uid".to_owned());
@@ -56,7 +56,7 @@ fn docker_path() -> String {
 fn docker() {
     let text = r#"{"ID":"x","State":{"Pid":7},"Image":"sha256:00","Name":"/web",
         "Config":{"Hostname":"h","Image":"nginx:1.25","Env":["PASSWORD=x"],"Labels":{"a":"b"}}}"#;
-    let (container, orchestrator, failures) = Host::with(&docker_path(), text).look(Some("docker"));
+    let (container, orchestrator, failures) = Host::with(&docker_path(), text).look(Some(Runtime::Docker));
     assert_eq!(container.name.as_deref(), Some("web"));
     assert_eq!(container.image.as_deref(), Some("nginx:1.25"));
     assert_eq!((orchestrator.name, failures), (None, 0));
@@ -68,7 +68,7 @@ fn amazon_ecs() {
     let text = r#"{"Name":"/ecs-web-3-app-f8a1","Config":{"Image":"1.dkr.ecr.eu-west-1.amazonaws.com/app:7","Labels":{
         "com.amazonaws.ecs.cluster":"prod","com.amazonaws.ecs.container-name":"app",
         "com.amazonaws.ecs.task-definition-family":"web","com.amazonaws.ecs.task-definition-version":"3"}}}"#;
-    let (container, orchestrator, _) = Host::with(&docker_path(), text).look(Some("docker"));
+    let (container, orchestrator, _) = Host::with(&docker_path(), text).look(Some(Runtime::Docker));
     assert_eq!(container.name.as_deref(), Some("app"));
     assert_eq!(
         container.image.as_deref(),
@@ -86,7 +86,7 @@ fn containerd() {
         "io.kubernetes.cri.container-name":"app","io.kubernetes.cri.container-type":"container",
         "io.kubernetes.cri.image-name":"docker.io/library/app:1.2","io.kubernetes.cri.sandbox-id":"00",
         "io.kubernetes.cri.sandbox-name":"app-7c9d-x2x","io.kubernetes.cri.sandbox-namespace":"prod"}}"#;
-    for runtime in [Some("containerd"), None] {
+    for runtime in [Some(Runtime::Containerd), None] {
         let (container, orchestrator, failures) = Host::with(&path, text).look(runtime);
         assert_eq!(container.name.as_deref(), Some("app"), "{runtime:?}");
         assert_eq!(container.image.as_deref(), Some("docker.io/library/app:1.2"));
@@ -102,7 +102,7 @@ fn crio() {
     let path = format!("run/containers/storage/overlay-containers/{ID}/userdata/config.json");
     let text = r#"{"annotations":{"io.kubernetes.container.name":"app","io.kubernetes.pod.name":"app-0",
         "io.kubernetes.pod.namespace":"prod","io.kubernetes.cri-o.ImageName":"quay.io/app:1"}}"#;
-    let (container, orchestrator, _) = Host::with(&path, text).look(Some("cri-o"));
+    let (container, orchestrator, _) = Host::with(&path, text).look(Some(Runtime::CriO));
     assert_eq!(container.name.as_deref(), Some("app"));
     assert_eq!(container.image.as_deref(), Some("quay.io/app:1"));
     assert_eq!(orchestrator.name.as_deref(), Some("app-0"));
@@ -116,7 +116,7 @@ fn podman() {
         r#"[{{"id":"00","names":["other"]}},{{"id":"{ID}","names":["web"],"image":"11","layer":"22",
         "metadata":"{{\"image-name\":\"docker.io/library/nginx:latest\",\"image-id\":\"11\",\"name\":\"web\"}}"}}]"#
     );
-    let (container, ..) = Host::with(path, &text).look(Some("podman"));
+    let (container, ..) = Host::with(path, &text).look(Some(Runtime::Podman));
     assert_eq!(container.name.as_deref(), Some("web"));
     assert_eq!(container.image.as_deref(), Some("docker.io/library/nginx:latest"));
 }
@@ -125,7 +125,7 @@ fn podman() {
 fn names_are_bounded_and_without_secrets() {
     let token = "AQAAANjUxiJsVYLUBj_tOKENtOKENtOKENtOKENtOKENtOKENtOKEw==";
     let text = format!(r#"{{"Name":"/{token}","Config":{{"Image":"{}"}}}}"#, "x".repeat(5000));
-    let (container, ..) = Host::with(&docker_path(), &text).look(Some("docker"));
+    let (container, ..) = Host::with(&docker_path(), &text).look(Some(Runtime::Docker));
     assert_eq!(container.name.as_deref(), Some("***"));
     assert_eq!(container.image.unwrap().len(), NAME_MAX);
 }
@@ -134,7 +134,7 @@ fn names_are_bounded_and_without_secrets() {
 fn what_others_could_have_written_is_not_read() {
     let text = r#"{"Name":"/web"}"#;
     let nothing = |host: &Host, failures| {
-        let (container, _, failed) = host.look(Some("docker"));
+        let (container, _, failed) = host.look(Some(Runtime::Docker));
         assert_eq!((container.name, failed), (None, failures));
     };
     let writable = Host::with(&docker_path(), text);
@@ -162,7 +162,7 @@ fn a_name_that_is_no_id_makes_no_path() {
     let mut containers = Containers::below(host.root.path().to_owned(), 0, LONG);
     let mut container = Container {
         id: "../x".to_owned(),
-        runtime: Some("docker".to_owned()),
+        runtime: Some(Runtime::Docker),
         ..Container::default()
     };
     let mut counters = Counters::default();
@@ -170,10 +170,10 @@ fn a_name_that_is_no_id_makes_no_path() {
     assert_eq!((container.name, counters.failures), (None, 0));
 }
 
-fn container(id: &str, runtime: Option<&str>) -> Container {
+fn container(id: &str, runtime: Option<Runtime>) -> Container {
     Container {
         id: id.to_owned(),
-        runtime: runtime.map(str::to_owned),
+        runtime,
         ..Container::default()
     }
 }
@@ -185,7 +185,7 @@ fn a_file_system_that_hangs_costs_its_own_names_only() {
     let hang = Arc::new(Mutex::new(hang));
     let patience = Duration::from_millis(20);
     let mut containers = Containers::reading(patience, move |runtime, id| {
-        if runtime == Runtime::Docker {
+        if runtime == Store::Docker {
             let _ = hang.lock().unwrap().recv();
         }
         let names = Names {
@@ -205,19 +205,24 @@ fn a_file_system_that_hangs_costs_its_own_names_only() {
     let begun = Instant::now();
     for number in 0..500 {
         let id = format!("{number:064x}");
-        assert_eq!(name(&id, Some("docker")), (None, number + 1));
+        assert_eq!(name(&id, Some(Runtime::Docker)), (None, number + 1));
     }
     assert!(begun.elapsed() < 50 * patience, "{:?}", begun.elapsed());
     // A busy machine may answer late, but it answers.
     let deadline = Instant::now() + LONG;
-    for runtime in [Some("containerd"), Some("cri-o"), Some("podman"), None] {
+    for runtime in [
+        Some(Runtime::Containerd),
+        Some(Runtime::CriO),
+        Some(Runtime::Podman),
+        None,
+    ] {
         while name(ID, runtime).0.as_deref() != Some("name-37") {
             assert!(Instant::now() < deadline, "{runtime:?}");
         }
     }
     drop(release);
     let first = format!("{:064x}", 0);
-    while name(&first, Some("docker")).0.as_deref() != Some("name-00") {
+    while name(&first, Some(Runtime::Docker)).0.as_deref() != Some("name-00") {
         assert!(Instant::now() < deadline, "later answers are kept");
         thread::yield_now();
     }

@@ -8,9 +8,8 @@ use super::{
     paint, writable,
 };
 use crate::{
-    event::{Event, Process},
+    event::{Event, Process, command_line},
     sanitize,
-    sink::record::Joined,
 };
 
 /// Indentation to the verdict's column.
@@ -77,7 +76,7 @@ impl Block<'_, '_> {
         if !process.args.is_empty() {
             let marked = process.args.last().is_some_and(|arg| arg.ends_with(sanitize::CUT));
             let rest = if process.args_truncated && !marked { " …" } else { "" };
-            self.field("arguments", &format!("{}{rest}", Joined(&process.args)))?;
+            self.field("arguments", &format!("{}{rest}", command_line(&process.args)))?;
         }
         if let Some(directory) = &process.working_directory {
             self.field("directory", directory)?;
@@ -102,7 +101,7 @@ impl Block<'_, '_> {
             let key = if index == 0 { "parent" } else { "" };
             let name = format!("{}[{}]", ancestor.name, ancestor.pid);
             let user = ancestor.user_id.map(|id| format!("uid {id}")).unwrap_or_default();
-            let command = Joined(&ancestor.args);
+            let command = command_line(&ancestor.args);
             let text = format!("{name:0$} {user:9} {command}", width.min(super::NAME_WIDTH) + 9);
             self.field(key, text.trim_end())?;
         }
@@ -129,8 +128,8 @@ impl Block<'_, '_> {
             self.field("unit", &format!("{unit}{user}"))?;
         }
         if let Some(container) = &process.container {
-            let [runtime, image] = [(" (", &container.runtime, ")"), (" of ", &container.image, "")]
-                .map(|(before, text, after)| text.as_ref().map(|text| format!("{before}{text}{after}")));
+            let runtime = container.runtime.map(|runtime| format!(" ({})", runtime.as_str()));
+            let image = container.image.as_ref().map(|image| format!(" of {image}"));
             let name = container
                 .name
                 .as_ref()
@@ -140,11 +139,14 @@ impl Block<'_, '_> {
             self.field("container", &format!("{name}{}{runtime}{image}", container.id))?;
         }
         if let Some(orchestrator) = &process.orchestrator {
-            let (_, kind) = orchestrator.platform.names();
+            let kind = orchestrator.platform.workload().as_str();
             let name = workload(orchestrator)
                 .map(|name| format!("{name} "))
                 .unwrap_or_default();
-            let qos = orchestrator.qos.map(|qos| format!(" ({qos})")).unwrap_or_default();
+            let qos = orchestrator
+                .qos
+                .map(|qos| format!(" ({})", qos.as_str()))
+                .unwrap_or_default();
             self.field(kind, &format!("{name}{}{qos}", orchestrator.id))?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 use imds_analyzer_ebpf::classify::{PathClass, Reason};
 
 use super::{CAUTION, DOUBT, NAME_WIDTH, PLAIN, foreign};
-use crate::event::{Ancestor, Container, Event, NetNs, Orchestrator, User};
+use crate::event::{Ancestor, Event, NetNs, Orchestrator, User};
 
 /// The marks of `event`.
 pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
@@ -42,14 +42,14 @@ pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
             named("via", &via);
         }
         match (&process.container, process.user_unit.as_ref().or(process.unit.as_ref())) {
-            (Some(container), _) => named("container", container_name(container)),
+            (Some(container), _) => named("container", container.short_name()),
             (None, Some(unit)) => named("unit", unit),
             (None, None) => {}
         }
         if let Some(orchestrator) = &process.orchestrator
             && let Some(workload) = workload(orchestrator)
         {
-            named(orchestrator.platform.names().1, &workload);
+            named(orchestrator.platform.workload().as_str(), &workload);
         }
     }
     marks
@@ -57,16 +57,6 @@ pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
 
 pub(super) fn user_name(user: &User) -> Option<String> {
     user.name.clone().or_else(|| user.id.map(|id| id.to_string()))
-}
-
-/// Its name, else its id.
-pub(in crate::sink) fn container_name(container: &Container) -> &str {
-    container.name.as_deref().unwrap_or(short_id(&container.id))
-}
-
-/// Shortens an id like `docker ps` does.
-fn short_id(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
 }
 
 /// How the process was started: ancestors that stand for a person or a schedule, outermost first.

@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Caller, Counts, Summary};
 use crate::{
     loss::Ledger,
     sink::layout::{ALARM, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, paint},
+    summary::{Caller, Counts, Summary},
 };
 
 const COUNT_HEADS: [&str; 4] = ["v1", "v2", "other", "unknown"];
@@ -16,7 +16,8 @@ const USER_WIDTH: usize = 16;
 const TEXT_WIDTH_MIN: usize = 12;
 const GAP: usize = 2;
 
-pub(super) fn render(summary: &Summary, width: usize, color: bool, loss: &Ledger) -> String {
+/// In `width` columns.
+pub fn render(summary: &Summary, width: usize, color: bool, loss: &Ledger) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = write(&mut text, summary, width, color, loss);
@@ -183,17 +184,17 @@ mod tests {
     #[test]
     fn table() {
         let loss = [(Loss::RequestRing, 3)].into_iter().collect();
-        golden("summary.txt", &summary().render(120, false, &loss));
+        golden("summary.txt", &render(&summary(), 120, false, &loss));
         golden(
             "summary-empty.txt",
-            &Summary::new().render(120, false, &Ledger::default()),
+            &render(&Summary::new(), 120, false, &Ledger::default()),
         );
     }
 
     #[test]
     fn fits_its_width() {
         for width in [80, 100, 120, 160] {
-            let text = summary().render(width, false, &Ledger::default());
+            let text = render(&summary(), width, false, &Ledger::default());
             assert!(text.lines().all(|line| columns(line) <= width), "{width}:\n{text}");
         }
     }
