@@ -235,6 +235,7 @@ fn rights_are_dropped() {
     ];
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopAtEnd(&done);
         // The log is set aside again and again, which starts what compresses it; the textfile comes by itself.
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
@@ -260,7 +261,6 @@ fn rights_are_dropped() {
                 break missing;
             }
         };
-        done.store(true, Ordering::Relaxed);
         assert!(missing.is_empty(), "not seen: {missing:?}, but {seen:?}");
     });
     println!("{looks} looks at {seen:?}");
