@@ -48,7 +48,7 @@ fn what_is_over_the_budget_of_a_user_is_counted() {
             "{rate}: {written}, {summary:#?}"
         );
         assert_eq!(
-            ended.stderr.contains("only counted"),
+            ended.stderr.contains("counted but not reported"),
             counted_only(&summary) > 0,
             "{}",
             ended.stderr

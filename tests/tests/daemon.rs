@@ -527,16 +527,16 @@ fn directories_that_others_can_write_are_refused() {
             "log.path",
             "user 65534",
         ),
-        (format!("[log]\npath = \"{top}/open/e.jsonl\""), "log.path", "everybody"),
+        (format!("[log]\npath = \"{top}/open/e.jsonl\""), "log.path", "everyone"),
         (
             format!("[log]\npath = \"{top}/open/a/e.jsonl\""),
             "log.path",
-            "everybody",
+            "everyone",
         ),
         (
             format!("[log]\npath = \"{top}/sticky/e.jsonl\""),
             "log.path",
-            "everybody",
+            "everyone",
         ),
         (
             format!("[log]\npath = \"{top}/group/e.jsonl\""),
@@ -544,7 +544,7 @@ fn directories_that_others_can_write_are_refused() {
             "group 65534",
         ),
         (format!("runtime_dir = \"{top}/theirs\""), "runtime_dir", "user 65534"),
-        (format!("runtime_dir = \"{top}/sticky\""), "runtime_dir", "everybody"),
+        (format!("runtime_dir = \"{top}/sticky\""), "runtime_dir", "everyone"),
         (
             "[log]\npath = \"/tmp/\"".to_owned(),
             "log.path",
@@ -601,7 +601,7 @@ fn a_log_directory_that_is_given_away() {
         said.contains("cannot write to log") && said.contains("belongs to user 65534"),
         "{said}"
     );
-    assert!(said.contains("set aside"), "{said}");
+    assert!(said.contains("set it aside"), "{said}");
 }
 
 /// Whoever could open the lock of an older version holds it: a daemon starts all the same, and its own lock is nobody's to hold.

@@ -94,7 +94,8 @@ fn more_senders_than_are_remembered_are_counted() {
     let (pids, owners, lost) = corked_by(12);
     let wrong = pids.iter().zip(&owners).filter(|(pid, owner)| *owner != *pid).count();
     eprintln!("of 12 corked senders {wrong} were forgotten: {lost:?}");
-    assert!(wrong <= 4, "{owners:?}");
+    // The last seven are remembered; fewer are asked for where the cork has given way meanwhile.
+    assert!(wrong <= 12 - 7, "{owners:?}");
     let expected: &[String] = &[format!("sender_queue: {wrong}")];
     assert_eq!(lost, if wrong > 0 { expected } else { &[] });
 }
