@@ -288,7 +288,7 @@ fn a_log_that_is_changed_by_others_is_noticed() {
     let said = service.stop().stderr;
     for (what, times) in [
         ("was replaced by another file", 2),
-        ("another program truncated", 1),
+        ("(reported once)", 1),
         ("was removed or moved", 1),
         ("a file system was mounted or unmounted at", 2),
     ] {

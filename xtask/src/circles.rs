@@ -15,9 +15,6 @@ use anyhow::{Context as _, Result, bail};
 
 const CRATES: [&str; 4] = ["imds-analyzer", "imds-analyzer-ebpf", "tests", "xtask"];
 
-/// Modules that still have circles inside. A name goes when its circles are opened; none is added.
-const NOT_YET: [&str; 2] = ["record", "sink"];
-
 /// A module by its path from the crate's root.
 type Module = Vec<String>;
 
@@ -77,8 +74,7 @@ fn graph(files: &[(Module, String)]) -> Graph {
             let (Some(from), Some(to)) = (module.get(..=common), path.get(..=common)) else {
                 continue;
             };
-            let not_yet = common > 0 && from.first().is_some_and(|first| NOT_YET.contains(&first.as_str()));
-            if modules.contains(to) && !not_yet {
+            if modules.contains(to) {
                 let named = graph.entry(from.to_vec()).or_default();
                 named.entry(to.to_vec()).or_insert_with(|| module.join("::"));
             }
