@@ -202,11 +202,11 @@ fn place(path: &Path) -> Result<PathBuf> {
     Ok(folder.canonicalize()?.join(name))
 }
 
-/// Without debug information, which is most of a test.
+/// Without symbols and debug information, which are most of a test.
 fn stripped(path: &Path, scratch: &Path) -> Result<Vec<u8>> {
     let mut strip = Command::new("strip");
     let output = scratch.join("stripped");
-    strip.arg("--strip-debug").arg("-o").arg(&output).arg(path);
+    strip.arg("--strip-all").arg("-o").arg(&output).arg(path);
     packages::run(strip)?;
     let content = fs::read(&output)?;
     fs::remove_file(output)?;

@@ -80,7 +80,7 @@ pub(crate) fn run(
         cpu,
         image,
         initramfs,
-        memory: "1536",
+        memory: "2560",
         disk: None,
         append: "",
     };
