@@ -145,7 +145,8 @@ fn the_daemon_uses_it_if_that_is_configured() {
     assert_eq!(programs_in_the_kernel(PROGRAM).len(), 1);
     send(&lab, PATH, 1);
     let records = service.wait_for("the call", |records| of_path(records, PATH) == 1);
-    let request = records.iter().find(|record| record["url"]["path"] == PATH);
+    let is_call = |record: &&Value| record["event"]["action"] == "imds-request" && record["url"]["path"] == PATH;
+    let request = records.iter().find(is_call);
     let request = request.expect("the call");
     assert_eq!(request["imds"]["verdict"], "v1", "{request:#}");
     assert_eq!(request["imds"]["tap"], "wire", "{request:#}");

@@ -148,12 +148,14 @@ fn matrix(chosen: &[&'static Kernel], depth: Depth, update: bool) -> Result<Vec<
     // Those with most to do first: the others then end at about the same time.
     boots.sort_by_key(|boot| Reverse(cost(&boot.commands)));
     let queue = Mutex::new(VecDeque::from(boots));
+    // A function, so that the lock is given back before the guest runs.
+    let next = || locked(&queue).pop_front();
     let ran = Mutex::new(Vec::new());
     let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
-                while let Some(boot) = locked(&queue).pop_front() {
+                while let Some(boot) = next() {
                     let (kernel, of) = (boot.kernel, boot.of);
                     let boot = boot.run();
                     let mut ran = locked(&ran);
