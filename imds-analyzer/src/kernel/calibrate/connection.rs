@@ -3,11 +3,16 @@
 use std::{
     io::{self, IoSlice, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    time::Duration,
 };
 
+use anyhow::Context as _;
 use rustix::net::{SendFlags, send};
 
 use crate::host::{namespace::NetNs, proc::Directory};
+
+/// How long a connect or a read may take. Without a limit, a SYN that a program at a cgroup drops takes two minutes to fail.
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Where connections are made: in a network namespace of its own, in which nobody's firewall is and the loopback device
 /// is up; in the host's where there are none.
@@ -44,12 +49,14 @@ impl Place {
 
     pub(super) fn connect(&self) -> anyhow::Result<Connection> {
         let address = self.listener.local_addr()?;
-        let connect = || TcpStream::connect(address);
+        let connect = || TcpStream::connect_timeout(&address, DEADLINE);
         let client = match &self.namespace {
-            Some(namespace) => namespace.run(connect)??,
-            None => connect()?,
+            Some(namespace) => namespace.run(connect)?,
+            None => connect(),
         };
+        let client = client.context("cannot connect to itself (a program at a cgroup may drop its packets)")?;
         let (server, _) = self.listener.accept()?;
+        server.set_read_timeout(Some(DEADLINE))?;
         Ok(Connection {
             // It has one from now on.
             cookie: rustix::net::sockopt::socket_cookie(&client)?,
