@@ -35,7 +35,7 @@ pub fn skipped(lack: &Lack, place: &str) {
     if let Ok(known) = env::var("LACKS") {
         assert!(
             known.split(' ').any(|it| it == lack.what),
-            "{} is to be had here, as the table of kernels has it: {proof}",
+            "{} is available here, according to the table of kernels: {proof}",
             lack.what
         );
     }

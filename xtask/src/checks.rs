@@ -126,7 +126,7 @@ fn kernel_lints(workspace: &Path) -> Result<Row> {
     command
         .args(["--quiet", "--locked", "--profile", "bpf", "--package", "imds-analyzer-ebpf"])
         .arg("--target-dir")
-        .arg(toolchain::bpf_target_dir(&workspace.join("target"), std::env::consts::ARCH))
+        .arg(toolchain::bpf_target_dir(&vm::target(), std::env::consts::ARCH))
         // As `cargo clippy` does it, which knows only its own driver.
         .env("RUSTC_WORKSPACE_WRAPPER", DRIVER)
         .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");

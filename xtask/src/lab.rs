@@ -1,15 +1,10 @@
 //! The release binary, and its lab.
 
-use std::{
-    env,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Error, Result, anyhow, ensure};
 
-use crate::{cargo, is_root, toolchain::Host};
+use crate::{cargo, is_root, toolchain::Host, vm};
 
 pub(crate) fn build() -> Result<()> {
     let status = cargo()
@@ -21,8 +16,7 @@ pub(crate) fn build() -> Result<()> {
 }
 
 pub(crate) fn binary() -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new("target").to_owned(), PathBuf::from);
-    target.join("release/imds-analyzer")
+    vm::target().join("release/imds-analyzer")
 }
 
 /// Becomes the lab; returns only what went wrong. Loading eBPF programs takes root.

@@ -133,7 +133,7 @@ impl Packages {
             self.update_once()?;
             packages(self)
                 .and_then(|names| self.fetch(&names, &folder))
-                .with_context(|| format!("the packages of {name} cannot be had"))?;
+                .with_context(|| format!("cannot get the packages of {name}"))?;
         }
         Ok(folder)
     }
