@@ -5,55 +5,70 @@
 
 #![expect(clippy::panic, reason = "a test fails by it")]
 
-use imds_analyzer_tests::Stage;
+use std::{io::Write as _, process::Stdio};
+
+use imds_analyzer_tests::{Stage, wait};
 use serde_json::Value;
 
 fn command_line(process: &Value) -> &str {
     process["command_line"].as_str().unwrap_or_default()
 }
 
+/// Whether a record's path ends so.
+fn is_call(record: &Value, end: &str) -> bool {
+    record["url"]["original"]
+        .as_str()
+        .is_some_and(|path| path.ends_with(end))
+}
+
 /// The record of the call whose path ends so.
 fn of_call<'a>(records: &'a [Value], end: &str) -> &'a Value {
-    let found = records.iter().find(|record| {
-        record["url"]["original"]
-            .as_str()
-            .is_some_and(|path| path.ends_with(end))
-    });
+    let found = records.iter().find(|record| is_call(record, end));
     found.unwrap_or_else(|| panic!("no call {end} in {records:#?}"))
 }
 
+/// Each script makes its first call, executes what makes the second, and goes on after each once its record is there: what
+/// an ancestor was can be read only while it still is that.
 #[test]
 fn an_ancestor_that_executes_its_own_kind_is_another_one() {
     for (kind, depth, script) in [
-        ("a shell", 0, "$CALL/first; exec sh -c '$CALL/second; :' and-then"),
         (
-            "a shell of equally long arguments",
+            "a shell",
             0,
-            "$CALL/first; exec sh -c '$CALL/second; :' and-then; #",
+            "$CALL/first; read go; exec sh -c '$CALL/second; read go' and-then",
         ),
         (
             "a shell without environment",
             0,
-            "$CALL/first; exec env -i sh -c '$CALL/second; :' and-then",
+            "$CALL/first; read go; exec env -i sh -c '$CALL/second; read go' and-then",
         ),
         (
             "a shell above a shell",
             1,
-            "sh -c '$CALL/first; :'; exec sh -c 'sh -c \"$CALL/second; :\"; :' and-then",
+            "sh -c '$CALL/first; read go'; exec sh -c 'sh -c \"$CALL/second; read go\"; :' and-then",
         ),
         (
             "three in a row",
             0,
-            "$CALL/first; exec sh -c '$CALL/between; exec sh -c \"$CALL/second; :\" and-then' and",
+            "$CALL/first; read go; exec sh -c '$CALL/between; exec sh -c \"$CALL/second; read go\" and-then' and",
         ),
     ] {
-        let stage = Stage::shared();
+        let mut stage = Stage::shared();
         let script = script.replace("$CALL", &format!("curl -sm10 {}", stage.url()));
-        let pid = stage.run("sh", &["-c", &script]);
+        let mut shell = stage.command("sh", &["-c", &script]);
+        let mut shell = shell.stdin(Stdio::piped()).spawn().expect("a shell");
+        let mut go_on = shell.stdin.take().expect("a pipe");
+        for call in ["/first", "/second"] {
+            stage
+                .analyzer
+                .wait_for(|records| records.iter().any(|record| is_call(record, call)));
+            writeln!(go_on, "go").expect("the shell reads");
+        }
+        assert!(wait(&mut shell).success(), "{kind}");
         let records = stage.records();
         let ancestor = |call| {
             let ancestor = &of_call(&records, call)["process"]["ancestors"][depth];
-            assert_eq!(ancestor["pid"], pid, "{kind}: {records:#?}");
+            assert_eq!(ancestor["pid"], shell.id(), "{kind}: {records:#?}");
             command_line(ancestor)
         };
         assert!(ancestor("/first").contains("exec"), "{kind}: {}", ancestor("/first"));
