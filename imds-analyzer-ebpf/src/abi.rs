@@ -8,11 +8,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub use crate::classify::CAPTURE_MAX;
 use crate::classify::{Method, PathClass, Reason, Verdict};
 
+pub mod exchange;
 pub mod legacy;
 
 /// Names of the programs in the object, as user space loads them.
 pub mod program {
     pub const EGRESS: &str = "imds_egress";
+    pub const INGRESS: &str = "imds_ingress";
     pub const CONNECT4: &str = "imds_connect4";
     pub const CONNECT6: &str = "imds_connect6";
     pub const RELEASE: &str = "imds_release";
@@ -36,6 +38,8 @@ pub mod constant {
     pub const OFFSETS: &str = "OFFSETS";
     /// A [`super::Budget`].
     pub const BUDGET: &str = "BUDGET";
+    /// Whether connections are followed for their answers: a `u32`, 0 or 1.
+    pub const ANSWERS: &str = "ANSWERS";
     /// Where digests of payload are evaluated: a random `u32` below 2^31 - 1.
     pub const DIGEST_KEY: &str = "DIGEST_KEY";
 }
@@ -75,6 +79,10 @@ pub enum RecordKind {
     /// A [`Request`] that stands for `head_len` bytes of the stream from `seq` on, which were judged before and have been
     /// sent again with other bytes: heads in that range are [`Reason::Changed`].
     Changed = 7,
+    /// An [`exchange::Answer`].
+    Answer = 8,
+    /// An [`exchange::Attempt`].
+    Attempt = 9,
 }
 
 impl RecordKind {
@@ -87,6 +95,8 @@ impl RecordKind {
             5 => Self::ForkOrExec,
             6 => Self::Packet,
             7 => Self::Changed,
+            8 => Self::Answer,
+            9 => Self::Attempt,
             _ => return None,
         })
     }
@@ -308,6 +318,9 @@ pub struct Request {
     pub destination_port: u16,
     pub packet_port: u16,
     pub reserved2: u16,
+    /// Which request of its connection it is, from 0 on, with [`request_flags::NUMBERED`].
+    pub index: u32,
+    pub reserved3: u32,
 }
 
 /// A [`Request`] with room for `N` bytes of capture.
@@ -328,6 +341,8 @@ pub mod request_flags {
     pub const SEND_TAP: u16 = 1 << 2;
     /// Bytes of the head are in pages that the sender can still write: MSG_ZEROCOPY, vmsplice, splice, sendfile.
     pub const SENDER_PAGES: u16 = 1 << 3;
+    /// Its answer can be told from others: an [`super::exchange::Answer`] with its index comes.
+    pub const NUMBERED: u16 = 1 << 4;
 }
 
 /// How much of the ring buffer one user may fill, in records of a class; all zeroes where there is no limit.
@@ -468,10 +483,18 @@ pub enum Loss {
     SpareState = 14,
     /// The notes on who sends on a connection were pushed out by those of others: who connected is named instead.
     SenderNotes = 15,
+    /// The ring buffer had no room for the notice of an answer: its request's is not known.
+    AnswerRing = 16,
+    /// No memory to follow the answers of a connection: those of its requests are not known.
+    AnswerState = 17,
+    /// Connections on which the count of answers broke: those of its later requests are not known.
+    AnswerStreams = 18,
+    /// The ring buffer had no room for a connection that carried no request.
+    AttemptRing = 19,
 }
 
 impl Loss {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::RequestRing,
         Self::OwnerRing,
         Self::PendingRing,
@@ -488,6 +511,10 @@ impl Loss {
         Self::SendState,
         Self::SpareState,
         Self::SenderNotes,
+        Self::AnswerRing,
+        Self::AnswerState,
+        Self::AnswerStreams,
+        Self::AttemptRing,
     ];
 }
 
@@ -518,5 +545,5 @@ const _: () = {
     assert!(size_of::<Executable>() == 32);
     assert!(size_of::<Owner>() == 16 + 16 + 80 + 24 + 32 + 8 + 32 * ANCESTORS_MAX);
     assert!(PATHS_MAX <= u16::MAX as usize);
-    assert!(size_of::<Request>() == 16 + 16 + 80 + 24 + 48 + 8);
+    assert!(size_of::<Request>() == 16 + 16 + 80 + 24 + 48 + 16);
 };

@@ -113,6 +113,18 @@ impl Headers {
         self.flags & (FIN | RST) != 0
     }
 
+    /// The packet ends the stream, and says that all of it was sent.
+    #[inline(always)]
+    pub const fn is_fin(&self) -> bool {
+        self.flags & FIN != 0
+    }
+
+    /// The packet ends the connection at once.
+    #[inline(always)]
+    pub const fn is_reset(&self) -> bool {
+        self.flags & RST != 0
+    }
+
     /// Sequence number of the byte behind the urgent one, as nearly every system has it: the pointer's own value.
     #[inline(always)]
     pub const fn behind_urgent(&self) -> Option<u32> {
@@ -178,6 +190,13 @@ fn address(packet: &(impl Bytes + ?Sized), v6: bool, at_in_v4: u32, at_in_v6: u3
     }
     let [a, b, c, d] = packet.load::<4>(at_in_v4)?;
     Some([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+}
+
+/// TTL of a packet, or its hop limit.
+#[inline(always)]
+pub fn hop_limit(packet: &(impl Bytes + ?Sized), v6: bool) -> Option<u8> {
+    let [hops] = packet.load::<1>(if v6 { 7 } else { 8 })?;
+    Some(hops)
 }
 
 /// True if the sequence number `one` is before `other`: half of the circle is before, as TCP compares them.

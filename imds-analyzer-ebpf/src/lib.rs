@@ -10,10 +10,12 @@
 //! in the host's byte order, addresses in network order, times in nanoseconds of `CLOCK_BOOTTIME`, of the send tap
 //! ([`abi::legacy`]) `CLOCK_MONOTONIC`.
 //!
-//! The order to read in: [`target`] (what counts as IMDS), [`follow`] (packets to a stream), [`classify`] (bytes to verdict), [`abi`] (what is sent).
+//! The order to read in: [`target`] (what counts as IMDS), [`follow`] (packets to a stream), [`classify`] (bytes to verdict), [`answer`] (what comes
+//! back), [`abi`] (what is sent).
 #![no_std]
 
 pub mod abi;
+pub mod answer;
 pub mod classify;
 pub mod follow;
 pub mod target;

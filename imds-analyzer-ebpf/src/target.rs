@@ -5,6 +5,9 @@
 /// `169.254.169.254`.
 pub const IPV4: [u8; 4] = [169, 254, 169, 254];
 
+/// The same in the first four of sixteen bytes.
+pub const IPV4_IN_16: [u8; 16] = [169, 254, 169, 254, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// `fd00:ec2::254`, served on Nitro instances with `HttpProtocolIpv6=enabled`.
 pub const IPV6: [u8; 16] = [0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54];
 

@@ -103,8 +103,8 @@ pub enum ObjectChoice {
 }
 
 impl ObjectChoice {
-    /// What a plan is to be made for, with the sender hook and the budget.
-    pub fn wanted(self, owner: OwnerChoice, budget: KernelBudget) -> Wanted {
+    /// What a plan is to be made for, with the sender hook, whether to look at answers, and the budget.
+    pub fn wanted(self, owner: OwnerChoice, answers: bool, budget: KernelBudget) -> Wanted {
         let (object, tap) = match self {
             Self::Auto => (None, None),
             Self::Modern => (Some(Object::Modern), Some(Tap::Wire)),
@@ -115,6 +115,7 @@ impl ObjectChoice {
             object,
             tap,
             owner: owner.into(),
+            without_answers: !answers,
             budget,
         }
     }
@@ -127,6 +128,10 @@ pub enum FailCondition {
     V1,
     /// A v1 call to an address of this host, such as a proxy or a mock.
     V1Local,
+    /// A call to the metadata service that was rejected (401).
+    Rejected,
+    /// A call to the metadata service that was not answered.
+    Unanswered,
     /// A call to the metadata service that could not be judged.
     Unknown,
 }

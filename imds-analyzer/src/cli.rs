@@ -66,6 +66,9 @@ pub enum Command {
     /// Try the tool without EC2: run sample clients against a built-in IMDS in a private network namespace
     #[command(after_help = ExitCode::help())]
     Lab(LabArgs),
+    /// Explain a remedy, cause, risk or verdict, and what to change
+    #[command(after_help = ExitCode::help())]
+    Explain(ExplainArgs),
     /// Print the daemon's default configuration, or check a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -172,6 +175,10 @@ pub struct WatchArgs {
     /// Show at most N calls per second of one user, in bursts of 5 N; the rest is only counted. 0: no limit
     #[arg(long, value_name = "N", default_value_t = KernelBudget::default().rate, help_heading = "How it works")]
     pub kernel_rate: u32,
+
+    /// Do not look at answers: no status, and no record of connections without a call
+    #[arg(long, help_heading = "How it works")]
+    pub no_answers: bool,
 
     /// Run this command, watch only it and its children, and stop when it exits
     #[arg(last = true)]
@@ -325,6 +332,12 @@ pub struct LabArgs {
     /// Show everything known about each call
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// Id of a remedy, or a word of imds.cause, imds.risk or imds.verdict; without it, all are listed
+    pub word: Option<String>,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -15,6 +15,7 @@ use crate::{
 mod check;
 mod config;
 mod daemon;
+pub(crate) mod explain;
 mod lab;
 mod signals;
 mod watch;
@@ -46,8 +47,12 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Watch(args) => watch::run(args),
         Command::Daemon(args) => daemon::run(&args),
-        Command::Check(args) => check::run(args.format, args.object.wanted(args.owner, KernelBudget::default())),
+        Command::Check(args) => check::run(
+            args.format,
+            args.object.wanted(args.owner, true, KernelBudget::default()),
+        ),
         Command::Lab(args) => lab::run(&args),
+        Command::Explain(args) => explain::run(args.word.as_deref()),
         Command::Config(command) => config::run(command),
         Command::Schema => written(record::schema::write(&mut io::stdout())),
         Command::Completions(args) => written(cli::completions(args.shell, &mut io::stdout())),

@@ -4,6 +4,7 @@
 //! [`Config::default`]. Flags override environment variables, which override the file.
 
 use std::{
+    collections::BTreeMap,
     fs::OpenOptions,
     io::{self, Read as _},
     net::SocketAddr,
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use crate::{
     choice::{ObjectChoice, OwnerChoice, StdoutFormat},
     cli::{self, DaemonArgs},
+    identity::{Cloud, Identity},
     kernel::budget::KernelBudget,
     secrets::ArgsMode,
 };
@@ -29,6 +31,7 @@ mod places;
 mod tests;
 mod units;
 
+pub(crate) use self::error::explain;
 pub use self::{error::ConfigError, pattern::Pattern};
 
 /// The default configuration, with a comment on each key.
@@ -42,9 +45,12 @@ const FILE_MAX: u64 = 1 << 20;
 pub struct Config {
     pub object: ObjectChoice,
     pub owner: OwnerChoice,
+    pub answers: bool,
     pub args: ArgsMode,
     pub name_service: bool,
     pub runtime_dir: PathBuf,
+    pub host: Host,
+    pub labels: BTreeMap<String, String>,
     pub log: Log,
     pub journald: Journald,
     pub stdout: Stdout,
@@ -52,6 +58,20 @@ pub struct Config {
     pub limits: Limits,
     pub ignore: Vec<Pattern>,
     pub expect: Vec<Pattern>,
+}
+
+/// `[host]`: what is given here counts for more than what files of the host say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Host {
+    pub name: Option<String>,
+    pub provider: Option<String>,
+    pub account_id: Option<String>,
+    pub region: Option<String>,
+    pub availability_zone: Option<String>,
+    pub instance_id: Option<String>,
+    pub machine_type: Option<String>,
+    pub image_id: Option<String>,
 }
 
 /// `[log]`.
@@ -117,9 +137,12 @@ impl Default for Config {
         Self {
             object: ObjectChoice::default(),
             owner: OwnerChoice::default(),
+            answers: true,
             args: ArgsMode::default(),
             name_service: false,
             runtime_dir: "/run/imds-analyzer".into(),
+            host: Host::default(),
+            labels: BTreeMap::new(),
             log: Log::default(),
             journald: Journald::default(),
             stdout: Stdout::default(),
@@ -200,10 +223,7 @@ impl Config {
 
     /// The file at `path` alone.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = text(path).map_err(|error| ConfigError::Read {
-            path: path.to_owned(),
-            error,
-        })?;
+        let text = read_text(path)?;
         let config = Self::parse(&text).map_err(|why| ConfigError::Parse {
             path: path.to_owned(),
             why,
@@ -217,7 +237,7 @@ impl Config {
 
     /// The error has line, column and text of the line, and suggests a name for an unknown key.
     fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error::explain(&error))
+        toml::from_str(text).map_err(|error| explain(&error))
     }
 
     fn override_by(&mut self, args: &DaemonArgs) {
@@ -287,6 +307,30 @@ impl Config {
         Ok(())
     }
 
+    /// This host: what the configuration says of it, else what its files say.
+    pub fn identity(&self) -> Identity {
+        let Host {
+            name,
+            provider,
+            account_id,
+            region,
+            availability_zone,
+            instance_id,
+            machine_type,
+            image_id,
+        } = self.host.clone();
+        let given = Cloud {
+            provider,
+            account_id,
+            region,
+            availability_zone,
+            instance_id,
+            machine_type,
+            image_id,
+        };
+        Identity::of_this_host(name.as_deref(), given, self.labels.clone())
+    }
+
     /// Warnings about valid rules that do not do what they seem to, each with the remedy.
     pub fn warnings(&self) -> Vec<String> {
         let lists = [("ignore", &self.ignore), ("expect", &self.expect)];
@@ -308,13 +352,16 @@ impl Config {
     }
 
     /// The keys that need a restart, and whether they differ in `next`. Every key must be listed here or below.
-    pub(crate) fn read_at_start(&self, next: &Self) -> [(&'static str, bool); 7] {
+    pub(crate) fn read_at_start(&self, next: &Self) -> [(&'static str, bool); 10] {
         let Self {
             object,
             owner,
+            answers,
             args,
             name_service,
             runtime_dir,
+            host,
+            labels,
             limits,
             // The following keys take effect at once.
             log: _,
@@ -336,13 +383,28 @@ impl Config {
         [
             ("object", *object != next.object),
             ("owner", *owner != next.owner),
+            ("answers", *answers != next.answers),
             ("args", *args != next.args),
             ("name_service", *name_service != next.name_service),
             ("runtime_dir", *runtime_dir != next.runtime_dir),
+            ("host", *host != next.host),
+            ("labels", *labels != next.labels),
             ("limits.kernel_rate", *kernel_rate != next.limits.kernel_rate),
             ("limits.kernel_burst", *kernel_burst != next.limits.kernel_burst),
         ]
     }
+}
+
+/// Reads a file of configuration.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    text(path).map_err(|error| ConfigError::Read {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 /// Reads a regular file. Rejects a pipe or device instead of blocking on it.

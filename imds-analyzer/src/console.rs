@@ -1,6 +1,7 @@
 //! What people see of a command: its lines on stderr, and its records on stdout.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     io::{self, IsTerminal, Write},
 };
@@ -14,6 +15,8 @@ use tracing_subscriber::{
 
 use crate::{
     choice::{ColorChoice, Format},
+    identity::{Cloud, Identity},
+    judge::Remedies,
     session::Finished,
     sink::{
         Output, Sink, Style,
@@ -58,12 +61,21 @@ pub fn stdout_sink(format: Format, color: ColorChoice, verbose: bool) -> Box<dyn
     let output = Output::stdout();
     match format {
         Format::Text => Box::new(TextSink::new(output, Style::of(io::stdout(), color, verbose))),
-        Format::Json => Box::new(JsonSink::new(output, host_name())),
+        Format::Json => Box::new(JsonSink::new(output, this_host())),
     }
 }
 
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+/// What to tell callers to change. A wrong file of this host's is no reason not to watch.
+pub fn remedies() -> Remedies {
+    Remedies::of_this_host().unwrap_or_else(|error| {
+        tracing::warn!("{error}; using the built-in remedies alone");
+        Remedies::built_in()
+    })
+}
+
+/// This host, as its files name it.
+fn this_host() -> Identity {
+    Identity::of_this_host(None, Cloud::default(), BTreeMap::new())
 }
 
 /// What the user is told at the end, on stderr; JSON has it among its records.

@@ -2,6 +2,7 @@
 
 use imds_analyzer_ebpf::abi::{
     Header, Owner, RecordKind, Request,
+    exchange::{Answer, Attempt},
     legacy::{ForkOrExec, Packet, Send},
 };
 use zerocopy::FromBytes;
@@ -19,6 +20,10 @@ pub enum Record<'a> {
     Pending(Request, &'a [u8]),
     /// Bytes of the stream were sent again, and were others.
     Changed(Request),
+    /// An answer, or that none comes or can be told.
+    Answer(Answer),
+    /// A connection ended that carried no request.
+    Attempt(Box<Attempt>),
     /// A piece of a send, as its sender's memory has it: not masked yet.
     Send(Box<Send>, &'a [u8]),
     /// A process starts another one, or executes a program.
@@ -69,6 +74,14 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
                 RecordKind::Changed => Record::Changed(request),
                 _ => Record::Request(request, capture),
             })
+        }
+        RecordKind::Answer => {
+            let (answer, _) = Answer::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+            Ok(Record::Answer(answer))
+        }
+        RecordKind::Attempt => {
+            let (attempt, _) = Attempt::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+            Ok(Record::Attempt(Box::new(attempt)))
         }
         RecordKind::ForkOrExec => {
             let (lineage, _) = ForkOrExec::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
@@ -161,7 +174,7 @@ mod tests {
             decode(request(2, 0).as_bytes().get(..40).unwrap()).unwrap_err(),
             DecodeError::Short
         );
-        assert_eq!(decode(request(9, 0).as_bytes()).unwrap_err(), DecodeError::Kind);
+        assert_eq!(decode(request(10, 0).as_bytes()).unwrap_err(), DecodeError::Kind);
         assert_eq!(decode(request(2, 1).as_bytes()).unwrap_err(), DecodeError::Data);
     }
 

@@ -7,14 +7,17 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use imds_analyzer_ebpf::{
-    abi::OwnerHook,
+    abi::{OwnerHook, exchange::Outcome},
     classify::{PathClass, Reason, Verdict},
 };
 
+mod judgement;
+
+pub use self::judgement::{Advice, Cause, Client, ClientSource, Judgement, Risk};
 use crate::vocabulary::vocabulary;
 
 /// A judged request and its caller.
@@ -40,6 +43,8 @@ pub struct Event {
     /// Bytes of the head were in memory that the sender could still change after they were judged.
     pub sender_pages: bool,
     pub http: HttpRequest,
+    pub answer: Answer,
+    pub judgement: Judgement,
     pub source: SocketAddr,
     /// The socket's peer.
     pub destination: SocketAddr,
@@ -57,12 +62,101 @@ impl Event {
         self.process.as_ref().map_or("unknown", |process| &process.caller)
     }
 
-    /// `imds.endpoint`: a mapped IPv4 address is IPv4.
     pub fn endpoint(&self) -> Endpoint {
-        match self.destination.ip().to_canonical() {
-            IpAddr::V4(_) => Endpoint::Ipv4,
-            IpAddr::V6(_) => Endpoint::Ipv6,
+        Endpoint::of(self.destination)
+    }
+}
+
+/// What came back of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    Answered(Reply),
+    /// 5 s passed, or the connection ended, without an answer.
+    None,
+    /// Whether it was answered cannot be told.
+    #[default]
+    Unseen,
+}
+
+/// An answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub status: u16,
+    /// From the last byte of the request to the first one of the status line.
+    pub duration: Duration,
+    /// TTL of the IP packet with the status line, or its hop limit, as it arrived.
+    pub hop_limit: u8,
+}
+
+impl Answer {
+    /// The contract's word.
+    pub const fn word(self) -> AnswerWord {
+        match self {
+            Self::Answered(_) => AnswerWord::Answered,
+            Self::None => AnswerWord::None,
+            Self::Unseen => AnswerWord::Unseen,
         }
+    }
+
+    pub const fn reply(self) -> Option<Reply> {
+        match self {
+            Self::Answered(reply) => Some(reply),
+            Self::None | Self::Unseen => None,
+        }
+    }
+
+    pub const fn status(self) -> Option<u16> {
+        match self {
+            Self::Answered(reply) => Some(reply.status),
+            Self::None | Self::Unseen => None,
+        }
+    }
+}
+
+impl Reply {
+    /// A status of 2xx.
+    pub const fn is_success(self) -> bool {
+        self.status / 100 == 2
+    }
+}
+
+vocabulary! {
+    /// `imds.answer`.
+    pub enum AnswerWord {
+        Answered = "answered",
+        None = "none",
+        Unseen = "unseen",
+    }
+}
+
+/// A connection to IMDS that ended without a byte of a request.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// When it was begun.
+    pub time: SystemTime,
+    pub outcome: Outcome,
+    pub duration: Duration,
+    /// Where `process` comes from; `None` exactly when nobody is known.
+    pub owner: Option<OwnerHook>,
+    pub net_ns: NetNs,
+    /// The peer is an address of this host itself.
+    pub local: bool,
+    /// Absent if no address was chosen.
+    pub source: Option<SocketAddr>,
+    pub destination: SocketAddr,
+    pub process: Option<Arc<Process>>,
+    /// The thread that connected, where it is another than the main one.
+    pub thread: Option<Thread>,
+}
+
+impl Attempt {
+    /// What callers are told apart by; `unknown` where nobody is known.
+    pub fn caller(&self) -> &str {
+        self.process.as_ref().map_or("unknown", |process| &process.caller)
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::of(self.destination)
     }
 }
 
@@ -90,6 +184,16 @@ vocabulary! {
         /// 169.254.169.254, mapped into IPv6 too.
         Ipv4 = "ipv4",
         Ipv6 = "ipv6",
+    }
+}
+
+impl Endpoint {
+    /// A mapped IPv4 address is IPv4.
+    fn of(destination: SocketAddr) -> Self {
+        match destination.ip().to_canonical() {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
     }
 }
 

@@ -7,7 +7,8 @@
 //! ```text
 //! pending   heads that a packet left unfinished, until their end comes or for HEAD_TIMEOUT; then reported `unknown`
 //! early     keys of heads that were reported before their end came: the end is not reported again
-//! held      heads in pages that their sender can still change, for HOLD; a change makes them `unknown`
+//! waiting   judged heads, for WAIT at most: until their answer comes; a change of their bytes makes them `unknown`, and
+//!           heads in pages that their sender can still change wait for all of it
 //! told      parts of streams that changed and were reported: a change that is seen twice is reported once
 //! ```
 
@@ -18,7 +19,11 @@ use std::{
 };
 
 use imds_analyzer_ebpf::{
-    abi::{OwnerHook, Request, Task, request_flags},
+    abi::{
+        self, OwnerHook, Request, Task,
+        exchange::{News, Outcome},
+        request_flags,
+    },
     classify::{self, PathClass, Reason, Verdict, facts},
 };
 
@@ -28,9 +33,10 @@ use self::{
     relay::Relays,
 };
 use crate::{
-    event::{Event, NetNs, Process, Tap, Thread},
+    event::{Answer, Attempt, Event, Judgement, NetNs, Process, Reply, Tap, Thread},
     host::clock::{Now, nanoseconds},
     http,
+    judge::{Judge, Noted, Remedies},
     loss::{Kind, Ledger},
     sanitize,
 };
@@ -46,9 +52,9 @@ pub use self::host::Host;
 
 /// Maximum time for a head to be unfinished.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time for which to hold a head that its sender can still change. TCP retransmits a lost packet several times within
-/// it.
-pub const HOLD: Duration = Duration::from_secs(5);
+/// Maximum time to wait for an answer, and time for which to hold a head that its sender can still change. TCP retransmits
+/// a lost packet several times within it.
+pub const WAIT: Duration = Duration::from_secs(5);
 
 /// Bounds on what waits.
 #[derive(Clone, Copy, Debug)]
@@ -58,16 +64,16 @@ struct Limits {
     /// Maximum number of heads reported early whose end may still come. More than can be pending, because a user may
     /// have that many sockets.
     early: usize,
-    /// Maximum number of held heads, in total and per user. Beyond it, the oldest is written.
-    held: usize,
-    held_of_user: usize,
+    /// Maximum number of judged heads that wait, in total and per user. Beyond it, the oldest is written.
+    waiting: usize,
+    waiting_of_user: usize,
 }
 
 const LIMITS: Limits = Limits {
     pending: 4096,
     early: 8 * 4096,
-    held: 4096,
-    held_of_user: 512,
+    waiting: 4096,
+    waiting_of_user: 512,
 };
 
 /// Key of a head: its socket and the sequence number of its first byte.
@@ -103,12 +109,18 @@ pub struct Join<L> {
     lookup: L,
     /// Time never goes back.
     since_boot: u64,
+    /// Answers are seen: requests wait for them.
+    answers: bool,
     pending: Queue<Pending>,
     early: Queue<()>,
-    held: Queue<Held>,
+    waiting: Queue<Waiting>,
     told: Told,
     relays: Relays,
+    judge: Judge,
     loss: Ledger,
+    /// How many answers the kernel side could not hand over, as far as is known, and when the last of them was missed.
+    answers_lost: u64,
+    answers_lost_until: u64,
 }
 
 /// An unfinished head.
@@ -121,26 +133,44 @@ struct Pending {
 
 /// A judged head.
 #[derive(Debug)]
-struct Held {
+struct Waiting {
     event: Event,
+    noted: Noted,
     range: Range,
+    /// When it was sent, in nanoseconds since boot.
+    sent: u64,
+    /// The index of its answer, until that comes.
+    answer: Option<u32>,
+    /// Its sender can still change it.
+    is_changeable: bool,
+}
+
+impl Waiting {
+    fn is_settled(&self) -> bool {
+        self.answer.is_none() && !self.is_changeable
+    }
 }
 
 impl<L: Lookup> Join<L> {
-    pub fn new(lookup: L) -> Self {
-        Self::with(lookup, LIMITS)
+    /// `answers`: whether answers are seen, so that requests wait for them.
+    pub fn new(lookup: L, answers: bool, remedies: Remedies) -> Self {
+        Self::with(lookup, answers, remedies, LIMITS)
     }
 
-    fn with(lookup: L, limits: Limits) -> Self {
+    fn with(lookup: L, answers: bool, remedies: Remedies, limits: Limits) -> Self {
         Self {
             lookup,
             since_boot: 0,
+            answers,
             pending: Queue::new(limits.pending, limits.pending),
             early: Queue::new(limits.early, limits.early),
-            held: Queue::new(limits.held, limits.held_of_user),
+            waiting: Queue::new(limits.waiting, limits.waiting_of_user),
             told: Told::new(),
             relays: Relays::default(),
+            judge: Judge::new(remedies),
             loss: Ledger::default(),
+            answers_lost: 0,
+            answers_lost_until: 0,
         }
     }
 
@@ -171,24 +201,119 @@ impl<L: Lookup> Join<L> {
             return;
         }
         let changed = pending.is_some_and(|pending| pending.changed) || self.told.overlaps(key, range);
-        if changed {
+        let event = if changed {
             self.told.add(key, range);
-            out(self.event(now, &unknown(request, Reason::Changed), capture));
-            return;
-        }
-        let event = self.event(now, request, capture);
-        if !in_sender_pages(request) {
-            out(event);
-            return;
-        }
+            self.event(now, &unknown(request, Reason::Changed), capture)
+        } else {
+            self.event(now, request, capture)
+        };
+        let noted = self.judge.sent(&event, &request.task, request.facts, since_boot);
+        let waiting = Waiting {
+            event,
+            noted,
+            range,
+            sent: request.header.time,
+            answer: (self.answers && request.flags & request_flags::NUMBERED != 0).then_some(request.index),
+            is_changeable: in_sender_pages(request) && !changed,
+        };
         // A second head with the same key means that the socket was connected again.
-        if let Some(former) = self.held.take(&key) {
-            out(former.event);
+        if let Some(former) = self.waiting.take(&key) {
+            self.write(former, out);
         }
-        let held = Held { event, range };
-        if let Some((.., evicted)) = self.held.push(key, request.task.uid, since_boot, held) {
-            self.loss.add(Kind::HeldHeadsEvicted, 1);
-            out(evicted.event);
+        if waiting.is_settled() {
+            self.write(waiting, out);
+            return;
+        }
+        if let Some((.., evicted)) = self.waiting.push(key, request.task.uid, since_boot, waiting) {
+            self.loss.add(Kind::HeldHeadsEvicted, evicted.is_changeable.into());
+            self.loss.add(Kind::AnswersEvicted, evicted.answer.is_some().into());
+            self.write(evicted, out);
+        }
+    }
+
+    /// Judges a call and hands it on.
+    fn write(&mut self, mut waiting: Waiting, out: &mut impl FnMut(Event)) {
+        self.judge.judge(&mut waiting.event, waiting.noted, self.since_boot);
+        out(waiting.event);
+    }
+
+    /// Takes news of answers. They come in the order of requests, and after them.
+    pub fn answer(&mut self, now: Now, news: &abi::exchange::Answer, out: &mut impl FnMut(Event)) {
+        self.pass(now);
+        let socket = HeadKey {
+            cookie: news.cookie,
+            sock: news.sock,
+            seq: 0,
+        };
+        let index = news.index;
+        match News::from_raw(news.news) {
+            Some(News::Answer) => {
+                let is_answered = |waiting: &Waiting| waiting.answer == Some(index);
+                let key = self.waiting.of_socket(socket).find(|(_, waiting)| is_answered(waiting));
+                let Some((key, waiting)) = key else {
+                    self.loss.add(Kind::LateAnswers, 1);
+                    return;
+                };
+                let reply = Reply {
+                    status: news.status,
+                    duration: Duration::from_nanos(news.header.time.saturating_sub(waiting.sent)),
+                    hop_limit: news.hop_limit,
+                };
+                self.settle(key, Answer::Answered(reply), out);
+            }
+            Some(ended @ (News::Lost | News::End)) => {
+                let answer = if ended == News::End {
+                    Answer::None
+                } else {
+                    Answer::Unseen
+                };
+                let is_ended = |waiting: &Waiting| waiting.answer.is_some_and(|answer| answer >= index);
+                let mut keys: Vec<_> = self
+                    .waiting
+                    .of_socket(socket)
+                    .filter(|(_, waiting)| is_ended(waiting))
+                    .map(|(key, waiting)| (waiting.answer, key))
+                    .collect();
+                keys.sort_unstable();
+                for (_, key) in keys {
+                    self.settle(key, answer, out);
+                }
+            }
+            None => self.loss.add(Kind::DecodeKind, 1),
+        }
+    }
+
+    /// Notes what came back of a waiting head, and writes it if nothing else can come.
+    fn settle(&mut self, key: HeadKey, answer: Answer, out: &mut impl FnMut(Event)) {
+        let Some(waiting) = self.waiting.get_mut(&key) else {
+            return;
+        };
+        waiting.event.answer = answer;
+        waiting.answer = None;
+        if waiting.is_settled()
+            && let Some(waiting) = self.waiting.take(&key)
+        {
+            self.write(waiting, out);
+        }
+    }
+
+    /// A connection that ended without a request.
+    pub fn attempt(&mut self, now: Now, record: &abi::exchange::Attempt) -> Attempt {
+        self.pass(now);
+        let request = &record.request;
+        let (process, owner) = self.owner(now, request);
+        let source = address(request.family, request.source, request.source_port);
+        Attempt {
+            time: now.wall_at(record.started),
+            outcome: Outcome::from_raw(record.outcome).unwrap_or(Outcome::Closed),
+            duration: Duration::from_nanos(request.header.time.saturating_sub(record.started)),
+            owner,
+            net_ns: self.net_ns(request),
+            local: request.flags & request_flags::LOCAL != 0,
+            source: (source.port() != 0).then_some(source),
+            destination: address(request.family, request.destination, request.destination_port),
+            process,
+            thread: thread(&request.task),
         }
     }
 
@@ -222,18 +347,18 @@ impl<L: Lookup> Join<L> {
         let (key, range) = (HeadKey::of(notice), Range::new(notice.seq, notice.head_len));
         // An unfinished head extends as far as the notice may reach.
         let open = |key: HeadKey| Range::new(key.seq, Range::MAX);
-        let held: Vec<(HeadKey, Range)> = self
-            .held
+        let waiting: Vec<(HeadKey, Range)> = self
+            .waiting
             .of_socket(key)
-            .map(|(key, held)| (key, held.range))
-            .filter(|(_, held)| held.overlaps(range))
+            .map(|(key, waiting)| (key, waiting.range))
+            .filter(|(_, waiting)| waiting.overlaps(range))
             .collect();
         let pending: Vec<HeadKey> = self.pending.of_socket(key).map(|(key, _)| key).collect();
         let early = self.early.of_socket(key).map(|(key, ())| key);
         let unfinished = pending.iter().copied().chain(early);
         let first = unfinished
             .filter(|key| open(*key).overlaps(range))
-            .chain(held.iter().map(|(key, _)| *key))
+            .chain(waiting.iter().map(|(key, _)| *key))
             .map(|key| range.offset_of(key.seq))
             .min();
         let rest = match first {
@@ -248,15 +373,21 @@ impl<L: Lookup> Join<L> {
                 pending.changed = true;
             }
         }
-        for (key, range) in held {
+        for (key, range) in waiting {
             self.told.add(key, range);
-            if let Some(Held { mut event, .. }) = self.held.take(&key) {
-                event.verdict = Verdict::Unknown;
-                event.reason = Some(Reason::Changed);
-                out(event);
+            let Some(waiting) = self.waiting.get_mut(&key) else {
+                continue;
+            };
+            waiting.event.verdict = Verdict::Unknown;
+            waiting.event.reason = Some(Reason::Changed);
+            waiting.is_changeable = false;
+            if waiting.is_settled()
+                && let Some(waiting) = self.waiting.take(&key)
+            {
+                self.write(waiting, out);
             }
         }
-        // All of it: if a head is held, so are later heads that can change.
+        // All of it: if a head waits, so do later heads that can change.
         self.told.add(key, range);
         if own.is_some() {
             let mut request = unknown(notice, Reason::Changed);
@@ -275,15 +406,29 @@ impl<L: Lookup> Join<L> {
     /// The next time at which [`Self::expire`] has something to do, in nanoseconds since boot.
     pub fn next_deadline(&self) -> Option<u64> {
         let pending = self.pending.oldest().map(|since| due(since, HEAD_TIMEOUT));
-        let held = self.held.oldest().map(|since| due(since, HOLD));
-        [pending, held].into_iter().flatten().min()
+        let waiting = self.waiting.oldest().map(|since| due(since, WAIT));
+        [pending, waiting].into_iter().flatten().min()
     }
 
-    /// Releases everything that has waited long enough.
-    pub fn expire(&mut self, now: Now, out: &mut impl FnMut(Event)) {
+    /// Releases everything that has waited long enough. `answers_lost` is asked how many answers the kernel side could not
+    /// hand over so far: a request from before the last of them may have been answered.
+    pub fn expire(&mut self, now: Now, answers_lost: impl FnOnce() -> u64, out: &mut impl FnMut(Event)) {
         let since_boot = self.pass(now);
-        while let Some((.., held)) = before(since_boot, HOLD).and_then(|until| self.held.take_oldest(until)) {
-            out(held.event);
+        let until = before(since_boot, WAIT);
+        let mut next = until.and_then(|until| self.waiting.take_oldest(until));
+        if next.is_some() {
+            let lost = answers_lost();
+            if lost != self.answers_lost {
+                self.answers_lost = lost;
+                self.answers_lost_until = since_boot;
+            }
+        }
+        while let Some((.., mut waiting)) = next {
+            if waiting.answer.is_some() && waiting.sent > self.answers_lost_until {
+                waiting.event.answer = Answer::None;
+            }
+            self.write(waiting, out);
+            next = until.and_then(|until| self.waiting.take_oldest(until));
         }
         while let Some((key, user, pending)) =
             before(since_boot, HEAD_TIMEOUT).and_then(|until| self.pending.take_oldest(until))
@@ -294,8 +439,8 @@ impl<L: Lookup> Join<L> {
 
     /// Releases everything that waits, at the end of a run.
     pub fn finish(&mut self, now: Now, out: &mut impl FnMut(Event)) {
-        while let Some((.., held)) = self.held.take_oldest(u64::MAX) {
-            out(held.event);
+        while let Some((.., waiting)) = self.waiting.take_oldest(u64::MAX) {
+            self.write(waiting, out);
         }
         while let Some((key, user, pending)) = self.pending.take_oldest(u64::MAX) {
             self.report_early(now, key, user, &pending, Reason::Unfinished, out);
@@ -335,10 +480,10 @@ impl<L: Lookup> Join<L> {
             _ => request.path_class().unwrap_or(PathClass::NotImds),
         };
         let (process, owner) = self.owner(now, request);
-        let host_net_ns = self.lookup.host_net_ns();
+        let net_ns = self.net_ns(request);
         let is_helper = process.as_ref().is_some_and(|process| process.network_helper);
         let relay = is_helper && self.relays.is_relayed(request, capture);
-        if !is_helper && Some(request.net_ns) != host_net_ns {
+        if !is_helper && net_ns == NetNs::Other {
             self.relays.sent(request, capture);
         }
         let destination = address(request.family, request.destination, request.destination_port);
@@ -354,22 +499,28 @@ impl<L: Lookup> Join<L> {
                 Tap::Wire
             },
             owner,
-            net_ns: if Some(request.net_ns) == host_net_ns {
-                NetNs::Host
-            } else {
-                NetNs::Other
-            },
+            net_ns,
             local: request.flags & request_flags::LOCAL != 0,
             relay,
             forwarded: request.facts & facts::FORWARDED != 0,
             malformed: request.facts & facts::MALFORMED != 0,
             sender_pages: request.flags & request_flags::SENDER_PAGES != 0,
             http,
+            answer: Answer::Unseen,
+            judgement: Judgement::default(),
             source: address(request.family, request.source, request.source_port),
             destination,
             packet_destination: (packet_destination != destination).then_some(packet_destination),
             thread: thread(&request.task),
             process,
+        }
+    }
+
+    fn net_ns(&self, request: &Request) -> NetNs {
+        if Some(request.net_ns) == self.lookup.host_net_ns() {
+            NetNs::Host
+        } else {
+            NetNs::Other
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::{
-    event::{Event, User},
+    event::{Attempt, Event, User},
     loss::Ledger,
     summary::{Counts, Summary},
 };
@@ -21,6 +21,8 @@ pub enum Notice<'a> {
     Loss(&'a Ledger),
     /// A caller that was not seen before, just before the record of its request.
     FirstSeen { event: &'a Event, first: First },
+    /// A connection that ended without a request.
+    Attempt(&'a Attempt),
     /// Requests of one caller that were not written in full.
     RateLimited(&'a Folded),
     /// Ends the output; `loss` is all that was lost.

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+pub mod attempt;
 mod call;
 pub mod envelope;
 pub mod list;
@@ -30,7 +31,7 @@ pub use self::{
     value::Text,
     word::Word,
 };
-use crate::{event::Event, notice::Notice};
+use crate::{event::Event, identity::Identity, notice::Notice};
 
 /// The version of `imds.*`: raised when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
@@ -53,6 +54,7 @@ pub struct Record<'a> {
 )]
 pub enum Body<'a> {
     Request(request::Request<'a>),
+    Attempt(attempt::Attempt<'a>),
     Start(notice::Start<'a>),
     Loss(notice::Loss<'a>),
     FirstSeen(noise::FirstSeen<'a>),
@@ -63,19 +65,23 @@ pub enum Body<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// `host` is the name of the host that writes it.
-    pub fn of_request(event: &'a Event, host: &'a str) -> Self {
+    /// `host` is the one that writes it.
+    pub fn of_request(event: &'a Event, host: &'a Identity) -> Self {
         Self {
-            envelope: Envelope::of_request(event),
+            envelope: Envelope::of_request(event, host),
             body: Body::Request(request::Request::new(event, host)),
         }
     }
 
     /// As [`Self::of_request`].
-    pub fn of_notice(time: SystemTime, notice: &Notice<'a>, host: &'a str) -> Self {
+    pub fn of_notice(time: SystemTime, notice: &Notice<'a>, host: &'a Identity) -> Self {
         Self {
-            envelope: Envelope::of_notice(time, notice),
+            envelope: match notice {
+                Notice::Attempt(attempt) => Envelope::of_attempt(attempt, host),
+                notice => Envelope::of_notice(time, notice, host),
+            },
             body: match notice {
+                Notice::Attempt(attempt) => Body::Attempt(attempt::Attempt::new(attempt, host)),
                 Notice::Start { kernel, hooks } => Body::Start(notice::Start::new(kernel, hooks, host)),
                 Notice::Loss(loss) => Body::Loss(notice::Loss::new(loss, host)),
                 Notice::FirstSeen { event, first } => Body::FirstSeen(noise::FirstSeen::new(event, *first, host)),

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use imds_analyzer_ebpf::abi::{OwnerHook, RecordKind, Request};
+use imds_analyzer_ebpf::abi::{Loss, OwnerHook, RecordKind, Request};
 
 pub use self::{
     outlet::Flow,
@@ -111,8 +111,10 @@ impl<S: Sink> Session<S> {
             send,
             outlet,
             lost,
+            loaded,
             ..
         } = self;
+        let mut attempts = Vec::new();
         let mut outcome = Ok(());
         let mut write = |event: Event| {
             if outcome.is_ok() {
@@ -135,6 +137,10 @@ impl<S: Sink> Session<S> {
                 Ok(Record::Request(request, capture)) => join.request(now, &request, capture, &mut write),
                 Ok(Record::Pending(request, capture)) => join.unfinished(now, &request, capture, &mut write),
                 Ok(Record::Changed(notice)) => join.changed(now, &notice, &mut write),
+                Ok(Record::Answer(news)) => join.answer(now, &news, &mut write),
+                // Without the other direction nobody knows what became of it.
+                Ok(Record::Attempt(_)) if !loaded.answers => {}
+                Ok(Record::Attempt(attempt)) => attempts.push(join.attempt(now, &attempt)),
                 Ok(Record::Send(mut piece, data)) => {
                     send.take(&mut piece, data, &mut |kind, request: &_, capture: &_| {
                         judged(join, now, kind, request, capture, &mut write);
@@ -155,9 +161,10 @@ impl<S: Sink> Session<S> {
                 });
             }
         });
-        join.expire(now, &mut write);
+        join.expire(now, || loaded.count(Loss::AnswerRing), &mut write);
         self.more = count == BATCH;
-        outcome
+        outcome?;
+        attempts.iter().try_for_each(|attempt| outlet.attempt(attempt))
     }
 
     /// Handles what is there, reports what is still unfinished, and sums up. Returns the summary, what was lost, and

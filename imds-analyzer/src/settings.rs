@@ -10,7 +10,7 @@ use imds_analyzer_ebpf::{
 use crate::{
     choice::{ColorChoice, FailCondition, Format},
     cli::WatchArgs,
-    event::{Event, Process},
+    event::{Answer, Attempt, Event, Process},
     kernel::{budget::KernelBudget, plan::Wanted},
     secrets::ArgsMode,
 };
@@ -72,7 +72,9 @@ impl TryFrom<WatchArgs> for WatchSettings {
             duration: args.duration,
             count: args.count,
             fail_on: FailOn(args.fail_on),
-            wanted: args.object.wanted(args.owner, KernelBudget::of_rate(args.kernel_rate)),
+            wanted: args
+                .object
+                .wanted(args.owner, !args.no_answers, KernelBudget::of_rate(args.kernel_rate)),
             args: args.args,
             name_service: args.name_service,
             command: command.next().map(|program| Command {
@@ -107,6 +109,11 @@ impl Filter {
         (!self.only_v1 || event.verdict.version() == Version::V1)
             && self.matches_path(event)
             && self.matches_process(event.process.as_deref())
+    }
+
+    /// As [`Self::matches`]: an attempt has no version and no path.
+    pub fn matches_attempt(&self, attempt: &Attempt) -> bool {
+        !self.only_v1 && self.paths.is_empty() && self.matches_process(attempt.process.as_deref())
     }
 
     fn matches_path(&self, event: &Event) -> bool {
@@ -157,6 +164,8 @@ impl FailOn {
             && self.0.iter().any(|condition| match condition {
                 FailCondition::V1 => event.verdict == Verdict::V1 && !event.local,
                 FailCondition::V1Local => event.verdict == Verdict::V1 && event.local,
+                FailCondition::Rejected => event.answer.status() == Some(401) && !event.local,
+                FailCondition::Unanswered => event.answer == Answer::None && !event.local,
                 FailCondition::Unknown => event.verdict == Verdict::Unknown && !event.local,
             })
     }

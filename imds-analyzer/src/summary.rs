@@ -9,7 +9,7 @@ use imds_analyzer_ebpf::classify::Version;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, Process, User};
+use crate::event::{AnswerWord, Event, Process, User};
 
 /// Callers kept apart; calls of further ones are only counted.
 const CALLERS_MAX: usize = 1000;
@@ -24,6 +24,8 @@ pub struct Summary {
     local: Tally,
     /// Calls that repeat others which are counted.
     relayed: Counts,
+    /// Connections without a call.
+    attempts: u64,
     /// Of the last caller; kept to be filled again.
     key: String,
 }
@@ -31,6 +33,7 @@ pub struct Summary {
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     total: Counts,
+    answers: Answers,
     /// Those for whom there was no room.
     others: Counts,
 }
@@ -60,6 +63,35 @@ impl Counts {
     }
 }
 
+/// What came back of v1 calls. The metrics of CloudWatch count answers, not calls: `MetadataNoToken` those that succeeded,
+/// `MetadataNoTokenRejected` those that were rejected where tokens are required (Amazon EC2 User Guide, "Instance metrics").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Answers {
+    /// Status 200.
+    pub succeeded: u64,
+    /// Status 401.
+    pub rejected: u64,
+    /// Any other status.
+    pub failed: u64,
+    /// Nothing came.
+    pub none: u64,
+    /// It cannot be told.
+    pub unseen: u64,
+}
+
+impl Answers {
+    fn add(&mut self, answer: AnswerWord, status: Option<u16>) {
+        *match (answer, status) {
+            (AnswerWord::Answered, Some(200)) => &mut self.succeeded,
+            (AnswerWord::Answered, Some(401)) => &mut self.rejected,
+            (AnswerWord::Answered, _) => &mut self.failed,
+            (AnswerWord::None, _) => &mut self.none,
+            (AnswerWord::Unseen, _) => &mut self.unseen,
+        } += 1;
+    }
+}
+
 /// One call, as far as a summary goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call<'a> {
@@ -68,6 +100,11 @@ pub struct Call<'a> {
     pub local: bool,
     /// It repeats another call that is counted.
     pub relay: bool,
+    pub answer: AnswerWord,
+    /// With [`AnswerWord::Answered`].
+    pub status: Option<u16>,
+    /// What to change: an id and a text.
+    pub remedy: Option<(&'a str, &'a str)>,
     /// `None` where nobody is known.
     pub who: Option<Who<'a>>,
     pub path: Option<&'a str>,
@@ -92,6 +129,13 @@ impl<'a> From<&'a Event> for Call<'a> {
             version: event.verdict.version(),
             local: event.local,
             relay: event.relay,
+            answer: event.answer.word(),
+            status: event.answer.status(),
+            remedy: event
+                .judgement
+                .remedy
+                .as_ref()
+                .map(|advice| (advice.id.as_ref(), advice.text.as_ref())),
             who: event.process.as_deref().map(Who::from),
             path: event.http.path.as_deref(),
         }
@@ -125,6 +169,9 @@ pub struct Caller {
     /// Its calls went to an address of this host.
     pub local: bool,
     pub counts: Counts,
+    pub answers: Answers,
+    /// What to change, by the last call that needs it: an id and a text.
+    pub remedy: Option<(String, String)>,
     /// Path of the last v1 call, or of the last call while there is none.
     pub last_path: Option<String>,
 }
@@ -143,6 +190,9 @@ impl Summary {
         }
         let tally = if call.local { &mut self.local } else { &mut self.real };
         tally.total.add(call.version);
+        if call.version == Version::V1 {
+            tally.answers.add(call.answer, call.status);
+        }
 
         self.key.clear();
         // Writing to a String does not fail.
@@ -156,6 +206,21 @@ impl Summary {
         } else {
             tally.others.add(call.version);
         }
+    }
+
+    /// Counts a connection without a call.
+    pub fn add_attempt(&mut self) {
+        self.attempts += 1;
+    }
+
+    /// Connections without a call.
+    pub fn attempts(&self) -> u64 {
+        self.attempts
+    }
+
+    /// What came back of v1 calls, to IMDS or to an address of this host.
+    pub fn answers(&self, local: bool) -> Answers {
+        self.tally(local).answers
     }
 
     /// All calls to IMDS, or all calls to an address of this host.
@@ -209,6 +274,8 @@ impl Caller {
             place: who.and_then(|who| who.place).map(|place| cut(place).to_owned()),
             local: call.local,
             counts: Counts::default(),
+            answers: Answers::default(),
+            remedy: None,
             last_path: None,
         }
     }
@@ -223,6 +290,15 @@ impl Caller {
 
     fn add(&mut self, call: &Call<'_>) {
         self.counts.add(call.version);
+        if call.version == Version::V1 {
+            self.answers.add(call.answer, call.status);
+        }
+        if let Some((id, text)) = call.remedy {
+            let (last_id, last_text) = self.remedy.get_or_insert_default();
+            if last_id != id || last_text != text {
+                (*last_id, *last_text) = (id.to_owned(), text.to_owned());
+            }
+        }
         if call.version != Version::V1 && self.counts.v1 > 0 {
             return;
         }

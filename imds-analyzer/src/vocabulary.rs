@@ -2,7 +2,7 @@
 //! from there, and a record that is read back finds its value there.
 
 use imds_analyzer_ebpf::{
-    abi::OwnerHook,
+    abi::{OwnerHook, exchange::Outcome},
     classify::{PathClass, Reason, Verdict, Version},
 };
 
@@ -69,7 +69,7 @@ macro_rules! shared {
     };
 }
 
-shared!(OwnerHook PathClass Reason Verdict Version);
+shared!(Outcome OwnerHook PathClass Reason Verdict Version);
 
 #[cfg(test)]
 mod tests {
@@ -89,6 +89,7 @@ mod tests {
             }
             assert_eq!(T::of_word(""), None);
         }
+        check::<Outcome>();
         check::<OwnerHook>();
         check::<PathClass>();
         check::<Reason>();

@@ -249,11 +249,15 @@ impl Ended {
         notices
     }
 
-    /// What the summary says was lost on a request's way from the wire to the output. What could not be looked up in
+    /// What the summary says was lost on a request's way from the wire to the output; its answer is another matter. What could not be looked up in
     /// /proc, where processes come and go, is no such loss; nor is a sender that was not noted because its hook was preempted
     /// on that CPU, which slow CPUs see: who connected is the owner then. The wire tap knows no such misses.
     pub fn lost(&self) -> Vec<String> {
-        const LOOK_UPS: [&str; 7] = [
+        const LOOK_UPS: [&str; 11] = [
+            "answer_state",
+            "answer_streams",
+            "answers_evicted",
+            "late_answers",
             "spare_state",
             "recursion_misses",
             "socket_search_failures",

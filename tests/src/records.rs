@@ -33,13 +33,14 @@ pub fn verdicts(records: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-/// The records of the connection from `port`, in order. All of them were seen by the tap in use.
+/// The records of the connection from `port`, in the order of its requests. All of them were seen by the tap in use.
 pub fn of_port(records: &[Value], port: u16) -> Vec<Value> {
-    let records: Vec<_> = records
+    let mut records: Vec<_> = records
         .iter()
         .filter(|record| record["source"]["port"] == port)
         .cloned()
         .collect();
+    records.sort_by_key(|record| record["@timestamp"].as_str().expect("a time").to_owned());
     for record in &records {
         assert_eq!(record["imds"]["tap"], tap(), "{record:#}");
     }

@@ -1,12 +1,15 @@
 //! The programs of the modern object. Entry points are a few lines each; what they do is in the modules, in the order data
 //! flows.
 
+mod attempt;
 mod budget;
 mod classifier;
 mod connect;
 mod constants;
 mod egress;
 mod endpoints;
+mod exchange;
+mod ingress;
 mod memory;
 mod pages;
 mod paths;
@@ -32,6 +35,13 @@ const PASS: i32 = 1;
 #[cgroup_skb]
 fn imds_egress(ctx: SkBuffContext) -> i32 {
     egress::observe(ctx.skb.skb);
+    PASS
+}
+
+/// match-proto: int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, enum cgroup_bpf_attach_type atype)
+#[cgroup_skb]
+fn imds_ingress(ctx: SkBuffContext) -> i32 {
+    ingress::observe(ctx.skb.skb);
     PASS
 }
 

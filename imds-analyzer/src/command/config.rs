@@ -1,12 +1,16 @@
 //! `config`: the daemon's configuration, printed or checked.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use crate::{
     cli::ConfigCommand,
     config::{self, Config},
     console::say,
     exit_code::ExitCode,
+    judge::{Remedies, remedy},
     place::Trust,
 };
 
@@ -14,6 +18,18 @@ pub(super) fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConfigCommand::Print => io::stdout().write_all(config::DEFAULT.as_bytes())?,
         ConfigCommand::Check { file } => {
+            if is_remedies(&file) {
+                return Ok(match Remedies::built_in().with_file(&file) {
+                    Ok(_) => {
+                        say(format_args!("{}: ok", file.display()));
+                        ExitCode::Ok
+                    }
+                    Err(error) => {
+                        say(format_args!("{error}"));
+                        ExitCode::Failed
+                    }
+                });
+            }
             let checked = Config::read(&file)
                 .map_err(|error| error.to_string())
                 .and_then(|config| {
@@ -37,4 +53,9 @@ pub(super) fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::Ok)
+}
+
+/// The other file of this program in /etc has its own form.
+fn is_remedies(file: &Path) -> bool {
+    file.file_name() == Path::new(remedy::ADDED).file_name()
 }

@@ -79,10 +79,12 @@ async fn serve(args: &DaemonArgs, config: Config) -> anyhow::Result<ExitCode> {
 /// Everything that takes rights comes first, then they are dropped, and only then there are threads.
 fn start(config: &Config) -> anyhow::Result<(Session<Pipeline>, Exposition)> {
     let group = sandbox::join_log_group();
-    let fanout = Fanout::new(console::host_name(), group);
+    let host = config.identity();
+    let fanout = Fanout::new(host.clone(), group);
     let mut session = Session::start(Options {
         wanted: config.object.wanted(
             config.owner,
+            config.answers,
             KernelBudget {
                 rate: config.limits.kernel_rate,
                 burst: config.limits.kernel_burst,
@@ -90,11 +92,12 @@ fn start(config: &Config) -> anyhow::Result<(Session<Pipeline>, Exposition)> {
         ),
         args: config.args,
         name_service: config.name_service,
+        remedies: console::remedies(),
         filter: Filter::default(),
         fail_on: FailOn::default(),
         count: None,
         quiet: false,
-        sink: Pipeline::new(config, fanout)?,
+        sink: Pipeline::new(config, &host, fanout)?,
     })?;
     let mut exposition = Exposition::new();
     exposition.listen(config.metrics.listen);

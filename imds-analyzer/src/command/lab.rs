@@ -30,6 +30,7 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
         wanted: Wanted::default(),
         args: ArgsMode::default(),
         name_service: false,
+        remedies: console::remedies(),
         filter: Filter::default(),
         fail_on: FailOn::default(),
         count: None,

@@ -39,6 +39,7 @@ async fn watch(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         wanted: settings.wanted,
         args: settings.args,
         name_service: settings.name_service,
+        remedies: console::remedies(),
         filter,
         fail_on: settings.fail_on.clone(),
         count: settings.count,

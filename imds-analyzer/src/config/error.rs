@@ -18,7 +18,7 @@ pub enum ConfigError {
 }
 
 /// TOML's message with line and column, and a suggested name.
-pub(super) fn explain(error: &toml::de::Error) -> String {
+pub(crate) fn explain(error: &toml::de::Error) -> String {
     let text = error.to_string();
     let text = text.trim_end();
     match suggestion(error.message()) {

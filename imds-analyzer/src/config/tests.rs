@@ -42,6 +42,7 @@ fn the_printed_default_has_every_key() {
     assert_eq!((config.ignore.len(), config.expect.len()), (1, 1));
     for (section, known) in [
         ("", "surprise = 1"),
+        ("host", "[host]\nsurprise = 1"),
         ("log", "[log]\nsurprise = 1"),
         ("journald", "[journald]\nsurprise = 1"),
         ("metrics", "[metrics]\nsurprise = 1"),

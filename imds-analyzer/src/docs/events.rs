@@ -8,7 +8,12 @@ use imds_analyzer_ebpf::{
 use serde_json::Value;
 
 use super::{Block, code, table};
-use crate::record::schema;
+use crate::{
+    command::explain,
+    event::{Cause, Risk},
+    record::schema,
+    vocabulary::Vocabulary as _,
+};
 
 pub(super) fn blocks() -> Vec<Block> {
     vec![
@@ -17,6 +22,8 @@ pub(super) fn blocks() -> Vec<Block> {
         ("reasons", reasons()),
         ("path classes", path_classes()),
         ("owners", owners()),
+        ("causes", causes()),
+        ("risks", risks()),
     ]
 }
 
@@ -40,17 +47,7 @@ fn records() -> String {
 
 fn verdicts() -> String {
     let rows = Verdict::ALL.map(|verdict| {
-        let when = match verdict {
-            Verdict::Unknown => "the head could not be judged; `imds.reason` says why",
-            Verdict::V2TokenRequest => {
-                "PUT to the token path with `X-aws-ec2-metadata-token-ttl-seconds` and without `X-Forwarded-For`"
-            }
-            Verdict::InvalidTokenRequest => "any other PUT to the token path, or the TTL header on another request",
-            Verdict::V2 => "the header `X-aws-ec2-metadata-token` with a value",
-            Verdict::V2EmptyToken => "the same header with an empty value",
-            Verdict::OtherCloud => "a probe for another cloud's metadata service, on a path that IMDS does not serve",
-            Verdict::V1 => "every other complete head",
-        };
+        let when = explain::verdict(verdict);
         [
             code(verdict.as_str()),
             code(verdict.version().as_str()),
@@ -132,4 +129,19 @@ fn owners() -> String {
         [code(owner.as_str()), process.to_owned()]
     });
     table(["`imds.owner`", "`process` is"], rows)
+}
+
+fn causes() -> String {
+    let rows = Cause::ALL
+        .iter()
+        .map(|cause| [code(cause.as_str()), cause.meaning().to_owned()]);
+    table(["`imds.cause`", "meaning"], rows)
+}
+
+fn risks() -> String {
+    let rows = Risk::ALL.iter().map(|risk| {
+        let (meaning, limits) = risk.meaning();
+        [code(risk.as_str()), meaning.to_owned(), limits.to_owned()]
+    });
+    table(["`imds.risk`", "what it means", "what it does not say"], rows)
 }

@@ -1,7 +1,7 @@
 //! The generated parts of `docs/runbook.md`.
 
 use super::{Block, code, table};
-use crate::{config::Config, sink::journald::Field};
+use crate::{config::Config, sink::journald::Field, vocabulary::Vocabulary as _};
 
 pub(super) fn blocks() -> Vec<Block> {
     vec![
@@ -11,7 +11,7 @@ pub(super) fn blocks() -> Vec<Block> {
 }
 
 fn journal_fields() -> String {
-    let rows = Field::ALL.map(|field| {
+    let rows = Field::ALL.iter().map(|&field| {
         let holds = match field {
             Field::Action => "the kind of record, `event.action`",
             Field::Version => "`imds.version`: `v1`, `v2`, `other` or `unknown`",
@@ -24,6 +24,13 @@ fn journal_fields() -> String {
             Field::Endpoint => "`imds.endpoint`: `ipv4` or `ipv6`",
             Field::Local => "`1` if the call was to an address of this host itself, else `0`",
             Field::Relay => "`1` if the call repeats one that has a record of its own; else absent",
+            Field::Answer => "`imds.answer`: `answered`, `none` or `unseen`",
+            Field::Status => "`http.response.status_code`",
+            Field::Cause => "`imds.cause`: why a call had no token, or why its token was rejected",
+            Field::Client => "`imds.client.name`",
+            Field::ClientVersion => "`imds.client.version`",
+            Field::Remedy => "`imds.remedy.id`: see `imds-analyzer explain`",
+            Field::Attempt => "`imds.attempt`: what became of a connection without a call",
             Field::Caller => "`imds.caller`",
             Field::Pid => "`process.pid`",
             Field::Comm => "`process.name`",
@@ -40,7 +47,7 @@ fn journal_fields() -> String {
             Field::CallsOther => "calls for other clouds that it stands for",
             Field::CallsUnknown => "calls that it stands for and that could not be judged",
         };
-        [code(field.name()), holds.to_owned()]
+        [code(field.as_str()), holds.to_owned()]
     });
     table(["field", "holds"], rows)
 }

@@ -1,4 +1,8 @@
-#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test stops at what it did not expect"
+)]
 
 use std::{
     collections::HashMap,
@@ -17,6 +21,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 use super::*;
 use crate::{
     decode::{self, Record},
+    identity::Identity,
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
     sink::{Output, Sink as _, json::JsonSink},
@@ -62,6 +67,7 @@ type Out = (String, Verdict, Option<Reason>);
 struct Script {
     join: Join<Fake>,
     since_boot: u64,
+    answers_lost: u64,
     events: Vec<Event>,
 }
 
@@ -72,8 +78,9 @@ impl Script {
 
     fn with(limits: Limits) -> Self {
         Self {
-            join: Join::with(Fake::default(), limits),
+            join: Join::with(Fake::default(), true, Remedies::built_in(), limits),
             since_boot: 1_000 * SECOND,
+            answers_lost: 0,
             events: Vec::new(),
         }
     }
@@ -82,8 +89,8 @@ impl Script {
         Self::with(Limits {
             pending: 3,
             early: 100,
-            held: 3,
-            held_of_user: 2,
+            waiting: 3,
+            waiting_of_user: 2,
         })
     }
 
@@ -111,10 +118,15 @@ impl Script {
         self.join.changed(now, notice, &mut |event| events.push(event));
     }
 
+    fn news(&mut self, news: &abi::exchange::Answer) {
+        let (now, events) = (self.now(), &mut self.events);
+        self.join.answer(now, news, &mut |event| events.push(event));
+    }
+
     fn pass(&mut self, seconds: u64) {
         self.since_boot += seconds * SECOND;
-        let (now, events) = (self.now(), &mut self.events);
-        self.join.expire(now, &mut |event| events.push(event));
+        let (now, lost, events) = (self.now(), self.answers_lost, &mut self.events);
+        self.join.expire(now, || lost, &mut |event| events.push(event));
     }
 
     fn finish(&mut self) {
@@ -184,6 +196,178 @@ fn unknown_by(head: &Request, reason: Reason) -> Out {
 /// Of no head.
 fn change() -> Out {
     (String::new(), UNKNOWN, Some(Reason::Changed))
+}
+
+/// A head whose answer will be told.
+fn numbered(cookie: u64, index: u32) -> Request {
+    let mut head = head(cookie, index * 100);
+    (head.flags, head.index) = (request_flags::NUMBERED, index);
+    head.header.time = 1_000 * SECOND;
+    head
+}
+
+/// News of an answer that came so many ms after 1000 s.
+fn news(cookie: u64, index: u32, news: News, status: u16, millis: u64) -> abi::exchange::Answer {
+    let mut answer = abi::exchange::Answer::new_zeroed();
+    answer.header.time = 1_000 * SECOND + millis * 1_000_000;
+    (answer.cookie, answer.sock, answer.index) = (cookie, 9, index);
+    (answer.news, answer.status, answer.hop_limit) = (news as u8, status, 64);
+    answer
+}
+
+const fn replied(status: u16, millis: u64) -> Answer {
+    Answer::Answered(Reply {
+        status,
+        duration: Duration::from_millis(millis),
+        hop_limit: 64,
+    })
+}
+
+/// Which heads were written, and what came back.
+fn answers(script: &mut Script) -> Vec<(String, Answer)> {
+    let events = script.events.drain(..);
+    events
+        .map(|event| (event.http.target.unwrap_or_default(), event.answer))
+        .collect()
+}
+
+#[test]
+fn a_head_waits_for_its_answer() {
+    let mut script = Script::new();
+    let (one, two) = (numbered(1, 0), numbered(1, 1));
+    script.end(&one);
+    script.end(&two);
+    assert_eq!(script.join.next_deadline(), Some(1_005 * SECOND));
+    assert_eq!(answers(&mut script), []);
+    script.news(&news(1, 0, News::Answer, 200, 3));
+    assert_eq!(answers(&mut script), [(name(&one), replied(200, 3))]);
+    script.news(&news(1, 1, News::Answer, 401, 4));
+    assert_eq!(answers(&mut script), [(name(&two), replied(401, 4))]);
+    assert_eq!(script.join.next_deadline(), None);
+    script.finish();
+    assert_eq!(answers(&mut script), []);
+}
+
+#[test]
+fn no_answer_in_time_is_none_and_a_later_one_is_counted() {
+    let mut script = Script::new();
+    let head = numbered(1, 0);
+    script.end(&head);
+    script.pass(4);
+    assert_eq!(answers(&mut script), []);
+    script.pass(1);
+    assert_eq!(answers(&mut script), [(name(&head), Answer::None)]);
+    script.news(&news(1, 0, News::Answer, 200, 6_000));
+    assert_eq!(answers(&mut script), []);
+    assert_eq!(script.count(Kind::LateAnswers), 1);
+}
+
+#[test]
+fn an_answer_that_the_kernel_side_lost_is_unseen() {
+    let mut script = Script::new();
+    let (before, after) = (numbered(1, 0), {
+        let mut head = numbered(2, 0);
+        head.header.time = 1_006 * SECOND;
+        head
+    });
+    script.end(&before);
+    script.answers_lost = 1;
+    script.pass(5);
+    assert_eq!(answers(&mut script), [(name(&before), Answer::Unseen)]);
+    script.pass(1);
+    script.end(&after);
+    script.pass(5);
+    assert_eq!(answers(&mut script), [(name(&after), Answer::None)]);
+}
+
+#[test]
+fn the_end_of_a_connection_ends_the_wait() {
+    for (how, answer) in [(News::End, Answer::None), (News::Lost, Answer::Unseen)] {
+        let mut script = Script::new();
+        let heads: Vec<_> = (0..4).map(|index| numbered(1, index)).collect();
+        heads.iter().for_each(|head| script.end(head));
+        let other = numbered(2, 0);
+        script.end(&other);
+        script.news(&news(1, 0, News::Answer, 200, 1));
+        script.news(&news(1, 1, how, 0, 1));
+        let mut expected = vec![(name(&heads[0]), replied(200, 1))];
+        expected.extend(heads[1..].iter().map(|head| (name(head), answer)));
+        assert_eq!(answers(&mut script), expected);
+        script.finish();
+        assert_eq!(answers(&mut script), [(name(&other), Answer::Unseen)]);
+    }
+}
+
+#[test]
+fn who_waits_is_bounded_and_what_goes_early_is_unseen() {
+    let mut script = Script::small();
+    let heads: Vec<_> = (0..3).map(|index| numbered(1, index)).collect();
+    heads.iter().for_each(|head| script.end(head));
+    assert_eq!(answers(&mut script), [(name(&heads[0]), Answer::Unseen)]);
+    assert_eq!(script.count(Kind::AnswersEvicted), 1);
+    assert_eq!(script.count(Kind::HeldHeadsEvicted), 0);
+    script.news(&news(1, 0, News::Answer, 200, 1));
+    assert_eq!(script.count(Kind::LateAnswers), 1);
+}
+
+#[test]
+fn a_change_while_its_answer_is_awaited_is_unknown_with_the_answer() {
+    let mut script = Script::new();
+    let head = numbered(1, 0);
+    script.end(&head);
+    script.change(&notice(1, 10, 5));
+    assert_eq!(script.out(), []);
+    script.news(&news(1, 0, News::Answer, 200, 1));
+    let event = &script.events[0];
+    assert_eq!((event.verdict, event.reason), (UNKNOWN, Some(Reason::Changed)));
+    assert_eq!(event.answer, replied(200, 1));
+    assert_eq!(script.events.len(), 1);
+}
+
+#[test]
+fn a_head_that_can_change_keeps_waiting_when_it_was_answered() {
+    let mut script = Script::new();
+    let mut head = numbered(1, 0);
+    head.flags |= PAGES;
+    script.end(&head);
+    script.news(&news(1, 0, News::Answer, 404, 1));
+    script.pass(4);
+    assert_eq!(answers(&mut script), []);
+    script.pass(1);
+    assert_eq!(answers(&mut script), [(name(&head), replied(404, 1))]);
+}
+
+#[test]
+fn without_answers_nothing_waits() {
+    let mut script = Script::new();
+    script.join.answers = false;
+    script.end(&numbered(1, 0));
+    assert_eq!(answers(&mut script), [(name(&numbered(1, 0)), Answer::Unseen)]);
+}
+
+#[test]
+fn news_of_an_unknown_kind_is_counted() {
+    let mut script = Script::new();
+    script.end(&numbered(1, 0));
+    let mut odd = news(1, 0, News::Answer, 200, 1);
+    odd.news = 77;
+    script.news(&odd);
+    assert_eq!(script.count(Kind::DecodeKind), 1);
+}
+
+#[test]
+fn an_attempt_names_who_and_how_long() {
+    let mut script = Script::new();
+    let mut record = abi::exchange::Attempt::new_zeroed();
+    record.request = head(1, 0);
+    record.request.header.time = 1_001 * SECOND;
+    (record.started, record.outcome) = (1_000 * SECOND, Outcome::Refused as u8);
+    let now = script.now();
+    let attempt = script.join.attempt(now, &record);
+    assert_eq!(attempt.outcome, Outcome::Refused);
+    assert_eq!(attempt.duration, Duration::from_secs(1));
+    assert_eq!(attempt.process.map(|process| process.pid), Some(42));
+    assert_eq!(attempt.source, None);
 }
 
 #[test]
@@ -738,7 +922,7 @@ proptest! {
                 }
                 Op::Pass(seconds) => script.pass(seconds),
             }
-            prop_assert!(roomy || script.join.pending.len() <= 3 && script.join.held.len() <= 3);
+            prop_assert!(roomy || script.join.pending.len() <= 3 && script.join.waiting.len() <= 3);
             prop_assert!(script.join.early.len() <= FEW);
         }
         script.finish();
@@ -799,15 +983,23 @@ fn throughput_of_decoding_joining_resolving_and_formatting() {
     request.verdict = Verdict::V1 as u8;
     request.path_class = PathClass::Credential as u8;
     request.family = 4;
+    request.flags = request_flags::NUMBERED;
     let mut judged = [request.as_bytes(), capture].concat();
     judged.resize(size_of::<Request>() + CAPTURE_SHORT, 0);
+    let mut answered = abi::exchange::Answer::new_zeroed();
+    answered.header = header(RecordKind::Answer, 0);
+    (answered.news, answered.status) = (News::Answer as u8, 200);
 
-    let mut join = Join::new(Host::new(Resolver::new(ResolverSettings {
-        args: ArgsMode::Redacted,
-        name_service: false,
-        capacity: 100,
-    })));
-    let mut sink = JsonSink::new(Output::new(io::sink(), false), "ip-10-0-0-1".to_owned());
+    let mut join = Join::new(
+        Host::new(Resolver::new(ResolverSettings {
+            args: ArgsMode::Redacted,
+            name_service: false,
+            capacity: 100,
+        })),
+        true,
+        Remedies::built_in(),
+    );
+    let mut sink = JsonSink::new(Output::new(io::sink(), false), Identity::named("ip-10-0-0-1"));
     let begin = cpu_time();
     let count = 500_000;
     for _ in 0..count {
@@ -816,7 +1008,10 @@ fn throughput_of_decoding_joining_resolving_and_formatting() {
             join.lookup_mut().resolver().observe(&owner, names, argv);
         }
         if let Record::Request(request, capture) = decode::decode(&judged).unwrap() {
-            join.request(Now::read(), &request, capture, &mut |event| {
+            join.request(Now::read(), &request, capture, &mut |_| panic!("it waits"));
+        }
+        if let Record::Answer(answer) = decode::decode(answered.as_bytes()).unwrap() {
+            join.answer(Now::read(), &answer, &mut |event| {
                 assert!(event.process.is_some());
                 sink.write(&event).unwrap();
             });
@@ -825,7 +1020,7 @@ fn throughput_of_decoding_joining_resolving_and_formatting() {
     let rate = f64::from(count) / (cpu_time() - begin).as_secs_f64();
     writeln!(
         io::stderr(),
-        "{rate:.0} requests a second, each of an announced connection"
+        "{rate:.0} requests a second, each answered, and of an announced connection"
     )
     .unwrap();
 }

@@ -53,6 +53,8 @@ pub struct Loaded {
     pub hooks: Vec<Hook>,
     /// The sender hook in use, `Connect` if there is none.
     pub owner: OwnerHook,
+    /// Answers are seen.
+    pub answers: bool,
     _cgroup: Option<cgroup::Root>,
 }
 
@@ -93,8 +95,9 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
             TapPlan::Modern {
                 offsets,
                 budget,
+                answers,
                 owners,
-            } => modern::load(offsets, budget, owners),
+            } => modern::load(offsets, budget, *answers, owners),
             TapPlan::Legacy { settings, packets } => legacy::load(settings.as_ref(), *packets),
         };
         match loaded {
@@ -154,14 +157,16 @@ impl Loaded {
 
     /// What the kernel side, and the kernel, lost since load.
     pub fn loss(&self) -> Ledger {
-        let counted = Loss::ALL.into_iter().map(|kind| {
-            let values = self.loss.get(&(kind as u32), 0);
-            (kind, values.map_or(0, |values| values.iter().sum()))
-        });
-        let mut ledger: Ledger = counted.collect();
+        let mut ledger: Ledger = Loss::ALL.into_iter().map(|kind| (kind, self.count(kind))).collect();
         ledger.add(Kind::RecursionMisses, self.recursion_misses());
         ledger.add(Kind::KprobeMisses, self.kprobe_misses());
         ledger
+    }
+
+    /// What the kernel side lost of one kind.
+    pub fn count(&self, kind: Loss) -> u64 {
+        let values = self.loss.get(&(kind as u32), 0);
+        values.map_or(0, |values| values.iter().sum())
     }
 
     /// Whether [`Self::loss`] is worth anything: bpf(2) may be forbidden to this process by now.

@@ -27,6 +27,8 @@ pub enum TapPlan {
         /// Written into the programs before load.
         offsets: Offsets,
         budget: Budget,
+        /// Follow connections for their answers.
+        answers: bool,
         /// The sender hooks to try, the best first; `Connect` stands for none.
         owners: Vec<OwnerHook>,
     },
@@ -54,6 +56,8 @@ pub struct Wanted {
     /// The tap of the legacy object, which has both; the best one is the send tap, as it leaves nothing behind.
     pub tap: Option<Tap>,
     pub owner: Option<OwnerHook>,
+    /// Do not follow connections for their answers.
+    pub without_answers: bool,
     /// The modern object keeps it. The send tap has none: what it hands over is not yet a request of anybody's.
     pub budget: KernelBudget,
 }
@@ -198,10 +202,19 @@ fn modern(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Res
             owners
         }
     };
+    reasons.push(
+        if wanted.without_answers {
+            "answers: not followed, as requested"
+        } else {
+            "answers: cgroup_skb ingress at the root of cgroup2"
+        }
+        .to_owned(),
+    );
     reasons.push(wanted.budget.describe());
     Ok(TapPlan::Modern {
         offsets,
         budget: wanted.budget.in_kernel(),
+        answers: !wanted.without_answers,
         owners,
     })
 }
@@ -219,6 +232,8 @@ fn legacy(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> 
     })
 }
 
+const NO_ANSWERS: &str = "answers: not seen with the legacy object; every request has imds.answer unseen";
+
 /// Said where the send tap is used.
 const PACKETS_NOT_ASKED_FOR: &str = "no wire tap of the legacy object: request it with --object legacy-wire (Linux 5.4 \
     and later); before 5.7 a killed tool leaves its program at the root of cgroup2 until it starts again";
@@ -235,6 +250,7 @@ fn explain_legacy(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
             "send tap: kprobes on {sender}, which read the sender's memory{condition}"
         ));
     }
+    reasons.push(NO_ANSWERS.to_owned());
     reasons.push(
         match tap {
             TapPlan::Legacy { settings: None, .. } => {

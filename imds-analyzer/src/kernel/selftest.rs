@@ -32,6 +32,10 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const TRY: Duration = Duration::from_millis(500);
 /// Records of others that are kept meanwhile; more than the ring buffer holds at once.
 const EARLY_MAX: usize = 1 << 16;
+/// What comes back, and the statuses in it.
+const ANSWERS: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+const STATUSES: [u16; 2] = [200, 404];
 /// Between two looks into the ring buffer.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -56,6 +60,9 @@ pub enum Failure {
     /// The bytes are right, who sent them is not.
     #[error("self-test: did not identify the sender of its own request: {0}")]
     Owner(String),
+    /// The requests are right, their answers are not.
+    #[error("self-test: did not see the answers to its own requests: {0}")]
+    Answers(String),
 }
 
 /// Where the proof is made. Making it takes longer than the proof, and needs nothing of the tap.
@@ -82,18 +89,19 @@ impl Place {
         new().map_err(Failure::Place)
     }
 
-    /// Sends a v1 and a v2 request, the first in two pieces, and reads `records` until both are there. Returns how long it
-    /// took. Records of others that come meanwhile are appended to `early`, in their order.
+    /// Sends a v1 and a v2 request, the first in two pieces, and reads `records` until both are there, and with `answers`
+    /// their answers too. Returns how long it took. Records of others that come meanwhile are appended to `early`, in their order.
     pub fn prove(
         &self,
         records: &mut RingBuf<MapData>,
         owner: OwnerHook,
+        answers: bool,
         early: &mut Vec<Vec<u8>>,
     ) -> Result<Duration, Failure> {
         let started = Instant::now();
         let mut cookies = Vec::new();
         loop {
-            match self.attempt(records, owner, &mut cookies, early) {
+            match self.attempt(records, owner, answers, &mut cookies, early) {
                 Err(Failure::Unseen) if started.elapsed() < DEADLINE && early.len() < EARLY_MAX => {}
                 result => return result.map(|()| started.elapsed()),
             }
@@ -104,13 +112,14 @@ impl Place {
         &self,
         records: &mut RingBuf<MapData>,
         owner: OwnerHook,
+        answers: bool,
         cookies: &mut Vec<u64>,
         early: &mut Vec<Vec<u8>>,
     ) -> Result<(), Failure> {
         let started = Instant::now();
         let (nonce, token) = (random(), random());
         let path = format!("/latest/meta-data/{nonce}");
-        let (cookie, _connection) = self
+        let (cookie, (_client, mut server)) = self
             .send(&[
                 "GET /latest/meta-data/",
                 &format!("{nonce} HTTP/1.1\r\nHost: imds\r\n\r\n"),
@@ -121,12 +130,20 @@ impl Place {
                 _ => Failure::Place(anyhow::Error::from(error).context("the connection")),
             })?;
         cookies.push(cookie);
-        let mut seen = Vec::new();
-        while seen.len() < 2 {
+        if answers {
+            server
+                .write_all(ANSWERS.as_bytes())
+                .map_err(|error| Failure::Place(error.into()))?;
+        }
+        let (mut seen, mut answered) = (Vec::new(), Vec::new());
+        let expected: &[u16] = if answers { &STATUSES } else { &[] };
+        while seen.len() < 2 || answered.len() < expected.len() {
             while early.len() < EARLY_MAX
                 && let Some(bytes) = records.next()
             {
                 match decode::decode(&bytes) {
+                    Ok(Record::Answer(answer)) if answer.cookie == cookie => answered.push(answer.status),
+                    Ok(Record::Answer(answer)) if cookies.contains(&answer.cookie) => {}
                     Ok(Record::Request(request, capture)) if request.cookie == cookie => {
                         seen.push((request, String::from_utf8_lossy(capture).into_owned()));
                     }
@@ -137,12 +154,15 @@ impl Place {
                     _ => early.push(bytes.to_vec()),
                 }
             }
-            if seen.len() < 2 {
+            if seen.len() < 2 || answered.len() < expected.len() {
                 if started.elapsed() > TRY {
-                    return Err(Failure::Unseen);
+                    break;
                 }
                 thread::sleep(PAUSE);
             }
+        }
+        if seen.len() < 2 {
+            return Err(Failure::Unseen);
         }
         for ((request, capture), expected) in seen.iter().zip([Verdict::V1, Verdict::V2]) {
             check(request, capture, expected, &path, &token)?;
@@ -150,7 +170,11 @@ impl Place {
         for (request, _) in &seen {
             check_owner(request, owner)?;
         }
-        Ok(())
+        if answered == expected {
+            Ok(())
+        } else {
+            Err(Failure::Answers(format!("expected {expected:?}, saw {answered:?}")))
+        }
     }
 
     /// Sends pieces on a connection, each in a packet of its own. Returns the cookie of its socket, and both of its ends.

@@ -137,6 +137,22 @@ kinds! {
             "request whose sender was forgotten (the process that connected is named)",
             "requests whose senders were forgotten (the processes that connected are named)",
             "Notes on who sends on a connection were pushed out by those on others: its requests name the process that connected.";
+        AnswerRing: Loss, "answer_ring_full",
+            "answer not reported (buffer full)",
+            "answers not reported (buffer full)",
+            "The kernel's buffer had no room for an answer: its request has `imds.answer` `unseen`.";
+        AnswerState: Note, "answer_state",
+            "connection whose answers were not followed (no memory)",
+            "connections whose answers were not followed (no memory)",
+            "There was no memory to follow the answers on a connection: its requests have `imds.answer` `unseen`.";
+        AnswerStreams: Note, "answer_streams",
+            "connection on which answers were no longer told apart",
+            "connections on which answers were no longer told apart",
+            "Packets came out of order, or what came was not HTTP: requests after that have `imds.answer` `unseen`.";
+        AttemptRing: Loss, "attempt_ring_full",
+            "connection without a request not reported (buffer full)",
+            "connections without a request not reported (buffer full)",
+            "The kernel's buffer had no room for a connection that ended without a request: it has no `imds-attempt` record.";
     }
     user {
         RecursionMisses: Loss, "recursion_misses",
@@ -199,6 +215,14 @@ kinds! {
             "request written before later changes of its bytes could be seen",
             "requests written before later changes of their bytes could be seen",
             "Too many requests in memory that their senders can still change were held back: this one was written early, and a change that is seen later has a record of its own.";
+        AnswersEvicted: Loss, "answers_evicted",
+            "request written before its answer came (too many were waiting)",
+            "requests written before their answers came (too many were waiting)",
+            "Too many requests of one user, or of all, waited for their answers: this one was written early, with `imds.answer` `unseen`.";
+        LateAnswers: Note, "late_answers",
+            "answer that came after its request was written",
+            "answers that came after their requests were written",
+            "An answer came more than 5 seconds after its request, which has `imds.answer` `none`, or after the request was written early.";
         SocketSearchFailures: Loss, "socket_search_failures",
             "failed look-up in the search for an open connection's process",
             "failed look-ups in searches for open connections' processes",

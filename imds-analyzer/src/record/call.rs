@@ -2,8 +2,12 @@
 
 use imds_analyzer_ebpf::classify::Version;
 
-use super::request::{Container, Request};
+use super::{
+    Word,
+    request::{Container, Request},
+};
 use crate::{
+    event::AnswerWord,
     process,
     summary::{Call, Who},
 };
@@ -15,6 +19,19 @@ impl<'a> From<&'a Request<'_>> for Call<'a> {
             version: record.imds.version.known().unwrap_or(Version::Unknown),
             local: record.imds.local,
             relay: record.imds.relay,
+            // The first lines of this schema say nothing of answers.
+            answer: record
+                .imds
+                .answer
+                .as_ref()
+                .and_then(Word::known)
+                .unwrap_or(AnswerWord::Unseen),
+            status: record.http.as_ref().and_then(|http| Some(http.response?.status_code)),
+            remedy: record
+                .imds
+                .remedy
+                .as_ref()
+                .map(|remedy| (remedy.id.as_str(), remedy.text.as_str())),
             who: who(record),
             path: record.url.as_ref().and_then(|url| url.path.as_deref()),
         }

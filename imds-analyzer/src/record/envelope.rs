@@ -1,6 +1,6 @@
 //! What every record begins with: when, how grave, and which kind of record it is.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
 
 use imds_analyzer_ebpf::classify::Version;
 use schemars::JsonSchema;
@@ -11,7 +11,13 @@ use super::{
     value::{Id, Micros},
     word::Single,
 };
-use crate::{event::Event, notice::Notice, vocabulary::vocabulary};
+use crate::{
+    event::{Answer, Attempt, Event},
+    host::clock::nanoseconds,
+    identity::{self, Identity},
+    notice::Notice,
+    vocabulary::vocabulary,
+};
 
 /// The fields of all records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,26 +30,43 @@ pub struct Envelope<'a> {
     pub ecs: Ecs<'a>,
     pub event: EventFields<'a>,
     pub agent: Agent<'a>,
+    /// The instance, as far as files of the host name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<Cloud<'a>>,
+    /// As configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels<'a>>,
 }
 
-impl Envelope<'_> {
-    pub(super) fn of_request(event: &Event) -> Self {
-        let outcome = match event.verdict.version() {
-            Version::Unknown => Outcome::Unknown,
-            Version::V1 | Version::V2 | Version::Other => Outcome::Success,
-        };
+impl<'a> Envelope<'a> {
+    pub(super) fn of_request(event: &Event, host: &'a Identity) -> Self {
+        let reply = event.answer.reply();
         let fields = EventFields {
             kind: Kind::Event.into(),
             category: Single(Category::Network.into()),
             r#type: Single(Type::Access.into()),
             action: Action::Request.into(),
             dataset: Dataset::Request.into(),
-            outcome: outcome.into(),
+            outcome: Outcome::of(event.answer).into(),
+            duration: reply.map(|reply| nanoseconds(reply.duration)),
         };
-        Self::new(event.time, Level::of_request(event), fields)
+        Self::new(event.time, Level::of_request(event), fields, host)
     }
 
-    pub(super) fn of_notice(time: SystemTime, notice: &Notice<'_>) -> Self {
+    pub(super) fn of_attempt(attempt: &Attempt, host: &'a Identity) -> Self {
+        let fields = EventFields {
+            kind: Kind::Event.into(),
+            category: Single(Category::Network.into()),
+            r#type: Single(Type::Access.into()),
+            action: Action::Attempt.into(),
+            dataset: Dataset::Attempt.into(),
+            outcome: Outcome::Failure.into(),
+            duration: Some(nanoseconds(attempt.duration)),
+        };
+        Self::new(attempt.time, Level::Info, fields, host)
+    }
+
+    pub(super) fn of_notice(time: SystemTime, notice: &Notice<'_>, host: &'a Identity) -> Self {
         let action = Action::of_notice(notice);
         let (kind, category, r#type) = match action {
             Action::FirstSeen => (Kind::Event, Category::Network, Type::Info),
@@ -57,13 +80,12 @@ impl Envelope<'_> {
             action: action.into(),
             dataset: Dataset::Analyzer.into(),
             outcome: Outcome::Success.into(),
+            duration: None,
         };
-        Self::new(time, Level::of_notice(notice), fields)
+        Self::new(time, Level::of_notice(notice), fields, host)
     }
-}
 
-impl<'a> Envelope<'a> {
-    fn new(time: SystemTime, level: Level, event: EventFields<'a>) -> Self {
+    fn new(time: SystemTime, level: Level, event: EventFields<'a>, host: &'a Identity) -> Self {
         Self {
             timestamp: Micros::new(time),
             log: Log { level: level.into() },
@@ -73,6 +95,8 @@ impl<'a> Envelope<'a> {
                 r#type: env!("CARGO_PKG_NAME").into(),
                 version: env!("CARGO_PKG_VERSION").into(),
             },
+            cloud: Cloud::new(&host.cloud),
+            labels: Labels::new(&host.labels),
         }
     }
 }
@@ -104,7 +128,7 @@ impl Level {
 
     pub fn of_notice(notice: &Notice<'_>) -> Self {
         let warns = match notice {
-            Notice::Start { .. } | Notice::Summary { .. } => false,
+            Notice::Start { .. } | Notice::Summary { .. } | Notice::Attempt(_) => false,
             Notice::Loss(loss) => loss.has_loss(),
             Notice::FirstSeen { event, .. } => event.verdict.version() == Version::V1,
             Notice::RateLimited(folded) => folded.counts.v1 > 0,
@@ -140,6 +164,9 @@ pub struct EventFields<'a> {
     pub action: Word<'a, Action>,
     pub dataset: Word<'a, Dataset>,
     pub outcome: Word<'a, Outcome>,
+    /// Nanoseconds: from the last byte of a request to the first one of its answer, or how long an attempt lasted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<u64>,
 }
 
 vocabulary! {
@@ -168,6 +195,7 @@ vocabulary! {
     /// The kind of record: `event.action`, and `IMDS_ACTION` in the journal.
     pub enum Action in "Action" {
         Request = "imds-request",
+        Attempt = "imds-attempt",
         Start = "imds-analyzer-start",
         Loss = "imds-analyzer-loss",
         FirstSeen = "imds-analyzer-first-seen",
@@ -182,6 +210,7 @@ impl Action {
             Notice::Start { .. } => Self::Start,
             Notice::Loss(_) => Self::Loss,
             Notice::FirstSeen { .. } => Self::FirstSeen,
+            Notice::Attempt(_) => Self::Attempt,
             Notice::RateLimited(_) => Self::RateLimited,
             Notice::Summary { .. } => Self::Summary,
         }
@@ -192,15 +221,29 @@ vocabulary! {
     pub enum Dataset in "Dataset" {
         /// Requests.
         Request = "imds.request",
+        /// Connections without a request.
+        Attempt = "imds.attempt",
         /// What the analyzer says about itself.
         Analyzer = "imds.analyzer",
     }
 }
 
 vocabulary! {
+    /// Of a request: a status of 2xx, another status or none, or not seen.
     pub enum Outcome in "Outcome" {
         Success = "success",
+        Failure = "failure",
         Unknown = "unknown",
+    }
+}
+
+impl Outcome {
+    fn of(answer: Answer) -> Self {
+        match answer {
+            Answer::Answered(reply) if reply.is_success() => Self::Success,
+            Answer::Answered(_) | Answer::None => Self::Failure,
+            Answer::Unseen => Self::Unknown,
+        }
     }
 }
 
@@ -218,11 +261,94 @@ pub struct Agent<'a> {
 #[schemars(deny_unknown_fields)]
 pub struct Host<'a> {
     pub name: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image<'a>>,
 }
 
 impl<'a> Host<'a> {
-    pub(super) fn new(name: &'a str) -> Self {
-        Self { name: name.into() }
+    pub(super) fn new(host: &'a Identity) -> Self {
+        Self {
+            name: (&host.name).into(),
+            image: Image::new(host),
+        }
+    }
+}
+
+/// The image that the instance was started from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Image<'a> {
+    pub id: Text<'a>,
+}
+
+impl<'a> Image<'a> {
+    pub(super) fn new(host: &'a Identity) -> Option<Self> {
+        host.cloud.image_id.as_ref().map(|id| Self { id: id.into() })
+    }
+}
+
+/// ECS `cloud`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Cloud<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<CloudId<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub availability_zone: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<CloudId<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine<'a>>,
+}
+
+impl<'a> Cloud<'a> {
+    /// `None` where nothing is known.
+    fn new(cloud: &'a identity::Cloud) -> Option<Self> {
+        let text = |value: &'a Option<String>| value.as_ref().map(Text::from);
+        let id = |value: &'a Option<String>| value.as_ref().map(|id| CloudId { id: id.into() });
+        (!cloud.is_empty()).then(|| Self {
+            provider: text(&cloud.provider),
+            account: id(&cloud.account_id),
+            region: text(&cloud.region),
+            availability_zone: text(&cloud.availability_zone),
+            instance: id(&cloud.instance_id),
+            machine: cloud
+                .machine_type
+                .as_ref()
+                .map(|r#type| Machine { r#type: r#type.into() }),
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct CloudId<'a> {
+    pub id: Text<'a>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Machine<'a> {
+    pub r#type: Text<'a>,
+}
+
+/// ECS `labels`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent, bound(deserialize = "'de: 'a"))]
+pub struct Labels<'a>(Cow<'a, BTreeMap<String, String>>);
+
+impl<'a> Labels<'a> {
+    /// `None` where there are none.
+    fn new(labels: &'a BTreeMap<String, String>) -> Option<Self> {
+        (!labels.is_empty()).then(|| Self(Cow::Borrowed(labels)))
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     event::{self, Event},
+    identity::Identity,
     notice::{First, Folded},
     summary::Counts,
     vocabulary::vocabulary,
@@ -35,7 +36,7 @@ pub struct FirstSeen<'a> {
 }
 
 impl<'a> FirstSeen<'a> {
-    pub(super) fn new(event: &'a Event, first: First, host: &'a str) -> Self {
+    pub(super) fn new(event: &'a Event, first: First, host: &'a Identity) -> Self {
         let process = event.process.as_deref();
         Self {
             imds: FirstSeenFields {
@@ -146,7 +147,7 @@ pub struct RateLimited<'a> {
 }
 
 impl<'a> RateLimited<'a> {
-    pub(super) fn new(folded: &'a Folded, host: &'a str) -> Self {
+    pub(super) fn new(folded: &'a Folded, host: &'a Identity) -> Self {
         Self {
             imds: RateLimitedFields {
                 schema: SCHEMA,

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     List, SCHEMA, Text,
-    envelope::{Host, User},
+    envelope::{Host, Image, User},
 };
 use crate::{
+    identity::Identity,
     loss::Ledger,
     notice,
-    summary::{self, Counts},
+    summary::{self, Answers, Counts},
 };
 
 /// The analyzer has attached.
@@ -25,14 +26,15 @@ pub struct Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    pub(super) fn new(kernel: &'a str, hooks: &'a [notice::Hook<'a>], host: &'a str) -> Self {
+    pub(super) fn new(kernel: &'a str, hooks: &'a [notice::Hook<'a>], host: &'a Identity) -> Self {
         Self {
             imds: StartFields {
                 schema: SCHEMA,
                 hooks: List::Live(hooks),
             },
             host: StartHost {
-                name: host.into(),
+                name: (&host.name).into(),
+                image: Image::new(host),
                 os: Os { kernel: kernel.into() },
             },
         }
@@ -73,6 +75,8 @@ impl<'a> From<&'a notice::Hook<'a>> for Hook<'a> {
 #[schemars(deny_unknown_fields)]
 pub struct StartHost<'a> {
     pub name: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image<'a>>,
     pub os: Os<'a>,
 }
 
@@ -94,7 +98,7 @@ pub struct Loss<'a> {
 }
 
 impl<'a> Loss<'a> {
-    pub(super) fn new(loss: &'a Ledger, host: &'a str) -> Self {
+    pub(super) fn new(loss: &'a Ledger, host: &'a Identity) -> Self {
         Self {
             imds: LossFields {
                 schema: SCHEMA,
@@ -123,7 +127,7 @@ pub struct Summary<'a> {
 }
 
 impl<'a> Summary<'a> {
-    pub(super) fn new(summary: &'a summary::Summary, loss: &'a Ledger, host: &'a str) -> Self {
+    pub(super) fn new(summary: &'a summary::Summary, loss: &'a Ledger, host: &'a Identity) -> Self {
         Self {
             imds: SummaryFields {
                 schema: SCHEMA,
@@ -150,8 +154,13 @@ pub struct SummaryFields<'a> {
 pub struct Calls<'a> {
     /// Calls to the metadata service.
     pub total: Counts,
+    /// What came back of the v1 calls among them.
+    #[serde(default)]
+    pub v1_answers: Answers,
     /// Calls whose peer was an address of the host itself.
     pub local_total: Counts,
+    #[serde(default)]
+    pub local_v1_answers: Answers,
     /// Those with the most v1 calls first.
     pub callers: Vec<Caller<'a>>,
     /// Calls by callers for whom there was no room in `callers`.
@@ -162,6 +171,9 @@ pub struct Calls<'a> {
     /// Calls of rootless network helpers that repeat one of the calls above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relayed_total: Option<Counts>,
+    /// Connections without a call.
+    #[serde(default)]
+    pub attempts: u64,
 }
 
 impl<'a> Calls<'a> {
@@ -169,11 +181,14 @@ impl<'a> Calls<'a> {
         let callers = [false, true].into_iter().flat_map(|local| summary.callers(local));
         Self {
             total: summary.total(false),
+            v1_answers: summary.answers(false),
             local_total: summary.total(true),
+            local_v1_answers: summary.answers(true),
             callers: callers.map(Caller::new).collect(),
             other_callers: summary.other_callers(false),
             local_other_callers: summary.other_callers(true),
             relayed_total: summary.relayed(),
+            attempts: summary.attempts(),
         }
     }
 }
@@ -195,6 +210,9 @@ pub struct Caller<'a> {
     pub place: Option<Text<'a>>,
     pub local: bool,
     pub calls: Counts,
+    /// What came back of its v1 calls.
+    #[serde(default)]
+    pub v1_answers: Answers,
     /// Path of its last v1 call, or of its last call if it made none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_path: Option<Text<'a>>,
@@ -210,6 +228,7 @@ impl<'a> Caller<'a> {
             place: text(&caller.place),
             local: caller.local,
             calls: caller.counts,
+            v1_answers: caller.answers,
             last_path: text(&caller.last_path),
         }
     }

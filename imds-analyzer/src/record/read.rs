@@ -68,6 +68,7 @@ fn record(text: &str) -> serde_json::Result<Record<'_>> {
     let envelope = serde_json::from_str::<super::Envelope<'_>>(text)?;
     let body = match envelope.event.action {
         Word::Known(Action::Request) => Body::Request(serde_json::from_str(text)?),
+        Word::Known(Action::Attempt) => Body::Attempt(serde_json::from_str(text)?),
         Word::Known(Action::Start) => Body::Start(serde_json::from_str(text)?),
         Word::Known(Action::Loss) => Body::Loss(serde_json::from_str(text)?),
         Word::Known(Action::FirstSeen) => Body::FirstSeen(serde_json::from_str(text)?),
@@ -82,6 +83,7 @@ impl Record<'_> {
     fn schema(&self) -> u32 {
         match &self.body {
             Body::Request(body) => body.imds.schema,
+            Body::Attempt(body) => body.imds.schema,
             Body::Start(body) => body.imds.schema,
             Body::Loss(body) => body.imds.schema,
             Body::FirstSeen(body) => body.imds.schema,

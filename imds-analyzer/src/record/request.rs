@@ -18,7 +18,13 @@ use super::{
     process::Process,
     value::Id,
 };
-use crate::event::{self, Endpoint, Event, HttpVersion, Login, NetNs, Platform, Qos, Runtime, Tap, Workload};
+use crate::{
+    event::{
+        self, Advice, AnswerWord, Cause, ClientSource, Endpoint, Event, HttpVersion, Login, NetNs, Platform, Qos, Risk,
+        Runtime, Tap, Workload,
+    },
+    identity::Identity,
+};
 
 /// A request to the metadata service, its verdict and its caller.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,7 +60,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    pub(super) fn new(event: &'a Event, host: &'a str) -> Self {
+    pub(super) fn new(event: &'a Event, host: &'a Identity) -> Self {
         let process = event.process.as_deref();
         let orchestrator = process.and_then(|process| process.orchestrator.as_ref());
         let http = &event.http;
@@ -68,12 +74,8 @@ impl<'a> Request<'a> {
                 .and_then(|process| process.container.as_ref())
                 .map(Container::new),
             orchestrator: orchestrator.map(Orchestrator::new),
-            kubernetes: orchestrator.and_then(|orchestrator| {
-                Some(Kubernetes {
-                    qos: orchestrator.qos?.into(),
-                })
-            }),
-            http: Http::new(http),
+            kubernetes: orchestrator.and_then(Kubernetes::new),
+            http: Http::new(http, event.answer.status()),
             url: http.target.as_ref().map(|original| Url {
                 original: original.into(),
                 path: http.path.as_ref().map(Text::from),
@@ -126,11 +128,79 @@ pub struct Imds<'a> {
     /// What the packet said, where netfilter rewrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet_destination: Option<Address>,
+    /// What came back; `none`: nothing in 5 seconds, or before the connection ended; `unseen`: cannot be told.
+    // Absent in the first lines of this schema.
+    #[schemars(required)]
+    pub answer: Option<Word<'a, AnswerWord>>,
+    /// TTL of the IP packet with the status line, or its hop limit, as it arrived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hop_limit: Option<u8>,
+    /// Why it had no token, or why its token was rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Word<'a, Cause>>,
+    /// Status of the answer to the caller's last request for a token, with `token-refused`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_status: Option<u16>,
+    /// TTL of the last answer to anybody's request for a token, with `token-unanswered`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_hop_limit: Option<u8>,
+    /// The library or program inside the caller that makes its calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Client<'a>>,
+    /// What to change: see `imds-analyzer explain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<Remedy<'a>>,
+    /// Signs that the call is more than untidy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub risk: Vec<Word<'a, Risk>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Client<'a> {
+    pub name: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Text<'a>>,
+    /// Where both are known from.
+    pub source: Word<'a, ClientSource>,
+    /// The file that says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<Text<'a>>,
+}
+
+impl<'a> Client<'a> {
+    fn new(client: &'a event::Client) -> Self {
+        Self {
+            name: client.name.into(),
+            version: client.version.as_ref().map(Text::from),
+            source: client.source.into(),
+            path: client.path.as_ref().map(Text::from),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Remedy<'a> {
+    pub id: Text<'a>,
+    pub text: Text<'a>,
+}
+
+impl<'a> Remedy<'a> {
+    fn new(advice: &'a Advice) -> Self {
+        Self {
+            id: advice.id.as_ref().into(),
+            text: advice.text.as_ref().into(),
+        }
+    }
 }
 
 impl<'a> Imds<'a> {
     fn new(event: &'a Event) -> Self {
         let reason = event.reason.filter(|_| event.verdict == Verdict::Unknown);
+        let judgement = &event.judgement;
         Self {
             schema: SCHEMA,
             caller: event.process.as_deref().map(|process| Text::from(&process.caller)),
@@ -148,6 +218,14 @@ impl<'a> Imds<'a> {
             malformed: event.malformed,
             sender_pages: event.sender_pages,
             packet_destination: event.packet_destination.map(Address::new),
+            answer: Some(event.answer.word().into()),
+            hop_limit: event.answer.reply().map(|reply| reply.hop_limit),
+            cause: judgement.cause.map(Word::Known),
+            token_status: judgement.token_status,
+            token_hop_limit: judgement.token_hop_limit,
+            client: judgement.client.as_ref().map(Client::new),
+            remedy: judgement.remedy.as_ref().map(Remedy::new),
+            risk: judgement.risks.iter().copied().map(Word::Known).collect(),
         }
     }
 }
@@ -167,7 +245,7 @@ pub struct ProcessUser<'a> {
 }
 
 impl<'a> ProcessUser<'a> {
-    fn new(process: &'a event::Process) -> Self {
+    pub(super) fn new(process: &'a event::Process) -> Self {
         Self {
             id: process.user.id.map(Id),
             name: process.user.name.as_ref().map(Text::from),
@@ -223,7 +301,7 @@ pub struct Systemd<'a> {
 
 impl<'a> Systemd<'a> {
     /// `None` outside of units and slices.
-    fn new(process: &'a event::Process) -> Option<Self> {
+    pub(super) fn new(process: &'a event::Process) -> Option<Self> {
         let text = |name: &'a Option<String>| name.as_ref().map(Text::from);
         let fields = Self {
             unit: text(&process.unit),
@@ -252,7 +330,7 @@ pub struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
-    fn new(container: &'a event::Container) -> Self {
+    pub(super) fn new(container: &'a event::Container) -> Self {
         Self {
             id: (&container.id).into(),
             runtime: container.runtime.map(Word::Known),
@@ -290,7 +368,7 @@ pub struct Orchestrator<'a> {
 }
 
 impl<'a> Orchestrator<'a> {
-    fn new(orchestrator: &'a event::Orchestrator) -> Self {
+    pub(super) fn new(orchestrator: &'a event::Orchestrator) -> Self {
         Self {
             r#type: Some(orchestrator.platform.into()),
             resource: Resource {
@@ -325,6 +403,14 @@ pub struct Kubernetes<'a> {
     pub qos: Word<'a, Qos>,
 }
 
+impl Kubernetes<'_> {
+    pub(super) fn new(orchestrator: &event::Orchestrator) -> Option<Self> {
+        Some(Self {
+            qos: orchestrator.qos?.into(),
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
@@ -332,17 +418,26 @@ pub struct Http<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<HttpRequest<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<HttpResponse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Word<'a, HttpVersion>>,
 }
 
 impl<'a> Http<'a> {
-    fn new(http: &'a event::HttpRequest) -> Option<Self> {
+    fn new(http: &'a event::HttpRequest, status: Option<u16>) -> Option<Self> {
         let method = http.method.as_ref();
-        (method.is_some() || http.version.is_some()).then(|| Self {
+        (method.is_some() || http.version.is_some() || status.is_some()).then(|| Self {
             request: method.map(|method| HttpRequest { method: method.into() }),
+            response: status.map(|status_code| HttpResponse { status_code }),
             version: http.version.map(Word::Known),
         })
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct HttpResponse {
+    pub status_code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -378,7 +473,7 @@ pub struct Address {
 
 impl Address {
     /// A mapped IPv4 address is written as the IPv4 address it is.
-    fn new(address: SocketAddr) -> Self {
+    pub(super) fn new(address: SocketAddr) -> Self {
         Self {
             ip: address.ip().to_canonical(),
             port: address.port(),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     Action, Envelope, Record,
+    attempt::Attempt,
     noise::{FirstSeen, RateLimited},
     notice::{Loss, Start, Summary},
     request::Request,
@@ -42,6 +43,7 @@ impl JsonSchema for Record<'_> {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let any_of = [
             kind::<Request<'_>>(generator, "RequestRecord", Action::Request),
+            kind::<Attempt<'_>>(generator, "AttemptRecord", Action::Attempt),
             kind::<Start<'_>>(generator, "StartRecord", Action::Start),
             kind::<Loss<'_>>(generator, "LossRecord", Action::Loss),
             kind::<FirstSeen<'_>>(generator, "FirstSeenRecord", Action::FirstSeen),
@@ -103,7 +105,7 @@ mod tests {
     use super::*;
     use crate::sink::{
         json,
-        tests::{full_event, golden, minimal_event, notices, unknown_event},
+        tests::{full_event, full_host, golden, minimal_event, notices, unknown_event},
     };
 
     #[test]
@@ -114,9 +116,11 @@ mod tests {
 
         let mut records: Vec<Vec<u8>> = [full_event(), minimal_event(), unknown_event()]
             .iter()
-            .map(|event| json::line(&Record::of_request(event, "host")).expect("no I/O"))
+            .map(|event| json::line(&Record::of_request(event, &full_host())).expect("no I/O"))
             .collect();
-        notices(|time, notice| records.push(json::line(&Record::of_notice(time, notice, "host")).expect("no I/O")));
+        notices(|time, notice| {
+            records.push(json::line(&Record::of_notice(time, notice, &full_host())).expect("no I/O"))
+        });
         for record in &records {
             let mut record: Value = serde_json::from_slice(record).expect("JSON");
             assert!(

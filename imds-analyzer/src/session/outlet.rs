@@ -4,7 +4,8 @@ use std::io;
 
 use super::Options;
 use crate::{
-    event::Event,
+    event::{Attempt, Event},
+    notice::Notice,
     settings::{FailOn, Filter},
     sink::{self, Sink},
     summary::Summary,
@@ -64,6 +65,19 @@ impl<S: Sink> Outlet<S> {
         self.unless_closed(written)
     }
 
+    /// As [`Self::event`], but no count goes by attempts.
+    pub(super) fn attempt(&mut self, attempt: &Attempt) -> io::Result<()> {
+        if self.flow() != Flow::Continue || !self.filter.matches_attempt(attempt) {
+            return Ok(());
+        }
+        self.summary.add_attempt();
+        if self.quiet {
+            return Ok(());
+        }
+        let written = self.sink.notice(attempt.time, &Notice::Attempt(attempt));
+        self.unless_closed(written)
+    }
+
     pub(super) fn flush(&mut self) -> io::Result<Flow> {
         let flushed = self.sink.flush();
         self.unless_closed(flushed)?;
@@ -96,6 +110,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        judge::Remedies,
         kernel::plan::Wanted,
         notice::Notice,
         secrets::ArgsMode,
@@ -129,6 +144,7 @@ mod tests {
             wanted: Wanted::default(),
             args: ArgsMode::default(),
             name_service: false,
+            remedies: Remedies::default(),
             filter: Filter::default(),
             fail_on: FailOn::default(),
             count: count.and_then(NonZeroU64::new),

@@ -1,6 +1,6 @@
 //! From what is asked for to a session that watches.
 
-use std::{io, num::NonZeroU64, time::SystemTime};
+use std::{io, mem, num::NonZeroU64, time::SystemTime};
 
 use imds_analyzer_ebpf::abi::program;
 
@@ -9,6 +9,7 @@ use crate::{
     event::Tap,
     host::clock::Now,
     join::{Host, Join},
+    judge::Remedies,
     kernel::{
         diagnostics::Diagnostics,
         features::Features,
@@ -34,6 +35,7 @@ pub struct Options<S> {
     pub args: ArgsMode,
     /// Ask the name service for users that `/etc/passwd` does not have.
     pub name_service: bool,
+    pub remedies: Remedies,
     pub filter: Filter,
     pub fail_on: FailOn,
     pub count: Option<NonZeroU64>,
@@ -57,7 +59,7 @@ pub enum StartError {
 
 impl<S: Sink> Session<S> {
     /// Probes, plans, loads and attaches. Must be called inside a tokio runtime.
-    pub fn start(options: Options<S>) -> Result<Self, StartError> {
+    pub fn start(mut options: Options<S>) -> Result<Self, StartError> {
         let features = Features::probe();
         let plan = plan::plan(&features, options.wanted)?;
         let mut loaded = load::load(&plan).map_err(StartError::Refused)?;
@@ -67,7 +69,7 @@ impl<S: Sink> Session<S> {
             name_service: options.name_service,
             capacity: PROCESSES,
         });
-        let mut join = Join::new(Host::new(resolver));
+        let mut join = Join::new(Host::new(resolver), loaded.answers, mem::take(&mut options.remedies));
         join.lookup_mut().find_older_sockets(Now::read());
         let mut outlet = Outlet::new(options);
         let hooks = notice_hooks(&loaded, &plan);

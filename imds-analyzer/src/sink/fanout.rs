@@ -22,6 +22,7 @@ use crate::{
     choice::StdoutFormat,
     config::Config,
     event::Event,
+    identity::Identity,
     loss::{self, Ledger},
     notice::{Hook, Notice},
     record::{Level, Record},
@@ -32,7 +33,7 @@ const CLOSE: Duration = Duration::from_secs(5);
 
 /// Passes every record to every sink.
 pub struct Fanout {
-    host: String,
+    host: Arc<Identity>,
     /// Group that may read the log file.
     group: Option<Gid>,
     stdout_is_journal: bool,
@@ -107,9 +108,9 @@ impl Start {
 
 impl Fanout {
     /// Starts without sinks. [`Self::configure`] adds them once the start record is known.
-    pub fn new(host: String, group: Option<Gid>) -> Self {
+    pub fn new(host: Identity, group: Option<Gid>) -> Self {
         Self {
-            host,
+            host: Arc::new(host),
             group,
             stdout_is_journal: stdout_is_journal(),
             last_file: Last::default(),
@@ -160,7 +161,7 @@ impl Fanout {
     fn writer(&self, kind: Kind, config: &Config, first: bool) -> Box<dyn LineWriter> {
         match kind {
             Kind::Log => {
-                let (start, host) = (Arc::clone(&self.start), self.host.clone());
+                let (start, host) = (Arc::clone(&self.start), Arc::clone(&self.host));
                 let head: Head =
                     Arc::new(move |time| start.with(|notice| json::line(&Record::of_notice(time, notice, &host))));
                 let last = self.last_file.clone();

@@ -26,7 +26,7 @@ use super::{
     text,
 };
 use crate::{
-    event::Event,
+    event::{Event, Process},
     notice::Notice,
     record::{Action, Level},
 };
@@ -118,12 +118,27 @@ pub(super) fn event_entry(event: &Event) -> Vec<u8> {
     entry.optional(Field::Reason, event.reason.map(|reason| reason.as_str()));
     entry.field(Field::Endpoint, event.endpoint().as_str());
     entry.field(Field::Local, if event.local { "1" } else { "0" });
+    entry.field(Field::Answer, event.answer.word().as_str());
+    entry.optional(
+        Field::Status,
+        event.answer.status().map(|status| status.to_string()).as_deref(),
+    );
+    let judgement = &event.judgement;
+    entry.optional(Field::Cause, judgement.cause.map(|cause| cause.as_str()));
+    if let Some(client) = &judgement.client {
+        entry.field(Field::Client, client.name);
+        entry.optional(Field::ClientVersion, client.version.as_deref());
+    }
+    entry.optional(
+        Field::Remedy,
+        judgement.remedy.as_ref().map(|remedy| remedy.id.as_ref()),
+    );
     if event.relay {
         entry.field(Field::Relay, "1");
     }
     entry.optional(Field::Method, event.http.method.as_deref());
     entry.optional(Field::UserAgent, event.http.user_agent.as_deref());
-    entry.caller(event);
+    entry.call(event);
     if let Some(process) = &event.process {
         entry.field(Field::Comm, &process.name);
         if !process.args.is_empty() {
@@ -138,7 +153,13 @@ pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
     let text = plain::describe(notice);
     let mut entry = Entry::new(Action::of_notice(notice), Level::of_notice(notice), &text);
     match notice {
-        Notice::FirstSeen { event, .. } => entry.caller(event),
+        Notice::FirstSeen { event, .. } => entry.call(event),
+        Notice::Attempt(attempt) => {
+            entry.field(Field::Attempt, attempt.outcome.as_str());
+            entry.field(Field::Endpoint, attempt.endpoint().as_str());
+            entry.field(Field::Local, if attempt.local { "1" } else { "0" });
+            entry.caller(attempt.caller(), attempt.process.as_deref());
+        }
         Notice::RateLimited(folded) => {
             let counts = folded.counts;
             entry.optional(Field::Caller, folded.caller.as_deref());
@@ -172,11 +193,15 @@ impl Entry {
         entry
     }
 
-    fn caller(&mut self, event: &Event) {
-        self.field(Field::Caller, event.caller());
+    fn call(&mut self, event: &Event) {
         self.field(Field::PathClass, event.path_class.as_str());
         self.optional(Field::Path, event.http.path.as_deref());
-        let Some(process) = &event.process else { return };
+        self.caller(event.caller(), event.process.as_deref());
+    }
+
+    fn caller(&mut self, caller: &str, process: Option<&Process>) {
+        self.field(Field::Caller, caller);
+        let Some(process) = process else { return };
         self.field(Field::Pid, &process.pid.to_string());
         self.optional(Field::Uid, process.user.id.map(|id| id.to_string()).as_deref());
         self.optional(Field::User, process.user.name.as_deref());
@@ -197,7 +222,7 @@ impl Entry {
     }
 
     fn field(&mut self, field: Field, value: &str) {
-        self.pair(field.name(), value);
+        self.pair(field.as_str(), value);
     }
 
     /// Adds `NAME=value`. A value that contains a line end is written with its length, so that it cannot forge a field.
@@ -219,7 +244,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::sink::tests::{full_event, notices, unknown_event};
+    use crate::{
+        sink::tests::{full_event, notices, unknown_event},
+        vocabulary::Vocabulary as _,
+    };
 
     /// Parses an entry like journald does.
     fn fields(mut entry: &[u8]) -> Vec<(String, String)> {
@@ -285,7 +313,7 @@ mod tests {
         notices(|_, notice| entries.push(notice_entry(notice)));
         let written = entries.iter().flat_map(|entry| fields(entry)).map(|(name, _)| name);
         for name in written.filter(|name| name.starts_with("IMDS_")) {
-            assert!(Field::ALL.iter().any(|field| field.name() == name), "{name}");
+            assert!(Field::ALL.iter().any(|field| field.as_str() == name), "{name}");
         }
     }
 
@@ -293,7 +321,7 @@ mod tests {
     fn notices_are_entries() {
         notices(|_, notice| {
             let fields = fields(&notice_entry(notice));
-            assert!(value(&fields, "IMDS_ACTION").is_some_and(|action| action.starts_with("imds-analyzer-")));
+            assert!(value(&fields, "IMDS_ACTION").is_some_and(|action| action.starts_with("imds-")));
             assert!(value(&fields, "MESSAGE").is_some_and(|text| !text.contains('\n')));
         });
     }

@@ -9,19 +9,18 @@ use serde::Serialize as _;
 use serde_json::{Serializer, ser::Formatter};
 
 use super::{Output, Sink};
-use crate::{event::Event, notice::Notice, record::Record, sanitize};
+use crate::{event::Event, identity::Identity, notice::Notice, record::Record, sanitize};
 
 /// Writes every record as one line of JSON.
 pub struct JsonSink<W: Write> {
     output: Output<W>,
-    host: String,
+    host: Identity,
     /// Buffer for a line, reused.
     line: Vec<u8>,
 }
 
 impl<W: Write> JsonSink<W> {
-    /// `host` is the name of this host.
-    pub fn new(output: Output<W>, host: String) -> Self {
+    pub fn new(output: Output<W>, host: Identity) -> Self {
         Self {
             output,
             host,
@@ -97,10 +96,10 @@ mod tests {
 
     use super::*;
     use crate::event::Process;
-    use crate::sink::tests::{full_event, golden, minimal_event, notices, unknown_event};
+    use crate::sink::tests::{full_event, full_host, golden, minimal_event, notices, unknown_event};
 
     fn line(event: &Event, host: &str) -> Vec<u8> {
-        super::line(&Record::of_request(event, host)).expect("no I/O")
+        super::line(&Record::of_request(event, &Identity::named(host))).expect("no I/O")
     }
 
     /// One field per line, sorted, for readable diffs.
@@ -114,7 +113,8 @@ mod tests {
 
     #[test]
     fn requests() {
-        golden("full.json", &pretty(&line(&full_event(), "ip-10-0-0-1")));
+        let full = super::line(&Record::of_request(&full_event(), &full_host())).expect("no I/O");
+        golden("full.json", &pretty(&full));
         golden("minimal.json", &pretty(&line(&minimal_event(), "ip-10-0-0-1")));
         golden("unknown.json", &pretty(&line(&unknown_event(), "ip-10-0-0-1")));
     }
@@ -124,7 +124,7 @@ mod tests {
         let mut text = String::new();
         notices(|time, notice| {
             text.push_str(&pretty(
-                &super::line(&Record::of_notice(time, notice, "ip-10-0-0-1")).expect("no I/O"),
+                &super::line(&Record::of_notice(time, notice, &Identity::named("ip-10-0-0-1"))).expect("no I/O"),
             ))
         });
         golden("notices.json", &text);
@@ -182,7 +182,7 @@ mod tests {
     #[ignore = "a measurement"]
     fn throughput() {
         let event = full_event();
-        let mut sink = JsonSink::new(Output::new(io::sink(), false), "ip-10-0-0-1".to_owned());
+        let mut sink = JsonSink::new(Output::new(io::sink(), false), Identity::named("ip-10-0-0-1"));
         let begin = Instant::now();
         let count = 500_000;
         for _ in 0..count {

@@ -52,6 +52,21 @@ pub(super) struct Painted<T> {
     style: anstyle::Style,
 }
 
+/// Lines of whole words, each at most `width` columns unless a word is longer.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if columns(&line) + 1 + columns(word) <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 pub(super) fn paint<T: fmt::Display>(color: bool, style: anstyle::Style, text: T) -> Painted<T> {
     let style = if color { style } else { PLAIN };
     Painted { text, style }

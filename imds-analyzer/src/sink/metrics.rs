@@ -1,6 +1,7 @@
 //! Prometheus metrics. They count every request, including those left out of the log, and contain no arguments.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     sync::atomic::{AtomicU64, Ordering},
     time::SystemTime,
@@ -12,7 +13,13 @@ use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 
 use self::register::Register;
 use super::queue::Stats;
-use crate::{event::Event, loss::Ledger, notice::First, sanitize};
+use crate::{
+    event::{Answer, Attempt, Event, Reply},
+    identity::Identity,
+    loss::Ledger,
+    notice::First,
+    sanitize,
+};
 
 mod own;
 mod register;
@@ -31,6 +38,8 @@ pub struct Metrics {
     register: Register,
     requests: IntCounterVec,
     callers: IntCounterVec,
+    answers: IntCounterVec,
+    attempts: IntCounterVec,
     relayed: IntCounterVec,
     first_seen: IntCounterVec,
     unwritten: IntCounterVec,
@@ -110,7 +119,7 @@ pub enum Unwritten {
 
 impl Metrics {
     /// `callers_max`: number of callers with counters of their own, at most half of them of one user.
-    pub fn new(callers_max: usize) -> prometheus::Result<Self> {
+    pub fn new(callers_max: usize, host: &Identity) -> prometheus::Result<Self> {
         let mut register = Register::default();
         let build = register.gauges(
             "imds_analyzer_build_info",
@@ -118,6 +127,23 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let cloud = &host.cloud;
+        let labels = [
+            ("provider", &cloud.provider),
+            ("account_id", &cloud.account_id),
+            ("region", &cloud.region),
+            ("availability_zone", &cloud.availability_zone),
+            ("instance_id", &cloud.instance_id),
+            ("machine_type", &cloud.machine_type),
+            ("image_id", &cloud.image_id),
+        ];
+        let info = register.gauges(
+            "imds_analyzer_host_info",
+            "Always 1; the labels say which instance this is, as far as files of the host name it.",
+            &labels.map(|(name, _)| name),
+        )?;
+        let values = labels.map(|(_, value)| value.as_deref().unwrap_or_default());
+        info.with_label_values(&values).set(1);
         let reload_good = register.add(IntGauge::new(
             "imds_analyzer_config_last_reload_successful",
             "0 while the configuration file has an error and an older configuration is in use.",
@@ -133,6 +159,16 @@ impl Metrics {
                 "imds_analyzer_caller_requests_total",
                 "Requests by caller: at most metrics.max_callers callers, at most half of them of one user. Others are counted as caller=\"other\".",
                 &["caller", "uid", "version", "local"],
+            )?,
+            answers: register.counters(
+                "imds_analyzer_answers_total",
+                "What came back of requests: a status code (rare ones as 2xx to 5xx or other), none, or unseen if that cannot be told.",
+                &["version", "status", "local"],
+            )?,
+            attempts: register.counters(
+                "imds_analyzer_attempts_total",
+                "Connections to the metadata service that ended without a request: refused, unreachable, timeout or closed.",
+                &["outcome"],
             )?,
             relayed: register.counters(
                 "imds_analyzer_relayed_requests_total",
@@ -218,6 +254,9 @@ impl Metrics {
         self.requests
             .with_label_values(&[version, event.verdict.as_str(), event.path_class.as_str(), local])
             .inc();
+        self.answers
+            .with_label_values(&[version, &status(event.answer), local])
+            .inc();
         let uid = event.process.as_ref().and_then(|process| process.user.id);
         // The text may be read on a terminal.
         let caller = sanitize::bounded(sanitize::escape(event.caller()).into_owned(), CALLER_MAX);
@@ -242,6 +281,10 @@ impl Metrics {
         }
         self.known_len += 1;
         self.known.entry(uid).or_default().insert(caller.to_owned())
+    }
+
+    pub fn count_attempt(&self, attempt: &Attempt) {
+        self.attempts.with_label_values(&[attempt.outcome.as_str()]).inc();
     }
 
     pub fn count_first_seen(&self, first: First) {
@@ -295,6 +338,22 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
+    }
+}
+
+/// A label: whoever answers may send any number.
+fn status(answer: Answer) -> Cow<'static, str> {
+    const COMMON: [u16; 10] = [200, 400, 401, 403, 404, 405, 429, 500, 502, 503];
+    match answer {
+        Answer::Answered(Reply { status, .. }) if COMMON.contains(&status) => Cow::Owned(status.to_string()),
+        Answer::Answered(Reply { status, .. }) => Cow::Borrowed(match status / 100 {
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => OTHER,
+        }),
+        Answer::None | Answer::Unseen => Cow::Borrowed(answer.word().as_str()),
     }
 }
 

@@ -17,7 +17,7 @@ use imds_analyzer_ebpf::classify::{PathClass, Verdict};
 
 use crate::{
     config::{Config, Limits, Pattern},
-    event::Event,
+    event::{Attempt, Event, Process},
     notice::{First, Folded},
 };
 
@@ -107,6 +107,32 @@ struct Caller {
     folded: Option<Box<Folded>>,
 }
 
+/// The budgets of one caller, and what else is kept of it.
+struct Entry<'a> {
+    user: &'a mut Budget,
+    daily: &'a mut Budget,
+    place: &'a mut Budget,
+    caller: &'a mut Budget,
+    used: &'a mut Instant,
+    credential_written: &'a mut bool,
+    folded: &'a mut Option<Box<Folded>>,
+}
+
+fn entry(users: &mut HashMap<u32, User>, (uid, place, caller): Key) -> Option<Entry<'_>> {
+    let user = users.get_mut(&uid)?;
+    let place = user.places.get_mut(&place)?;
+    let caller = place.callers.get_mut(&caller)?;
+    Some(Entry {
+        user: &mut user.budget,
+        daily: &mut user.daily,
+        place: &mut place.budget,
+        caller: &mut caller.budget,
+        used: &mut caller.used,
+        credential_written: &mut caller.credential_written,
+        folded: &mut caller.folded,
+    })
+}
+
 impl Noise {
     pub fn new(config: &Config) -> Self {
         Self {
@@ -142,9 +168,7 @@ impl Noise {
             return (Decision::Ignore, First::default());
         }
         let expected = self.expect.iter().any(|pattern| pattern.matches(event));
-        let wanted = self.wanted(event);
-        self.sweep_if_full(wanted, now);
-        let key @ (uid, place, caller) = self.room_for(wanted, now);
+        let key @ (uid, ..) = self.key(event.process.as_deref(), event.caller(), now);
         let ignored = ignored.then(|| self.remember_ignored(uid, event));
         if ignored == Some(Ignored::Again) {
             return (Decision::Ignore, First::default());
@@ -155,39 +179,57 @@ impl Noise {
             self.first(uid, event, credential)
         };
 
+        let entry = entry(&mut self.users, key);
+        let first_of_place = credential && entry.is_some_and(|entry| !mem::replace(entry.credential_written, true));
+        if self.charge(key, first_of_place || ignored == Some(Ignored::First), now) {
+            return (Decision::Write, first);
+        }
+        self.fold(event, key, now);
+        (Decision::Fold, first)
+    }
+
+    /// Whether to write an attempt. The budgets are those of requests; what is over them has no record.
+    pub fn allows_attempt(&mut self, attempt: &Attempt, now: Instant) -> bool {
+        let key = self.key(attempt.process.as_deref(), attempt.caller(), now);
+        self.charge(key, false, now)
+    }
+
+    /// Uses one of each budget, if each has some left or if it is exempt; false if a budget refuses.
+    fn charge(&mut self, key: Key, exempt: bool, now: Instant) -> bool {
         let limits = &self.limits;
-        let Some(user) = self.users.get_mut(&uid) else {
-            return (Decision::Write, first);
+        let Some(entry) = entry(&mut self.users, key) else {
+            return true;
         };
-        let Some(place) = user.places.get_mut(&place) else {
-            return (Decision::Write, first);
-        };
-        let Some(caller) = place.callers.get_mut(&caller) else {
-            return (Decision::Write, first);
-        };
-        caller.used = now;
-        let first_of_place = credential && !mem::replace(&mut caller.credential_written, true);
-        let exempt = first_of_place || ignored == Some(Ignored::First);
-        // No budget is charged for a request that another budget refuses.
-        let budgets = [
-            (&mut caller.budget, limits.caller, limits.window),
-            (&mut place.budget, limits.place, limits.window),
-            (&mut user.budget, limits.user, limits.window),
-            (&mut user.daily, limits.user_daily, DAY),
-        ];
+        *entry.used = now;
         let mut open = true;
-        let budgets = budgets.map(|(budget, limit, window)| {
+        let budgets = [
+            (entry.caller, limits.caller, limits.window),
+            (entry.place, limits.place, limits.window),
+            (entry.user, limits.user, limits.window),
+            (entry.daily, limits.user_daily, DAY),
+        ]
+        .map(|(budget, limit, window)| {
             open &= budget.left(limit, window, now);
             budget
         });
-        if open || exempt {
+        // No budget is charged for what another budget refuses.
+        let allowed = open || exempt;
+        if allowed {
             budgets.into_iter().for_each(Budget::charge);
-            return (Decision::Write, first);
         }
-        match &mut caller.folded {
+        allowed
+    }
+
+    /// Counts a request in place of writing it.
+    fn fold(&mut self, event: &Event, key: Key, now: Instant) {
+        let limits = &self.limits;
+        let Some(entry) = entry(&mut self.users, key) else {
+            return;
+        };
+        match entry.folded {
             Some(folded) => add(folded, event),
             none => {
-                let wait = if user.daily.left(limits.user_daily, DAY, now) {
+                let wait = if entry.daily.left(limits.user_daily, DAY, now) {
                     limits.window
                 } else {
                     SLOW_REPORT.max(limits.window)
@@ -196,7 +238,6 @@ impl Noise {
                 add(none.insert(Box::new(empty(event, key))), event);
             }
         }
-        (Decision::Fold, first)
     }
 
     /// Time to write the next `Folded`.
@@ -219,15 +260,22 @@ impl Noise {
         caller.folded.take().map(|folded| *folded)
     }
 
-    fn wanted(&self, event: &Event) -> Key {
-        let Some(process) = event.process.as_deref() else {
-            return (OTHER_USER, OTHER, self.hash(event.caller()));
+    /// The entry that a call or attempt is charged to; made if there is none.
+    fn key(&mut self, process: Option<&Process>, caller: &str, now: Instant) -> Key {
+        let wanted = self.wanted(process, caller);
+        self.sweep_if_full(wanted, now);
+        self.room_for(wanted, now)
+    }
+
+    fn wanted(&self, process: Option<&Process>, caller: &str) -> Key {
+        let Some(process) = process else {
+            return (OTHER_USER, OTHER, self.hash(caller));
         };
         let place = match &process.container {
             Some(container) => self.hash(&container.id),
             None => self.hash(process.unit.as_deref().unwrap_or_default()),
         };
-        (process.user.id.unwrap_or(OTHER_USER), place, self.hash(event.caller()))
+        (process.user.id.unwrap_or(OTHER_USER), place, self.hash(caller))
     }
 
     /// Never [`OTHER`].

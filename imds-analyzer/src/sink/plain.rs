@@ -37,6 +37,12 @@ pub(super) fn describe(notice: &Notice<'_>) -> String {
                 foreign(path, WIDTH)
             )
         }
+        Notice::Attempt(attempt) => format!(
+            "connection without a call by {}: {} after {:.1} s",
+            foreign(attempt.caller(), WIDTH),
+            attempt.outcome.as_str(),
+            attempt.duration.as_secs_f64()
+        ),
         Notice::RateLimited(folded) => rate_limited(folded),
         Notice::Summary { summary, loss } => {
             let total = summary.total(false);

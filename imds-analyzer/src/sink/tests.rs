@@ -6,16 +6,17 @@ use std::{
 };
 
 use imds_analyzer_ebpf::{
-    abi::{Loss, OwnerHook},
+    abi::{Loss, OwnerHook, exchange::Outcome},
     classify::{PathClass, Reason, Verdict},
 };
 
 use super::*;
 use crate::{
     event::{
-        Ancestor, Container, HttpRequest, HttpVersion, Login, NetNs, Orchestrator, Platform, Process, Qos, Runtime,
-        Source, Tap, Thread, User,
+        Advice, Ancestor, Answer, Attempt, Cause, Client, ClientSource, Container, HttpRequest, HttpVersion, Judgement,
+        Login, NetNs, Orchestrator, Platform, Process, Qos, Reply, Risk, Runtime, Source, Tap, Thread, User,
     },
+    identity::{Cloud, Identity},
     notice::{self, Hook},
     summary::Summary,
 };
@@ -136,6 +137,27 @@ pub(crate) fn full_event() -> Event {
             version: Some(HttpVersion::Http11),
             user_agent: Some("Boto3/1.9.0 Python/3.8 \"quoted\"".to_owned()),
         },
+        answer: Answer::Answered(Reply {
+            status: 200,
+            duration: Duration::from_micros(1834),
+            hop_limit: 1,
+        }),
+        judgement: Judgement {
+            cause: Some(Cause::TokenUnanswered),
+            token_status: Some(403),
+            token_hop_limit: Some(1),
+            client: Some(Client {
+                name: "botocore",
+                version: Some("1.12.253".to_owned()),
+                source: ClientSource::DistInfo,
+                path: Some("/opt/app/venv/lib/botocore-1.12.253.dist-info".to_owned()),
+            }),
+            remedy: Some(Advice {
+                id: "botocore-upgrade".into(),
+                text: "Upgrade botocore to 1.13.25 or later.".into(),
+            }),
+            risks: vec![Risk::CredentialV1, Risk::Forwarded],
+        },
         source: "10.0.0.5:43210".parse().expect("an address"),
         destination: "[::ffff:169.254.169.254]:80".parse().expect("an address"),
         packet_destination: Some("127.0.0.1:8080".parse().expect("an address")),
@@ -163,6 +185,8 @@ pub(crate) fn minimal_event() -> Event {
         sender_pages: false,
         relay: false,
         http: HttpRequest::default(),
+        answer: Answer::Unseen,
+        judgement: Judgement::default(),
         source: "[fd00::5]:43210".parse().expect("an address"),
         destination: "[fd00:ec2::254]:80".parse().expect("an address"),
         packet_destination: None,
@@ -185,9 +209,45 @@ pub(crate) fn unknown_event() -> Event {
         time: time(4),
         verdict: Verdict::Unknown,
         reason: Some(Reason::Closed),
+        answer: Answer::None,
         owner: Some(OwnerHook::Connect),
         process: Some(Arc::new(process)),
         ..minimal_event()
+    }
+}
+
+/// With every field.
+pub(crate) fn full_host() -> Identity {
+    let text = |text: &str| Some(text.to_owned());
+    Identity {
+        name: "ip-10-0-0-1".to_owned(),
+        cloud: Cloud {
+            provider: text("aws"),
+            account_id: text("123456789012"),
+            region: text("eu-west-1"),
+            availability_zone: text("eu-west-1a"),
+            instance_id: text("i-0123456789abcdef0"),
+            machine_type: text("c6a.2xlarge"),
+            image_id: text("ami-0123456789abcdef0"),
+        },
+        labels: [("team".to_owned(), "payments".to_owned())].into(),
+    }
+}
+
+/// A connection without a request.
+pub(crate) fn attempt() -> Attempt {
+    let event = full_event();
+    Attempt {
+        time: time(1),
+        outcome: Outcome::Timeout,
+        duration: Duration::from_millis(1_001),
+        owner: Some(OwnerHook::Connect),
+        net_ns: NetNs::Other,
+        local: false,
+        source: Some(event.source),
+        destination: event.destination,
+        process: event.process,
+        thread: event.thread,
     }
 }
 
@@ -251,6 +311,11 @@ pub(crate) fn samples() -> Vec<Event> {
     (v2.verdict, v2.local) = (Verdict::V2EmptyToken, true);
     events.push(v2.clone());
     v2.verdict = Verdict::InvalidTokenRequest;
+    v2.answer = Answer::Answered(Reply {
+        status: 400,
+        duration: Duration::from_millis(2),
+        hop_limit: 64,
+    });
     events.push(v2);
 
     let mut other = shell;
@@ -281,6 +346,7 @@ pub(crate) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
     let loss = [(Loss::RequestRing, 3)].into_iter().collect();
     let mut summary = Summary::new();
     samples().iter().for_each(|event| summary.add(event));
+    summary.add_attempt();
     let kernel = "6.8.0-1021-aws";
     take(time(0), &Notice::Start { kernel, hooks: &hooks });
     take(time(1), &Notice::Loss(&loss));
@@ -304,6 +370,7 @@ pub(crate) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
         until: time(1),
     };
     take(time(1), &Notice::RateLimited(&folded));
+    take(time(1), &Notice::Attempt(&attempt()));
     let summary = &summary;
     take(time(2), &Notice::Summary { summary, loss: &loss });
 }
@@ -323,9 +390,9 @@ impl Write for Closed {
 
 #[test]
 fn a_closed_output_is_told_apart() {
-    let mut sink = json::JsonSink::new(Output::new(Closed, true), "host".to_owned());
+    let mut sink = json::JsonSink::new(Output::new(Closed, true), Identity::named("host"));
     assert!(sink.write(&full_event()).is_err_and(|error| is_closed(&error)));
-    let mut sink = json::JsonSink::new(Output::new(Closed, false), "host".to_owned());
+    let mut sink = json::JsonSink::new(Output::new(Closed, false), Identity::named("host"));
     assert!(sink.write(&full_event()).is_ok());
     assert!(sink.flush().is_err_and(|error| is_closed(&error)));
     assert!(!is_closed(&io::ErrorKind::StorageFull.into()));

@@ -14,17 +14,20 @@ use super::{
     layout::{ALARM, CAUTION, DOUBT, FAINT, GOOD, PLAIN, STRONG, columns, foreign, foreign_path, paint},
 };
 use crate::{
-    event::{Ancestor, Event, Process},
+    event::{Ancestor, Answer, Event, Process},
     notice::Notice,
     record::writable,
 };
 
+mod attempt;
 mod details;
 mod marks;
 pub mod table;
 
 /// Columns of the verdict: the longest of [`label`].
 const VERDICT_WIDTH: usize = 8;
+/// Columns of the answer's status.
+const STATUS_WIDTH: usize = 3;
 /// Maximum columns of names, users and similar values.
 const NAME_WIDTH: usize = 32;
 const METHOD_WIDTH: usize = 10;
@@ -63,8 +66,13 @@ impl<W: Write> Sink for TextSink<W> {
     }
 
     /// Text output reports losses and the summary on stderr instead.
-    fn notice(&mut self, _: SystemTime, _: &Notice<'_>) -> io::Result<()> {
-        Ok(())
+    fn notice(&mut self, _: SystemTime, notice: &Notice<'_>) -> io::Result<()> {
+        let Notice::Attempt(attempt) = notice else {
+            return Ok(());
+        };
+        self.text.clear();
+        let _ = writeln!(self.text, "{}", attempt::line(attempt, self.style));
+        self.output.write_line(self.text.as_bytes())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -77,14 +85,18 @@ pub fn line(event: &Event, style: Style) -> impl fmt::Display + '_ {
     fmt::from_fn(move |f| {
         let color = style.color;
         let (label, verdict_style) = label(event.verdict);
-        // `2026-11-22T09:10:11.123Z` without date and zone.
-        let time = humantime::format_rfc3339_millis(writable(event.time)).to_string();
-        let time = time.get(11..23).unwrap_or(&time);
+        let time = time(event.time);
         let (request_width, request_max) = request_widths(style.width);
         let request = request(event, request_max);
-        let caller = caller(event);
+        let caller = caller(event.process.as_deref());
         let marks = marks(event);
-        let taken = columns(time) + VERDICT_WIDTH + columns(&request).max(request_width) + columns(&caller) + 4;
+        let taken = columns(&time)
+            + VERDICT_WIDTH
+            + STATUS_WIDTH
+            + 1
+            + columns(&request).max(request_width)
+            + columns(&caller)
+            + 4;
         let taken = taken + marks.iter().map(|(_, text)| columns(text) + 1).sum::<usize>() + 1;
         let room = style.width.map_or(usize::MAX, |width| width.saturating_sub(taken));
 
@@ -94,16 +106,24 @@ pub fn line(event: &Event, style: Style) -> impl fmt::Display + '_ {
             "{} ",
             paint(color, verdict_style, format_args!("{label:VERDICT_WIDTH$}"))
         )?;
+        let (status, status_style) = status(event);
+        write!(
+            f,
+            "{} ",
+            paint(color, status_style, format_args!("{status:>STATUS_WIDTH$}"))
+        )?;
         write!(f, "{request:request_width$}  {}", paint(color, STRONG, caller))?;
         if let Some(process) = event.process.as_deref() {
             write!(f, "{}", paint(color, FAINT, chain(&process.ancestors, room)))?;
         }
-        for (index, (style, text)) in marks.into_iter().enumerate() {
-            let gap = if index == 0 { "  " } else { " " };
-            write!(f, "{gap}{}", paint(color, style, text))?;
-        }
-        Ok(())
+        marks::write(f, color, marks)
     })
+}
+
+/// `2026-11-22T09:10:11.123Z` without date and zone.
+fn time(time: SystemTime) -> String {
+    let time = humantime::format_rfc3339_millis(writable(time)).to_string();
+    time.get(11..23).unwrap_or(&time).to_owned()
 }
 
 /// The verdict, abbreviated. The details have the full word.
@@ -116,6 +136,18 @@ fn label(verdict: Verdict) -> (&'static str, anstyle::Style) {
         Verdict::V2EmptyToken => ("v2 empty", CAUTION),
         Verdict::InvalidTokenRequest => ("v2 bad", CAUTION),
         Verdict::OtherCloud => ("other", FAINT),
+    }
+}
+
+/// The answer's status, `-` where none came, nothing where that is not known.
+fn status(event: &Event) -> (String, anstyle::Style) {
+    match event.answer {
+        Answer::Answered(reply) => {
+            let style = if reply.is_success() { FAINT } else { CAUTION };
+            (reply.status.to_string(), style)
+        }
+        Answer::None => ("-".to_owned(), CAUTION),
+        Answer::Unseen => (String::new(), PLAIN),
     }
 }
 
@@ -143,8 +175,8 @@ fn request(event: &Event, width: usize) -> String {
     format!("{method} {target}")
 }
 
-fn caller(event: &Event) -> String {
-    let Some(process) = event.process.as_deref() else {
+fn caller(process: Option<&Process>) -> String {
+    let Some(process) = process else {
         return "unknown process".to_owned();
     };
     let mut text = format!("{}[{}]", foreign(&process.name, NAME_WIDTH), process.pid);
@@ -251,8 +283,7 @@ mod tests {
     #[test]
     fn a_line_names_the_program_where_the_name_says_nothing() {
         let of = |name: &str, executable: &str, command: &str, program: &str, run_by: &str| {
-            let mut event = full_event();
-            let mut process = event.process.as_deref().cloned().expect("a process");
+            let mut process = full_event().process.as_deref().cloned().expect("a process");
             (process.pid, process.name) = (7, name.to_owned());
             process.executable = Some(executable.to_owned()).filter(|path| !path.is_empty());
             process.args = command.split(' ').map(str::to_owned).collect();
@@ -261,8 +292,7 @@ mod tests {
                 Some(run_by) => format!("{run_by} > {program}"),
                 None => program.to_owned(),
             };
-            event.process = Some(process.into());
-            caller(&event)
+            caller(Some(&process))
         };
         for (name, executable, command, program, run_by, expected) in [
             (

@@ -42,7 +42,8 @@ impl Shared {
             assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
         });
         waiting().take().unwrap_or_else(|| {
-            let running = Running::start(watch(&[]));
+            // What was sent is written at once then, and not when it is answered.
+            let running = Running::start(watch(&["--no-answers"]));
             let (lab, server) = lab_with_imds();
             Self {
                 running,

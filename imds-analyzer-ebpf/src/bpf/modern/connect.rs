@@ -7,8 +7,9 @@ use imds_analyzer_ebpf::{
 };
 
 use super::{
+    attempt,
     budget::{Class, imds_allows},
-    socket,
+    endpoints, exchange, socket,
     task::{self, imds_announce_paths},
 };
 use crate::bpf::common::{counters, read::context_field, skb};
@@ -21,7 +22,7 @@ pub(super) fn observe_v4(ctx: &SockAddrContext) {
     if context_field!(ctx.sock_addr, user_port) == port()
         && context_field!(ctx.sock_addr, user_ip4) == u32::from_ne_bytes(target::IPV4)
     {
-        observe(ctx);
+        observe(ctx, 4, target::IPV4_IN_16);
     }
 }
 
@@ -38,10 +39,10 @@ pub(super) fn observe_v6(ctx: &SockAddrContext) {
     ];
     let native = skb::ipv6_words();
     let mapped = [0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes(target::IPV4)];
-    if words[3] == native[3] && words[0] == native[0] && words[1] == native[1] && words[2] == native[2]
-        || words[3] == mapped[3] && words[2] == mapped[2] && words[1] == 0 && words[0] == 0
-    {
-        observe(ctx);
+    if words[3] == native[3] && words[0] == native[0] && words[1] == native[1] && words[2] == native[2] {
+        observe(ctx, 6, target::IPV6);
+    } else if words[3] == mapped[3] && words[2] == mapped[2] && words[1] == 0 && words[0] == 0 {
+        observe(ctx, 4, target::IPV4_IN_16);
     }
 }
 
@@ -51,8 +52,9 @@ const fn port() -> u32 {
     target::PORT.to_be() as u32
 }
 
+/// `family` and `destination` are as in [`imds_analyzer_ebpf::abi::Request`].
 #[inline(always)]
-fn observe(ctx: &SockAddrContext) {
+fn observe(ctx: &SockAddrContext, family: u8, destination: [u8; 16]) {
     let protocol = context_field!(ctx.sock_addr, protocol);
     if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
         return;
@@ -62,6 +64,12 @@ fn observe(ctx: &SockAddrContext) {
         return;
     }
     let context = ctx.sock_addr.cast();
+    // A failed attempt, after which the socket is used again.
+    if let Some(socket) = socket::existing(sk, context)
+        && let Some(exchange) = exchange::of(sk)
+    {
+        attempt::report(sk, socket, exchange);
+    }
     socket::forget(sk, context);
     // Without state its packets are reported as such, with who sends them.
     let Some(socket) = socket::of(sk, context) else { return };
@@ -71,6 +79,11 @@ fn observe(ctx: &SockAddrContext) {
     socket.set_sock(sk);
     // SAFETY: the program's own context.
     let cookie = unsafe { bpf_get_socket_cookie(context) };
+    endpoints::begin(&socket.endpoints, socket.sock(), cookie, family, destination);
+    // Of MPTCP, answers come to sockets of its own.
+    if protocol == IPPROTO_TCP {
+        exchange::begin(sk);
+    }
     if let Some(senders) = socket::new_senders(socket.sock(), cookie) {
         senders.set_announced(&identity);
     }

@@ -10,6 +10,9 @@ static OFFSETS: Offsets = unsafe { core::mem::zeroed() };
 static BUDGET: Budget = Budget { cost: 0, depth: 0 };
 
 #[unsafe(no_mangle)]
+static ANSWERS: u32 = 0;
+
+#[unsafe(no_mangle)]
 static DIGEST_KEY: u32 = 0;
 
 /// The offset of one field.
@@ -30,6 +33,12 @@ pub(super) fn load_offset(field: impl FnOnce(&Offsets) -> &u32) -> u64 {
 #[inline(always)]
 pub(super) fn budget() -> (u64, u64) {
     (load(&BUDGET.cost), load(&BUDGET.depth))
+}
+
+/// Whether connections are followed for their answers.
+#[inline(always)]
+pub(super) fn answers() -> bool {
+    load(&ANSWERS) != 0
 }
 
 /// Where digests of payload are evaluated.

@@ -10,7 +10,7 @@ use imds_analyzer_ebpf::{
 
 use super::{
     constants::offset,
-    endpoints,
+    endpoints, exchange,
     pages::{imds_again, imds_remember},
     report::{imds_report, imds_stateless, imds_unjudged},
     scan,
@@ -95,6 +95,10 @@ pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
         return 0;
     }
     socket.classifier.restart();
+    let sk = skb.full_sock();
+    if !sk.is_null() {
+        exchange::begin_unless_begun(sk);
+    }
     // No hook saw who connected (MPTCP on some kernels). A first SYN leaves in the context of its connect(2), so the current
     // task is it, unless it is a kernel thread.
     if socket.connector().tgid == 0 {

@@ -9,6 +9,18 @@ use imds_analyzer_ebpf::{
 use super::{socket::Endpoints, task};
 use crate::bpf::common::skb::Skb;
 
+/// Writes what is known of them when the socket at `sock` connects: its own address is chosen later.
+#[inline(always)]
+pub(super) fn begin(endpoints: &Endpoints, sock: u64, cookie: u64, family: u8, destination: [u8; 16]) {
+    endpoints.cookie.set(cookie);
+    endpoints.net_ns.set(task::net_namespace(sock));
+    endpoints.family.set(family);
+    endpoints.destination.set(destination);
+    endpoints.destination_port.set(target::PORT);
+    endpoints.packet_destination.set(destination);
+    endpoints.packet_port.set(target::PORT);
+}
+
 /// Writes the two ends of the connection that a packet belongs to, whose socket is at `sock`.
 #[inline(always)]
 pub(super) fn write(endpoints: &Endpoints, skb: Skb, sock: u64) {

@@ -13,7 +13,9 @@ use imds_analyzer_ebpf::{
 
 use super::{
     budget::{self, Class, imds_allows},
-    endpoints, memory,
+    endpoints,
+    exchange::{self, Exchange},
+    memory,
     socket::{self, Endpoints, NOTES, Socket},
     task, transport,
 };
@@ -23,13 +25,13 @@ use crate::bpf::common::{counters, read, skb::Skb};
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_report(ctx: *mut __sk_buff, kind: u32) -> u32 {
-    if let Some(socket) = socket::of_packet(Skb(ctx)) {
-        let kind = if kind == RecordKind::Request as u32 {
-            RecordKind::Request
+    let skb = Skb(ctx);
+    if let Some(socket) = socket::of_packet(skb) {
+        if kind == RecordKind::Request as u32 {
+            send(socket, exchange::of_packet(skb), RecordKind::Request);
         } else {
-            RecordKind::Pending
-        };
-        send(socket, kind);
+            send(socket, None, RecordKind::Pending);
+        }
     }
     0
 }
@@ -47,7 +49,11 @@ pub(crate) extern "C" fn imds_unjudged(ctx: *mut __sk_buff, kind: u32, seq: u32,
         Some(reason) => reason,
         None => Reason::Gap,
     };
-    if let Some(socket) = socket::of_packet(Skb(ctx)) {
+    let skb = Skb(ctx);
+    if let Some(exchange) = exchange::of_packet(skb) {
+        exchange.set_uncertain();
+    }
+    if let Some(socket) = socket::of_packet(skb) {
         unjudged(socket, kind, seq, len, reason);
     }
     0
@@ -71,19 +77,29 @@ pub(crate) extern "C" fn imds_stateless(ctx: *mut __sk_buff, seq: u32, len: u32,
 }
 
 /// Sends what the socket's classifier has to say about the head it reported last or is reading, if the budget of its user
-/// allows.
+/// allows. A whole head is counted in its `exchange`.
 #[inline(always)]
-pub(super) fn send(socket: &Socket, kind: RecordKind) {
+pub(super) fn send(socket: &Socket, exchange: Option<&Exchange>, kind: RecordKind) {
     let head = socket.classifier.head();
+    let index = match exchange {
+        Some(exchange) => exchange.count_request(&head),
+        None => None,
+    };
     let note = note(socket, socket.next_seq.get().wrapping_sub(head.len));
     if !admits(sender_uid(socket, note), &head, kind) {
         return;
     }
     let capture_len = socket.classifier.capture_len();
-    if capture_len <= CAPTURE_SHORT {
-        fill::<CAPTURE_SHORT>(socket, kind, note, capture_len);
+    let sent = if capture_len <= CAPTURE_SHORT {
+        fill::<CAPTURE_SHORT>(socket, kind, note, capture_len, index)
     } else {
-        fill::<CAPTURE_MAX>(socket, kind, note, capture_len);
+        fill::<CAPTURE_MAX>(socket, kind, note, capture_len, index)
+    };
+    if sent
+        && let Some(exchange) = exchange
+        && let Some(index) = index
+    {
+        exchange.set_reported(index);
     }
 }
 
@@ -194,8 +210,9 @@ fn unknown(len: u32, reason: Reason) -> Head {
     }
 }
 
+/// False without room.
 #[inline(always)]
-fn fill<const N: usize>(socket: &Socket, kind: RecordKind, note: u32, capture_len: usize) {
+fn fill<const N: usize>(socket: &Socket, kind: RecordKind, note: u32, capture_len: usize, index: Option<u32>) -> bool {
     let Some(mut entry) = transport::reserve::<RequestRecord<N>>() else {
         let loss = if kind as u16 == RecordKind::Request as u16 {
             Loss::RequestRing
@@ -203,7 +220,7 @@ fn fill<const N: usize>(socket: &Socket, kind: RecordKind, note: u32, capture_le
             Loss::PendingRing
         };
         counters::add(loss, 1);
-        return;
+        return false;
     };
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this type; all of it is written before it is submitted.
@@ -231,11 +248,16 @@ fn fill<const N: usize>(socket: &Socket, kind: RecordKind, note: u32, capture_le
         old | pages,
         capture_len as u16,
     );
+    if let Some(index) = index {
+        request.index = index;
+        request.flags |= request_flags::NUMBERED;
+    }
     owner_into(&mut request.task, socket, note);
     const { assert!(core::mem::offset_of!(RequestRecord<N>, capture).is_multiple_of(8)) };
     // SAFETY: the ring buffer's records are aligned to eight bytes, and so is the field.
     unsafe { socket.classifier.copy_capture(&mut record.capture) };
     entry.submit(0);
+    true
 }
 
 #[inline(always)]
@@ -243,7 +265,7 @@ fn fill<const N: usize>(socket: &Socket, kind: RecordKind, note: u32, capture_le
     clippy::too_many_arguments,
     reason = "one for each part of a record; a struct of them would be on the stack"
 )]
-fn request_into(
+pub(super) fn request_into(
     request: &mut Request,
     endpoints: &Endpoints,
     sock: u64,
@@ -282,6 +304,8 @@ fn request_into(
     request.destination_port = endpoints.destination_port.get();
     request.packet_port = endpoints.packet_port.get();
     request.reserved2 = 0;
+    request.index = 0;
+    request.reserved3 = 0;
 }
 
 /// The sender: as the note that was found says. Without one, who connected.

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     config::Config,
     event::Event,
+    identity::Identity,
     loss::{Kind, Ledger},
     notice::Notice,
     sink::{
@@ -28,9 +29,9 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(config: &Config, fanout: Fanout) -> anyhow::Result<Self> {
+    pub(super) fn new(config: &Config, host: &Identity, fanout: Fanout) -> anyhow::Result<Self> {
         Ok(Self {
-            metrics: Metrics::new(config.metrics.max_callers)?,
+            metrics: Metrics::new(config.metrics.max_callers, host)?,
             noise: Noise::new(config),
             fanout,
             v1: 0,
@@ -90,6 +91,12 @@ impl Sink for Pipeline {
             // Nothing is folded after the end.
             while let Some(folded) = self.noise.take_folded() {
                 self.fanout.notice(time, &Notice::RateLimited(&folded))?;
+            }
+        }
+        if let Notice::Attempt(attempt) = notice {
+            self.metrics.count_attempt(attempt);
+            if !self.noise.allows_attempt(attempt, Instant::now()) {
+                return Ok(());
             }
         }
         self.fanout.notice(time, notice)

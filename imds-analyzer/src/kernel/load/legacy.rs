@@ -167,6 +167,7 @@ pub(super) fn load(known: Option<&Settings>, packets: bool) -> anyhow::Result<Lo
 
     let loss: PerCpuArray<MapData, u64> = take(&mut ebpf, abi::map::LOSS)?;
     Ok(Loaded {
+        answers: false,
         _kprobes: kprobes,
         misses_before: tracefs.misses().context("kprobe_profile")?,
         tracefs: Some(tracefs),

@@ -26,7 +26,7 @@ use crate::event::Tap;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_MODERN_OBJECT"));
 
 /// Loads and attaches. The tap must succeed, everything else is used as far as it does.
-pub(super) fn load(offsets: &Offsets, budget: &Budget, owners: &[OwnerHook]) -> anyhow::Result<Loaded> {
+pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[OwnerHook]) -> anyhow::Result<Loaded> {
     let digest_key = digest_key()?;
     let cgroup = cgroup::Root::open().context("cannot open cgroup2")?;
     let mut ebpf = EbpfLoader::new()
@@ -34,6 +34,7 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, owners: &[OwnerHook]) -> 
         .btf(None)
         .override_global(constant::OFFSETS, offsets.as_bytes(), true)
         .override_global(constant::BUDGET, budget.as_bytes(), true)
+        .override_global(constant::ANSWERS, &u32::from(answers), true)
         .override_global(constant::DIGEST_KEY, &digest_key, true)
         .load(OBJECT)
         .map_err(|error| anyhow!("the kernel rejected the eBPF object: {}", chain(&error)))?;
@@ -47,10 +48,13 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, owners: &[OwnerHook]) -> 
         let place = thread::Builder::new()
             .name("selftest".to_owned())
             .spawn_scoped(scope, Place::new);
-        // Owners first, so that nobody is seen sending whose connecting could have been seen.
+        // Owners first, so that nobody is seen sending whose connecting could have been seen; and before them what looks at
+        // answers, so that no connection is followed whose answers could not be seen.
         let mut owners = owners.iter().copied();
-        let mut hooks: Vec<_> = [program::CONNECT4, program::CONNECT6, program::RELEASE]
+        let ingress = answers.then_some(program::INGRESS);
+        let mut hooks: Vec<_> = ingress
             .into_iter()
+            .chain([program::CONNECT4, program::CONNECT6, program::RELEASE])
             .map(|name| loader.attach(name))
             .collect();
         let owner = loader.attach_owner(&mut owners, &mut hooks);
@@ -83,10 +87,11 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, owners: &[OwnerHook]) -> 
                 .unwrap_or("unknown");
             return Err(anyhow!("the requested owner hook is not available: {why}"));
         };
-        match place.prove(&mut records, tried, &mut early) {
+        match place.prove(&mut records, tried, has_answers(&hooks), &mut early) {
             Ok(elapsed) => break (tried, elapsed),
+            Err(error @ Failure::Answers(_)) => loader.give_up(program::INGRESS, &mut hooks, &error),
             Err(error @ Failure::Owner(_)) => {
-                loader.give_up(tried, &mut hooks, &error);
+                loader.give_up(sender_program(tried).unwrap_or(program::CONNECT4), &mut hooks, &error);
                 owner = loader.attach_owner(&mut owners, &mut hooks);
             }
             Err(error) => return Err(anyhow!(error).context("cannot use the wire tap")),
@@ -94,8 +99,13 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, owners: &[OwnerHook]) -> 
     };
     drop(loader);
     let mut findings = vec![format!(
-        "self-test passed in {:.1} ms: the wire tap saw its own v1 and v2 requests and their sender",
-        elapsed.as_secs_f64() * 1e3
+        "self-test passed in {:.1} ms: the wire tap saw its own v1 and v2 requests, their sender{}",
+        elapsed.as_secs_f64() * 1e3,
+        if has_answers(&hooks) {
+            " and their answers"
+        } else {
+            "; answers are not seen"
+        }
     )];
     if cgroup.is_of_namespace() {
         let partial = "running in a cgroup namespace: calls from cgroups outside it are not seen";
@@ -117,10 +127,18 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, owners: &[OwnerHook]) -> 
         refused: Vec::new(),
         findings,
         follows_processes: false,
+        answers: has_answers(&hooks),
         hooks,
         owner,
         _cgroup: Some(cgroup),
     })
+}
+
+/// Whether the program that sees answers is attached.
+fn has_answers(hooks: &[Hook]) -> bool {
+    hooks
+        .iter()
+        .any(|hook| hook.program == program::INGRESS && hook.error.is_none())
 }
 
 /// Where digests of payload are evaluated: no sender may know it.
@@ -177,13 +195,13 @@ impl Loader<'_> {
         None
     }
 
-    /// Detaches the program of an owner hook that did not prove itself.
-    fn give_up(&mut self, owner: OwnerHook, hooks: &mut [Hook], why: &Failure) {
-        let name = sender_program(owner).unwrap_or(program::CONNECT4);
+    /// Detaches a program that did not prove itself.
+    fn give_up(&mut self, name: &'static str, hooks: &mut [Hook], why: &Failure) {
         let unloaded = match self.ebpf.program_mut(name) {
             Some(Program::BtfTracePoint(program)) => program.unload(),
             Some(Program::FEntry(program)) => program.unload(),
             Some(Program::KProbe(program)) => program.unload(),
+            Some(Program::CgroupSkb(program)) => program.unload(),
             _ => Ok(()),
         };
         if let Err(error) = unloaded {
@@ -204,7 +222,7 @@ impl Loader<'_> {
         let loaded = load_program(program, &mut self.btf);
         hook.load = started.elapsed();
         hook.set_info(program);
-        hook.error = match loaded.map(|()| attach_program(program, self.cgroup)) {
+        hook.error = match loaded.map(|()| attach_program(name, program, self.cgroup)) {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(refused_at_hook(program, chain(&error))),
             Err(error) => Some(chain(&error)),
@@ -232,11 +250,17 @@ fn kernel_btf(btf: &mut Option<Btf>) -> Result<&Btf, ProgramError> {
     })
 }
 
-fn attach_program(program: &mut Program, cgroup: &cgroup::Root) -> Result<(), ProgramError> {
+fn attach_program(name: &str, program: &mut Program, cgroup: &cgroup::Root) -> Result<(), ProgramError> {
     // A link (5.7) stands beside other programs in any mode; `AllowMultiple` is refused for links.
     let mode = CgroupAttachMode::Single;
     match program {
-        Program::CgroupSkb(program) => program.attach(cgroup, CgroupSkbAttachType::Egress, mode).map(drop),
+        Program::CgroupSkb(program) => {
+            let direction = match name {
+                program::INGRESS => CgroupSkbAttachType::Ingress,
+                _ => CgroupSkbAttachType::Egress,
+            };
+            program.attach(cgroup, direction, mode).map(drop)
+        }
         Program::CgroupSockAddr(program) => program.attach(cgroup, mode).map(drop),
         Program::CgroupSock(program) => program.attach(cgroup, mode).map(drop),
         Program::BtfTracePoint(program) => program.attach().map(drop),

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::{option, prelude::*, sample::select};
 
 use super::*;
-use crate::event::{Ancestor, Container, HttpRequest, Login, Orchestrator, Process, Thread};
+use crate::event::{
+    Advice, Ancestor, Answer, Client, Container, HttpRequest, Judgement, Login, Orchestrator, Process, Reply, Thread,
+};
 
 fn any_word<T: Vocabulary + std::fmt::Debug>() -> impl Strategy<Value = T> {
     select(T::ALL)
@@ -164,6 +166,48 @@ fn http() -> impl Strategy<Value = HttpRequest> {
     })
 }
 
+fn answer() -> impl Strategy<Value = Answer> {
+    let reply = (any::<u16>(), any::<u32>(), any::<u8>()).prop_map(|(status, millis, hop_limit)| {
+        Answer::Answered(Reply {
+            status,
+            duration: Duration::from_millis(millis.into()),
+            hop_limit,
+        })
+    });
+    prop_oneof![reply, Just(Answer::None), Just(Answer::Unseen)]
+}
+
+fn judgement() -> impl Strategy<Value = Judgement> {
+    let client = (any_word(), maybe_text(), maybe_text()).prop_map(|(source, version, path)| Client {
+        name: "botocore",
+        version,
+        source,
+        path,
+    });
+    let advice = (any_text(), any_text()).prop_map(|(id, text)| Advice {
+        id: id.into(),
+        text: text.into(),
+    });
+    let fields = (
+        option::of(any_word()),
+        any::<Option<u16>>(),
+        any::<Option<u8>>(),
+        option::of(client),
+        option::of(advice),
+        prop::collection::vec(any_word(), 0..3),
+    );
+    fields.prop_map(
+        |(cause, token_status, token_hop_limit, client, remedy, risks)| Judgement {
+            cause,
+            token_status,
+            token_hop_limit,
+            client,
+            remedy,
+            risks,
+        },
+    )
+}
+
 pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let judged = (
         any_time(),
@@ -175,13 +219,20 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         any_word(),
     );
     let flags = any::<[bool; 5]>();
-    let sent = (http(), address(), address(), option::of(address()));
+    let sent = (
+        http().boxed(),
+        answer().boxed(),
+        judgement().boxed(),
+        address(),
+        address(),
+        option::of(address()),
+    );
     let thread = (any::<u32>(), any_text()).prop_map(|(id, name)| Thread { id, name });
-    let sender = (option::of(process()), option::of(thread));
+    let sender = (option::of(process()).boxed(), option::of(thread).boxed());
     (judged, flags, sent, sender).prop_map(|(judged, flags, sent, (process, thread))| {
         let (time, verdict, reason, path_class, tap, owner, net_ns) = judged;
         let [local, relay, forwarded, malformed, sender_pages] = flags;
-        let (http, source, destination, packet_destination) = sent;
+        let (http, answer, judgement, source, destination, packet_destination) = sent;
         Event {
             time,
             verdict,
@@ -196,6 +247,8 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             malformed,
             sender_pages,
             http,
+            answer,
+            judgement,
             source,
             destination,
             packet_destination,

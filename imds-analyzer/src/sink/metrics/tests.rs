@@ -45,7 +45,7 @@ fn text_for(metrics: &Metrics, reader: Reader, tap: &str) -> String {
 
 #[test]
 fn says_what_was_counted() {
-    let mut metrics = Metrics::new(100).expect("metrics");
+    let mut metrics = Metrics::new(100, &Identity::default()).expect("metrics");
     samples().iter().for_each(|event| metrics.count(event));
     metrics.count(&minimal_event());
     metrics.count_first_seen(First {
@@ -78,7 +78,7 @@ fn says_what_was_counted() {
 
 #[test]
 fn the_tap_is_the_one_in_use() {
-    let metrics = Metrics::new(10).expect("metrics");
+    let metrics = Metrics::new(10, &Identity::default()).expect("metrics");
     for tap in ["wire", "send"] {
         let text = text_for(&metrics, Reader::Prometheus, tap);
         let lines: Vec<_> = text
@@ -96,7 +96,7 @@ fn the_tap_is_the_one_in_use() {
 
 #[test]
 fn node_exporter_gets_names_of_ours_alone() {
-    let metrics = Metrics::new(10).expect("metrics");
+    let metrics = Metrics::new(10, &Identity::default()).expect("metrics");
     let text = text_for(&metrics, Reader::NodeExporter, "wire");
     assert!(text.contains("imds_analyzer_build_info"));
     for line in text.lines() {
@@ -107,7 +107,7 @@ fn node_exporter_gets_names_of_ours_alone() {
 
 #[test]
 fn one_user_does_not_take_all_the_room() {
-    let mut metrics = Metrics::new(10).expect("metrics");
+    let mut metrics = Metrics::new(10, &Identity::default()).expect("metrics");
     for caller in 0..1000 {
         metrics.count(&event(1000, &format!("/tmp/{caller}\"\n")));
     }
@@ -123,7 +123,7 @@ fn one_user_does_not_take_all_the_room() {
 
 #[test]
 fn callers_are_escaped_as_text_is() {
-    let mut metrics = Metrics::new(100).expect("metrics");
+    let mut metrics = Metrics::new(100, &Identity::default()).expect("metrics");
     for caller in [
         "/usr/bin/curl (esc\u{1b}[2Jx.service)",
         "/usr/bin/curl (rtl\u{202e}.service)",

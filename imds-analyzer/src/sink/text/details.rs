@@ -8,7 +8,7 @@ use super::{
     paint, writable,
 };
 use crate::{
-    event::{Event, Process, command_line},
+    event::{Answer, Event, Judgement, Process, Reply, command_line},
     sanitize,
 };
 
@@ -22,6 +22,7 @@ pub(super) fn block(event: &Event, style: Style) -> impl fmt::Display + '_ {
         let mut block = Block { f, style };
         block.field("verdict", event.verdict.as_str())?;
         block.field("class", event.path_class.as_str())?;
+        block.field("answer", &answer(event.answer))?;
         if let Some(target) = event
             .http
             .target
@@ -44,6 +45,7 @@ pub(super) fn block(event: &Event, style: Style) -> impl fmt::Display + '_ {
             .map(|process| format!(", from {}", process.source.as_str()));
         let source = source.unwrap_or_default();
         block.field("seen by", &format!("{} (caller: {owner}{source})", event.tap.as_str()))?;
+        block.judgement(&event.judgement)?;
         if event.forwarded {
             block.field("forwarded", "X-Forwarded-For is present")?;
         }
@@ -108,6 +110,37 @@ impl Block<'_, '_> {
         Ok(())
     }
 
+    fn judgement(&mut self, judgement: &Judgement) -> fmt::Result {
+        if let Some(cause) = judgement.cause {
+            let status = judgement.token_status.map(|status| format!(" ({status})"));
+            let hops = judgement
+                .token_hop_limit
+                .map(|hops| format!(" (TTL of token answers: {hops})"));
+            let (status, hops) = (status.unwrap_or_default(), hops.unwrap_or_default());
+            self.field(
+                "cause",
+                &format!("{}{status}{hops}: {}", cause.as_str(), cause.meaning()),
+            )?;
+        }
+        if let Some(client) = &judgement.client {
+            let version = client.version.as_deref().map(|version| format!(" {version}"));
+            let path = client.path.as_deref().map(|path| format!(" {path}"));
+            let (version, path) = (version.unwrap_or_default(), path.unwrap_or_default());
+            self.field(
+                "client",
+                &format!("{}{version} (by {}{path})", client.name, client.source.as_str()),
+            )?;
+        }
+        if let Some(remedy) = &judgement.remedy {
+            self.field("remedy", &format!("{}: {}", remedy.id, remedy.text))?;
+        }
+        if !judgement.risks.is_empty() {
+            let risks: Vec<_> = judgement.risks.iter().map(|risk| risk.as_str()).collect();
+            self.field("risk", &risks.join(", "))?;
+        }
+        Ok(())
+    }
+
     fn identity(&mut self, process: &Process) -> fmt::Result {
         if let Some(name) = user_name(&process.user) {
             let id = process.user.id.map(|id| format!(" uid {id}")).unwrap_or_default();
@@ -150,6 +183,18 @@ impl Block<'_, '_> {
             self.field(kind, &format!("{name}{}{qos}", orchestrator.id))?;
         }
         Ok(())
+    }
+}
+
+fn answer(answer: Answer) -> String {
+    match answer {
+        Answer::Answered(Reply {
+            status,
+            duration,
+            hop_limit,
+        }) => format!("{status} after {:.1} ms, TTL {hop_limit}", duration.as_secs_f64() * 1e3),
+        Answer::None => "none".to_owned(),
+        Answer::Unseen => "not seen".to_owned(),
     }
 }
 

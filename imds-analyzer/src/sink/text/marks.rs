@@ -1,9 +1,11 @@
 //! Marks at the end of a request's line.
 
-use imds_analyzer_ebpf::classify::{PathClass, Reason};
+use std::fmt;
 
-use super::{CAUTION, DOUBT, NAME_WIDTH, PLAIN, foreign};
-use crate::event::{Ancestor, Event, NetNs, Orchestrator, User};
+use imds_analyzer_ebpf::classify::{PathClass, Reason, Verdict};
+
+use super::{ALARM, CAUTION, DOUBT, NAME_WIDTH, PLAIN, foreign, paint};
+use crate::event::{Ancestor, Cause, Event, NetNs, Orchestrator, Process, Risk, User};
 
 /// The marks of `event`.
 pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
@@ -20,16 +22,33 @@ pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
     ) {
         marks.push((CAUTION, event.path_class.as_str().to_owned()));
     }
-    if event.local {
-        marks.push((CAUTION, "local".to_owned()));
+    // That a caller never asked is what most v1 calls are.
+    if let Some(cause) = event.judgement.cause.filter(|cause| *cause != Cause::NoTokenRequest) {
+        marks.push((CAUTION, cause.as_str().to_owned()));
+    }
+    if event.judgement.risks.contains(&Risk::ServerChild) {
+        marks.push((ALARM, Risk::ServerChild.as_str().to_owned()));
+    }
+    if event.verdict == Verdict::V1 && event.answer.status() == Some(401) {
+        marks.push((ALARM, "rejected".to_owned()));
     }
     if event.relay {
         marks.push((CAUTION, "relay".to_owned()));
     }
-    if event.net_ns == NetNs::Other {
+    marks.extend(of_process(event.local, event.net_ns, event.process.as_deref()));
+    marks
+}
+
+/// The marks of a connection and its process.
+pub(super) fn of_process(local: bool, net_ns: NetNs, process: Option<&Process>) -> Vec<(anstyle::Style, String)> {
+    let mut marks = Vec::new();
+    if local {
+        marks.push((CAUTION, "local".to_owned()));
+    }
+    if net_ns == NetNs::Other {
         marks.push((PLAIN, "netns".to_owned()));
     }
-    if let Some(process) = event.process.as_deref() {
+    if let Some(process) = process {
         let mut named = |key: &str, value: &str| marks.push((PLAIN, format!("{key}={}", foreign(value, NAME_WIDTH))));
         if let Some(user) = user_name(&process.user) {
             named("user", &user);
@@ -53,6 +72,15 @@ pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
         }
     }
     marks
+}
+
+/// Writes marks behind a line.
+pub(super) fn write(f: &mut fmt::Formatter<'_>, color: bool, marks: Vec<(anstyle::Style, String)>) -> fmt::Result {
+    for (index, (style, text)) in marks.into_iter().enumerate() {
+        let gap = if index == 0 { "  " } else { " " };
+        write!(f, "{gap}{}", paint(color, style, text))?;
+    }
+    Ok(())
 }
 
 pub(super) fn user_name(user: &User) -> Option<String> {
@@ -87,10 +115,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{
-        event::{Platform, Process},
-        sink::tests::full_event,
-    };
+    use crate::{event::Platform, sink::tests::full_event};
 
     #[test]
     fn a_workload_is_called_what_its_platform_calls_it() {

@@ -4,16 +4,16 @@ use std::fmt::{self, Write as _};
 
 use crate::{
     loss::Ledger,
-    sink::layout::{ALARM, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, paint},
-    summary::{Caller, Counts, Summary},
+    sink::layout::{ALARM, CAUTION, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, paint, wrap},
+    summary::{Answers, Caller, Counts, Summary},
 };
 
-const COUNT_HEADS: [&str; 4] = ["v1", "v2", "other", "unknown"];
+const COUNT_HEADS: [&str; 5] = ["v1", "ok", "v2", "other", "unknown"];
 const TEXT_HEADS: [&str; 4] = ["caller", "user", "unit or image", "last path"];
 /// Columns that the user takes at most.
 const USER_WIDTH: usize = 16;
 /// Columns that the caller and the path are left at least, however narrow the terminal.
-const TEXT_WIDTH_MIN: usize = 12;
+const TEXT_WIDTH_MIN: usize = 11;
 const GAP: usize = 2;
 
 /// In `width` columns.
@@ -43,6 +43,7 @@ fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: 
             color,
         )?;
     }
+    remedies(text, summary, width, color)?;
     if let Some(counts) = summary.relayed() {
         let Counts { v1, v2, other, unknown } = counts;
         writeln!(
@@ -50,7 +51,81 @@ fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: 
             "\nA rootless network helper repeated {v1} v1, {v2} v2, {other} other, {unknown} unknown of them, not counted again."
         )?;
     }
+    let attempts = summary.attempts();
+    if attempts > 0 {
+        let connections = if attempts == 1 { "connection" } else { "connections" };
+        writeln!(
+            text,
+            "\n{attempts} {connections} to the metadata service ended without a call."
+        )?;
+    }
     writeln!(text, "\n{loss}")
+}
+
+/// What to change, and for whom.
+fn remedies(text: &mut String, summary: &Summary, width: usize, color: bool) -> fmt::Result {
+    const INDENT: usize = 2;
+    let callers = [false, true].into_iter().flat_map(|local| summary.callers(local));
+    let mut remedies: Vec<(&str, &str, Vec<&str>)> = Vec::new();
+    for caller in callers {
+        let Some((id, advice)) = &caller.remedy else { continue };
+        let program = caller.program.as_deref().unwrap_or("unknown process");
+        match remedies.iter_mut().find(|(known, ..)| known == id) {
+            Some((.., programs)) if programs.contains(&program) => {}
+            Some((.., programs)) => programs.push(program),
+            None => remedies.push((id, advice, vec![program])),
+        }
+    }
+    if remedies.is_empty() {
+        return Ok(());
+    }
+    let title = paint(color, STRONG, "What to change");
+    writeln!(text, "\n{title} (`imds-analyzer explain ID` says more)")?;
+    for (id, advice, programs) in remedies {
+        writeln!(text, "{}", paint(color, CAUTION, foreign(id, width)))?;
+        for line in wrap(&foreign(advice, usize::MAX), width.saturating_sub(INDENT)) {
+            writeln!(text, "{:INDENT$}{line}", "")?;
+        }
+        let list = programs
+            .iter()
+            .map(|program| foreign(program, usize::MAX))
+            .collect::<Vec<_>>()
+            .join(", ");
+        writeln!(
+            text,
+            "{:INDENT$}{}",
+            "",
+            paint(color, FAINT, fit(&list, width.saturating_sub(INDENT)))
+        )?;
+    }
+    Ok(())
+}
+
+/// A line on what came back of v1 calls, if there were any.
+fn answers(answers: Answers) -> String {
+    let Answers {
+        succeeded,
+        rejected,
+        failed,
+        none,
+        unseen,
+    } = answers;
+    let parts: Vec<String> = [
+        (succeeded, "succeeded (ok)"),
+        (rejected, "rejected (401)"),
+        (failed, "failed"),
+        (none, "not answered"),
+        (unseen, "with an answer that was not seen"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
+    .collect();
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!("v1: {}\n", parts.join(", "))
+    }
 }
 
 fn section(text: &mut String, summary: &Summary, local: bool, title: &str, width: usize, color: bool) -> fmt::Result {
@@ -59,15 +134,18 @@ fn section(text: &mut String, summary: &Summary, local: bool, title: &str, width
     let Counts { v1, v2, other, unknown } = total;
     let v1 = paint(color, if v1 > 0 { ALARM } else { STRONG }, format_args!("{v1} v1")).to_string();
     writeln!(text, "{title}: {v1}, {v2} v2, {other} other, {unknown} unknown")?;
+    write!(text, "{}", answers(summary.answers(local)))?;
 
+    let succeeded = summary.answers(local).succeeded;
     let mut rows: Vec<Row> = summary.callers(local).into_iter().map(Row::of).collect();
     if let Some(counts) = summary.other_callers(local) {
         rows.push(Row {
             counts,
+            succeeded: succeeded - rows.iter().map(|row| row.succeeded).sum::<u64>(),
             cells: ["other callers".to_owned(), String::new(), String::new(), String::new()],
         });
     }
-    let layout = Layout::of(&rows, total, width);
+    let layout = Layout::of(&rows, total, succeeded, width);
     let heads = COUNT_HEADS.map(str::to_owned);
     layout.line(
         text,
@@ -79,7 +157,13 @@ fn section(text: &mut String, summary: &Summary, local: bool, title: &str, width
         let Counts { v1, v2, other, unknown } = row.counts;
         let mark = |count: u64, style| paint(color, if count > 0 { style } else { FAINT }, count);
         let plain = |count: u64| mark(count, PLAIN);
-        let counts = [mark(v1, ALARM), plain(v2), plain(other), mark(unknown, DOUBT)];
+        let counts = [
+            mark(v1, ALARM),
+            mark(row.succeeded, ALARM),
+            plain(v2),
+            plain(other),
+            mark(unknown, DOUBT),
+        ];
         layout.line(text, &counts, &row.cells, str::to_owned)?;
     }
     Ok(())
@@ -87,6 +171,8 @@ fn section(text: &mut String, summary: &Summary, local: bool, title: &str, width
 
 struct Row {
     counts: Counts,
+    /// Of its v1 calls.
+    succeeded: u64,
     cells: [String; 4],
 }
 
@@ -100,6 +186,7 @@ impl Row {
             .or_else(|| caller.user.id.map(|id| id.to_string()));
         Self {
             counts: caller.counts,
+            succeeded: caller.answers.succeeded,
             cells: [
                 text(caller.program.as_deref(), "unknown process"),
                 text(user.as_deref(), ""),
@@ -112,15 +199,15 @@ impl Row {
 
 /// The columns' widths.
 struct Layout {
-    count: [usize; 4],
+    count: [usize; COUNT_HEADS.len()],
     text: [usize; 4],
 }
 
 impl Layout {
     /// Columns are as wide as what stands in them; what is too much for `width` is taken from caller and path.
-    fn of(rows: &[Row], total: Counts, width: usize) -> Self {
+    fn of(rows: &[Row], total: Counts, succeeded: u64, width: usize) -> Self {
         let Counts { v1, v2, other, unknown } = total;
-        let mut count = [v1, v2, other, unknown].map(|count| count.to_string().len());
+        let mut count = [v1, succeeded, v2, other, unknown].map(|count| count.to_string().len());
         for (width, head) in count.iter_mut().zip(COUNT_HEADS) {
             *width = head.len().max(*width);
         }
@@ -134,7 +221,7 @@ impl Layout {
         let [caller, user, place, path] = &mut text;
         *user = USER_WIDTH.min(*user);
         *place = (width / 5).max(TEXT_HEADS[2].len()).min(*place);
-        let fixed = count.iter().sum::<usize>() + *user + *place + 7 * GAP;
+        let fixed = count.iter().sum::<usize>() + *user + *place + 8 * GAP;
         let room = width.saturating_sub(fixed).max(2 * TEXT_WIDTH_MIN);
         if *caller + *path > room {
             *caller = (*caller).min((room / 2).max(room.saturating_sub(*path)));
@@ -146,7 +233,7 @@ impl Layout {
     fn line<C: fmt::Display>(
         &self,
         out: &mut String,
-        counts: &[C; 4],
+        counts: &[C; COUNT_HEADS.len()],
         cells: &[String; 4],
         painted: impl Fn(&str) -> String,
     ) -> fmt::Result {

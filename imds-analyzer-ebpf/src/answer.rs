@@ -1,0 +1,584 @@
+//! From the bytes a server sends to its answers: status lines, and where each answer ends.
+//!
+//! An [`Answers`] belongs to one connection and follows the stream that the client receives, however it is cut. Like
+//! [`crate::classify`] it takes a byte at a time, allocates nothing and calls nothing, and every value it can have is
+//! valid; all zeroes is a new connection. Bodies are counted, not read.
+//!
+//! # What is decided how
+//! Grammar and framing: RFC 9112, with the tolerance of clients where it cannot change the count: bare LF ends a line
+//! (2.2), empty lines before a status line are skipped, several spaces may stand before the status code.
+//!
+//! A status of 1xx is no answer: the final one follows (RFC 9110, 15.2). After 101 the connection speaks another protocol.
+//! No body follows 204, 304 and an answer to HEAD; else a body is chunked, or has a Content-Length, or ends with the
+//! connection (RFC 9112, 6.3).
+//!
+//! Where clients may differ in where an answer ends, its own status is certain and nothing after it is: a Content-Length
+//! that is no number, stands twice or beside a Transfer-Encoding, a folded line behind either, blanks before their colon.
+//! What is not HTTP is no answer, and neither is anything behind it: [`Step::Lost`].
+
+/// A head may be this long, and so may the lines around one chunk and the trailers.
+pub const HEAD_MAX: u32 = 64 * 1024;
+
+/// A Content-Length above this is taken for invalid, and so is a longer chunk.
+const LENGTH_MAX: u64 = 1 << 53;
+
+/// What a byte did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    /// Nothing to report yet.
+    More = 0,
+    /// It ended the status code of an answer: see [`Answers::status`].
+    Answer = 1,
+    /// From here on nothing can be told. Said once.
+    Lost = 2,
+}
+
+/// Where in the stream the next byte stands.
+mod state {
+    /// In `HTTP/1.`, of which [`super::Answers::position`] bytes have been seen.
+    pub(super) const VERSION: u8 = 0;
+    pub(super) const MINOR: u8 = 1;
+    pub(super) const SPACE: u8 = 2;
+    /// In the status code, of which `position` digits have been seen.
+    pub(super) const STATUS: u8 = 3;
+    pub(super) const REASON: u8 = 4;
+    /// At the beginning of a header line.
+    pub(super) const LINE: u8 = 5;
+    /// Behind a CR that stands there.
+    pub(super) const END: u8 = 6;
+    /// In a header's name, of which `position` bytes have been seen.
+    pub(super) const NAME: u8 = 7;
+    /// In a line that does not matter.
+    pub(super) const SKIP: u8 = 8;
+    /// In the value of Content-Length, in the part of it that `position` says.
+    pub(super) const LENGTH: u8 = 9;
+    /// In the value of Transfer-Encoding: in a coding, of which `position` bytes are those of `chunked`.
+    pub(super) const CODING: u8 = 10;
+    /// `remaining` bytes of body.
+    pub(super) const BODY: u8 = 11;
+    /// In a chunk's size, of which `position` digits have been seen.
+    pub(super) const CHUNK_SIZE: u8 = 12;
+    pub(super) const CHUNK_EXTENSION: u8 = 13;
+    /// `remaining` bytes of a chunk.
+    pub(super) const CHUNK_DATA: u8 = 14;
+    pub(super) const CHUNK_END: u8 = 15;
+    pub(super) const CHUNK_END_LF: u8 = 16;
+    /// At the beginning of a trailer line, behind a CR there, and within.
+    pub(super) const TRAILER: u8 = 17;
+    pub(super) const TRAILER_END: u8 = 18;
+    pub(super) const TRAILER_LINE: u8 = 19;
+    /// The body ends with the connection.
+    pub(super) const CLOSE: u8 = 20;
+    pub(super) const LOST: u8 = 21;
+}
+
+/// Parts of a Content-Length's value.
+mod length {
+    pub(super) const BEFORE: u8 = 0;
+    pub(super) const DIGITS: u8 = 1;
+    pub(super) const BEHIND: u8 = 2;
+}
+
+/// Values of [`Answers::position`] in a coding.
+mod coding {
+    /// All of `chunked`.
+    pub(super) const WHOLE: u8 = super::CHUNKED.len() as u8;
+    /// `chunked` and blanks.
+    pub(super) const BEHIND: u8 = WHOLE + 1;
+    pub(super) const OTHER: u8 = WHOLE + 2;
+}
+
+/// Headers that frame a body: bits of [`Answers::candidates`].
+mod name {
+    pub(super) const LENGTH: u8 = 1;
+    pub(super) const ENCODING: u8 = 2;
+    pub(super) const BOTH: u8 = LENGTH | ENCODING;
+}
+
+/// Bits of [`Answers::framing`].
+mod framing {
+    /// A Content-Length was seen.
+    pub(super) const LENGTH: u8 = 1;
+    /// A Transfer-Encoding was seen.
+    pub(super) const ENCODING: u8 = 1 << 1;
+    /// The last coding is chunked.
+    pub(super) const CHUNKED: u8 = 1 << 2;
+    /// Clients may differ in what they make of it.
+    pub(super) const DOUBT: u8 = 1 << 3;
+}
+
+const VERSION: [u8; 7] = *b"HTTP/1.";
+const CONTENT_LENGTH: [u8; 14] = *b"content-length";
+const TRANSFER_ENCODING: [u8; 17] = *b"transfer-encoding";
+const CHUNKED: [u8; 7] = *b"chunked";
+
+/// The state of one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Answers {
+    /// Body bytes, or bytes of this chunk, still to come.
+    remaining: u64,
+    /// The Content-Length, or the chunk's size being read.
+    length: u64,
+    /// Bytes of this head, or of the lines around this chunk, so far.
+    line_bytes: u32,
+    status: u16,
+    /// One of [`state`].
+    state: u8,
+    position: u8,
+    /// Names that this line's may still be: bits of [`name`].
+    candidates: u8,
+    /// Bits of [`framing`].
+    framing: u8,
+    reserved: [u8; 6],
+}
+
+const _: () = assert!(size_of::<Answers>() == 32);
+
+impl Answers {
+    /// The status code of the answer last reported by a [`Step::Answer`].
+    #[inline(always)]
+    pub const fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Whether nothing can be told any more.
+    #[inline(always)]
+    pub const fn is_lost(&self) -> bool {
+        self.state == state::LOST
+    }
+
+    /// Whether the next byte begins a status line, or an empty line before it.
+    #[inline(always)]
+    pub const fn is_between_answers(&self) -> bool {
+        self.state == state::VERSION && self.position == 0
+    }
+
+    /// Nothing can be told from here on.
+    #[inline(always)]
+    pub const fn lose(&mut self) {
+        self.state = state::LOST;
+    }
+
+    /// How many of the next bytes nobody has to look at, `u64::MAX` if all: they are [`Self::skip`]ped.
+    #[inline(always)]
+    pub const fn to_skip(&self) -> u64 {
+        match self.state {
+            state::BODY | state::CHUNK_DATA => self.remaining,
+            state::CLOSE | state::LOST => u64::MAX,
+            _ => 0,
+        }
+    }
+
+    /// Passes over `count` bytes, at most [`Self::to_skip`].
+    #[inline(always)]
+    pub const fn skip(&mut self, count: u64) {
+        if self.state == state::CLOSE || self.state == state::LOST {
+            return;
+        }
+        self.remaining = self.remaining.saturating_sub(count);
+        if self.remaining == 0 {
+            if self.state == state::BODY {
+                self.begin();
+            } else if self.state == state::CHUNK_DATA {
+                self.state = state::CHUNK_END;
+            }
+        }
+    }
+
+    /// `missing` bytes of the stream were not seen.
+    #[inline(always)]
+    pub const fn gap(&mut self, missing: u64) -> Step {
+        if missing <= self.to_skip() {
+            self.skip(missing);
+            Step::More
+        } else {
+            self.lost()
+        }
+    }
+
+    /// Takes the next byte of the stream. `is_head`: the request that this answer is to was HEAD.
+    #[inline(always)]
+    pub const fn push(&mut self, byte: u8, is_head: bool) -> Step {
+        if self.to_skip() > 0 {
+            self.skip(1);
+            return Step::More;
+        }
+        self.line_bytes = self.line_bytes.wrapping_add(1);
+        if self.line_bytes > HEAD_MAX {
+            return self.lost();
+        }
+        match self.state {
+            state::VERSION | state::MINOR | state::SPACE | state::STATUS | state::REASON => self.status_line(byte),
+            state::LINE | state::END | state::NAME | state::SKIP => self.header(byte, is_head),
+            state::LENGTH | state::CODING => self.value(byte),
+            _ => self.chunk(byte),
+        }
+    }
+
+    #[inline(always)]
+    const fn status_line(&mut self, byte: u8) -> Step {
+        match self.state {
+            state::VERSION => {
+                if self.position == 0 && (byte == b'\r' || byte == b'\n') {
+                    return Step::More;
+                }
+                if byte != at(&VERSION, self.position) {
+                    return self.lost();
+                }
+                self.position += 1;
+                if self.position == VERSION.len() as u8 {
+                    self.state = state::MINOR;
+                }
+            }
+            state::MINOR => {
+                if !byte.is_ascii_digit() {
+                    return self.lost();
+                }
+                self.state = state::SPACE;
+            }
+            state::SPACE => {
+                if byte != b' ' {
+                    return self.lost();
+                }
+                self.state = state::STATUS;
+                self.position = 0;
+                self.status = 0;
+            }
+            state::STATUS => return self.status_code(byte),
+            _ => {
+                if byte == b'\n' {
+                    self.state = state::LINE;
+                }
+            }
+        }
+        Step::More
+    }
+
+    #[inline(always)]
+    const fn status_code(&mut self, byte: u8) -> Step {
+        if self.position < 3 {
+            if byte == b' ' && self.position == 0 {
+                return Step::More;
+            }
+            if !byte.is_ascii_digit() {
+                return self.lost();
+            }
+            self.status = self.status * 10 + (byte - b'0') as u16;
+            self.position += 1;
+            return Step::More;
+        }
+        self.state = match byte {
+            b'\n' => state::LINE,
+            b' ' | b'\t' | b'\r' => state::REASON,
+            _ => return self.lost(),
+        };
+        if self.status < 100 {
+            return self.lost();
+        }
+        if self.is_interim() { Step::More } else { Step::Answer }
+    }
+
+    /// The answer is still to come.
+    #[inline(always)]
+    const fn is_interim(&self) -> bool {
+        self.status < 200 && self.status != 101
+    }
+
+    #[inline(always)]
+    const fn header(&mut self, byte: u8, is_head: bool) -> Step {
+        match self.state {
+            state::LINE => match byte {
+                b'\n' => return self.end_head(is_head),
+                b'\r' => self.state = state::END,
+                b' ' | b'\t' => {
+                    // The value of the line before it goes on.
+                    if self.candidates != 0 {
+                        self.framing |= framing::DOUBT;
+                    }
+                    self.state = state::SKIP;
+                }
+                _ => {
+                    self.candidates = name::BOTH;
+                    self.position = 0;
+                    self.state = state::NAME;
+                    self.name(byte);
+                }
+            },
+            state::END => {
+                if byte == b'\n' {
+                    return self.end_head(is_head);
+                }
+                return self.lost();
+            }
+            state::NAME => self.name(byte),
+            _ => {
+                if byte == b'\n' {
+                    self.state = state::LINE;
+                }
+            }
+        }
+        Step::More
+    }
+
+    /// Takes a byte of a header's name, or of what ends it.
+    #[inline(always)]
+    const fn name(&mut self, byte: u8) {
+        let position = self.position;
+        match byte {
+            b'\n' => {
+                self.candidates = 0;
+                self.state = state::LINE;
+            }
+            b':' => self.end_name(),
+            b' ' | b'\t' | b'\r' => {
+                if self.whole_names() != 0 {
+                    self.framing |= framing::DOUBT;
+                }
+                self.candidates = 0;
+                self.state = state::SKIP;
+            }
+            _ => {
+                let byte = byte.to_ascii_lowercase();
+                if byte != at(&CONTENT_LENGTH, position) {
+                    self.candidates &= !name::LENGTH;
+                }
+                if byte != at(&TRANSFER_ENCODING, position) {
+                    self.candidates &= !name::ENCODING;
+                }
+                if self.candidates == 0 {
+                    self.state = state::SKIP;
+                }
+                self.position = position + 1;
+            }
+        }
+    }
+
+    /// The names that have been read whole.
+    #[inline(always)]
+    const fn whole_names(&self) -> u8 {
+        if self.position == CONTENT_LENGTH.len() as u8 {
+            self.candidates & name::LENGTH
+        } else if self.position == TRANSFER_ENCODING.len() as u8 {
+            self.candidates & name::ENCODING
+        } else {
+            0
+        }
+    }
+
+    #[inline(always)]
+    const fn end_name(&mut self) {
+        self.candidates = self.whole_names();
+        self.position = 0;
+        if self.candidates == name::LENGTH {
+            if self.framing & framing::LENGTH != 0 {
+                self.framing |= framing::DOUBT;
+            }
+            self.framing |= framing::LENGTH;
+            self.length = 0;
+            self.state = state::LENGTH;
+        } else if self.candidates == name::ENCODING {
+            self.framing |= framing::ENCODING;
+            self.state = state::CODING;
+        } else {
+            self.state = state::SKIP;
+        }
+    }
+
+    #[inline(always)]
+    const fn value(&mut self, byte: u8) -> Step {
+        if self.state == state::LENGTH {
+            self.length_value(byte);
+        } else {
+            self.coding_value(byte);
+        }
+        if byte == b'\n' {
+            self.state = state::LINE;
+        }
+        Step::More
+    }
+
+    #[inline(always)]
+    const fn length_value(&mut self, byte: u8) {
+        let is_valid = match byte {
+            b'0'..=b'9' => {
+                let is_valid = self.position != length::BEHIND;
+                self.position = length::DIGITS;
+                self.length = self.length * 10 + (byte - b'0') as u64;
+                is_valid && self.length <= LENGTH_MAX
+            }
+            b' ' | b'\t' | b'\r' => {
+                if self.position == length::DIGITS {
+                    self.position = length::BEHIND;
+                }
+                true
+            }
+            b'\n' => self.position != length::BEFORE,
+            _ => false,
+        };
+        if !is_valid {
+            self.framing |= framing::DOUBT;
+            // No number grows without bound.
+            self.length = 0;
+        }
+    }
+
+    /// The last coding decides (RFC 9112, 6.3), whatever line it is in.
+    #[inline(always)]
+    const fn coding_value(&mut self, byte: u8) {
+        self.position = match byte {
+            b'\n' => {
+                if self.position == coding::WHOLE || self.position == coding::BEHIND {
+                    self.framing |= framing::CHUNKED;
+                } else {
+                    self.framing &= !framing::CHUNKED;
+                }
+                return;
+            }
+            b',' => 0,
+            b' ' | b'\t' | b'\r' => match self.position {
+                0 => 0,
+                coding::WHOLE | coding::BEHIND => coding::BEHIND,
+                _ => coding::OTHER,
+            },
+            _ if self.position < coding::WHOLE && byte.to_ascii_lowercase() == at(&CHUNKED, self.position) => {
+                self.position + 1
+            }
+            _ => coding::OTHER,
+        };
+    }
+
+    #[inline(always)]
+    const fn end_head(&mut self, is_head: bool) -> Step {
+        let framing = self.framing;
+        if self.status == 101 {
+            return self.lost();
+        }
+        if self.is_interim() || is_head || self.status == 204 || self.status == 304 {
+            self.begin();
+            return Step::More;
+        }
+        let both = framing::LENGTH | framing::ENCODING;
+        if framing & framing::DOUBT != 0 || framing & both == both {
+            return self.lost();
+        }
+        self.begin();
+        if framing & framing::CHUNKED != 0 {
+            self.begin_chunk();
+        } else if framing & framing::LENGTH == 0 {
+            self.state = state::CLOSE;
+        } else if self.length > 0 {
+            self.remaining = self.length;
+            self.state = state::BODY;
+        }
+        Step::More
+    }
+
+    #[inline(always)]
+    const fn chunk(&mut self, byte: u8) -> Step {
+        match self.state {
+            state::CHUNK_SIZE => return self.chunk_size(byte),
+            state::CHUNK_EXTENSION => {
+                if byte == b'\n' {
+                    self.end_chunk_size();
+                }
+            }
+            state::CHUNK_END => match byte {
+                b'\r' => self.state = state::CHUNK_END_LF,
+                b'\n' => self.begin_chunk(),
+                _ => return self.lost(),
+            },
+            state::CHUNK_END_LF => {
+                if byte != b'\n' {
+                    return self.lost();
+                }
+                self.begin_chunk();
+            }
+            state::TRAILER => match byte {
+                b'\n' => self.begin(),
+                b'\r' => self.state = state::TRAILER_END,
+                _ => self.state = state::TRAILER_LINE,
+            },
+            state::TRAILER_END => {
+                if byte != b'\n' {
+                    return self.lost();
+                }
+                self.begin();
+            }
+            _ => {
+                if byte == b'\n' {
+                    self.state = state::TRAILER;
+                }
+            }
+        }
+        Step::More
+    }
+
+    #[inline(always)]
+    const fn chunk_size(&mut self, byte: u8) -> Step {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            b'A'..=b'F' => byte - b'A' + 10,
+            _ => {
+                if self.position == 0 {
+                    return self.lost();
+                }
+                match byte {
+                    b'\n' => self.end_chunk_size(),
+                    b';' | b' ' | b'\t' | b'\r' => self.state = state::CHUNK_EXTENSION,
+                    _ => return self.lost(),
+                }
+                return Step::More;
+            }
+        };
+        self.length = self.length << 4 | digit as u64;
+        if self.length > LENGTH_MAX {
+            return self.lost();
+        }
+        self.position = 1;
+        Step::More
+    }
+
+    #[inline(always)]
+    const fn end_chunk_size(&mut self) {
+        if self.length == 0 {
+            self.state = state::TRAILER;
+        } else {
+            self.remaining = self.length;
+            self.state = state::CHUNK_DATA;
+        }
+    }
+
+    #[inline(always)]
+    const fn begin_chunk(&mut self) {
+        self.length = 0;
+        self.position = 0;
+        self.line_bytes = 0;
+        self.state = state::CHUNK_SIZE;
+    }
+
+    /// The next byte begins an answer.
+    #[inline(always)]
+    const fn begin(&mut self) {
+        self.state = state::VERSION;
+        self.position = 0;
+        self.framing = 0;
+        self.candidates = 0;
+        self.line_bytes = 0;
+    }
+
+    #[inline(always)]
+    const fn lost(&mut self) -> Step {
+        self.state = state::LOST;
+        Step::Lost
+    }
+}
+
+/// The byte at `position`, 0 beyond the end.
+#[inline(always)]
+const fn at<const N: usize>(text: &[u8; N], position: u8) -> u8 {
+    let position = position as usize;
+    if position < N { text[position] } else { 0 }
+}

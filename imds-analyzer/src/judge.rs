@@ -1,0 +1,95 @@
+//! What to make of a call: why it had no token, which client made it, what to change, and what is risky about it.
+//!
+//! Facts of one record, and what was seen of the same caller before, become [`Judgement`]. Nothing here waits, and all that
+//! is remembered is bounded.
+
+mod cause;
+mod client;
+mod history;
+pub mod remedy;
+mod risk;
+mod version;
+
+use std::num::NonZeroUsize;
+
+use imds_analyzer_ebpf::{
+    abi::Task,
+    classify::{Verdict, facts},
+};
+use lru::LruCache;
+
+use self::history::{History, Who};
+pub use self::remedy::Remedies;
+use crate::event::{Cause, Client, Event};
+
+/// Judges calls, and remembers what it takes for that.
+#[derive(Debug)]
+pub struct Judge {
+    history: History,
+    remedies: Remedies,
+    /// Clients by the User-Agents that were seen.
+    clients: LruCache<String, Option<Client>>,
+}
+
+/// User-Agents remembered.
+const USER_AGENTS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// What is kept of a call until its record is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Noted {
+    who: Option<Who>,
+    /// It asks for a token.
+    token_request: Option<u64>,
+    has_foreign_header: bool,
+    is_new: bool,
+}
+
+impl Judge {
+    pub fn new(remedies: Remedies) -> Self {
+        Self {
+            history: History::new(),
+            remedies,
+            clients: LruCache::new(USER_AGENTS),
+        }
+    }
+
+    /// Takes a call that was just sent. `now` is in nanoseconds since boot.
+    pub fn sent(&mut self, event: &Event, task: &Task, facts: u16, now: u64) -> Noted {
+        let who = self.history.who(event, task);
+        let is_token_request = matches!(event.verdict, Verdict::V2TokenRequest | Verdict::InvalidTokenRequest);
+        Noted {
+            who,
+            token_request: who.filter(|_| is_token_request).map(|who| self.history.asked(who, now)),
+            has_foreign_header: facts & facts::FOREIGN_HEADER != 0,
+            is_new: who.is_some_and(|who| self.history.is_new(who, event)),
+        }
+    }
+
+    /// Judges a call whose record is about to be written.
+    pub fn judge(&mut self, event: &mut Event, noted: Noted, now: u64) {
+        if let (Some(who), Some(ticket)) = (noted.who, noted.token_request) {
+            self.history.answered(who, ticket, event.answer);
+        }
+        let asked = noted.who.and_then(|who| self.history.last_asked(who, now));
+        let mut judgement = cause::of(event, asked, noted.who.is_some());
+        if judgement.cause == Some(Cause::TokenUnanswered) {
+            judgement.token_hop_limit = self.history.token_hop_limit();
+        }
+        judgement.client = event.http.user_agent.as_deref().and_then(|text| self.client(text));
+        judgement.risks = risk::of(event, noted.is_new, noted.has_foreign_header);
+        judgement.remedy = self.remedies.find(event, &judgement);
+        event.judgement = judgement;
+    }
+
+    fn client(&mut self, user_agent: &str) -> Option<Client> {
+        if let Some(client) = self.clients.get(user_agent) {
+            return client.clone();
+        }
+        let client = client::of_user_agent(user_agent);
+        self.clients.put(user_agent.to_owned(), client.clone());
+        client
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! Signs that a call is more than untidy.
+
+use imds_analyzer_ebpf::classify::{PathClass, Verdict};
+
+use crate::event::{Ancestor, Event, Process, Risk};
+
+/// Web and application servers, by how their names begin.
+const SERVERS: [&str; 26] = [
+    "apache2",
+    "caddy",
+    "catalina",
+    "daphne",
+    "envoy",
+    "gunicorn",
+    "haproxy",
+    "httpd",
+    "hypercorn",
+    "jetty",
+    "lighttpd",
+    "nginx",
+    "passenger",
+    "php-cgi",
+    "php-fpm",
+    "puma",
+    "squid",
+    "thin",
+    "tomcat",
+    "traefik",
+    "unicorn",
+    "uvicorn",
+    "uwsgi",
+    "varnishd",
+    "waitress",
+    "wildfly",
+];
+
+/// The signs of a call.
+pub(super) fn of(event: &Event, is_new: bool, has_foreign_header: bool) -> Vec<Risk> {
+    let is_credential = event.path_class == PathClass::Credential;
+    let is_sensitive = is_credential || event.path_class == PathClass::UserData;
+    let signs = [
+        (Risk::CredentialV1, is_credential && event.verdict == Verdict::V1),
+        (Risk::Forwarded, event.forwarded),
+        (
+            Risk::ServerChild,
+            is_sensitive && event.process.as_deref().is_some_and(is_of_server),
+        ),
+        (Risk::NewCaller, is_new),
+        (
+            Risk::OtherCloudHeader,
+            has_foreign_header && event.path_class != PathClass::NotImds,
+        ),
+    ];
+    signs.into_iter().filter_map(|(risk, is)| is.then_some(risk)).collect()
+}
+
+/// True for a server and for what it started.
+fn is_of_server(process: &Process) -> bool {
+    let own = [process.name.as_str(), last_name(&process.program)];
+    let ancestors = process.ancestors.iter().flat_map(names);
+    own.into_iter().chain(ancestors).any(is_server)
+}
+
+fn names(ancestor: &Ancestor) -> impl Iterator<Item = &str> {
+    let executable = ancestor.executable.as_deref().map(last_name);
+    [Some(ancestor.name.as_str()), executable].into_iter().flatten()
+}
+
+fn last_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn is_server(name: &str) -> bool {
+    SERVERS.iter().any(|server| name.starts_with(server))
+}

@@ -1,0 +1,484 @@
+//! What came back: the status of each request, why a call had no token, and connections without a request.
+//!
+//! guests: every-kernel
+
+#![expect(clippy::panic, reason = "a test fails by it")]
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use imds_analyzer::lab::{Lab, NetNs, Tokens};
+use imds_analyzer_tests::{Analyzer, IMDS_V4, PUT_TOKEN, Stage, connect, get, of_port, port, read_response};
+use serde_json::Value;
+
+/// What a scripted IMDS does about a request.
+enum Reaction {
+    /// Sends these, each in a packet of its own.
+    Send(Vec<Vec<u8>>),
+    Silence,
+    Close,
+    Reset,
+}
+
+fn reply(status: u16) -> Reaction {
+    Reaction::Send(vec![
+        format!("HTTP/1.1 {status} Some Reason\r\nContent-Length: 2\r\n\r\nok").into_bytes(),
+    ])
+}
+
+/// An IMDS that does what a test says for the head of each request.
+fn serve(namespace: &NetNs, react: impl Fn(&str) -> Reaction + Send + Sync + 'static) {
+    let listener = namespace
+        .run(|| TcpListener::bind(IMDS_V4))
+        .expect("namespace")
+        .expect("a port");
+    let react = Arc::new(react);
+    // It ends with this process: its namespace has no other use.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, react) = (stream.expect("a connection"), Arc::clone(&react));
+            thread::spawn(move || answer(stream, &*react));
+        }
+    });
+}
+
+fn answer(mut stream: TcpStream, react: &dyn Fn(&str) -> Reaction) {
+    stream.set_nodelay(true).expect("TCP_NODELAY");
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        while let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head: Vec<u8> = bytes.drain(..end + 4).collect();
+            match react(std::str::from_utf8(&head).expect("UTF-8")) {
+                Reaction::Send(pieces) => {
+                    for piece in pieces {
+                        if stream.write_all(&piece).is_err() {
+                            return;
+                        }
+                    }
+                }
+                Reaction::Silence => {}
+                Reaction::Close => return,
+                Reaction::Reset => return reset(&stream),
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => bytes.extend(&buffer[..count]),
+        }
+    }
+}
+
+/// Makes the end of a connection a reset.
+fn reset(stream: &TcpStream) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    imds_analyzer_tests::set_option(stream, libc::SOL_SOCKET, libc::SO_LINGER, linger);
+}
+
+/// The last part of a path, which says what to do about it: `/latest/meta-data/404`.
+fn wanted(head: &str) -> &str {
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+fn by_path(head: &str) -> Reaction {
+    match wanted(head) {
+        "silence" => Reaction::Silence,
+        "close" => Reaction::Close,
+        "reset" => Reaction::Reset,
+        "continue" => Reaction::Send(vec![
+            b"HTTP/1.1 100 Continue\r\n\r\n".to_vec(),
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        ]),
+        "bytes" => Reaction::Send(
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nabc"
+                .iter()
+                .map(|byte| vec![*byte])
+                .collect(),
+        ),
+        "chunked" => Reaction::Send(vec![
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nHTTP/\r\n".to_vec(),
+            b"0\r\n\r\n".to_vec(),
+        ]),
+        "garbage" => Reaction::Send(vec![b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()]),
+        status => reply(status.parse().unwrap_or(200)),
+    }
+}
+
+/// An analyzer of this process's requests, and a scripted IMDS.
+fn scene(react: impl Fn(&str) -> Reaction + Send + Sync + 'static) -> (Analyzer, Lab) {
+    let analyzer = Analyzer::watch(&["--pid", &std::process::id().to_string()]);
+    let lab = Lab::local().expect("lab");
+    serve(&lab.server, react);
+    (analyzer, lab)
+}
+
+fn path(what: &str) -> String {
+    format!("/latest/meta-data/{what}")
+}
+
+/// Answer and status of a record, in short.
+fn answer_of(record: &Value) -> String {
+    let answer = record["imds"]["answer"].as_str().expect("an answer");
+    match record["http"]["response"]["status_code"].as_u64() {
+        Some(status) => format!("{answer} {status}"),
+        None => answer.to_owned(),
+    }
+}
+
+fn answers_of(records: &[Value]) -> Vec<String> {
+    records.iter().map(answer_of).collect()
+}
+
+#[test]
+fn each_request_has_what_came_back() {
+    let (mut analyzer, lab) = scene(by_path);
+    let cases = [
+        ("200", "answered 200", "success"),
+        ("400", "answered 400", "failure"),
+        ("401", "answered 401", "failure"),
+        ("403", "answered 403", "failure"),
+        ("404", "answered 404", "failure"),
+        ("503", "answered 503", "failure"),
+        ("continue", "answered 200", "success"),
+        ("bytes", "answered 404", "failure"),
+        ("chunked", "answered 200", "success"),
+        ("silence", "none", "failure"),
+        ("close", "none", "failure"),
+        ("reset", "none", "failure"),
+        ("garbage", "unseen", "unknown"),
+    ];
+    let begin = Instant::now();
+    let streams: Vec<_> = cases
+        .iter()
+        .map(|(what, ..)| {
+            let mut stream = connect(&lab.client, IMDS_V4);
+            stream.write_all(get(&path(what)).as_bytes()).expect("write");
+            (port(&stream), stream)
+        })
+        .collect();
+    analyzer.wait_for(|records| records.len() >= cases.len());
+    assert!(begin.elapsed() >= Duration::from_secs(5), "silence is awaited");
+    let ended = analyzer.stop();
+    for ((what, answer, outcome), (port, _)) in cases.iter().zip(&streams) {
+        let [record] = &of_port(&ended.requests(), *port)[..] else {
+            panic!("{what}: one record was expected")
+        };
+        assert_eq!(answer_of(record), *answer, "{what}: {record:#}");
+        assert_eq!(record["event"]["outcome"], *outcome, "{what}");
+        let is_answered = answer.starts_with("answered");
+        assert_eq!(record["event"]["duration"].is_u64(), is_answered, "{what}");
+        // The loopback device takes none away.
+        assert_eq!(record["imds"]["hop_limit"] == 64, is_answered, "{what}");
+    }
+    let summary = ended.of_kind("imds-analyzer-summary").pop().expect("a summary");
+    let answers = &summary["imds"]["summary"]["local_v1_answers"];
+    let expected = serde_json::json!({ "succeeded": 3, "rejected": 1, "failed": 5, "none": 3, "unseen": 1 });
+    assert_eq!(*answers, expected, "{summary:#}");
+}
+
+#[test]
+fn pipelined_requests_and_those_on_one_connection() {
+    let (mut analyzer, lab) = scene(by_path);
+    let statuses = ["200", "404", "401", "503", "403"];
+    let mut pipelined = connect(&lab.client, IMDS_V4);
+    let heads: String = statuses.iter().map(|status| get(&path(status))).collect();
+    pipelined.write_all(heads.as_bytes()).expect("write");
+    let mut kept = connect(&lab.client, IMDS_V4);
+    let many: Vec<&str> = statuses.iter().cycle().take(10).copied().collect();
+    for status in &many {
+        kept.write_all(get(&path(status)).as_bytes()).expect("write");
+        read_response(&mut kept);
+    }
+    analyzer.wait_for(|records| records.len() >= 15);
+    let records = analyzer.records();
+    let expected = |statuses: &[&str]| -> Vec<String> { statuses.iter().map(|it| format!("answered {it}")).collect() };
+    assert_eq!(answers_of(&of_port(&records, port(&pipelined))), expected(&statuses));
+    assert_eq!(answers_of(&of_port(&records, port(&kept))), expected(&many));
+}
+
+#[test]
+fn an_answer_to_nothing_makes_the_rest_unseen() {
+    let (mut analyzer, lab) = scene(|head| match wanted(head) {
+        "two" => {
+            let Reaction::Send(one) = reply(200) else {
+                return Reaction::Silence;
+            };
+            Reaction::Send([one.clone(), one].concat())
+        }
+        _ => by_path(head),
+    });
+    let mut stream = connect(&lab.client, IMDS_V4);
+    stream.write_all(get(&path("two")).as_bytes()).expect("write");
+    read_response(&mut stream);
+    read_response(&mut stream);
+    stream.write_all(get(&path("404")).as_bytes()).expect("write");
+    analyzer.wait_for(|records| records.len() >= 2);
+    let records = analyzer.records();
+    assert_eq!(
+        answers_of(&of_port(&records, port(&stream))),
+        ["answered 200", "unseen"]
+    );
+}
+
+/// As many as the server counted.
+#[test]
+fn twenty_thousand_requests_have_each_its_status() {
+    const CONNECTIONS: usize = 8;
+    /// What is asked for, and the status that it gets; 400 and 401 would end the connection.
+    const CALLS: [(&str, u16); 4] = [
+        ("ami-id", 200),
+        ("nothing", 404),
+        ("instance-id", 200),
+        ("none/such", 404),
+    ];
+    let each = imds_analyzer_tests::at_load(2_500, 200);
+    let mut analyzer = Analyzer::watch(&["--pid", &std::process::id().to_string()]);
+    let lab = Lab::local().expect("lab");
+    let server = imds_analyzer_tests::serve(&lab);
+    thread::scope(|scope| {
+        for connection in 0..CONNECTIONS {
+            let lab = &lab;
+            scope.spawn(move || {
+                let mut stream = connect(&lab.client, IMDS_V4);
+                for request in 0..each {
+                    let (what, status) = CALLS[(request * 7 + connection) % CALLS.len()];
+                    stream.write_all(get(&path(what)).as_bytes()).expect("write");
+                    assert_eq!(read_response(&mut stream), status);
+                }
+            });
+        }
+    });
+    let count = CONNECTIONS * each;
+    analyzer.wait_or_go_on(|records| records.len() >= count);
+    let ended = analyzer.stop();
+    let records = ended.requests();
+    assert_eq!((records.len(), ended.lost()), (count, Vec::new()));
+    for record in &records {
+        let path = record["url"]["path"].as_str().expect("a path");
+        let expected = if path.contains("/no") { 404 } else { 200 };
+        assert_eq!(answer_of(record), format!("answered {expected}"), "{record:#}");
+    }
+    let answered = server.answered();
+    assert_eq!(
+        answered.with_token + answered.without_token,
+        count as u64,
+        "{answered:?}"
+    );
+}
+
+#[test]
+fn without_answers_nothing_is_awaited() {
+    let analyzer = Analyzer::watch(&["--no-answers", "--pid", &std::process::id().to_string()]);
+    let lab = Lab::local().expect("lab");
+    serve(&lab.server, by_path);
+    let mut analyzer = analyzer;
+    let mut stream = connect(&lab.client, IMDS_V4);
+    stream.write_all(get(&path("silence")).as_bytes()).expect("write");
+    drop(connect(&lab.client, IMDS_V4));
+    analyzer.wait_for(|records| records.len() == 1);
+    let ended = analyzer.stop();
+    assert_eq!(answers_of(&ended.requests()), ["unseen"]);
+    assert_eq!(ended.of_kind("imds-attempt").len(), 0);
+}
+
+#[test]
+fn connections_without_a_request_are_told() {
+    let own = std::process::id().to_string();
+    let analyzer = Analyzer::watch(&["--pid", &own]);
+    let refusing = Lab::local().expect("lab");
+    let serving = Lab::local().expect("lab");
+    serve(&serving.server, by_path);
+    let empty = NetNs::new().expect("a namespace");
+
+    let refused = refusing.client.run(|| TcpStream::connect(IMDS_V4)).expect("namespace");
+    assert_eq!(
+        refused.expect_err("nobody listens").kind(),
+        ErrorKind::ConnectionRefused
+    );
+    let unreachable = empty.run(|| TcpStream::connect(IMDS_V4)).expect("namespace");
+    assert_eq!(unreachable.expect_err("no route").kind(), ErrorKind::NetworkUnreachable);
+    let closed = connect(&serving.client, IMDS_V4);
+    thread::sleep(Duration::from_millis(20));
+    drop(closed);
+    // Closed in two steps, and nothing is left of it but its end.
+    let shut = connect(&serving.client, IMDS_V4);
+    shut.shutdown(Shutdown::Write).expect("shut down");
+    drop(shut);
+
+    let ended = analyzer.stop();
+    assert_eq!(ended.requests(), Vec::<Value>::new());
+    let attempts = ended.of_kind("imds-attempt");
+    let seen: Vec<_> = attempts
+        .iter()
+        .map(|it| it["imds"]["attempt"].as_str().expect("a word"))
+        .collect();
+    assert_eq!(seen, ["refused", "unreachable", "closed", "closed"], "{attempts:#?}");
+    for attempt in &attempts {
+        imds_analyzer_tests::fits_schema(attempt);
+        assert_eq!(attempt["process"]["pid"], std::process::id(), "{attempt:#}");
+        assert_eq!(attempt["event"]["outcome"], "failure");
+        assert_eq!(attempt["destination"]["ip"], "169.254.169.254");
+        assert_eq!(
+            attempt["source"].is_object(),
+            attempt["imds"]["attempt"] != "unreachable",
+            "{attempt:#}"
+        );
+    }
+    let waited = attempts[2]["event"]["duration"].as_u64().expect("a duration");
+    assert!(waited >= 20_000_000, "{waited}");
+    assert_eq!(ended.lost(), Vec::<String>::new());
+}
+
+#[test]
+fn a_connection_that_is_not_answered_is_a_timeout() {
+    let analyzer = Analyzer::watch(&["--pid", &std::process::id().to_string()]);
+    // Nobody is behind this device.
+    let namespace = NetNs::new().expect("a namespace");
+    for args in [
+        &["link", "add", "v0", "type", "veth", "peer", "name", "v1"][..],
+        &["addr", "add", "169.254.1.1/16", "dev", "v0"],
+        &["link", "set", "v0", "up"],
+        &["link", "set", "v1", "up"],
+    ] {
+        imds_analyzer_tests::run(&namespace, "ip", args);
+    }
+    let error = namespace
+        .run(|| TcpStream::connect_timeout(&IMDS_V4.parse().expect("an address"), Duration::from_millis(300)))
+        .expect("namespace")
+        .expect_err("no answer");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let attempts = analyzer.stop().of_kind("imds-attempt");
+    let [attempt] = &attempts[..] else {
+        panic!("one was expected: {attempts:#?}")
+    };
+    assert_eq!(attempt["imds"]["attempt"], "timeout");
+}
+
+/// Cause, and id of the remedy.
+fn judged(record: &Value) -> [&str; 2] {
+    let imds = &record["imds"];
+    [&imds["cause"], &imds["remedy"]["id"]].map(|it| it.as_str().unwrap_or("-"))
+}
+
+/// Runs a script against an IMDS that does so for each token request.
+fn fall_back(token: fn() -> Reaction) -> Value {
+    let (mut analyzer, lab) = scene(move |head| match head.starts_with("PUT ") {
+        true => token(),
+        false => by_path(head),
+    });
+    let mut asking = connect(&lab.client, IMDS_V4);
+    asking
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("time-out");
+    asking.write_all(PUT_TOKEN.as_bytes()).expect("write");
+    // As SDKs do: whatever comes, or nothing, the call follows.
+    let _ = asking.read(&mut [0; 1024]);
+    drop(asking);
+    let mut stream = connect(&lab.client, IMDS_V4);
+    stream.write_all(get(&path("200")).as_bytes()).expect("write");
+    read_response(&mut stream);
+    analyzer.wait_for(|records| records.iter().any(|record| record["imds"]["verdict"] == "v1"));
+    let records = analyzer.records();
+    let found = records.into_iter().find(|record| record["imds"]["verdict"] == "v1");
+    found.expect("a v1 call")
+}
+
+#[test]
+fn why_a_caller_fell_back() {
+    for (token, expected) in [
+        (
+            (|| Reaction::Silence) as fn() -> Reaction,
+            ["token-unanswered", "hop-limit"],
+        ),
+        (|| reply(403), ["token-refused", "token-refused"]),
+        (|| reply(503), ["token-refused", "token-refused"]),
+        (|| reply(200), ["token-unused", "unknown"]),
+    ] {
+        let record = fall_back(token);
+        assert_eq!(judged(&record), expected, "{record:#}");
+    }
+}
+
+#[test]
+fn what_curl_and_a_bad_token_get() {
+    let stage = Stage::of(Lab::local().expect("lab"), "json", &[]);
+    stage.curl(&[]);
+    stage.curl(&["-H", "X-aws-ec2-metadata-token: "]);
+    stage.curl(&["-H", "X-aws-ec2-metadata-token: none-that-was-given"]);
+    let records = stage.records();
+    let seen: Vec<_> = records
+        .iter()
+        .map(|record| {
+            let [cause, remedy] = judged(record);
+            format!(
+                "{cause} {remedy} {}",
+                record["imds"]["client"]["name"].as_str().unwrap_or("-")
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            "no-token-request shell-script curl",
+            "empty-variable empty-variable curl",
+            "token-rejected token-rejected curl"
+        ]
+    );
+    assert!(records[0]["imds"]["client"]["version"].is_string(), "{:#}", records[0]);
+}
+
+#[test]
+fn where_tokens_are_required_a_call_without_is_rejected() {
+    let own = std::process::id().to_string();
+    let analyzer = Analyzer::watch(&["--pid", &own, "--fail-on", "rejected"]);
+    let lab = Lab::local().expect("lab");
+    let options = imds_analyzer::lab::Options {
+        tokens: Tokens::Required,
+    };
+    let _server = imds_analyzer::lab::Server::start(&lab.server, options).expect("IMDS");
+    let mut stream = connect(&lab.client, IMDS_V4);
+    stream.write_all(get(&path("ami-id")).as_bytes()).expect("write");
+    read_response(&mut stream);
+    let ended = analyzer.stop();
+    assert_eq!(answers_of(&ended.requests()), ["answered 401"]);
+    assert_eq!(ended.code, Some(0), "local calls do not count: {ended:#?}");
+}
+
+/// Neither a token nor credentials of an answer are anywhere in what comes out.
+#[test]
+fn what_is_in_answers_stays_in_the_kernel() {
+    const SECRET: &str = "AQAEAFxAnswerSecret0123456789abcdefghijklmnopqrstuv";
+    let (mut analyzer, lab) = scene(|head| {
+        let body = format!("{{\"Token\": \"{SECRET}\", \"SecretAccessKey\": \"{SECRET}\"}}");
+        let text = format!(
+            "HTTP/1.1 200 OK\r\nX-Token: {SECRET}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let pieces = if wanted(head) == "bytes" {
+            text.bytes().map(|byte| vec![byte]).collect()
+        } else {
+            vec![text.into_bytes()]
+        };
+        Reaction::Send(pieces)
+    });
+    for what in ["bytes", "whole"] {
+        let mut stream = connect(&lab.client, IMDS_V4);
+        stream.write_all(get(&path(what)).as_bytes()).expect("write");
+        read_response(&mut stream);
+    }
+    analyzer.wait_for(|records| records.len() >= 2);
+    let everything = analyzer.stop().everything();
+    assert!(everything.contains("answered"), "{everything}");
+    for part in [&SECRET[..12], &SECRET[20..32]] {
+        assert!(!everything.contains(part), "{everything}");
+    }
+}
