@@ -348,7 +348,7 @@ pub struct Labels<'a>(Cow<'a, BTreeMap<String, String>>);
 impl<'a> Labels<'a> {
     /// `None` where there are none.
     fn new(labels: &'a BTreeMap<String, String>) -> Option<Self> {
-        (!labels.is_empty()).then(|| Self(Cow::Borrowed(labels)))
+        (!labels.is_empty()).then_some(Self(Cow::Borrowed(labels)))
     }
 }
 

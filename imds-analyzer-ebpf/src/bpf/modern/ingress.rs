@@ -40,8 +40,9 @@ pub(super) fn observe(ctx: *mut __sk_buff) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_answers(ctx: *mut __sk_buff) -> u32 {
-    let sk = Skb(ctx).tcp_sock();
-    if sk.is_null() || !exchange::enter(sk) {
+    let skb = Skb(ctx);
+    let sk = skb.tcp_sock();
+    if sk.is_null() || says_nothing(skb) || !exchange::enter(sk) {
         return 0;
     }
     imds_receive(ctx);
@@ -62,6 +63,15 @@ pub(crate) extern "C" fn imds_left_out(ctx: *mut __sk_buff) -> u32 {
         tell(skb, exchange, News::Lost);
     }
     0
+}
+
+/// A bare acknowledgement. Timers send them, on any CPU: such a packet must not take the turn of one that has an answer.
+#[inline(always)]
+fn says_nothing(skb: Skb) -> bool {
+    match Headers::read(&skb) {
+        Ok(headers) => skb.len() <= headers.payload && !headers.is_syn() && !headers.is_last(),
+        Err(_) => false,
+    }
 }
 
 /// The same, with the turn taken.
