@@ -109,6 +109,8 @@ pub struct Join<L> {
     lookup: L,
     /// Time never goes back.
     since_boot: u64,
+    /// By which times become wall-clock times: one for all, so that they keep their order.
+    clocks: Option<Now>,
     /// Answers are seen: requests wait for them.
     answers: bool,
     pending: Queue<Pending>,
@@ -161,6 +163,7 @@ impl<L: Lookup> Join<L> {
         Self {
             lookup,
             since_boot: 0,
+            clocks: None,
             answers,
             pending: Queue::new(limits.pending, limits.pending),
             early: Queue::new(limits.early, limits.early),
@@ -304,7 +307,7 @@ impl<L: Lookup> Join<L> {
         let (process, owner) = self.owner(now, request);
         let source = address(request.family, request.source, request.source_port);
         Attempt {
-            time: now.wall_at(record.started),
+            time: self.clocks.unwrap_or(now).wall_at(record.started),
             outcome: Outcome::from_raw(record.outcome).unwrap_or(Outcome::Closed),
             duration: Duration::from_nanos(request.header.time.saturating_sub(record.started)),
             owner,
@@ -448,6 +451,9 @@ impl<L: Lookup> Join<L> {
     }
 
     fn pass(&mut self, now: Now) -> u64 {
+        if self.clocks.is_none_or(|clocks| clocks.differs(now)) {
+            self.clocks = Some(now);
+        }
         self.since_boot = self.since_boot.max(now.since_boot);
         self.since_boot
     }
@@ -489,7 +495,7 @@ impl<L: Lookup> Join<L> {
         let destination = address(request.family, request.destination, request.destination_port);
         let packet_destination = address(request.family, request.packet_destination, request.packet_port);
         Event {
-            time: now.wall_at(request.header.time),
+            time: self.clocks.unwrap_or(now).wall_at(request.header.time),
             verdict,
             reason,
             path_class,

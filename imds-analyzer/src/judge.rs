@@ -6,6 +6,7 @@
 mod cause;
 mod client;
 mod history;
+mod look;
 pub mod remedy;
 mod risk;
 mod version;
@@ -18,8 +19,11 @@ use imds_analyzer_ebpf::{
 };
 use lru::LruCache;
 
-use self::history::{History, Who};
 pub use self::remedy::Remedies;
+use self::{
+    history::{History, Who},
+    look::Looks,
+};
 use crate::event::{Cause, Client, Event};
 
 /// Judges calls, and remembers what it takes for that.
@@ -29,15 +33,17 @@ pub struct Judge {
     remedies: Remedies,
     /// Clients by the User-Agents that were seen.
     clients: LruCache<String, Option<Client>>,
+    looks: Looks,
 }
 
 /// User-Agents remembered.
 const USER_AGENTS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// What is kept of a call until its record is written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Noted {
     who: Option<Who>,
+    client: Option<Client>,
     /// It asks for a token.
     token_request: Option<u64>,
     has_foreign_header: bool,
@@ -50,6 +56,7 @@ impl Judge {
             history: History::new(),
             remedies,
             clients: LruCache::new(USER_AGENTS),
+            looks: Looks::new(),
         }
     }
 
@@ -57,8 +64,14 @@ impl Judge {
     pub fn sent(&mut self, event: &Event, task: &Task, facts: u16, now: u64) -> Noted {
         let who = self.history.who(event, task);
         let is_token_request = matches!(event.verdict, Verdict::V2TokenRequest | Verdict::InvalidTokenRequest);
+        // What makes the call says so itself, or it is looked for while the process is still there.
+        let client = match event.http.user_agent.as_deref().and_then(|text| self.client(text)) {
+            None => self.look(event, who),
+            client => client,
+        };
         Noted {
             who,
+            client,
             token_request: who.filter(|_| is_token_request).map(|who| self.history.asked(who, now)),
             has_foreign_header: facts & facts::FOREIGN_HEADER != 0,
             is_new: who.is_some_and(|who| self.history.is_new(who, event)),
@@ -75,10 +88,15 @@ impl Judge {
         if judgement.cause == Some(Cause::TokenUnanswered) {
             judgement.token_hop_limit = self.history.token_hop_limit();
         }
-        judgement.client = event.http.user_agent.as_deref().and_then(|text| self.client(text));
+        judgement.client = noted.client;
         judgement.risks = risk::of(event, noted.is_new, noted.has_foreign_header);
         judgement.remedy = self.remedies.find(event, &judgement);
         event.judgement = judgement;
+    }
+
+    fn look(&mut self, event: &Event, who: Option<Who>) -> Option<Client> {
+        let (who, process) = (who?, event.process.as_ref()?);
+        self.looks.client(who.caller, who.process.1, process)
     }
 
     fn client(&mut self, user_agent: &str) -> Option<Client> {

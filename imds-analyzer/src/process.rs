@@ -11,7 +11,7 @@ mod caller;
 pub mod cgroup;
 mod containers;
 mod executable;
-mod helper;
+pub(crate) mod helper;
 mod name_service;
 mod network_helper;
 mod paths;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use imds_analyzer::lab::{Lab, NetNs, Tokens};
-use imds_analyzer_tests::{Analyzer, IMDS_V4, PUT_TOKEN, Stage, connect, get, of_port, port, read_response};
+use imds_analyzer_tests::{Analyzer, IMDS_V4, PUT_TOKEN, PYTHON, Stage, connect, get, of_port, port, read_response};
 use serde_json::Value;
 
 /// What a scripted IMDS does about a request.
@@ -439,6 +439,33 @@ fn what_curl_and_a_bad_token_get() {
         ]
     );
     assert!(records[0]["imds"]["client"]["version"].is_string(), "{:#}", records[0]);
+}
+
+/// A script that says nothing of itself, in an environment with an old SDK.
+#[test]
+fn the_library_inside_a_caller_is_found() {
+    let stage = Stage::of(Lab::local().expect("lab"), "json", &[]);
+    let venv = tempfile::tempdir().expect("a directory");
+    let package = venv
+        .path()
+        .join("lib/python3.9/site-packages/botocore-1.12.253.dist-info");
+    std::fs::create_dir_all(package).expect("a package");
+    let script = venv.path().join("bin/app");
+    std::fs::create_dir_all(venv.path().join("bin")).expect("a directory");
+    let call = "import socket, sys\n\
+        s = socket.create_connection(('169.254.169.254', 80))\n\
+        s.sendall(b'GET ' + sys.argv[1].encode() + b' HTTP/1.1\\r\\nHost: imds\\r\\n\\r\\n')\n\
+        assert s.recv(4096)\n";
+    std::fs::write(&script, call).expect("a script");
+    stage.run(PYTHON, &[script.to_str().expect("UTF-8"), &stage.path]);
+    let record = stage.record();
+    let client = &record["imds"]["client"];
+    assert_eq!(
+        [&client["name"], &client["version"], &client["source"]],
+        ["botocore", "1.12.253", "dist-info"],
+        "{record:#}"
+    );
+    assert_eq!(judged(&record), ["no-token-request", "botocore-upgrade"]);
 }
 
 #[test]

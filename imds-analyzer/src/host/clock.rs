@@ -22,6 +22,15 @@ impl Now {
         }
     }
 
+    /// Whether the wall clock was set between this moment and a later one. The two clocks are never read at once: some of a
+    /// difference is how long that took.
+    pub(crate) fn differs(self, later: Self) -> bool {
+        const MOST: Duration = Duration::from_millis(10);
+        let expected = self.wall_at(later.since_boot);
+        let (Ok(difference) | Err(difference)) = later.wall.duration_since(expected).map_err(|error| error.duration());
+        difference > MOST
+    }
+
     /// The wall clock's time at `boot_time` ns since boot.
     pub(crate) fn wall_at(self, boot_time: u64) -> SystemTime {
         let at = match self.since_boot.checked_sub(boot_time) {

@@ -371,6 +371,28 @@ fn an_attempt_names_who_and_how_long() {
 }
 
 #[test]
+fn times_keep_their_order_unless_the_clock_is_set() {
+    let mut script = Script::new();
+    let send = |script: &mut Script, cookie: u64, skew: i64| {
+        let mut head = head(cookie, 0);
+        head.header.time = 1_000 * SECOND + cookie;
+        let mut now = script.now();
+        let skewed = Duration::from_millis(skew.unsigned_abs());
+        now.wall = if skew < 0 { now.wall - skewed } else { now.wall + skewed };
+        let mut time = None;
+        script
+            .join
+            .request(now, &head, b"", &mut |event| time = Some(event.time));
+        time.unwrap()
+    };
+    let first = send(&mut script, 1, 0);
+    let second = send(&mut script, 2, -5);
+    assert_eq!(second.duration_since(first).unwrap(), Duration::from_nanos(1));
+    let third = send(&mut script, 3, 60_000);
+    assert!(third.duration_since(first).unwrap() >= Duration::from_secs(60));
+}
+
+#[test]
 fn a_whole_head_is_written_at_once() {
     let mut script = Script::new();
     script.end(&head(1, 0));

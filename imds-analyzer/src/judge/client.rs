@@ -68,7 +68,7 @@ pub(super) fn of_user_agent(user_agent: &str) -> Option<Client> {
 }
 
 /// The version in the beginning of `text`: digits first, without a leading `v`.
-fn version_of(text: &str) -> Option<String> {
+pub(super) fn version_of(text: &str) -> Option<String> {
     let text = text.strip_prefix('v').unwrap_or(text);
     let end = text
         .find(|char: char| !char.is_ascii_alphanumeric() && !".+-_~".contains(char))

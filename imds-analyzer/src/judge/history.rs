@@ -28,9 +28,9 @@ pub(super) const SPAN: Duration = Duration::from_secs(10 * 60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Who {
     /// Its pid and start time.
-    process: (u32, u64),
+    pub(super) process: (u32, u64),
     /// Digest of its caller's key and user.
-    caller: u64,
+    pub(super) caller: u64,
 }
 
 /// A request for a token.

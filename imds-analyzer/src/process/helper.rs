@@ -11,12 +11,12 @@ use std::{
 };
 
 /// Maximum time to wait for an answer. A late answer is kept for the next question.
-pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 
 type LookUp<Q, A> = Arc<dyn Fn(&Q) -> A + Send + Sync>;
 
 /// Asks one question at a time. Its thread starts with the first question, with the privileges of that moment.
-pub(super) struct Helper<Q, A> {
+pub(crate) struct Helper<Q, A> {
     name: &'static str,
     patience: Duration,
     look_up: LookUp<Q, A>,
@@ -52,7 +52,7 @@ impl<Q, A> fmt::Debug for Helper<Q, A> {
 
 impl<Q: Send + 'static, A: Send + 'static> Helper<Q, A> {
     /// `name`: name of the thread.
-    pub(super) fn new(
+    pub(crate) fn new(
         name: &'static str,
         patience: Duration,
         look_up: impl Fn(&Q) -> A + Send + Sync + 'static,
@@ -69,7 +69,7 @@ impl<Q: Send + 'static, A: Send + 'static> Helper<Q, A> {
     }
 
     /// A late answer, with its question.
-    pub(super) fn late_answer(&mut self) -> Option<(Q, A)> {
+    pub(crate) fn late_answer(&mut self) -> Option<(Q, A)> {
         if !self.asking {
             return None;
         }
@@ -85,7 +85,7 @@ impl<Q: Send + 'static, A: Send + 'static> Helper<Q, A> {
 
     /// The answer, if it comes in time. Asks nothing while an older answer is overdue. Call [`Self::late_answer`]
     /// first.
-    pub(super) fn ask(&mut self, question: Q) -> Option<(Q, A)> {
+    pub(crate) fn ask(&mut self, question: Q) -> Option<(Q, A)> {
         let answer = self.try_ask(question);
         self.overdue += u64::from(answer.is_none());
         answer
@@ -123,7 +123,7 @@ impl<Q: Send + 'static, A: Send + 'static> Helper<Q, A> {
         }
     }
 
-    pub(super) fn overdue(&self) -> u64 {
+    pub(crate) fn overdue(&self) -> u64 {
         self.overdue
     }
 

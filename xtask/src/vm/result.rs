@@ -120,7 +120,9 @@ impl GuestResult {
             .filter(|program| !program.attached)
             .map(|program| program.name.as_str())
             .collect();
-        if !refused.is_empty() {
+        // What it counts is in the sockets' storage.
+        let expected: &[&str] = if kernel.only_no_storage { &["imds_ingress"] } else { &[] };
+        if refused != expected {
             return Err(format!("not attached: {}", refused.join(", ")));
         }
         // All the rest was found, the fields of every struct among it.

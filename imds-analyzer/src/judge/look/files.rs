@@ -1,0 +1,84 @@
+//! The file system as a process sees it, in small amounts.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, openat};
+
+/// What one look may take: names in directories, bytes of files, and time.
+const NAMES_MAX: usize = 16 << 10;
+const BYTES_MAX: u64 = 1 << 20;
+const TIME_MAX: Duration = Duration::from_millis(500);
+
+/// A root directory, and what may still be looked at below it. Links are not followed: they could lead out of it.
+pub(super) struct Files {
+    root: File,
+    names: usize,
+    bytes: u64,
+    deadline: Instant,
+}
+
+impl Files {
+    pub(super) fn new(root: File) -> Self {
+        Self {
+            root,
+            names: NAMES_MAX,
+            bytes: BYTES_MAX,
+            deadline: Instant::now() + TIME_MAX,
+        }
+    }
+
+    /// The names in a directory; none where it cannot be read.
+    pub(super) fn names(&mut self, path: &str) -> Vec<String> {
+        let Ok(directory) = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY) else {
+            return Vec::new();
+        };
+        let Ok(entries) = Dir::read_from(&directory) else {
+            return Vec::new();
+        };
+        let names: Vec<String> = entries
+            .take(self.names)
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_str().ok()?.to_owned()))
+            .filter(|name| name != "." && name != "..")
+            .collect();
+        self.names = self.names.saturating_sub(names.len() + 1);
+        names
+    }
+
+    /// A regular file of a few KiB.
+    pub(super) fn read(&mut self, path: &str, max: u64) -> Option<Vec<u8>> {
+        let file = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
+        let status = fstat(&file).ok()?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+            return None;
+        }
+        let max = max.min(self.bytes);
+        let mut bytes = Vec::new();
+        File::from(file).take(max + 1).read_to_end(&mut bytes).ok()?;
+        let len = bytes.len() as u64;
+        self.bytes = self.bytes.saturating_sub(len);
+        (len <= max).then_some(bytes)
+    }
+
+    fn open(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        let step = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+        let mut at: OwnedFd = self.root.try_clone()?.into();
+        while let Some(part) = parts.next() {
+            if part == ".." || Instant::now() > self.deadline {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            let flags = if parts.peek().is_some() {
+                step
+            } else {
+                flags | OFlags::NOFOLLOW | OFlags::CLOEXEC
+            };
+            at = openat(&at, part, flags, Mode::empty())?;
+        }
+        Ok(at)
+    }
+}

@@ -1,0 +1,45 @@
+//! Node.js: `package.json` of an SDK in `node_modules` above the script.
+
+use serde::Deserialize;
+
+use super::{super::client::version_of, Files, script};
+use crate::event::{Client, ClientSource, Process};
+
+/// Packages that call IMDS, the likeliest first, and the clients they are.
+const PACKAGES: [(&str, &str); 3] = [
+    ("@smithy/credential-provider-imds", "aws-sdk-js-v3"),
+    ("@aws-sdk/credential-provider-imds", "aws-sdk-js-v3"),
+    ("aws-sdk", "aws-sdk-js"),
+];
+/// Directories above a script that are looked into.
+const DEPTH: usize = 16;
+const FILE_MAX: u64 = 64 << 10;
+
+#[derive(Deserialize)]
+struct Package {
+    version: String,
+}
+
+pub(super) fn find(files: &mut Files, process: &Process) -> Option<Client> {
+    let script = script(process)?;
+    let mut directory = script.as_str();
+    for _ in 0..DEPTH {
+        directory = directory.rsplit_once('/')?.0;
+        for (package, name) in PACKAGES {
+            let path = format!("{directory}/node_modules/{package}/package.json");
+            let Some(text) = files.read(&path, FILE_MAX) else {
+                continue;
+            };
+            let Ok(package) = serde_json::from_slice::<Package>(&text) else {
+                continue;
+            };
+            return Some(Client {
+                name,
+                version: version_of(&package.version),
+                source: ClientSource::PackageJson,
+                path: Some(path),
+            });
+        }
+    }
+    None
+}
