@@ -24,13 +24,17 @@ pub(crate) fn run() -> Result<ExitCode> {
         "{} sends of {SIZE} bytes over loopback a round, {ROUNDS} pairs of rounds",
         BATCH * BATCHES
     );
-    for owner in ["connect", "auto"] {
+    for args in [
+        &["--owner", "connect", "--no-answers"][..],
+        &["--owner", "connect"],
+        &["--owner", "auto"],
+    ] {
         let mut ratios = Vec::new();
         let (mut without, mut with) = (Vec::new(), Vec::new());
         // The first pair warms up.
         for round in 0..=ROUNDS {
             let plain = sends()?;
-            let analyzer = Analyzer::start(owner)?;
+            let analyzer = Analyzer::start(args)?;
             let watched = sends()?;
             analyzer.stop()?;
             if round > 0 {
@@ -45,7 +49,8 @@ pub(crate) fn run() -> Result<ExitCode> {
             times[times.len() / 2].as_nanos() / BATCH as u128
         };
         println!(
-            "--owner {owner:<8} {} ns a send without, {} ns with; ratio: median {:.3}, quartiles {:.3} to {:.3}",
+            "{:<30} {} ns a send without, {} ns with; ratio: median {:.3}, quartiles {:.3} to {:.3}",
+            args.join(" "),
             nanos(without),
             nanos(with),
             ratios[ROUNDS / 2],
@@ -81,9 +86,10 @@ fn sends() -> Result<Duration> {
 struct Analyzer(Child);
 
 impl Analyzer {
-    fn start(owner: &str) -> Result<Self> {
+    fn start(args: &[&str]) -> Result<Self> {
         let mut child = Command::new(lab::binary())
-            .args(["watch", "--format", "json", "--kernel-rate", "0", "--owner", owner])
+            .args(["watch", "--format", "json", "--kernel-rate", "0"])
+            .args(args)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
