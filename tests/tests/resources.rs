@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imds_analyzer_tests::{Analyzer, Stage, at_load, binary, imds_analyzer, process, quiet_wake_ups, resident};
+use imds_analyzer_tests::{Analyzer, Stage, at_load, binary, imds_analyzer, process, quiet_wake_ups};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -33,9 +33,12 @@ fn memory_after_start() {
     for _ in 0..5 {
         scene.curl(&[]);
     }
-    let now = resident(pid);
-    println!("VmRSS after calls: {now} KiB");
-    assert!(now * 1024 <= 16 * MIB);
+    let status = process(pid).status().expect("a process");
+    let (now, anonymous) = (status.vmrss.expect("a size"), status.rssanon.expect("a size"));
+    println!("VmRSS after calls: {now} KiB (anonymous {anonymous} KiB)");
+    // Newer kernels may map the program in pages of 2 MiB by now, all of which count.
+    assert!(now * 1024 <= 32 * MIB, "{now} KiB");
+    assert!(anonymous * 1024 <= 8 * MIB, "{anonymous} KiB");
     assert_eq!(scene.records().len(), 5);
 }
 
