@@ -5,10 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::OpenOptions,
-    io::{self, Read as _},
+    io,
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,7 +16,8 @@ use serde::Deserialize;
 use crate::{
     choice::{ObjectChoice, OwnerChoice, StdoutFormat},
     cli::{self, DaemonArgs},
-    identity::{Cloud, Identity},
+    host::file,
+    identity::{Facts, Identity},
     kernel::budget::KernelBudget,
     secrets::ArgsMode,
 };
@@ -36,8 +35,6 @@ pub use self::{error::ConfigError, pattern::Pattern};
 
 /// The default configuration, with a comment on each key.
 pub const DEFAULT: &str = include_str!("../../packaging/config.toml");
-/// Maximum size of a configuration file, in bytes.
-const FILE_MAX: u64 = 1 << 20;
 
 /// The daemon's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -49,7 +46,8 @@ pub struct Config {
     pub args: ArgsMode,
     pub name_service: bool,
     pub runtime_dir: PathBuf,
-    pub host: Host,
+    /// What is given here counts for more than what files of the host say.
+    pub host: Facts,
     pub labels: BTreeMap<String, String>,
     pub log: Log,
     pub journald: Journald,
@@ -58,20 +56,6 @@ pub struct Config {
     pub limits: Limits,
     pub ignore: Vec<Pattern>,
     pub expect: Vec<Pattern>,
-}
-
-/// `[host]`: what is given here counts for more than what files of the host say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Host {
-    pub name: Option<String>,
-    pub provider: Option<String>,
-    pub account_id: Option<String>,
-    pub region: Option<String>,
-    pub availability_zone: Option<String>,
-    pub instance_id: Option<String>,
-    pub machine_type: Option<String>,
-    pub image_id: Option<String>,
 }
 
 /// `[log]`.
@@ -141,7 +125,7 @@ impl Default for Config {
             args: ArgsMode::default(),
             name_service: false,
             runtime_dir: "/run/imds-analyzer".into(),
-            host: Host::default(),
+            host: Facts::default(),
             labels: BTreeMap::new(),
             log: Log::default(),
             journald: Journald::default(),
@@ -309,26 +293,7 @@ impl Config {
 
     /// This host: what the configuration says of it, else what its files say.
     pub fn identity(&self) -> Identity {
-        let Host {
-            name,
-            provider,
-            account_id,
-            region,
-            availability_zone,
-            instance_id,
-            machine_type,
-            image_id,
-        } = self.host.clone();
-        let given = Cloud {
-            provider,
-            account_id,
-            region,
-            availability_zone,
-            instance_id,
-            machine_type,
-            image_id,
-        };
-        Identity::of_this_host(name.as_deref(), given, self.labels.clone())
+        Identity::of_this_host(self.host.clone(), self.labels.clone())
     }
 
     /// Warnings about valid rules that do not do what they seem to, each with the remedy.
@@ -401,25 +366,9 @@ impl Config {
 ///
 /// When it cannot be read.
 pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
-    text(path).map_err(|error| ConfigError::Read {
+    let text = file::text(path, 0).map_err(|error| ConfigError::Read {
         path: path.to_owned(),
         error,
-    })
-}
-
-/// Reads a regular file. Rejects a pipe or device instead of blocking on it.
-fn text(path: &Path) -> io::Result<String> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let mut text = String::new();
-    file.take(FILE_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
-    }
-    Ok(text)
+    })?;
+    Ok(text.0)
 }

@@ -15,7 +15,7 @@ use tracing_subscriber::{
 
 use crate::{
     choice::{ColorChoice, Format},
-    identity::{Cloud, Identity},
+    identity::{Facts, Identity},
     judge::Remedies,
     session::Finished,
     sink::{
@@ -75,7 +75,7 @@ pub fn remedies() -> Remedies {
 
 /// This host, as its files name it.
 fn this_host() -> Identity {
-    Identity::of_this_host(None, Cloud::default(), BTreeMap::new())
+    Identity::of_this_host(Facts::default(), BTreeMap::new())
 }
 
 /// What the user is told at the end, on stderr; JSON has it among its records.

@@ -2,6 +2,7 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod clock;
+pub(crate) mod file;
 pub(crate) mod mounts;
 pub(crate) mod namespace;
 pub(crate) mod netlink;

@@ -8,25 +8,18 @@ mod note;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    fs::OpenOptions,
-    io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, io, path::Path, time::SystemTime};
+
+use serde::Deserialize;
 
 use self::note::Note;
-use crate::host::clock::Now;
+use crate::host::{clock::Now, file};
 
 const DMI: &str = "sys/class/dmi/id";
 const HYPERVISOR: &str = "sys/hypervisor/uuid";
 /// Of cloud-init: what it learnt in this boot, in memory; and the instance that it saw last, on disk.
 const NOTE: &str = "run/cloud-init/instance-data.json";
 const LAST_INSTANCE: &str = "var/lib/cloud/data/instance-id";
-/// Maximum size of a file, in bytes.
-const FILE_MAX: u64 = 1 << 20;
 /// Maximum length of a value, in bytes.
 const VALUE_MAX: usize = 128;
 
@@ -35,14 +28,18 @@ const VALUE_MAX: usize = 128;
 pub struct Identity {
     /// Its name.
     pub name: String,
-    pub cloud: Cloud,
+    /// All but its name.
+    pub cloud: Facts,
     /// What the configuration adds.
     pub labels: BTreeMap<String, String>,
 }
 
-/// What is known of an instance.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cloud {
+/// What is known of a host and its instance: `[host]` of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Facts {
+    /// The host's name, where it is not the kernel's.
+    pub name: Option<String>,
     /// `aws`, or the name of another cloud.
     pub provider: Option<String>,
     pub account_id: Option<String>,
@@ -55,10 +52,11 @@ pub struct Cloud {
     pub image_id: Option<String>,
 }
 
-impl Cloud {
+impl Facts {
     /// What is known here, else by `other`.
     fn or(self, other: Self) -> Self {
         Self {
+            name: self.name.or(other.name),
             provider: self.provider.or(other.provider),
             account_id: self.account_id.or(other.account_id),
             region: self.region.or(other.region),
@@ -84,11 +82,11 @@ impl Identity {
     }
 
     /// This host: what `given` says, else what its files say. What is not known is absent.
-    pub fn of_this_host(name: Option<&str>, given: Cloud, labels: BTreeMap<String, String>) -> Self {
+    pub fn of_this_host(mut given: Facts, labels: BTreeMap<String, String>) -> Self {
         let of_kernel = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         let booted = Now::read().wall_at(0);
         Self {
-            name: name.map_or_else(of_kernel, str::to_owned),
+            name: given.name.take().unwrap_or_else(of_kernel),
             cloud: given.or(read(Path::new("/"), booted)),
             labels,
         }
@@ -96,15 +94,15 @@ impl Identity {
 }
 
 /// What the files below `root` say. `booted` is when this boot began.
-fn read(root: &Path, booted: SystemTime) -> Cloud {
+fn read(root: &Path, booted: SystemTime) -> Facts {
     let dmi = |name: &str| value(root, &format!("{DMI}/{name}"));
     let is_ec2 = dmi("sys_vendor").is_some_and(|vendor| vendor == "Amazon EC2")
         || value(root, HYPERVISOR).is_some_and(|uuid| uuid.to_ascii_lowercase().starts_with("ec2"));
-    let of_hardware = Cloud {
+    let of_hardware = Facts {
         provider: is_ec2.then(|| "aws".to_owned()),
         instance_id: dmi("board_asset_tag").filter(|tag| is_ec2 && is_instance_id(tag)),
         machine_type: dmi("product_name").filter(|name| is_ec2 && name.contains('.')),
-        ..Cloud::default()
+        ..Facts::default()
     };
     let is_current = |id: Option<&str>, written: SystemTime| match &of_hardware.instance_id {
         Some(own) => id == Some(own),
@@ -118,9 +116,9 @@ fn read(root: &Path, booted: SystemTime) -> Cloud {
         let id = shown(text.trim())?;
         (is_instance_id(&id) && is_current(Some(&id), written)).then_some(id)
     });
-    of_hardware.or(note.unwrap_or_default()).or(Cloud {
+    of_hardware.or(note.unwrap_or_default()).or(Facts {
         instance_id: last,
-        ..Cloud::default()
+        ..Facts::default()
     })
 }
 
@@ -132,21 +130,9 @@ fn value(root: &Path, path: &str) -> Option<String> {
     shown(text.lines().next()?.trim())
 }
 
-/// A regular file that is not too long, and when it was written. Nothing that could make this wait is opened.
+/// A file, and when it was written. Nothing that could make this wait is opened.
 fn file(root: &Path, path: &str) -> io::Result<(String, SystemTime)> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOFOLLOW)
-        .open(root.join(path))?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let mut text = String::new();
-    file.take(FILE_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
+    let (text, metadata) = file::text(&root.join(path), libc::O_NOFOLLOW)?;
     Ok((text, metadata.modified()?))
 }
 

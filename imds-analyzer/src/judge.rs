@@ -109,5 +109,10 @@ impl Judge {
     }
 }
 
+/// The name of the file at `path`.
+fn last_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests;

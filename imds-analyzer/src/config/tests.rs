@@ -235,7 +235,7 @@ fn flags_come_before_the_file() {
 fn what_is_no_file_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = |name| dir.path().join(name);
-    fs::write(path("long"), vec![b'#'; FILE_MAX as usize + 1]).expect("written");
+    fs::write(path("long"), vec![b'#'; file::FILE_MAX as usize + 1]).expect("written");
     fs::write(path("bytes"), [0xff, 0xfe]).expect("written");
     let _socket = UnixListener::bind(path("socket")).expect("a socket");
     for name in ["long", "bytes", "socket", ".", "absent"] {

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Cloud, shown};
+use super::{Facts, shown};
 
 /// The parts that name an instance; all may be absent.
 #[derive(Debug, Default, Deserialize)]
@@ -62,7 +62,7 @@ impl Note {
             .ok()
     }
 
-    pub(super) fn cloud(self) -> Cloud {
+    pub(super) fn cloud(self) -> Facts {
         let value = |text: Option<String>| text.as_deref().and_then(shown);
         let Document {
             account_id,
@@ -72,21 +72,21 @@ impl Note {
             instance_type,
             image_id,
         } = self.ds.dynamic.instance_identity.document;
-        Cloud {
+        Facts {
             account_id: value(account_id),
             region: value(region),
             availability_zone: value(availability_zone),
             instance_id: value(instance_id),
             machine_type: value(instance_type),
             image_id: value(image_id),
-            provider: None,
+            ..Facts::default()
         }
-        .or(Cloud {
+        .or(Facts {
             provider: value(self.v1.cloud_name),
             region: value(self.v1.region),
             availability_zone: value(self.v1.availability_zone),
             instance_id: value(self.v1.instance_id),
-            ..Cloud::default()
+            ..Facts::default()
         })
     }
 }

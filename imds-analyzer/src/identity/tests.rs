@@ -46,7 +46,7 @@ impl Root {
     }
 
     /// Read in a boot that began so long ago.
-    fn read(&self, ago: Duration) -> Cloud {
+    fn read(&self, ago: Duration) -> Facts {
         read(self.0.path(), SystemTime::now() - ago)
     }
 }
@@ -58,7 +58,8 @@ fn hardware_and_the_notes_of_this_instance() {
     let root = Root::new(&NITRO);
     root.write(NOTE, &note(ID));
     let text = |text: &str| Some(text.to_owned());
-    let expected = Cloud {
+    let expected = Facts {
+        name: None,
         provider: text("aws"),
         account_id: text("123456789012"),
         region: text("eu-west-1"),
@@ -68,9 +69,9 @@ fn hardware_and_the_notes_of_this_instance() {
         image_id: text("ami-1"),
     };
     assert_eq!(root.read(HOUR), expected);
-    let given = Cloud {
+    let given = Facts {
         region: text("moon-1"),
-        ..Cloud::default()
+        ..Facts::default()
     };
     assert_eq!(given.or(root.read(HOUR)).region, text("moon-1"));
 }

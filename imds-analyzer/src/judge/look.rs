@@ -19,6 +19,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 use lru::LruCache;
 
 use self::files::Files;
+use super::last_name;
 use crate::{
     event::{Client, Process},
     host::proc::Proc,
@@ -77,10 +78,7 @@ fn look(process: &Process, start: u64) -> Option<Client> {
     let found = Proc::find(process.pid, start).ok()?;
     let directory = found.directory();
     let mut files = Files::new(directory.file("root").ok()?);
-    let program = process
-        .executable
-        .as_deref()
-        .map(|path| path.rsplit('/').next().unwrap_or(path))?;
+    let program = process.executable.as_deref().map(last_name)?;
     let is = |names: &[&str]| names.iter().any(|name| program.starts_with(name));
     if is(&["python", "pypy"]) {
         python::find(&mut files, process)

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, fmt, io, path::Path};
 use imds_analyzer_ebpf::classify::Verdict;
 use serde::Deserialize;
 
-use super::{client, version::Scheme};
+use super::{client, last_name, version::Scheme};
 use crate::{
     config::{self, ConfigError},
     event::{Advice, Cause, Event, Judgement, NetNs, Process},
@@ -18,7 +18,7 @@ pub const BUILT_IN: &str = include_str!("../../../packaging/remedies.toml");
 pub const ADDED: &str = "/etc/imds-analyzer/remedies.toml";
 
 /// All entries, in the order in which they are tried.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Remedies(Vec<Remedy>);
 
 /// One entry.
@@ -74,12 +74,6 @@ enum Fit {
     Unknown,
 }
 
-impl Default for Remedies {
-    fn default() -> Self {
-        Self::built_in()
-    }
-}
-
 impl Remedies {
     /// Those that are built in.
     pub fn built_in() -> Self {
@@ -93,9 +87,10 @@ impl Remedies {
     ///
     /// When that file cannot be read or is wrong.
     pub fn of_this_host() -> Result<Self, ConfigError> {
-        match Self::built_in().with_file(Path::new(ADDED)) {
+        let path = Path::new(ADDED);
+        match config::read_text(path) {
             Err(ConfigError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(Self::built_in()),
-            result => result,
+            text => Self::built_in().with(path, &text?),
         }
     }
 
@@ -104,9 +99,12 @@ impl Remedies {
     /// # Errors
     ///
     /// When the file cannot be read or is wrong.
-    pub fn with_file(mut self, path: &Path) -> Result<Self, ConfigError> {
-        let text = config::read_text(path)?;
-        let added = parse(&text).map_err(|why| ConfigError::Parse {
+    pub fn with_file(self, path: &Path) -> Result<Self, ConfigError> {
+        self.with(path, &config::read_text(path)?)
+    }
+
+    fn with(mut self, path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let added = parse(text).map_err(|why| ConfigError::Parse {
             path: path.to_owned(),
             why,
         })?;
@@ -238,7 +236,7 @@ impl Remedy {
             return true;
         }
         let Some(process) = process else { return false };
-        let program = process.program.rsplit('/').next().unwrap_or(&process.program);
+        let program = last_name(&process.program);
         let image = process
             .container
             .as_ref()

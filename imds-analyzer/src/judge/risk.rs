@@ -2,6 +2,7 @@
 
 use imds_analyzer_ebpf::classify::{PathClass, Verdict};
 
+use super::last_name;
 use crate::event::{Ancestor, Event, Process, Risk};
 
 /// Web and application servers, by how their names begin.
@@ -64,10 +65,6 @@ fn is_of_server(process: &Process) -> bool {
 fn names(ancestor: &Ancestor) -> impl Iterator<Item = &str> {
     let executable = ancestor.executable.as_deref().map(last_name);
     [Some(ancestor.name.as_str()), executable].into_iter().flatten()
-}
-
-fn last_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
 }
 
 fn is_server(name: &str) -> bool {

@@ -309,7 +309,7 @@ pub struct Cloud<'a> {
 
 impl<'a> Cloud<'a> {
     /// `None` where nothing is known.
-    fn new(cloud: &'a identity::Cloud) -> Option<Self> {
+    fn new(cloud: &'a identity::Facts) -> Option<Self> {
         let text = |value: &'a Option<String>| value.as_ref().map(Text::from);
         let id = |value: &'a Option<String>| value.as_ref().map(|id| CloudId { id: id.into() });
         (!cloud.is_empty()).then(|| Self {

@@ -16,7 +16,7 @@ use crate::{
         Advice, Ancestor, Answer, Attempt, Cause, Client, ClientSource, Container, HttpRequest, HttpVersion, Judgement,
         Login, NetNs, Orchestrator, Platform, Process, Qos, Reply, Risk, Runtime, Source, Tap, Thread, User,
     },
-    identity::{Cloud, Identity},
+    identity::{Facts, Identity},
     notice::{self, Hook},
     summary::Summary,
 };
@@ -221,7 +221,8 @@ pub(crate) fn full_host() -> Identity {
     let text = |text: &str| Some(text.to_owned());
     Identity {
         name: "ip-10-0-0-1".to_owned(),
-        cloud: Cloud {
+        cloud: Facts {
+            name: None,
             provider: text("aws"),
             account_id: text("123456789012"),
             region: text("eu-west-1"),

@@ -83,41 +83,56 @@ impl<W: Write> Sink for TextSink<W> {
 /// The line of `event`, without a line end.
 pub fn line(event: &Event, style: Style) -> impl fmt::Display + '_ {
     fmt::from_fn(move |f| {
+        let (_, request_max) = request_widths(style.width);
+        let process = event.process.as_deref();
+        let line = Line {
+            time: event.time,
+            label: label(event.verdict),
+            status: status(event),
+            what: request(event, request_max),
+            process,
+            marks: marks(event),
+        };
+        line.write(f, style)
+    })
+}
+
+/// What a line consists of, whether it is of a request or of an attempt.
+struct Line<'a> {
+    time: SystemTime,
+    label: (&'static str, anstyle::Style),
+    status: (String, anstyle::Style),
+    what: String,
+    process: Option<&'a Process>,
+    marks: Vec<(anstyle::Style, String)>,
+}
+
+impl Line<'_> {
+    /// Without a line end.
+    fn write(self, f: &mut fmt::Formatter<'_>, style: Style) -> fmt::Result {
         let color = style.color;
-        let (label, verdict_style) = label(event.verdict);
-        let time = time(event.time);
-        let (request_width, request_max) = request_widths(style.width);
-        let request = request(event, request_max);
-        let caller = caller(event.process.as_deref());
-        let marks = marks(event);
-        let taken = columns(&time)
-            + VERDICT_WIDTH
-            + STATUS_WIDTH
-            + 1
-            + columns(&request).max(request_width)
-            + columns(&caller)
-            + 4;
-        let taken = taken + marks.iter().map(|(_, text)| columns(text) + 1).sum::<usize>() + 1;
+        let (label, label_style) = self.label;
+        let (status, status_style) = self.status;
+        let (time, what, caller) = (time(self.time), self.what, caller(self.process));
+        let (width, _) = request_widths(style.width);
+        let taken =
+            columns(&time) + VERDICT_WIDTH + STATUS_WIDTH + 1 + columns(&what).max(width) + columns(&caller) + 4;
+        let taken = taken + self.marks.iter().map(|(_, text)| columns(text) + 1).sum::<usize>() + 1;
         let room = style.width.map_or(usize::MAX, |width| width.saturating_sub(taken));
 
-        write!(f, "{} ", paint(color, FAINT, time))?;
-        write!(
-            f,
-            "{} ",
-            paint(color, verdict_style, format_args!("{label:VERDICT_WIDTH$}"))
-        )?;
-        let (status, status_style) = status(event);
-        write!(
-            f,
-            "{} ",
-            paint(color, status_style, format_args!("{status:>STATUS_WIDTH$}"))
-        )?;
-        write!(f, "{request:request_width$}  {}", paint(color, STRONG, caller))?;
-        if let Some(process) = event.process.as_deref() {
+        let label = paint(color, label_style, format_args!("{label:VERDICT_WIDTH$}")).to_string();
+        let status = paint(color, status_style, format_args!("{status:>STATUS_WIDTH$}")).to_string();
+        write!(f, "{} {label} {status} ", paint(color, FAINT, time))?;
+        write!(f, "{what:width$}  {}", paint(color, STRONG, caller))?;
+        if let Some(process) = self.process {
             write!(f, "{}", paint(color, FAINT, chain(&process.ancestors, room)))?;
         }
-        marks::write(f, color, marks)
-    })
+        for (index, (style, text)) in self.marks.into_iter().enumerate() {
+            let gap = if index == 0 { "  " } else { " " };
+            write!(f, "{gap}{}", paint(color, style, text))?;
+        }
+        Ok(())
+    }
 }
 
 /// `2026-11-22T09:10:11.123Z` without date and zone.

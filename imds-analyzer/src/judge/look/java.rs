@@ -1,6 +1,6 @@
 //! Java: the jars that a virtual machine keeps open.
 
-use super::super::client::version_of;
+use super::super::{client::version_of, last_name};
 use crate::{
     event::{Client, ClientSource},
     host::proc::Directory,
@@ -32,8 +32,7 @@ pub(super) fn find(process: &Directory) -> Option<Client> {
 pub(super) fn of_paths(paths: &[String]) -> Option<Client> {
     JARS.into_iter().find_map(|(beginning, name)| {
         paths.iter().find_map(|path| {
-            let jar = path.rsplit('/').next()?;
-            let version = jar.strip_prefix(beginning)?.strip_suffix(".jar")?;
+            let version = last_name(path).strip_prefix(beginning)?.strip_suffix(".jar")?;
             let version = version_of(version)?;
             // Other projects call their jars so too.
             let is_sdk = name == "aws-sdk-java" || version.starts_with("2.");

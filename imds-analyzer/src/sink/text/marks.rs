@@ -1,10 +1,8 @@
 //! Marks at the end of a request's line.
 
-use std::fmt;
-
 use imds_analyzer_ebpf::classify::{PathClass, Reason, Verdict};
 
-use super::{ALARM, CAUTION, DOUBT, NAME_WIDTH, PLAIN, foreign, paint};
+use super::{ALARM, CAUTION, DOUBT, NAME_WIDTH, PLAIN, foreign};
 use crate::event::{Ancestor, Cause, Event, NetNs, Orchestrator, Process, Risk, User};
 
 /// The marks of `event`.
@@ -72,15 +70,6 @@ pub(super) fn of_process(local: bool, net_ns: NetNs, process: Option<&Process>) 
         }
     }
     marks
-}
-
-/// Writes marks behind a line.
-pub(super) fn write(f: &mut fmt::Formatter<'_>, color: bool, marks: Vec<(anstyle::Style, String)>) -> fmt::Result {
-    for (index, (style, text)) in marks.into_iter().enumerate() {
-        let gap = if index == 0 { "  " } else { " " };
-        write!(f, "{gap}{}", paint(color, style, text))?;
-    }
-    Ok(())
 }
 
 pub(super) fn user_name(user: &User) -> Option<String> {

@@ -1,0 +1,30 @@
+//! Small files that somebody else may have written.
+
+use std::{
+    fs::{Metadata, OpenOptions},
+    io::{self, ErrorKind, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+/// Maximum size of such a file, in bytes.
+pub(crate) const FILE_MAX: u64 = 1 << 20;
+
+/// The text of a regular file of at most 1 MiB. Rejects a pipe or device instead of blocking on it. `flags` are more of
+/// open(2)'s.
+pub(crate) fn text(path: &Path, flags: i32) -> io::Result<(String, Metadata)> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | flags)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_MAX {
+        return Err(io::Error::new(ErrorKind::FileTooLarge, "larger than 1 MiB"));
+    }
+    Ok((text, metadata))
+}
