@@ -38,7 +38,7 @@ pub mod constant {
     pub const OFFSETS: &str = "OFFSETS";
     /// A [`super::Budget`].
     pub const BUDGET: &str = "BUDGET";
-    /// Whether connections are followed for their answers: a `u32`, 0 or 1.
+    /// Whether to track the answers on each connection: a `u32`, 0 or 1.
     pub const ANSWERS: &str = "ANSWERS";
     /// Where digests of payload are evaluated: a random `u32` below 2^31 - 1.
     pub const DIGEST_KEY: &str = "DIGEST_KEY";

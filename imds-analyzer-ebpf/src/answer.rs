@@ -22,7 +22,7 @@ pub const HEAD_MAX: u32 = 64 * 1024;
 /// A Content-Length above this is taken for invalid, and so is a longer chunk.
 const LENGTH_MAX: u64 = 1 << 53;
 
-/// What a byte did.
+/// The effect of one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
@@ -143,7 +143,7 @@ impl Answers {
         self.status
     }
 
-    /// Whether nothing can be told any more.
+    /// Whether the stream can no longer be followed.
     #[inline(always)]
     pub const fn is_lost(&self) -> bool {
         self.state == state::LOST
@@ -155,7 +155,7 @@ impl Answers {
         self.state == state::VERSION && self.position == 0
     }
 
-    /// Nothing can be told from here on.
+    /// Stops following the stream.
     #[inline(always)]
     pub const fn lose(&mut self) {
         self.state = state::LOST;

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{Header, Request};
 
-/// What an [`Answer`] says; the discriminants are the ABI.
+/// The event that an [`Answer`] reports; the discriminants are the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum News {
@@ -31,13 +31,13 @@ impl News {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Answer {
-    /// Of an answer, the time is when the first byte of its status line came.
+    /// For an answer, its time is when the first byte of the status line arrived.
     pub header: Header,
     pub sock: u64,
     pub cookie: u64,
     /// [`Request::index`].
     pub index: u32,
-    /// Of the status line; 0 without one.
+    /// HTTP status code; 0 if the event is no answer.
     pub status: u16,
     /// TTL of the IP packet in which the status line began, or its hop limit.
     pub hop_limit: u8,
@@ -49,7 +49,7 @@ pub struct Answer {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Attempt {
-    /// Who connected, and where; nothing is said of a head.
+    /// The process and both addresses; the fields about a head are not used.
     pub request: Request,
     /// When it was begun, as the header's time.
     pub started: u64,
@@ -58,7 +58,7 @@ pub struct Attempt {
     pub reserved: [u8; 7],
 }
 
-/// What became of such a connection, `imds.attempt`; the discriminants are the ABI.
+/// How such a connection ended, `imds.attempt`; the discriminants are the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Outcome {
