@@ -221,6 +221,7 @@ fn object_checks(workspace: &Path, objects: &[(PathBuf, For)]) -> Result<Row> {
         name: NAME,
         outcome,
         tests: Tests::default(),
+        failed: Vec::new(),
         elapsed: started.elapsed(),
     })
 }
@@ -241,6 +242,7 @@ fn documents() -> Row {
         name: NAME,
         outcome,
         tests: Tests::default(),
+        failed: Vec::new(),
         elapsed: started.elapsed(),
     }
 }
@@ -314,6 +316,12 @@ fn report(rows: &[Row], guests: &[GuestResult], elapsed: Duration) -> ExitCode {
     let failed = !guests_ok || rows.iter().any(|row| row.outcome == Outcome::Failed);
     if total.passed == 0 {
         println!("\nno test ran");
+    }
+    let of_steps = rows
+        .iter()
+        .flat_map(|row| row.failed.iter().map(move |test| format!("{}: {test}", row.name)));
+    for test in of_steps.chain(guests.iter().flat_map(GuestResult::failed)) {
+        println!("\nfailed: {test}");
     }
     println!(
         "\n{} skipped, {} ignored\n{} passed, {} failed",

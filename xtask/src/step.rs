@@ -15,6 +15,8 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) outcome: Outcome,
     pub(crate) tests: Tests,
+    /// Names of failed tests.
+    pub(crate) failed: Vec<String>,
     pub(crate) elapsed: Duration,
 }
 
@@ -67,12 +69,26 @@ pub(crate) struct Counter {
     pub(crate) tests: Tests,
     /// Why tests were skipped, and what showed it: each once.
     pub(crate) skips: BTreeSet<String>,
+    /// Names of failed tests.
+    pub(crate) failed: Vec<String>,
     /// Skips of the program that runs, which libtest takes for successes.
     open: u64,
+    /// Whether the lines that come now are libtest's list of failed tests.
+    in_failures: bool,
 }
 
 impl Counter {
     pub(crate) fn line(&mut self, line: &str) {
+        // libtest says "failures:" twice: before what each failed test printed ("---- NAME stdout ----"), and before
+        // their names.
+        if line == "failures:" {
+            self.in_failures = true;
+        } else if self.in_failures && !line.is_empty() {
+            match line.strip_prefix("    ") {
+                Some(name) => self.failed.push(name.to_owned()),
+                None => self.in_failures = false,
+            }
+        }
         // `skip!` of the end-to-end tests: the test, what is missing, what showed it.
         if let Some(skip) = line.strip_prefix("@skipped\t") {
             self.open += 1;
@@ -95,6 +111,7 @@ impl Row {
             name,
             outcome: Outcome::Skipped(why),
             tests: Tests::default(),
+            failed: Vec::new(),
             elapsed: Duration::ZERO,
         }
     }
@@ -211,6 +228,7 @@ fn read(
         name,
         outcome,
         tests,
+        failed: counter.failed,
         elapsed: started.elapsed(),
     })
 }
@@ -267,6 +285,15 @@ mod tests {
         let tests = counter.tests;
         assert_eq!((tests.passed, tests.failed, tests.skipped), (3, 1, 1));
         assert!(counter.skips.contains("program::a: no IPv6: no /proc/net/if_inet6"));
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        let mut counter = Counter::default();
+        let output = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\n    no name\n\n\nfailures:\n    a\n    b::c\n\n\
+                      test result: FAILED. 3 passed; 2 failed; 0 ignored\n    no name";
+        output.lines().for_each(|line| counter.line(line));
+        assert_eq!(counter.failed, ["a", "b::c"]);
     }
 
     #[test]

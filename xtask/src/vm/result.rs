@@ -22,6 +22,8 @@ pub(crate) struct GuestResult {
     /// The owner hooks with which tests passed.
     owners: Vec<&'static str>,
     tests: Tests,
+    /// Failed tests, each after the command that ran it.
+    failed: Vec<String>,
     /// Names of commands, and the seconds they took.
     times: Vec<(String, f64)>,
     programs: Vec<Program>,
@@ -46,6 +48,7 @@ impl GuestResult {
             release: "-".to_owned(),
             owners: Vec::new(),
             tests: Tests::default(),
+            failed: Vec::new(),
             times: Vec::new(),
             programs: Vec::new(),
             problems: vec![why.to_owned()],
@@ -146,6 +149,8 @@ impl GuestResult {
         }
         let tests = counter.tests;
         self.tests.add(tests);
+        self.failed
+            .extend(counter.failed.iter().map(|test| format!("{}: {test}", ended.name)));
         ended_with(ended, 0)?;
         if tests.failed > 0 || tests.passed == 0 {
             return Err(format!("{} passed, {} failed", tests.passed, tests.failed));
@@ -157,6 +162,11 @@ impl GuestResult {
             .filter(|owner| self.owners.contains(owner) || ended.name.ends_with(&format!("/{owner}")))
             .collect();
         Ok(())
+    }
+
+    /// Failed tests, each after the guest and the command that ran it.
+    pub(crate) fn failed(&self) -> impl Iterator<Item = String> {
+        self.failed.iter().map(|test| format!("kernel {}, {test}", self.name))
     }
 
     pub(crate) fn name(&self) -> &'static str {
