@@ -1,7 +1,7 @@
 //! Processes that are gone before anybody could look at them: every one has its record, and every record has its own
 //! process, with arguments, executable, working directory and the whole chain.
 //!
-//! guests: ends whole-load
+//! guests: oldest whole-load
 //! not-legacy: two_thousand_short_lived_processes_by_their_connects
 
 #![expect(clippy::print_stdout, reason = "figures and reasons are for whoever reads the log")]

@@ -1,6 +1,6 @@
 //! `check`, `schema`, `completions`, `man`, and hosts that refuse: no root, no capabilities, no cgroup2 in sight.
 //!
-//! guests: ends
+//! guests: full
 //! not-legacy: nobody_may_not_watch_and_is_told_what_helps check_as_nobody_explains without_the_capabilities_root_is_not_enough with_the_capabilities_that_it_names_it_runs_without_root with_the_capabilities_that_it_names_but_one_it_cannot_prove_itself
 
 #![expect(clippy::print_stdout, reason = "figures and reasons are for whoever reads the log")]

@@ -1,6 +1,6 @@
 //! The daemon as a service: how it starts, reloads, ends, what rights it keeps, and what it costs.
 //!
-//! guests: quickest
+//! guests: full
 
 #![expect(
     clippy::panic,

@@ -1,6 +1,6 @@
 //! How `watch` begins and ends: the ready line, signals, an output that is closed or full.
 //!
-//! guests: quickest
+//! guests: full
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -1,6 +1,6 @@
 //! Where a head ends and the next one begins: bodies, what is smuggled in them, and what is no HTTP.
 //!
-//! guests: ends send-tap packets
+//! guests: oldest send-tap packets
 
 use std::io::Write;
 

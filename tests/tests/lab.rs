@@ -1,6 +1,6 @@
 //! The `lab` command, end to end.
 //!
-//! guests: ends
+//! guests: full
 
 #![expect(clippy::panic, reason = "a test fails by it")]
 

@@ -1,6 +1,6 @@
 //! What it costs to have it: figures are printed (`--nocapture`), and held against the budgets where that is robust.
 //!
-//! guests: ends
+//! guests: oldest
 
 #![expect(clippy::print_stdout, reason = "figures and reasons are for whoever reads the log")]
 

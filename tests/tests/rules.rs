@@ -1,7 +1,7 @@
 //! `[[ignore]]` and what it goes by: callers choose names, of executables, of cgroups and of paths, and none of those hides
 //! a call.
 //!
-//! guests: quickest
+//! guests: full
 
 #![expect(clippy::print_stderr, reason = "figures and reasons are for whoever reads the log")]
 

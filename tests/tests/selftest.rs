@@ -1,6 +1,6 @@
 //! The analyzer proves itself before it says ready: what keeps it from that is an error, and never a silent tap.
 //!
-//! guests: ends
+//! guests: oldest
 
 #![expect(clippy::panic, reason = "a test fails by it")]
 

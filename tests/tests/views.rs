@@ -1,6 +1,6 @@
 //! Callers whose view of the system is another than the analyzer's, and an analyzer that sees nothing of them in /proc.
 //!
-//! guests: ends
+//! guests: oldest
 
 use std::{
     fs,

@@ -24,6 +24,8 @@ pub(crate) struct Row {
 pub(crate) enum Outcome {
     Passed,
     Failed,
+    /// Failed at first, and passed when it was run once more.
+    Flaky,
     /// Not run, and why.
     Skipped(&'static str),
 }

@@ -434,6 +434,7 @@ impl Tests<'_> {
             Place::Host => false,
             Place::Full => full && is_first,
             Place::Quickest => is_quickest && is_first,
+            Place::Oldest => is_first && (full || kernel.name == ENDS[0]),
             Place::Ends => is_end && is_first,
             Place::EveryKernel => is_first,
             Place::Hooks => {
@@ -442,7 +443,7 @@ impl Tests<'_> {
                 is_first || is_end && (full || kernel.name == ENDS[0] || !in_oldest)
             }
             Place::EveryHook => true,
-            Place::Load => is_quickest && kernel.load == Some(owner),
+            Place::Load => full && kernel.load == Some(owner),
         }
     }
 

@@ -5,11 +5,12 @@
 //! none          on this machine alone: an initramfs is too little of a system for it
 //! full          only if everything is run: what it tests depends on no kernel
 //! quickest      in the guest whose tests take the shortest time
+//! oldest        in the oldest kernel with the wire tap: it has the least of what the program relies on, and the host's is newer
 //! ends          in the oldest and the newest kernel with the wire tap: what one between them does, one of these does
 //! every-kernel  in each guest
 //! hooks         in each guest, and with each further owner hook in the oldest of the ends that has it
 //! every-hook    in each guest with each owner hook
-//! load          where a guest has no other load, with the hook that is its own for that
+//! load          only if everything is run, in each guest with the hook that is its own for that
 //! send-tap      with the send tap, too, or with nothing else
 //! packets       with the wire tap of the object for old kernels, too, or with nothing else
 //! no-storage    in the guest without socket storage, too
@@ -49,6 +50,7 @@ pub(crate) enum Place {
     Host,
     Full,
     Quickest,
+    Oldest,
     Ends,
     EveryKernel,
     Hooks,
@@ -96,6 +98,7 @@ fn parse(name: String, text: &str) -> Result<Program> {
             "none" => Place::Host,
             "full" => Place::Full,
             "quickest" => Place::Quickest,
+            "oldest" => Place::Oldest,
             "ends" => Place::Ends,
             "every-kernel" => Place::EveryKernel,
             "hooks" => Place::Hooks,
