@@ -22,6 +22,7 @@ pub mod judge;
 pub mod kernel;
 pub mod lab;
 pub mod legacy;
+pub mod logfile;
 pub mod loss;
 pub mod notice;
 mod place;

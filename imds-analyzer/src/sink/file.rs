@@ -5,14 +5,12 @@
 //! noticed and logged, and a start record precedes the next record. The directory must not be writable by other users.
 
 use std::{
-    ffi::OsString,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
     os::{
         fd::AsFd as _,
         unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
-    path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
 };
@@ -300,13 +298,6 @@ fn cut_torn_end(file: &mut File, size: u64) -> io::Result<u64> {
     }
     file.set_len(end)?;
     Ok(1)
-}
-
-/// `<path>.<suffix>`
-fn with_suffix(path: &Path, suffix: impl std::fmt::Display) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(format!(".{suffix}"));
-    name.into()
 }
 
 #[cfg(test)]

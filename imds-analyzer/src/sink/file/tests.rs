@@ -1,9 +1,13 @@
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use flate2::read::GzDecoder;
 use proptest::prelude::*;
 
 use super::*;
+use crate::logfile;
 
 fn config(directory: &Path) -> config::Log {
     config::Log {
@@ -281,12 +285,16 @@ fn names_of_another_kind_are_no_obstacle() {
     let mut writer = writer(&config);
     let text = "x".repeat(600);
     write(&mut writer, &text);
-    fs::create_dir(with_suffix(&config.path, "000001")).expect("made");
-    std::os::unix::fs::symlink("/nowhere/at/all", with_suffix(&config.path, "000007.gz")).expect("linked");
-    fs::create_dir(with_suffix(&config.path, u64::MAX)).expect("made");
+    fs::create_dir(logfile::numbered(&config.path, 1)).expect("made");
+    std::os::unix::fs::symlink(
+        "/nowhere/at/all",
+        logfile::compressed(&logfile::numbered(&config.path, 7)),
+    )
+    .expect("linked");
+    fs::create_dir(logfile::numbered(&config.path, u64::MAX)).expect("made");
     write(&mut writer, &text);
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !with_suffix(&config.path, "000008.gz").exists() {
+    while !logfile::compressed(&logfile::numbered(&config.path, 8)).exists() {
         assert!(Instant::now() < deadline, "not set aside");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -351,5 +359,29 @@ proptest! {
         let kept = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         prop_assert_eq!(file.metadata().expect("a file").len(), kept as u64);
         prop_assert_eq!(torn, u64::from(kept != bytes.len()));
+    }
+}
+
+/// While files are compressed and removed.
+#[test]
+fn what_was_written_is_read_in_order() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config::Log {
+        compress: true,
+        ..config(dir.path())
+    };
+    let mut writer = writer(&config);
+    for number in 0..200_u32 {
+        write(&mut writer, &format!("{number:0100}"));
+        let mut numbers: Vec<u32> = Vec::new();
+        for file in logfile::files(&config.path).expect("a directory") {
+            let mut lines = file.lines().expect("nobody else removes files");
+            while let Some(line) = lines.next_line().expect("it can be read") {
+                let text = std::str::from_utf8(line).expect("UTF-8");
+                numbers.extend(text.trim_end().parse::<u32>().ok());
+            }
+        }
+        let first = numbers.first().copied().expect("a line");
+        assert!(numbers.iter().copied().eq(first..=number), "{numbers:?}");
     }
 }

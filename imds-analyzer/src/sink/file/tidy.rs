@@ -1,5 +1,4 @@
-//! Files set aside: `events.jsonl.<number>`, and `.gz` once they are compressed. The higher the number the newer the file,
-//! whatever the clock said.
+//! Rotation: a file gets a number, is compressed, and the oldest files are removed.
 
 use std::{
     fs::{self, File},
@@ -16,12 +15,10 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use rustix::process::setpriority_process;
 
-use super::with_suffix;
-use crate::config;
-
-const COMPRESSED: &str = "gz";
-/// Of a file that is being compressed.
-const UNFINISHED: &str = "tmp";
+use crate::{
+    config,
+    logfile::{self, Form, Rotated},
+};
 
 /// Held while files are compressed: a configuration that is read again comes with a [`Tidy`] of its own, and two threads
 /// at one file would spoil it.
@@ -56,8 +53,8 @@ impl Tidy {
 
     /// Gives the file its number. The oldest files go at once; compressing takes its time, on a thread of its own.
     pub(super) fn set_aside(&self, path: &Path) -> io::Result<()> {
-        let number = last_number(path)? + 1;
-        fs::rename(path, with_suffix(path, format_args!("{number:06}")))?;
+        let number = logfile::last_number(path)? + 1;
+        fs::rename(path, logfile::numbered(path, number))?;
         self.job.remove_oldest()?;
         if self.job.compress && !self.busy.swap(true, Ordering::Acquire) {
             let (job, busy) = (self.job.clone(), Arc::clone(&self.busy));
@@ -79,73 +76,9 @@ impl Tidy {
     }
 }
 
-/// One file set aside.
-#[derive(Debug)]
-struct Aside {
-    number: u64,
-    path: PathBuf,
-    size: u64,
-    extension: Option<&'static str>,
-}
-
-/// The files set aside, the oldest first.
-fn aside(path: &Path) -> io::Result<Vec<Aside>> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
-        return Ok(Vec::new());
-    };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let Some((number, extension)) = entry.file_name().to_str().and_then(|entry| numbered(entry, name)) else {
-            continue;
-        };
-        // Removed meanwhile, perhaps by a collector of logs.
-        let Ok(data) = fs::symlink_metadata(entry.path()) else {
-            continue;
-        };
-        if data.is_file() {
-            found.push(Aside {
-                number,
-                path: entry.path(),
-                size: data.size(),
-                extension,
-            });
-        }
-    }
-    found.sort_unstable_by_key(|file| file.number);
-    Ok(found)
-}
-
-/// The highest number there is, be it a file's or not; 0 without any.
-fn last_number(path: &Path) -> io::Result<u64> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
-        return Ok(0);
-    };
-    let mut last = 0;
-    for entry in fs::read_dir(directory)? {
-        let number = entry?.file_name().to_str().and_then(|entry| numbered(entry, name));
-        last = last.max(number.map_or(0, |(number, _)| number));
-    }
-    Ok(last)
-}
-
-/// The number and the extension of a file set aside, by its name and that of the log.
-fn numbered(entry: &str, log: &str) -> Option<(u64, Option<&'static str>)> {
-    let rest = entry.strip_prefix(log)?.strip_prefix('.')?;
-    let (number, extension) = match rest.split_once('.') {
-        None => (rest, None),
-        Some((number, COMPRESSED)) => (number, Some(COMPRESSED)),
-        Some((number, UNFINISHED)) => (number, Some(UNFINISHED)),
-        Some(_) => return None,
-    };
-    // A number that nobody can count up from is not one of ours.
-    let number = number.parse().ok().filter(|number| *number < u64::MAX)?;
-    Some((number, extension))
-}
-
 impl Job {
     fn remove_oldest(&self) -> io::Result<()> {
-        let files = aside(&self.path)?;
+        let files = logfile::rotated(&self.path)?;
         let mut total: u64 = files.iter().map(|file| file.size).sum();
         for file in files {
             if total <= self.room {
@@ -160,21 +93,21 @@ impl Job {
     fn compress_all(&self) -> io::Result<()> {
         // No code panics while it holds the lock.
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        for file in aside(&self.path)? {
-            match file.extension {
-                Some(UNFINISHED) => remove(&file.path)?,
-                None => self.compress(&file)?,
-                Some(_) => {}
+        for file in logfile::rotated(&self.path)? {
+            match file.form {
+                Form::Unfinished => remove(&file.path)?,
+                Form::Plain => self.compress(&file)?,
+                Form::Compressed => {}
             }
         }
         Ok(())
     }
 
     /// The compressed file is complete before it has its name, and only then the other goes.
-    fn compress(&self, file: &Aside) -> io::Result<()> {
-        let unfinished = with_suffix(&file.path, UNFINISHED);
+    fn compress(&self, file: &Rotated) -> io::Result<()> {
+        let unfinished = logfile::unfinished(&file.path);
         let result = gzip(&file.path, &unfinished)
-            .and_then(|()| fs::rename(&unfinished, with_suffix(&file.path, COMPRESSED)))
+            .and_then(|()| fs::rename(&unfinished, logfile::compressed(&file.path)))
             .and_then(|()| remove(&file.path));
         match result {
             // The oldest may have been removed meanwhile.
