@@ -28,6 +28,8 @@ mkdir -p "$SYSTEM"/{bin,usr/bin,run,dev,etc} "$ROOT/rpm-serve" "$ROOT/rpm-base"
 touch "$SYSTEM/dev/null"
 busybox=$(command -v busybox)
 for name in sh rmdir; do cp "$busybox" "$SYSTEM/bin/$name"; done
+# If it is not static, its libraries.
+ldd "$busybox" 2>/dev/null | grep -o '/[^ ]*' | while read -r library; do cp --parents --dereference "$library" "$SYSTEM"; done
 cat >"$SYSTEM/bin/systemctl" <<'STUB'
 #!/bin/sh
 echo "$*" >>/systemctl-calls

@@ -42,13 +42,13 @@ pub fn binary() -> PathBuf {
 /// Every analyzer sees the whole machine: tests of one binary take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The right to send to IMDS without being seen by another test's analyzer. Held by every [`Analyzer`]; taken on its
-/// own by tests that send before they start theirs.
+/// The right to send to IMDS without being seen by another test's analyzer. Held by every [`Analyzer`]; tests that send
+/// before they start an analyzer take it themselves.
 #[derive(Debug)]
 pub struct Turn(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
 
 impl Turn {
-    /// A turn without any other analyzer.
+    /// Takes the turn and ends the shared analyzer, so that no other one runs.
     pub fn take() -> Self {
         let turn = Self::beside_shared();
         shared::end();
@@ -56,7 +56,7 @@ impl Turn {
     }
 
     fn beside_shared() -> Self {
-        // A test that failed is no reason for the next one to.
+        // A failed test must not make the next one fail.
         Self(TURN.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -69,11 +69,12 @@ pub struct Analyzer {
 
 enum Source {
     Own(Running),
-    /// What the test takes of it, and the line from which on it does. `None` when it was given back.
+    /// The shared analyzer, its first line for this test, and which records are the test's own. `None` once it was
+    /// given back.
     Shared(Option<(Shared, usize, Own)>),
 }
 
-/// What an analyzer left behind.
+/// The exit code and the output of an analyzer that ended.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -97,17 +98,17 @@ impl Analyzer {
         Self::watch_in(Turn::take(), args)
     }
 
-    /// As [`Self::watch`], by a test whose turn it is already.
+    /// Like [`Self::watch`], for a test that already has the turn.
     pub fn watch_in(turn: Turn, args: &[&str]) -> Self {
         Self::start_in(turn, watch(args))
     }
 
-    /// Starts any command that writes a line beginning with `ready` to stderr, and waits for that.
+    /// Starts any command that writes a line beginning with `ready` to stderr, and waits for that line.
     pub fn start(command: Command) -> Self {
         Self::start_in(Turn::take(), command)
     }
 
-    /// As [`Self::start`], by a test whose turn it is already.
+    /// Like [`Self::start`], for a test that already has the turn.
     pub fn start_in(turn: Turn, command: Command) -> Self {
         Self {
             _turn: Some(turn),
@@ -115,7 +116,7 @@ impl Analyzer {
         }
     }
 
-    /// Starts one more in the turn of a test that has one already.
+    /// Starts another analyzer, for a test that already has the turn.
     pub fn start_another(command: Command) -> Self {
         Self {
             _turn: None,
@@ -123,7 +124,7 @@ impl Analyzer {
         }
     }
 
-    /// [`Self::watch`] without further arguments, which tests share; this one takes the records of requests that are its `own`.
+    /// The analyzer that tests share; this test takes the records of requests that `own` accepts.
     pub fn shared(own: impl Fn(&Value) -> bool + Send + 'static) -> Self {
         let turn = Turn::beside_shared();
         let mut shared = Shared::take();
@@ -153,14 +154,14 @@ impl Analyzer {
         }
     }
 
-    /// Waits until `enough` of the request records so far, and returns them.
+    /// Waits until `enough` accepts the request records so far, and returns them.
     pub fn wait_for(&mut self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         let (records, good) = self.wait_until(DEADLINE, enough);
         assert!(good, "not seen in time; there are {}: {records:#?}", records.len());
         records
     }
 
-    /// As [`Self::wait_for`], for tests that say better what is missing.
+    /// Like [`Self::wait_for`], but goes on when time is up: for tests that report better what is missing.
     pub fn wait_or_go_on(&mut self, enough: impl Fn(&[Value]) -> bool) {
         self.wait_until(Duration::from_secs(5), enough);
     }
@@ -175,9 +176,14 @@ impl Analyzer {
         }
     }
 
-    /// Waits for `count` request records; more come to light in [`Self::stop`].
+    /// Waits for `count` request records. [`Self::stop`] shows whether there are more.
     pub fn wait_for_count(&mut self, count: usize) -> Vec<Value> {
         self.wait_for(|records| records.len() >= count)
+    }
+
+    /// The text of stderr so far.
+    pub fn said(&mut self) -> String {
+        self.own().said()
     }
 
     /// The lines of stdout so far.
@@ -185,12 +191,12 @@ impl Analyzer {
         self.own().so_far()
     }
 
-    /// Waits for the next line of stdout, of whatever kind.
+    /// Waits for the next line of stdout, of any kind.
     pub fn next_line(&mut self) -> String {
         self.own().next_line()
     }
 
-    /// The records of all requests that were sent before, where no more are to come.
+    /// The records of all requests sent so far, for a test that sends no more.
     pub fn records(mut self) -> Vec<Value> {
         match &mut self.source {
             Source::Own(_) => self.stop().requests(),
@@ -201,19 +207,19 @@ impl Analyzer {
         }
     }
 
-    /// Ends it as Ctrl-C does, and collects what it wrote: all that was sent before is in there.
+    /// Ends the analyzer like Ctrl-C, and collects its output, which has everything that was sent before.
     pub fn stop(self) -> Ended {
         self.stop_by(libc::SIGINT)
     }
 
-    /// Ends it by a signal, and collects what it wrote.
+    /// Ends the analyzer with `signal`, and collects its output.
     pub fn stop_by(mut self, signal: i32) -> Ended {
         let running = self.own();
         running.signal(signal);
         running.finish()
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the analyzer ends by itself, and collects its output.
     pub fn wait(mut self) -> Ended {
         self.own().finish()
     }
@@ -221,7 +227,7 @@ impl Analyzer {
 
 impl Drop for Analyzer {
     fn drop(&mut self) {
-        // A test that failed may have left it in any state: then the next one has a new one.
+        // A failed test may have left it in any state: the next test then starts a new one.
         if let Source::Shared(part) = &mut self.source
             && let Some((shared, from, own)) = part.take()
             && !thread::panicking()
@@ -249,9 +255,10 @@ impl Ended {
         notices
     }
 
-    /// What the summary says was lost on a request's way from the wire to the output; its answer is another matter. What could not be looked up in
-    /// /proc, where processes come and go, is no such loss; nor is a sender that was not noted because its hook was preempted
-    /// on that CPU, which slow CPUs see: who connected is the owner then. The wire tap knows no such misses.
+    /// The losses in the summary that concern a request on its way from the wire to the output; losses of answers do
+    /// not count. Failed look-ups in /proc do not count either, because processes come and go. Nor does a sender that
+    /// was not noted because its hook was preempted on that CPU, which happens on slow CPUs: the owner is then the
+    /// process that connected. The wire tap has no such misses.
     pub fn lost(&self) -> Vec<String> {
         const LOOK_UPS: [&str; 11] = [
             "answer_state",
@@ -274,7 +281,7 @@ impl Ended {
             .collect()
     }
 
-    /// All it wrote, for looking for what must not be there.
+    /// Everything it wrote, to search for what must not be there.
     pub fn everything(&self) -> String {
         let mut all = self.stdout.join("\n");
         all.push_str(&self.stderr);

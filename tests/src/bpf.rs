@@ -1,4 +1,4 @@
-//! What is in the kernel.
+//! BPF programs in the kernel.
 
 use std::{collections::BTreeSet, process::Command};
 

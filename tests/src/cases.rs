@@ -1,11 +1,11 @@
-//! Tables of connections and what is made of them.
+//! Tables of connections and the records that they must produce.
 
-use crate::{Scene, briefs, exchange, of_port, port};
+use crate::{Stage, briefs, exchange, of_port, port};
 
-/// What one connection carries, and the records in short ([`brief`](crate::brief)) that have to come of it.
+/// What one connection carries, and the records it must produce, in short ([`brief`](crate::brief)).
 pub struct Case {
     pub name: &'static str,
-    /// Written one by one, each in a packet of its own. Then the connection ends.
+    /// Sent one by one, each in its own packet. Then the connection ends.
     pub pieces: Vec<Vec<u8>>,
     pub expect: Vec<String>,
 }
@@ -19,22 +19,22 @@ pub fn case(name: &'static str, bytes: impl Into<Vec<u8>>, expect: &[&str]) -> C
     }
 }
 
-/// Sends all cases and compares; all that fail are shown.
+/// Sends all cases, and fails with every case whose records differ.
 pub fn check(cases: &[Case]) {
-    let mut scene = Scene::shared();
+    let mut stage = Stage::local().by_process().shared();
     let ports: Vec<_> = cases
         .iter()
         .map(|case| {
-            let stream = scene.connect();
+            let stream = stage.connect();
             let port = port(&stream);
             exchange(stream, case.pieces.iter().map(Vec::as_slice));
             port
         })
         .collect();
     let count = cases.iter().map(|case| case.expect.len()).sum();
-    // What is missing shows below, with its name.
-    scene.analyzer.wait_or_go_on(|records| records.len() >= count);
-    let records = scene.analyzer.records();
+    // The comparison below names each case that lacks a record.
+    stage.analyzer.wait_or_go_on(|records| records.len() >= count);
+    let records = stage.analyzer.records();
     let mut failures = String::new();
     for (case, port) in cases.iter().zip(ports) {
         let seen = briefs(&of_port(&records, port));

@@ -1,4 +1,4 @@
-//! A client that decides itself what leaves in which packet.
+//! A client that controls which bytes leave in which packet.
 
 use std::{
     io::{self, Read, Write},
@@ -14,7 +14,8 @@ use imds_analyzer::lab::NetNs;
 pub const IMDS_V4: &str = "169.254.169.254:80";
 pub const IMDS_V6: &str = "[fd00:ec2::254]:80";
 
-/// Connects from inside `namespace`, which must be one the test made. The socket stays in it wherever it is used.
+/// Connects from inside `namespace`, which the test must have made. The socket stays in that namespace wherever it is
+/// used.
 pub fn connect(namespace: &NetNs, address: &str) -> TcpStream {
     let address: SocketAddr = address.parse().expect("an address");
     let stream = namespace
@@ -28,25 +29,25 @@ pub fn connect(namespace: &NetNs, address: &str) -> TcpStream {
     stream
 }
 
-/// The port by which its records are known.
+/// The local port, which identifies the records of this connection.
 pub fn port(stream: &TcpStream) -> u16 {
     stream.local_addr().expect("connected").port()
 }
 
-/// setsockopt(2), for options that std has not.
+/// setsockopt(2), for options that std lacks.
 pub fn set_option<T>(socket: &impl AsRawFd, level: i32, option: i32, value: T) {
     let size = size_of::<T>() as libc::socklen_t;
-    // SAFETY: `value` lives for the call and is of the size given.
+    // SAFETY: `value` lives for the call and has the given size.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
-/// A whole head without a token.
+/// A complete request head without a token.
 pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: imds\r\n\r\n")
 }
 
-/// A whole head with a token, which need not be valid.
+/// A complete request head with a token, which need not be valid.
 pub fn get_with_token(path: &str, token: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: imds\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n")
 }
@@ -70,8 +71,8 @@ pub fn write_in_pieces(stream: &mut TcpStream, bytes: &[u8], size: usize) {
     }
 }
 
-/// Writes each of `pieces` in a packet of its own and ends the stream, while it reads what comes back, to the end. All
-/// was sent when it returns, but for a server that closed early.
+/// Writes each of `pieces` in its own packet and ends the stream, while another thread reads the answers to the end.
+/// Everything was sent when it returns, unless the server closed the connection early.
 pub fn exchange<'a>(stream: TcpStream, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     thread::scope(|scope| {
         let answers = scope.spawn(|| {

@@ -1,4 +1,5 @@
-//! A real systemd-journald, apart from this machine's own: in a mount namespace where /run is a directory of the test's.
+//! A real systemd-journald, separate from this machine's own: it runs in a mount namespace where /run is a directory of
+//! the test.
 
 use std::{
     fs,
@@ -11,7 +12,7 @@ use serde_json::Value;
 use crate::{run_to_end, until};
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
-/// Nothing is left out but what is sent to it.
+/// No rate limit, and only what a test sends: no kernel messages and no audit.
 const CONFIG: &str = "[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nRuntimeMaxUse=256M\nReadKMsg=no\nAudit=no\n";
 
 /// A journal; killed when dropped.
@@ -21,16 +22,16 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Whether this machine has a journald to run.
+    /// True if this machine has a journald to run.
     pub fn is_there() -> bool {
         Path::new(JOURNALD).exists()
     }
 
-    /// Starts one that keeps everything below `dir`, and waits until it listens.
+    /// Starts a journald that keeps everything below `dir`, and waits until it listens.
     pub fn start(dir: &Path) -> Self {
         fs::create_dir_all(dir.join("run/systemd/journal")).expect("made");
         fs::write(dir.join("journald.conf"), CONFIG).expect("written");
-        // Of one that was killed.
+        // Left behind by a journald that was killed.
         let _ = fs::remove_file(dir.join("run/systemd/journal/socket"));
         let script = "mount --bind \"$0/run\" /run && touch /run/journald.conf && \
                       mount --bind \"$0/journald.conf\" /etc/systemd/journald.conf && exec \"$1\"";

@@ -1,14 +1,11 @@
 //! What the end-to-end tests share: the analyzer as a process of its own, seen from outside.
 //!
-//! A test starts a [`Scene`]: the [`Analyzer`], a [`Lab`](imds_analyzer::lab::Lab) and the IMDS in it. Then come real
-//! clients, then it waits for records with a deadline; nothing sleeps to be in time. Failures panic and show what the
-//! analyzer said.
+//! A test starts a [`Stage`]: the [`Analyzer`], a [`Lab`](imds_analyzer::lab::Lab) and the IMDS in it. Then it runs real
+//! clients and waits for records with a deadline. Failures panic and show what the analyzer said.
 //!
-//! A [`Stage`] is the same for programs: its calls have a path of their own, by which its records are found.
-//!
-//! The analyzer sees the whole machine: tests choose the records of their own processes and ports. So most of them can share
-//! one, which is started for the first of them; a test that has arguments, looks at the analyzer itself or at its end has its
-//! own.
+//! The analyzer sees the whole machine, so tests choose the records of their own processes and ports, and most of them
+//! share one analyzer, which is started for the first. A test that needs arguments, or looks at the analyzer itself or
+//! at its end, starts its own.
 
 #![expect(
     clippy::panic,
@@ -21,11 +18,11 @@ mod bpf;
 mod cases;
 mod client;
 mod journal;
+mod namespace;
 mod owner;
 mod process;
 mod program;
 mod records;
-mod scene;
 mod schema;
 mod service;
 mod skip;
@@ -42,11 +39,11 @@ pub use self::{
         read_response, set_option, write_in_pieces,
     },
     journal::Journal,
+    namespace::{output, run, serve, sysctl},
     owner::{at_load, is_legacy, owner, owner_of_older, sees_senders, sender_hook, tap},
     process::{parent, process, quiet_wake_ups, resident, thread_statuses, wake_ups},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},
-    scene::{Scene, output, run, serve, sysctl},
     schema::{fits_schema, schema},
     service::{Service, curl, free_port, lab_with_imds, of_path, sample, send, until},
     skip::{Lack, lack, skipped},

@@ -1,4 +1,4 @@
-//! Which hook says who sent a request: kernels differ, and `cargo xtask vm` runs the tests with each hook in turn.
+//! The hook that tells who sent a request: kernels differ, and `cargo xtask vm` runs the tests with each hook in turn.
 
 use std::{env, process::Command, sync::OnceLock};
 
@@ -6,24 +6,24 @@ use serde_json::Value;
 
 use crate::binary;
 
-/// The hook that is in use where a test asks for none: `OWNER`, with which guests start the analyzer, or the best here.
+/// The hook in use where a test asks for none: `OWNER`, with which guests start the analyzer, or the best hook here.
 pub fn owner() -> String {
     env::var("OWNER").unwrap_or_else(|_| best_owner())
 }
 
-/// Whether it is a hook in the sender's context.
+/// True if the hook in use runs in the sender's context.
 pub fn sees_senders() -> bool {
     owner() != "connect"
 }
 
-/// A number of requests or processes, and fewer in a guest, which has `OWNER` in its environment: its emulated CPU takes
-/// several times as long. With `FULL_LOAD` it is the whole number there, too.
+/// The number of requests or processes in a test. Guests, which have `OWNER` in their environment, use the smaller
+/// number, because their emulated CPU takes several times as long. With `FULL_LOAD` they use the whole number, too.
 pub fn at_load(number: usize, in_a_guest: usize) -> usize {
     let whole = env::var_os("OWNER").is_none() || env::var_os("FULL_LOAD").is_some();
     if whole { number } else { in_a_guest }
 }
 
-/// How bytes are seen where a test asks for no object: guests start the analyzer with `OBJECT`.
+/// The tap in use where a test asks for no object: guests start the analyzer with `OBJECT`.
 pub fn tap() -> &'static str {
     match env::var("OBJECT").as_deref() {
         Ok("legacy") => "send",
@@ -31,7 +31,7 @@ pub fn tap() -> &'static str {
     }
 }
 
-/// Whether the object for old kernels is in use: it knows senders only, and of their paths what /proc shows.
+/// True if the object for old kernels is in use: it knows only senders, and only those of their paths that /proc shows.
 pub fn is_legacy() -> bool {
     env::var("OBJECT").is_ok_and(|object| object.starts_with("legacy"))
 }
@@ -52,7 +52,7 @@ pub fn sender_hook() -> String {
     }
 }
 
-/// As `check` finds it.
+/// The best hook according to `check`.
 fn best_owner() -> String {
     static BEST: OnceLock<String> = OnceLock::new();
     BEST.get_or_init(find_best_owner).clone()

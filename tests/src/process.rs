@@ -1,4 +1,4 @@
-//! What a process may do and what it costs, by its `/proc`.
+//! The rights and the costs of a process, from its files in `/proc`.
 
 use std::{collections::HashMap, thread, time::Duration};
 
@@ -7,7 +7,7 @@ use procfs::{
     process::{Process, Status, Task},
 };
 
-/// A process that is there.
+/// The process `pid`, which must exist.
 pub fn process(pid: u32) -> Process {
     let found = Process::new(pid.try_into().expect("a pid"));
     found.unwrap_or_else(|error| panic!("process {pid}: {error}"))
@@ -24,7 +24,7 @@ pub fn resident(pid: u32) -> u64 {
     process(pid).status().expect("a process").vmrss.expect("a size")
 }
 
-/// Of each thread by its tid. A thread may end at any time: one that does is left out.
+/// The status of each thread, by tid. Threads that end during the call are left out.
 pub fn thread_statuses(pid: u32) -> HashMap<i32, Status> {
     let threads = process(pid).tasks().expect("a process");
     let status = |thread: ProcResult<Task>| thread.and_then(|thread| Ok((thread.tid, thread.status()?)));
@@ -38,11 +38,11 @@ pub fn thread_statuses(pid: u32) -> HashMap<i32, Status> {
     statuses
 }
 
-/// How often the threads of a process were woken up in `time`. One that ended was woken up once.
+/// How often the threads of a process woke up in `time`. A thread that ended counts as one wake-up.
 pub fn wake_ups(pid: u32, time: Duration) -> u64 {
     let switches = |status: &Status| status.voluntary_ctxt_switches.expect("a count");
     let mut before = thread_statuses(pid);
-    // Not to be in time, but to let time pass.
+    // This sleep orders nothing: it is the time over which wake-ups are counted.
     thread::sleep(time);
     let after = thread_statuses(pid);
     let woken: u64 = after
@@ -52,11 +52,12 @@ pub fn wake_ups(pid: u32, time: Duration) -> u64 {
     woken + before.len() as u64
 }
 
-/// Wake-ups in three seconds in which nothing came, as `seen` tells by what it returns: it counts what the analyzer had to do.
-/// A periodic wake-up of whatever period below three seconds shows, for the first such time counts.
+/// Wake-ups in the first three seconds in which nothing happened. `seen` counts what the analyzer had to do: the time
+/// was quiet if that count did not change. A periodic wake-up with any period below three seconds shows, because the
+/// first quiet time counts.
 pub fn quiet_wake_ups(pid: u32, mut seen: impl FnMut() -> usize) -> u64 {
     const TRIES: usize = 20;
-    // What the start left to do.
+    // Let the work that the start left behind finish.
     let mut count = wake_ups(pid, Duration::from_secs(1));
     for _ in 0..TRIES {
         let before = seen();

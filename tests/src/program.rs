@@ -12,7 +12,7 @@ use super::binary;
 /// How long a program may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a program that ended left behind.
+/// The exit code and the output of a program that ended.
 #[derive(Debug)]
 pub struct Output {
     /// `None` if a signal ended it.
@@ -52,7 +52,7 @@ fn read(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-/// Waits for the end of `child`, which is killed if it takes too long.
+/// Waits until `child` ends, and kills it if it takes too long.
 pub fn wait(child: &mut Child) -> ExitStatus {
     let deadline = Instant::now() + DEADLINE;
     loop {

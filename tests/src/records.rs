@@ -1,11 +1,11 @@
-//! What tests ask of records.
+//! Views of records that tests compare.
 
 use serde_json::Value;
 
 use crate::tap;
 
-/// A record in short: verdict (with its reason), method, target and path class, `-` for what is absent.
-/// `v1 GET /latest/user-data user-data`, `unknown/closed - - not-imds`.
+/// A record in short: verdict (with its reason), method, target and path class, `-` for each that is absent. `v1 GET
+/// /latest/user-data user-data`, `unknown/closed - - not-imds`.
 pub fn brief(record: &Value) -> String {
     let imds = &record["imds"];
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
@@ -21,7 +21,7 @@ pub fn brief(record: &Value) -> String {
     )
 }
 
-/// [`brief`] of all.
+/// [`brief`] of each record.
 pub fn briefs(records: &[Value]) -> Vec<String> {
     records.iter().map(brief).collect()
 }
@@ -33,7 +33,8 @@ pub fn verdicts(records: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-/// The records of the connection from `port`, in the order of its requests. All of them were seen by the tap in use.
+/// The records of the connection from `port`, in the order of its requests. Fails unless the tap in use saw all of
+/// them.
 pub fn of_port(records: &[Value], port: u16) -> Vec<Value> {
     let mut records: Vec<_> = records
         .iter()

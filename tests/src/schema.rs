@@ -1,4 +1,4 @@
-//! The schema that the analyzer prints, and records held against it.
+//! The schema that the analyzer prints, and checks of records against it.
 
 use std::sync::OnceLock;
 
@@ -16,12 +16,12 @@ pub fn schema() -> &'static jsonschema::Validator {
     })
 }
 
-/// Whether tests of this program hold records against the schema.
+/// True if tests of this program check records against the schema.
 pub(crate) fn is_in_use() -> bool {
     SCHEMA.get().is_some()
 }
 
-/// Fails unless `record` is as the schema says.
+/// Fails unless `record` fits the schema.
 pub fn fits_schema(record: &Value) {
     let errors: Vec<_> = schema().iter_errors(record).map(|error| error.to_string()).collect();
     assert!(errors.is_empty(), "{errors:#?} in {record:#}");

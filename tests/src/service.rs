@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
     path::PathBuf,
     process::Command,
@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flate2::read::GzDecoder;
-use imds_analyzer::lab::{Lab, Server};
+use imds_analyzer::{
+    lab::{Lab, Server},
+    logfile,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -72,6 +74,12 @@ impl Service {
         self.analyzer = Some(Analyzer::start_another(command));
     }
 
+    /// Waits until `text` is in the daemon's stderr.
+    pub fn wait_for_said(&mut self, text: &str) {
+        let analyzer = self.analyzer.as_mut().expect("running");
+        until(text, || analyzer.said().contains(text));
+    }
+
     /// What it wrote to stdout so far.
     pub fn stdout(&mut self) -> Vec<String> {
         self.analyzer.as_mut().expect("running").so_far().to_vec()
@@ -109,39 +117,30 @@ impl Service {
 
     /// The text of all log files, the oldest first.
     pub fn text(&self) -> String {
+        if !self.log().parent().expect("a directory").exists() {
+            return String::new();
+        }
         loop {
-            // One was set aside or compressed between listing and reading.
-            if let Some(text) = self.text_if_still() {
+            // A file that was listed may be removed, to make room, before it is read.
+            if let Some(text) = self.text_if_all_exist() {
                 return text;
             }
         }
     }
 
-    /// [`Self::text`] unless a file vanished meanwhile.
-    fn text_if_still(&self) -> Option<String> {
-        let Ok(entries) = fs::read_dir(self.log().parent().expect("a directory")) else {
-            return Some(String::new());
-        };
-        let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
-        // The file without a number is the newest; an unfinished one is no log.
-        paths.retain(|path| path.extension().is_none_or(|extension| extension != "tmp"));
-        // Compressed a moment ago, and not removed yet.
-        let all = paths.clone();
-        paths.retain(|path| path.extension().is_none_or(|it| it != "gz") || !all.contains(&path.with_extension("")));
-        paths.sort_by_key(|path| (*path == self.log(), path.clone()));
-        let mut text = String::new();
-        for path in paths {
-            let mut file = match fs::File::open(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-                file => file.unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+    fn text_if_all_exist(&self) -> Option<String> {
+        let mut text = Vec::new();
+        for file in logfile::files(&self.log()).expect("the log's files") {
+            let path = file.path.clone();
+            let mut lines = match file.lines() {
+                Err(error) if error.kind() == ErrorKind::NotFound => return None,
+                lines => lines.unwrap_or_else(|error| panic!("{}: {error}", path.display())),
             };
-            let read = match path.extension().and_then(|extension| extension.to_str()) {
-                Some("gz") => GzDecoder::new(file).read_to_string(&mut text),
-                _ => file.read_to_string(&mut text),
-            };
-            read.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            while let Some(line) = lines.next_line().expect("it can be read") {
+                text.extend_from_slice(line);
+            }
         }
-        Some(text)
+        Some(String::from_utf8(text).expect("UTF-8"))
     }
 
     /// All whole records of the log, each of which must fit the schema.

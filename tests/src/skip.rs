@@ -1,22 +1,24 @@
-//! Tests that are left out where this machine lacks what they are about: skipped, and neither passed nor silent.
+//! Tests of features that this machine lacks: they count as skipped, and neither pass nor end silently.
 
 use std::{
     env,
     io::{self, Write as _},
 };
 
-/// What this machine lacks.
+/// A feature that this machine lacks.
 #[derive(Debug)]
 pub struct Lack {
-    /// A word, by which guests know it: `tun`.
+    /// Its name in the table of kernels, such as `tun`.
     pub what: &'static str,
-    /// What showed it.
+    /// The evidence.
     pub proof: String,
 }
 
-/// Ends a test here if what it needs is missing: `needs!(kprobes())`, of a function that returns an `Option<`[`Lack`]`>`.
+/// Ends a test here if this machine lacks a feature: `needs!(kprobes())`, with a function that returns an
+/// `Option<`[`Lack`]`>`.
 ///
-/// `cargo xtask test` counts it as skipped. In guests it fails the test, unless the table of kernels has it that they lack it.
+/// `cargo xtask test` counts the test as skipped. In a guest the test fails, unless the table of kernels says that the
+/// guest lacks the feature.
 #[macro_export]
 macro_rules! needs {
     ($lack:expr) => {
@@ -27,11 +29,11 @@ macro_rules! needs {
     };
 }
 
-/// Says that a test is skipped; `place` is a name of something in it.
+/// Reports that a test is skipped; `place` is the type name of something in it.
 pub fn skipped(lack: &Lack, place: &str) {
     let test = place.trim_end_matches("::{{closure}}");
     let proof = lack.proof.trim().replace(['\n', '\t'], " ");
-    // Guests have this variable.
+    // Only guests have this variable.
     if let Ok(known) = env::var("LACKS") {
         assert!(
             known.split(' ').any(|it| it == lack.what),
@@ -39,12 +41,12 @@ pub fn skipped(lack: &Lack, place: &str) {
             lack.what
         );
     }
-    // Not `println!`, of which libtest shows nothing when the test is over. It has begun a line already.
+    // Not `println!`: libtest shows nothing of it when the test is over. libtest has already begun a line.
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "\n@skipped\t{test}\t{}\t{proof}", lack.what).expect("stdout");
 }
 
-/// The lack of `what`, with its `proof`, unless it is `there`.
+/// The lack of `what`, with its `proof`, unless `there` is true.
 pub fn lack(what: &'static str, there: bool, proof: impl Into<String>) -> Option<Lack> {
     (!there).then(|| Lack {
         what,

@@ -2,6 +2,7 @@
 //! analyzers and labs, may be at work on the same machine.
 
 use std::{
+    net::TcpStream,
     process::{self, Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -9,7 +10,9 @@ use std::{
 use imds_analyzer::lab::{Lab, Options, Server};
 use serde_json::Value;
 
-use crate::{Analyzer, Ended, binary, fits_schema, sees_senders, sender_hook, wait};
+use crate::{
+    Analyzer, Ended, IMDS_V4, binary, connect, fits_schema, records::of_port, sees_senders, sender_hook, wait,
+};
 
 /// The system's own; the first in the path may be a script that looks for another.
 pub const PYTHON: &str = "/usr/bin/python3";
@@ -28,35 +31,118 @@ def get(connection):
 /// The stage of one test.
 pub struct Stage {
     pub analyzer: Analyzer,
-    /// Of this test's calls alone; there is nothing at it.
+    /// Of this test's calls alone; the server has nothing there.
     pub path: String,
     pub lab: Lab,
     pub server: Server,
 }
 
-impl Stage {
-    /// The analyzer that tests share, and a local lab.
-    pub fn shared() -> Self {
-        Self::shared_in(Lab::local().expect("lab"))
-    }
+/// Whose requests a test looks at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Calls {
+    /// Those to [`Stage::path`] and below.
+    OfPath,
+    /// Those of this process, and with the shared analyzer those of the processes that it started.
+    OfProcess,
+    All,
+}
 
-    /// As [`Self::shared`], with another lab.
-    pub fn shared_in(lab: Lab) -> Self {
-        let path = new_path();
-        let own = path.clone();
+/// A stage before its analyzer runs.
+pub struct Setup {
+    lab: Lab,
+    calls: Calls,
+    format: &'static str,
+}
+
+impl Setup {
+    /// The test chooses by process instead of by path.
+    pub fn by_process(self) -> Self {
         Self {
-            analyzer: Analyzer::shared(move |record| {
-                record["url"]["path"].as_str().is_some_and(|path| path.contains(&own))
-            }),
-            path,
-            server: Server::start(&lab.server, Options::default()).expect("IMDS"),
-            lab,
+            calls: Calls::OfProcess,
+            ..self
         }
     }
 
-    /// An analyzer in a local lab that writes JSON records of [`Self::path`] and below, with further arguments.
-    pub fn new(args: &[&str]) -> Self {
-        Self::of(Lab::local().expect("lab"), "json", args)
+    /// The test sees every request.
+    pub fn of_all(self) -> Self {
+        Self {
+            calls: Calls::All,
+            ..self
+        }
+    }
+
+    pub fn text(self) -> Self {
+        Self { format: "text", ..self }
+    }
+
+    /// With the analyzer that tests share. The test's own turn begins here.
+    pub fn shared(self) -> Stage {
+        let path = new_path();
+        let own = path.clone();
+        let calls = self.calls;
+        let analyzer = Analyzer::shared(move |record| match calls {
+            Calls::OfPath => record["url"]["path"].as_str().is_some_and(|path| path.contains(&own)),
+            Calls::OfProcess => is_ours(record),
+            Calls::All => true,
+        });
+        self.with(analyzer, path)
+    }
+
+    /// With an analyzer of its own, `watch` with further arguments; without budgets unless they name one.
+    pub fn watch(self, args: &[&str]) -> Stage {
+        let path = new_path();
+        let mut command = Command::new(binary());
+        command.args(["watch", "--format", self.format]);
+        match self.calls {
+            Calls::OfPath => command.args(["--path", &path]),
+            Calls::OfProcess => command.args(["--pid", &process::id().to_string()]),
+            Calls::All => &mut command,
+        };
+        if !args.contains(&"--kernel-rate") {
+            command.args(["--kernel-rate", "0"]);
+        }
+        command.args(args);
+        self.with(Analyzer::start(command), path)
+    }
+
+    /// With an analyzer that runs already.
+    pub fn beside(self, analyzer: Analyzer) -> Stage {
+        self.with(analyzer, new_path())
+    }
+
+    fn with(self, analyzer: Analyzer, path: String) -> Stage {
+        Stage {
+            analyzer,
+            path,
+            server: Server::start(&self.lab.server, Options::default()).expect("IMDS"),
+            lab: self.lab,
+        }
+    }
+}
+
+impl Stage {
+    /// A local lab, calls by path, JSON.
+    pub fn local() -> Setup {
+        Self::in_lab(Lab::local().expect("lab"))
+    }
+
+    /// As [`Self::local`], in another lab.
+    pub fn in_lab(lab: Lab) -> Setup {
+        Setup {
+            lab,
+            calls: Calls::OfPath,
+            format: "json",
+        }
+    }
+
+    /// [`Self::local`] with the analyzer that tests share.
+    pub fn shared() -> Self {
+        Self::local().shared()
+    }
+
+    /// [`Self::local`] with an analyzer of its own.
+    pub fn watch(args: &[&str]) -> Self {
+        Self::local().watch(args)
     }
 
     /// With a hook in the sender's context: the one in use, or the best here.
@@ -64,26 +150,25 @@ impl Stage {
         if sees_senders() {
             Self::shared()
         } else {
-            Self::new(&["--owner", &sender_hook()])
+            Self::watch(&["--owner", &sender_hook()])
         }
     }
 
-    /// As [`Self::new`], with text.
-    pub fn text(args: &[&str]) -> Self {
-        Self::of(Lab::local().expect("lab"), "text", args)
+    pub fn connect(&self) -> TcpStream {
+        connect(&self.lab.client, IMDS_V4)
     }
 
-    pub fn of(lab: Lab, format: &str, args: &[&str]) -> Self {
-        let path = new_path();
-        let server = Server::start(&lab.server, Options::default()).expect("IMDS");
-        let mut command = Command::new(binary());
-        command.args(["watch", "--format", format, "--path", &path]).args(args);
-        Self {
-            analyzer: Analyzer::start(command),
-            path,
-            lab,
-            server,
-        }
+    /// Waits for `count` records of the connection from `port`, and that there are no more in the end.
+    pub fn expect(mut self, port: u16, count: usize) -> Vec<Value> {
+        self.analyzer.wait_for(|records| of_port(records, port).len() >= count);
+        exactly(&self.analyzer.records(), port, count)
+    }
+
+    /// As [`Self::expect`]; and what the analyzer left behind.
+    pub fn expect_and_end(mut self, port: u16, count: usize) -> (Vec<Value>, Ended) {
+        self.analyzer.wait_for(|records| of_port(records, port).len() >= count);
+        let ended = self.analyzer.stop();
+        (exactly(&ended.requests(), port, count), ended)
     }
 
     pub fn url(&self) -> String {
@@ -151,6 +236,24 @@ impl Stage {
         };
         record.clone()
     }
+}
+
+fn exactly(records: &[Value], port: u16, count: usize) -> Vec<Value> {
+    let records = of_port(records, port);
+    assert_eq!(records.len(), count, "{records:#?}");
+    records
+}
+
+/// True for a request of this process or of one that it started; analyzers try themselves when they start.
+fn is_ours(record: &Value) -> bool {
+    let process = &record["process"];
+    if process["name"] == "imds-analyzer" {
+        return false;
+    }
+    let ancestors = process["ancestors"].as_array().into_iter().flatten();
+    std::iter::once(process)
+        .chain(ancestors)
+        .any(|it| it["pid"] == process::id())
 }
 
 /// Of one test alone: none is part of another.

@@ -1,8 +1,9 @@
-//! The end of what goes on beside a test.
+//! Stops the threads that run beside a test.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Sets the flag at the end, by a panic too: a scope waits for its threads, and a test that fails must not wait for ever.
+/// Sets the flag when dropped, also by a panic: a scope waits for its threads, and a test that fails must not wait
+/// forever.
 pub struct StopAtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {

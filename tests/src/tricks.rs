@@ -1,4 +1,4 @@
-//! Ways to make a receiver read other bytes than a watcher.
+//! Ways to make a receiver read other bytes than a watcher sees.
 
 use std::{
     net::{TcpListener, TcpStream},
@@ -15,9 +15,9 @@ const PATH: &str = "/latest/user-data";
 /// A stream of heads with urgent bytes in it.
 pub struct Urgent {
     pub name: &'static str,
-    /// Bytes that are sent at once, true with MSG_OOB.
+    /// The bytes of each send; true if it has MSG_OOB.
     pub sends: Vec<(Vec<u8>, bool)>,
-    /// [`crate::brief`] of its records, or the beginning of that.
+    /// [`crate::brief`] of each record, or the beginning of it.
     pub expected: Vec<&'static str>,
 }
 
@@ -28,7 +28,7 @@ impl Urgent {
         }
     }
 
-    /// Holds `briefs` against what is expected.
+    /// Fails unless `briefs` are as expected.
     pub fn check(&self, briefs: &[String]) {
         let matches = briefs.len() == self.expected.len()
             && briefs
@@ -38,7 +38,8 @@ impl Urgent {
         assert!(matches, "{}: {briefs:#?}", self.name);
     }
 
-    /// In a token's name and path, at the edges of a head, in one send with what is before it, where bytes are counted.
+    /// Urgent bytes in a token's name and in a path, at the edges of a head, in one send with the bytes before them,
+    /// and in a body, where bytes are counted.
     pub fn all() -> Vec<Self> {
         const V1: &str = "v1 GET /latest/user-data user-data";
         const URGENT: &str = "unknown/urgent ";
@@ -66,7 +67,7 @@ impl Urgent {
             in_second("in the path", place("user-data"), &usual),
             in_second("in the token", place("x\r\n"), &usual),
             in_second("its first byte", 0, &usual),
-            // The byte behind it may be the urgent one, too.
+            // The byte after it may be the urgent one, too.
             in_second("its last byte", v2.len() - 1, &[V1, URGENT, URGENT, V1]),
             Self {
                 name: "the last byte of two heads in one send",
@@ -99,7 +100,7 @@ impl Urgent {
     }
 }
 
-/// One who takes what is sent to IMDS, and never answers.
+/// A listener at the address of IMDS that never answers.
 pub fn silent_peer(lab: &Lab) -> TcpListener {
     lab.server
         .run(|| TcpListener::bind(IMDS_V4))
@@ -114,8 +115,8 @@ pub fn send_with(stream: &TcpStream, bytes: &[u8], flags: i32) {
     assert_eq!(sent, bytes.len() as isize, "{}", std::io::Error::last_os_error());
 }
 
-/// Connects as TCP_FASTOPEN_CONNECT does, before anything leaves, and lets a child send what opens the connection.
-/// Arguments: the address, and what to send. Prints the child's pid.
+/// Connects with TCP_FASTOPEN_CONNECT, which sends nothing yet, and lets a child send the bytes that open the
+/// connection. Arguments: the address, and the bytes to send. Prints the child's pid.
 const FAST_OPEN_CONNECT: &str = "
 import os, socket, sys
 s = socket.socket()
@@ -131,8 +132,8 @@ s.settimeout(10)
 s.recv(100)
 ";
 
-/// Calls, executes a shell that does not, and that curl, which has the second program's memory map but one. Arguments: the
-/// address and curl's path.
+/// A process that calls IMDS, executes a shell that does not, and from there curl, whose memory map may be at the
+/// address of the first program's. Argument: the address.
 pub const EXEC_TWICE: &str = "
 import os, socket, sys
 for _ in range(5):
@@ -146,7 +147,7 @@ for _ in range(5):
     os.waitpid(pid, 0)
 ";
 
-/// Runs [`FAST_OPEN_CONNECT`] under `analyzer`: the process that sends is named, and not the one that connects.
+/// Runs [`FAST_OPEN_CONNECT`] under `analyzer`: the record must name the process that sends, not the one that connects.
 pub fn fast_open_connect_names_the_sender(mut analyzer: Analyzer) {
     let lab = Lab::local().expect("lab");
     let _server = serve(&lab);

@@ -114,7 +114,7 @@ fn by_path(head: &str) -> Reaction {
 }
 
 /// An analyzer of this process's requests, and a scripted IMDS.
-fn scene(react: impl Fn(&str) -> Reaction + Send + Sync + 'static) -> (Analyzer, Lab) {
+fn stage(react: impl Fn(&str) -> Reaction + Send + Sync + 'static) -> (Analyzer, Lab) {
     let analyzer = Analyzer::watch(&["--pid", &std::process::id().to_string()]);
     let lab = Lab::local().expect("lab");
     serve(&lab.server, react);
@@ -140,7 +140,7 @@ fn answers_of(records: &[Value]) -> Vec<String> {
 
 #[test]
 fn each_request_has_what_came_back() {
-    let (mut analyzer, lab) = scene(by_path);
+    let (mut analyzer, lab) = stage(by_path);
     let cases = [
         ("200", "answered 200", "success"),
         ("400", "answered 400", "failure"),
@@ -187,7 +187,7 @@ fn each_request_has_what_came_back() {
 
 #[test]
 fn pipelined_requests_and_those_on_one_connection() {
-    let (mut analyzer, lab) = scene(by_path);
+    let (mut analyzer, lab) = stage(by_path);
     let statuses = ["200", "404", "401", "503", "403"];
     let mut pipelined = connect(&lab.client, IMDS_V4);
     let heads: String = statuses.iter().map(|status| get(&path(status))).collect();
@@ -207,7 +207,7 @@ fn pipelined_requests_and_those_on_one_connection() {
 
 #[test]
 fn an_answer_to_nothing_makes_the_rest_unseen() {
-    let (mut analyzer, lab) = scene(|head| match wanted(head) {
+    let (mut analyzer, lab) = stage(|head| match wanted(head) {
         "two" => {
             let Reaction::Send(one) = reply(200) else {
                 return Reaction::Silence;
@@ -376,7 +376,7 @@ fn judged(record: &Value) -> [&str; 2] {
 
 /// Runs a script against an IMDS that does so for each token request.
 fn fall_back(token: fn() -> Reaction) -> Value {
-    let (mut analyzer, lab) = scene(move |head| match head.starts_with("PUT ") {
+    let (mut analyzer, lab) = stage(move |head| match head.starts_with("PUT ") {
         true => token(),
         false => by_path(head),
     });
@@ -415,7 +415,7 @@ fn why_a_caller_fell_back() {
 
 #[test]
 fn what_curl_and_a_bad_token_get() {
-    let stage = Stage::of(Lab::local().expect("lab"), "json", &[]);
+    let stage = Stage::watch(&[]);
     stage.curl(&[]);
     stage.curl(&["-H", "X-aws-ec2-metadata-token: "]);
     stage.curl(&["-H", "X-aws-ec2-metadata-token: none-that-was-given"]);
@@ -444,7 +444,7 @@ fn what_curl_and_a_bad_token_get() {
 /// A script that says nothing of itself, in an environment with an old SDK.
 #[test]
 fn the_library_inside_a_caller_is_found() {
-    let mut stage = Stage::of(Lab::local().expect("lab"), "json", &[]);
+    let mut stage = Stage::watch(&[]);
     let venv = tempfile::tempdir().expect("a directory");
     let package = venv
         .path()
@@ -498,7 +498,7 @@ fn where_tokens_are_required_a_call_without_is_rejected() {
 #[test]
 fn what_is_in_answers_stays_in_the_kernel() {
     const SECRET: &str = "AQAEAFxAnswerSecret0123456789abcdefghijklmnopqrstuv";
-    let (mut analyzer, lab) = scene(|head| {
+    let (mut analyzer, lab) = stage(|head| {
         let body = format!("{{\"Token\": \"{SECRET}\", \"SecretAccessKey\": \"{SECRET}\"}}");
         let text = format!(
             "HTTP/1.1 200 OK\r\nX-Token: {SECRET}\r\nContent-Length: {}\r\n\r\n{body}",

@@ -19,7 +19,7 @@ use std::{
 };
 
 use imds_analyzer::lab::Lab;
-use imds_analyzer_tests::{Analyzer, Scene, StopAtEnd, at_load, get, is_legacy, owner, parent, process, resident};
+use imds_analyzer_tests::{Analyzer, Stage, StopAtEnd, at_load, get, is_legacy, owner, parent, process, resident};
 use serde_json::Value;
 
 /// Started at a time.
@@ -122,7 +122,7 @@ fn start(lab: &Lab, count: usize) -> Vec<(u32, String)> {
 
 fn short_lived(hook: &str, load: usize) {
     let count = processes();
-    let scene = Scene::with(Analyzer::watch(&["--owner", hook]), Lab::local().expect("lab"));
+    let stage = Stage::local().beside(Analyzer::watch(&["--owner", hook]));
     let stop = AtomicBool::new(false);
     let begun = Instant::now();
     let started = thread::scope(|scope| {
@@ -130,11 +130,11 @@ fn short_lived(hook: &str, load: usize) {
         for _ in 0..load {
             scope.spawn(|| busy(&stop));
         }
-        start(&scene.lab, count)
+        start(&stage.lab, count)
     });
     let rate = count as f64 / begun.elapsed().as_secs_f64();
-    let memory = resident(scene.analyzer.pid());
-    let ended = scene.analyzer.stop();
+    let memory = resident(stage.analyzer.pid());
+    let ended = stage.analyzer.stop();
 
     let mut by_path: BTreeMap<String, Value> = BTreeMap::new();
     for record in ended.requests() {
@@ -201,15 +201,15 @@ fn cpu_time(pid: u32) -> u64 {
 
 #[test]
 fn processes_that_never_call_cost_nothing() {
-    let scene = Scene::of_all();
-    let (pid, count) = (scene.analyzer.pid(), processes());
+    let stage = Stage::local().of_all().watch(&[]);
+    let (pid, count) = (stage.analyzer.pid(), processes());
     let before = cpu_time(pid);
     for _ in 0..count {
         let status = Command::new("/bin/true").status().expect("a process");
         assert!(status.success());
     }
     let spent = Duration::from_nanos(cpu_time(pid) - before);
-    let ended = scene.analyzer.stop();
+    let ended = stage.analyzer.stop();
     println!(
         "{count} processes that never call: {spent:?} of CPU time, {} records",
         ended.requests().len()

@@ -36,7 +36,7 @@ fn what_is_over_the_budget_of_a_user_is_counted() {
         ("10", 48, CALLS - 1),
         ("1", 3, CALLS - 1),
     ] {
-        let stage = Stage::new(&["--kernel-rate", rate]);
+        let stage = Stage::watch(&["--kernel-rate", rate]);
         stage.python(FLOOD);
         let ended = stage.end();
         let summary = ended.of_kind("imds-analyzer-summary").pop().expect("a summary");
@@ -58,7 +58,7 @@ fn what_is_over_the_budget_of_a_user_is_counted() {
 
 #[test]
 fn a_condition_that_may_have_matched_is_said() {
-    let stage = Stage::new(&["--kernel-rate", "1", "--comm", "nobody", "--fail-on", "v1-local"]);
+    let stage = Stage::watch(&["--kernel-rate", "1", "--comm", "nobody", "--fail-on", "v1-local"]);
     stage.python(FLOOD);
     let ended = stage.end();
     assert!(ended.stderr.contains("--kernel-rate 0"), "{}", ended.stderr);

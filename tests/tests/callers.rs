@@ -30,7 +30,7 @@ fn pids(record: &Value) -> Vec<u64> {
 
 #[test]
 fn an_orphan_of_an_orphan() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let script = r#"
 ends, start = os.pipe()
 if os.fork() == 0:
@@ -49,8 +49,8 @@ print(os.read(ends, 100).decode())
         "    if os.fork() != 0: os._exit(0)\n",
         "    os.environ['PARENT'] = str(os.getpid())\n    if os.fork() != 0: os._exit(0)\n",
     );
-    scene.python(&script);
-    let record = scene.record();
+    stage.python(&script);
+    let record = stage.record();
     let pids = pids(&record);
     assert_eq!(pids.last(), Some(&1), "{record:#}");
     assert!(
@@ -71,9 +71,9 @@ os.execv("/bin/sh", ["sender", "-c", request, "argument"])
 
 #[test]
 fn a_program_executed_after_connecting_is_the_sender() {
-    let scene = Stage::of_senders();
-    let pid = scene.python(EXEC);
-    let record = scene.record();
+    let stage = Stage::of_senders();
+    let pid = stage.python(EXEC);
+    let record = stage.record();
     let process = &record["process"];
     assert_eq!(process["pid"], pid);
     assert_eq!(process["name"], "sh");
@@ -89,9 +89,9 @@ fn a_program_executed_after_connecting_is_the_sender() {
 
 #[test]
 fn with_the_connecting_process_as_owner_nothing_of_a_later_program_is_shown() {
-    let scene = Stage::new(&["--owner", "connect"]);
-    let pid = scene.python(EXEC);
-    let record = scene.record();
+    let stage = Stage::watch(&["--owner", "connect"]);
+    let pid = stage.python(EXEC);
+    let record = stage.record();
     let process = &record["process"];
     assert_eq!(record["imds"]["owner"], "connect");
     assert_eq!(process["pid"], pid);
@@ -105,8 +105,8 @@ fn with_the_connecting_process_as_owner_nothing_of_a_later_program_is_shown() {
 
 #[test]
 fn a_child_that_uses_its_parents_socket() {
-    let scene = Stage::of_senders();
-    let parent = scene.python(
+    let stage = Stage::of_senders();
+    let parent = stage.python(
         r#"
 connection = connect()
 if os.fork() == 0:
@@ -116,7 +116,7 @@ if os.fork() == 0:
 os.wait()
 "#,
     );
-    let record = scene.record();
+    let record = stage.record();
     assert_ne!(record["process"]["pid"], parent);
     assert_eq!(record["process"]["name"], "the-child");
     assert_eq!(record["process"]["parent"]["pid"], parent);
@@ -125,8 +125,8 @@ os.wait()
 
 #[test]
 fn a_process_that_was_passed_the_socket() {
-    let scene = Stage::of_senders();
-    let parent = scene.python(
+    let stage = Stage::of_senders();
+    let parent = stage.python(
         r#"
 near, far = socket.socketpair(socket.AF_UNIX)
 if os.fork() == 0:
@@ -142,16 +142,16 @@ socket.send_fds(near, [b"x"], [connection.fileno()])
 os.wait()
 "#,
     );
-    let record = scene.record();
+    let record = stage.record();
     assert_eq!(record["process"]["name"], "the-receiver");
     assert_eq!(record["process"]["parent"]["pid"], parent);
 }
 
 #[test]
 fn a_process_in_a_pid_namespace_of_its_own() {
-    let scene = Stage::shared();
-    let unshare = scene.run("unshare", &["-pf", "curl", "-sm10", &scene.url()]);
-    let record = scene.record();
+    let stage = Stage::shared();
+    let unshare = stage.run("unshare", &["-pf", "curl", "-sm10", &stage.url()]);
+    let record = stage.record();
     let process = &record["process"];
     assert_eq!(process["name"], "curl");
     assert_eq!(process["args"][0], "curl");
@@ -162,8 +162,8 @@ fn a_process_in_a_pid_namespace_of_its_own() {
 
 #[test]
 fn a_thread() {
-    let scene = Stage::shared();
-    let pid = scene.python(
+    let stage = Stage::shared();
+    let pid = stage.python(
         r#"
 def work():
     ctypes.CDLL(None).prctl(15, b"worker-7", 0, 0, 0)
@@ -173,7 +173,7 @@ thread.start()
 thread.join()
 "#,
     );
-    let record = scene.record();
+    let record = stage.record();
     let process = &record["process"];
     assert_eq!(process["pid"], pid);
     assert!(text(&process["name"]).starts_with("python3"), "{record:#}");
@@ -184,8 +184,8 @@ thread.join()
 /// The user at the time of each call, not that of the first.
 #[test]
 fn a_process_that_drops_its_privileges_between_calls() {
-    let scene = Stage::shared();
-    scene.python(
+    let stage = Stage::shared();
+    stage.python(
         r#"
 get(connect())
 os.setgid(65534)
@@ -194,7 +194,7 @@ ctypes.CDLL(None).prctl(15, b"dropped", 0, 0, 0)
 get(connect())
 "#,
     );
-    let records = scene.records();
+    let records = stage.records();
     let users: Vec<_> = records.iter().map(|it| text(&it["user"]["id"])).collect();
     assert_eq!(users, ["0", "65534"]);
     let groups: Vec<_> = records.iter().map(|it| text(&it["group"]["id"])).collect();
@@ -204,21 +204,21 @@ get(connect())
 
 #[test]
 fn a_name_with_control_characters() {
-    let scene = Stage::shared();
-    scene.python(r#"ctypes.CDLL(None).prctl(15, b"\x1b[2J\nv1 x\xff\x07", 0, 0, 0); get(connect())"#);
-    let record = scene.record();
+    let stage = Stage::shared();
+    stage.python(r#"ctypes.CDLL(None).prctl(15, b"\x1b[2J\nv1 x\xff\x07", 0, 0, 0); get(connect())"#);
+    let record = stage.record();
     assert_eq!(record["process"]["name"], "\u{1b}[2J\nv1 x\u{fffd}\u{7}");
 }
 
 #[test]
 fn arguments_of_100_kib() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let long = "x y ".repeat(25 << 10);
     let script = "import socket, sys; s = socket.create_connection(('169.254.169.254', 80), 10); \
                   s.sendall(f'GET {sys.argv[1]} HTTP/1.1\\r\\n\\r\\n'.encode()); s.recv(100)";
-    let path = scene.path.clone();
-    scene.run(PYTHON, &["-c", script, &path, &long, "last"]);
-    let record = scene.record();
+    let path = stage.path.clone();
+    stage.run(PYTHON, &["-c", script, &path, &long, "last"]);
+    let record = stage.record();
     let args = record["process"]["args"].as_array().expect("arguments");
     assert_eq!(args[..4], [PYTHON, "-c", script, &path].map(|it| json!(it)));
     assert_eq!(args.len(), 5, "{record:#}");
@@ -233,8 +233,8 @@ fn arguments_of_100_kib() {
 
 #[test]
 fn overwritten_arguments() {
-    let scene = Stage::shared();
-    scene.python(
+    let stage = Stage::shared();
+    stage.python(
         r#"
 start, end = map(int, open("/proc/self/stat").read().rsplit(")", 1)[1].split()[45:47])
 title = b"worker: idle\n\x1b[31m"
@@ -243,7 +243,7 @@ ctypes.memmove(start, title, len(title))
 get(connect())
 "#,
     );
-    let record = scene.record();
+    let record = stage.record();
     assert_eq!(
         record["process"]["args"],
         json!(["worker: idle\n\u{1b}[31m"]),
@@ -253,16 +253,16 @@ get(connect())
 
 #[test]
 fn a_deleted_executable() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let dir = tempfile::tempdir().expect("a directory");
     let program = dir.path().join("fetcher");
     fs::copy("/usr/bin/curl", &program).expect("a copy");
-    let mut command = scene.command(program.to_str().expect("UTF-8"), &["-s", "--config", "-"]);
+    let mut command = stage.command(program.to_str().expect("UTF-8"), &["-s", "--config", "-"]);
     let mut child = command.stdin(Stdio::piped()).spawn().expect("a client");
     fs::remove_file(&program).expect("gone");
     // Another program in the same place is not the one that runs.
     fs::copy("/bin/true", &program).expect("a copy");
-    let config = format!("url = \"{}\"\nmax-time = 10\n", scene.url());
+    let config = format!("url = \"{}\"\nmax-time = 10\n", stage.url());
     child
         .stdin
         .take()
@@ -270,7 +270,7 @@ fn a_deleted_executable() {
         .write_all(config.as_bytes())
         .expect("config");
     assert!(wait(&mut child).success());
-    let record = scene.record();
+    let record = stage.record();
     assert_eq!(record["process"]["name"], "fetcher");
     let executable = &record["process"]["executable"];
     // The send tap has it from /proc, while the process is there.
@@ -283,24 +283,26 @@ fn a_deleted_executable() {
 fn tokens_and_passwords_in_command_lines_stay_there() {
     let token = "AQAEALsecretTokenOfThisTestAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==";
     for mode in ["full", "redacted", "executable"] {
-        for format in ["json", "text"] {
-            let lab = imds_analyzer::lab::Lab::local().expect("lab");
-            let verbose: &[&str] = if format == "text" { &["--verbose"] } else { &[] };
-            let scene = Stage::of(lab, format, &[&["--args", mode], verbose].concat());
+        for text in [false, true] {
+            let stage = if text {
+                Stage::local().text().watch(&["--args", mode, "--verbose"])
+            } else {
+                Stage::watch(&["--args", mode])
+            };
             let script = format!(
                 "curl -sm10 -H 'X-aws-ec2-metadata-token: {token}' -u app:hunter2 --pass hunter3 '{0}?token={token}'; \
                  curl -sm10 -H 'X-aws-ec2-metadata-token: {token}' '{0}?token={token}'; true",
-                scene.url()
+                stage.url()
             );
-            scene.run("sh", &["-c", &script]);
-            let ended = scene.end();
+            stage.run("sh", &["-c", &script]);
+            let ended = stage.end();
             let all = ended.everything();
-            assert!(!all.contains(&token[..20]), "{mode} {format}: {all}");
+            assert!(!all.contains(&token[..20]), "{mode}: {all}");
             assert!(all.contains("e2e-"), "{all}");
             if mode != "full" {
-                assert!(!all.contains("hunter"), "{mode} {format}: {all}");
+                assert!(!all.contains("hunter"), "{mode}: {all}");
             }
-            if mode == "executable" && format == "json" {
+            if mode == "executable" && !text {
                 for record in ended.requests() {
                     assert_eq!(record["process"]["args"], json!(["curl"]), "{record:#}");
                 }
@@ -322,10 +324,10 @@ fn caller(record: &Value) -> String {
 
 #[test]
 fn two_scripts_with_one_tool_are_two_callers() {
-    let mut scene = Stage::shared();
+    let mut stage = Stage::shared();
     let directory = tempfile::tempdir().expect("a directory");
     let directory = directory.path().canonicalize().expect("a directory");
-    let url = scene.url();
+    let url = stage.url();
     // What follows curl keeps the shells from becoming it.
     let call = format!("curl -sm10 {url}");
     // Every process on the way, until its call has been described.
@@ -349,15 +351,15 @@ fn two_scripts_with_one_tool_are_two_callers() {
         let path = directory.join(name);
         script(&path, &text);
         for _ in 0..2 {
-            let mut script = scene.command(path.to_str().expect("UTF-8"), &[]);
+            let mut script = stage.command(path.to_str().expect("UTF-8"), &[]);
             let mut script = script.stdin(Stdio::piped()).spawn().expect("a script");
             count += 1;
-            scene.analyzer.wait_for(|records| records.len() >= count);
+            stage.analyzer.wait_for(|records| records.len() >= count);
             drop(script.stdin.take());
             assert!(wait(&mut script).success());
         }
     }
-    let records = scene.records();
+    let records = stage.records();
     assert_eq!(records.len(), 8, "{records:#?}");
     let callers: BTreeSet<String> = records.iter().map(caller).collect();
     assert_eq!(callers.len(), 4, "{callers:?}");
@@ -371,16 +373,16 @@ fn two_scripts_with_one_tool_are_two_callers() {
 
 #[test]
 fn the_same_program_in_another_temporary_directory_is_the_same_caller() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     for suffix in ["ab12cd34", "0x9q_1zz", "qwertzui"] {
         let directory = format!("/tmp/tmp{suffix}{}", process::id());
         fs::create_dir(&directory).expect("a directory");
         let program = format!("{directory}/fetcher");
         fs::copy("/usr/bin/curl", &program).expect("a copy");
-        scene.run(&program, &["-sm10", &scene.url()]);
+        stage.run(&program, &["-sm10", &stage.url()]);
         fs::remove_dir_all(&directory).expect("gone");
     }
-    let records = scene.records();
+    let records = stage.records();
     assert_eq!(records.len(), 3);
     let callers: BTreeSet<String> = records.iter().map(caller).collect();
     assert!(callers.len() == 1 || is_legacy(), "{callers:?}");
@@ -389,8 +391,8 @@ fn the_same_program_in_another_temporary_directory_is_the_same_caller() {
 /// The executable is not known of a sender that is gone before it is looked at.
 #[test]
 fn a_name_is_no_executable() {
-    let scene = Stage::of_senders();
-    scene.python(
+    let stage = Stage::of_senders();
+    stage.python(
         r#"
 for name in [b"/usr/bin/curl", b"curl", b"x > /bin/curl"] * 5:
     connection = connect()
@@ -402,7 +404,7 @@ for name in [b"/usr/bin/curl", b"curl", b"x > /bin/curl"] * 5:
     os.wait()
 "#,
     );
-    let records = scene.records();
+    let records = stage.records();
     assert_eq!(records.len(), 15);
     for record in &records {
         let caller = caller(record);
@@ -433,8 +435,8 @@ fn cabled(lab: &Lab) -> NetNs {
 
 #[test]
 fn what_a_network_helper_repeats_is_told_apart() {
-    let scene = Stage::of(Lab::routed().expect("lab"), "json", &[]);
-    let outside = cabled(&scene.lab);
+    let stage = Stage::in_lab(Lab::routed().expect("lab")).watch(&[]);
+    let outside = cabled(&stage.lab);
     let directory = tempfile::tempdir().expect("a directory");
     let helper = directory.path().join("slirp4netns");
     fs::copy(fs::canonicalize(PYTHON).expect("python"), &helper).expect("a copy");
@@ -447,19 +449,19 @@ fn what_a_network_helper_repeats_is_told_apart() {
         let mut command = namespace.command(program);
         let status = command
             .env("PYTHONHOME", "/usr")
-            .args(["-c", CALL, &scene.path, kind])
+            .args(["-c", CALL, &stage.path, kind])
             .status();
         assert!(status.expect("a program").success(), "{program} {kind}");
     };
     let tun = fs::File::open("/dev/net/tun").err();
     needs!(tun.and_then(|error| lack("tun", false, format!("/dev/net/tun: {error}"))));
-    call(&scene.lab.client, PYTHON, "container");
+    call(&stage.lab.client, PYTHON, "container");
     call(&outside, helper, "none");
     call(&outside, PYTHON, "tun");
     call(&outside, helper, "tun");
     // There is nothing left that it could repeat.
     call(&outside, helper, "tun");
-    let ended = scene.end();
+    let ended = stage.end();
     let relays: Vec<bool> = ended.requests().iter().map(|it| it["imds"]["relay"] == true).collect();
     assert_eq!(relays, [false, false, false, true, false], "{:#?}", ended.requests());
     let summary = &ended.of_kind("imds-analyzer-summary")[0]["imds"]["summary"];

@@ -8,12 +8,12 @@ use imds_analyzer_tests::{Output, Stage, binary, run_to_end as run};
 use serde_json::{Value, json};
 
 /// Runs `watch` with these arguments and a shell script, which knows the lab's network namespace as `$LAB`, `$URL`.
-fn watch(scene: &Stage, args: &[&str], script: &str) -> Output {
+fn watch(stage: &Stage, args: &[&str], script: &str) -> Output {
     let mut command = Command::new(binary());
     command.args(["watch", "--format", "json"]).args(args);
     command.args(["--", "sh", "-c", script]);
-    command.env("LAB", format!("nsenter --net={}", scene.lab.client.path().display()));
-    command.env("URL", scene.url());
+    command.env("LAB", format!("nsenter --net={}", stage.lab.client.path().display()));
+    command.env("URL", stage.url());
     run(&mut command)
 }
 
@@ -29,14 +29,14 @@ fn requests(output: &Output) -> Vec<Value> {
 
 #[test]
 fn only_the_commands_tree_with_its_orphans() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     // The stranger is no child of the command, though it runs while the command does.
-    let mut stranger = scene.start(
+    let mut stranger = stage.start(
         "sh",
         &[
             "-c",
             "for i in $(seq 500); do curl -sm10 -A stranger \"$0\"; sleep 0.02; done",
-            &scene.url(),
+            &stage.url(),
         ],
     );
     // Twice forked: its parent is gone before it calls, and the command waits for the end of what it writes.
@@ -50,7 +50,7 @@ fn only_the_commands_tree_with_its_orphans() {
             $LAB curl -sm10 -A orphan $URL'
         end=$( (sh -c "$orphan" &); true )
     "#;
-    let output = watch(&scene, &[], script);
+    let output = watch(&stage, &[], script);
     stranger.kill().expect("our own child");
     stranger.wait().expect("our own child");
     assert_eq!(output.code, Some(0), "{output:#?}");
@@ -59,15 +59,15 @@ fn only_the_commands_tree_with_its_orphans() {
         .map(|it| it["user_agent"]["original"].clone())
         .collect();
     assert_eq!(agents, ["child", "grandchild", "orphan"]);
-    let seen = scene.records();
+    let seen = stage.records();
     assert!(seen.iter().any(|it| it["user_agent"]["original"] == "stranger"));
 }
 
 #[test]
 fn its_output_does_not_mix_with_the_records() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let output = watch(
-        &scene,
+        &stage,
         &[],
         "echo to-stdout; echo to-stderr >&2; $LAB curl -sm10 $URL; echo '{\"forged\":1}'",
     );
@@ -87,7 +87,7 @@ fn its_output_does_not_mix_with_the_records() {
 
 #[test]
 fn exit_codes() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let call = "$LAB curl -sm10 $URL;";
     for (args, script, expected) in [
         (&[][..], "true", 0),
@@ -98,7 +98,7 @@ fn exit_codes() {
         (&["--fail-on", "v1-local"], &format!("{call} exit 7"), 3),
         (&["--fail-on", "v1-local"], "exit 7", 1),
     ] {
-        let output = watch(&scene, args, script);
+        let output = watch(&stage, args, script);
         assert_eq!(output.code, Some(expected), "{args:?} {script}: {output:#?}");
         let said = output.stderr.contains("the command failed");
         assert_eq!(
@@ -121,22 +121,22 @@ fn a_command_that_cannot_be_started() {
 /// As every orphan becomes the analyzer's child, it has to wait for them: else they stay as zombies.
 #[test]
 fn orphans_that_end_are_not_left_as_zombies() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let script = "for i in 1 2 3 4 5; do (true &); done
         n=0
         while ps -o stat= --ppid $PPID | grep -q Z; do
             n=$((n+1)); [ $n -gt 200 ] && exit 9
             sleep 0.01
         done";
-    let output = watch(&scene, &[], script);
+    let output = watch(&stage, &[], script);
     assert_eq!(output.code, Some(0), "{output:#?}");
 }
 
 #[test]
 fn filters_apply_within_the_tree() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let script = "$LAB curl -sm10 -H 'X-aws-ec2-metadata-token: none' $URL; $LAB curl -sm10 $URL/second";
-    let output = watch(&scene, &["--v1"], script);
+    let output = watch(&stage, &["--v1"], script);
     let [record] = requests(&output).try_into().expect("one record");
-    assert_eq!(record["url"]["path"], json!(format!("{}/second", scene.path)));
+    assert_eq!(record["url"]["path"], json!(format!("{}/second", stage.path)));
 }

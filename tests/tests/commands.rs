@@ -127,7 +127,7 @@ fn with_the_capabilities_that_it_names_but_one_it_cannot_prove_itself() {
 /// Where a container or an old host shows no cgroup2, it is mounted for the analyzer alone.
 #[test]
 fn no_cgroup2_in_sight() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let script = "
         awk '$(NF-2) == \"cgroup2\" { print $5 }' /proc/self/mountinfo | while read mount; do umount -l $mount; done
         grep -q cgroup2 /proc/self/mountinfo && exit 99
@@ -137,16 +137,16 @@ fn no_cgroup2_in_sight() {
     assert_eq!(output.code, Some(0), "{output:#?}");
     assert!(output.stdout.contains("private mount"), "{}", output.stdout);
 
-    let lab = scene.lab.client.path();
+    let lab = stage.lab.client.path();
     let net = format!("--net={}", lab.display());
-    let url = scene.url();
+    let url = stage.url();
     let watch = [
         "watch", "--format", "json", "--", "nsenter", &net, "curl", "-sm10", &url,
     ];
     let output = below(&unshare, &watch);
     assert_eq!(output.code, Some(0), "{output:#?}");
-    assert!(output.stdout.contains(&scene.path), "{output:#?}");
-    assert_eq!(scene.records().len(), 1, "seen at the root by the other analyzer too");
+    assert!(output.stdout.contains(&stage.path), "{output:#?}");
+    assert_eq!(stage.records().len(), 1, "seen at the root by the other analyzer too");
 }
 
 /// In a cgroup namespace, as in a container, the hooks see a part of the host; that is said.

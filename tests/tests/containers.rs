@@ -72,12 +72,12 @@ impl Drop for Bundle {
 
 #[test]
 fn a_container_of_runc() {
-    let scene = Stage::shared();
-    let bundle = Bundle::new(&["/usr/bin/curl", "-sm10", &scene.url()]);
+    let stage = Stage::shared();
+    let bundle = Bundle::new(&["/usr/bin/curl", "-sm10", &stage.url()]);
     let root = tempfile::tempdir().expect("a directory");
     let [root, path] = [root.path(), &bundle.path].map(|path| path.to_str().expect("UTF-8"));
-    let runc = scene.run("runc", &["--root", root, "run", "--bundle", path, &bundle.id]);
-    let record = scene.record();
+    let runc = stage.run("runc", &["--root", root, "run", "--bundle", path, &bundle.id]);
+    let record = stage.record();
     assert_eq!(
         record["container"],
         json!({
@@ -256,7 +256,7 @@ fn a_process_that_nobody_has_waited_for_is_where_it_was() {
         (format!("e2e.slice/docker-{id}.scope"), "/container/id", id.as_str()),
         (format!("ecs/{task}/{id}"), "/orchestrator/resource/id", task.as_str()),
     ] {
-        let scene = Stage::new(&[]);
+        let stage = Stage::watch(&[]);
         let cgroup = V1Cgroup::new(&path);
         needs!(lack(
             "cgroup-v1",
@@ -272,12 +272,12 @@ fn a_process_that_nobody_has_waited_for_is_where_it_was() {
             print('exited', flush=True)\n\
             sys.stdin.read()\n";
         let signal = |signal| {
-            let pid = scene.analyzer.pid().try_into().expect("a pid");
+            let pid = stage.analyzer.pid().try_into().expect("a pid");
             // SAFETY: no pointers are passed; the process is a child of ours that was not waited for.
             assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
         };
         signal(libc::SIGSTOP);
-        let mut command = scene.command(PYTHON, &["-c", script, &scene.url()]);
+        let mut command = stage.command(PYTHON, &["-c", script, &stage.url()]);
         command.args(&cgroup.0).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut parent = command.spawn().expect("python");
         let mut line = String::new();
@@ -285,11 +285,11 @@ fn a_process_that_nobody_has_waited_for_is_where_it_was() {
         output.read_line(&mut line).expect("its output");
         signal(libc::SIGCONT);
         assert_eq!(line, "exited\n");
-        let mut scene = scene;
-        scene.analyzer.wait_for_count(1);
+        let mut stage = stage;
+        stage.analyzer.wait_for_count(1);
         drop(parent.stdin.take());
         assert!(wait(&mut parent).success());
-        let record = scene.record();
+        let record = stage.record();
         // Without the kernel's path nothing is known of it.
         if !is_legacy() {
             assert_eq!(record.pointer(field), Some(&json!(expected)), "{path}: {record:#}");

@@ -580,7 +580,8 @@ fn a_log_directory_that_is_given_away() {
     let directory = service.log().parent().expect("a directory").to_owned();
     curl(&lab, "/latest/before");
     service.wait_for("the first", |records| of_path(records, "/latest/before") == 1);
-    let size = || fs::metadata(service.log()).map_or(0, |found| found.len());
+    let log = service.log();
+    let size = || fs::metadata(&log).map_or(0, |found| found.len());
     chown(&directory, Some(65534), None).expect("root");
     // What its owner does: the log is another name of a file of root's.
     let victim = service.dir.path().join("victim");
@@ -588,7 +589,7 @@ fn a_log_directory_that_is_given_away() {
     fs::rename(service.log(), directory.join("kept")).expect("renamed");
     fs::hard_link(&victim, service.log()).expect("linked");
     curl(&lab, "/latest/meanwhile");
-    std::thread::sleep(Duration::from_millis(500));
+    service.wait_for_said("belongs to user 65534");
     assert_eq!(fs::read_to_string(&victim).expect("there"), "precious");
     assert_eq!(size(), 8);
     chown(&directory, Some(0), None).expect("root");

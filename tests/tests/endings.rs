@@ -13,10 +13,10 @@ use imds_analyzer_tests::{Analyzer, Stage, at_load, binary, imds_analyzer, run_t
 #[test]
 fn ready_is_said_once_on_stderr_and_what_follows_is_caught() {
     for round in 0..at_load(20, 5) {
-        let scene = Stage::new(&[]);
+        let stage = Stage::watch(&[]);
         // The analyzer has just said that it is ready.
-        let pid = scene.curl(&[]);
-        let ended = scene.end();
+        let pid = stage.curl(&[]);
+        let ended = stage.end();
         let requests = ended.requests();
         assert_eq!(requests.len(), 1, "round {round}: {ended:#?}");
         assert_eq!(requests[0]["process"]["pid"], pid);
@@ -35,9 +35,9 @@ fn pid_1_can_be_read() -> bool {
 /// Where nothing is wrong there is nothing to say but that it is ready.
 #[test]
 fn stderr_holds_nothing_but_what_was_promised() {
-    let scene = Stage::new(&[]);
-    scene.curl(&[]);
-    let ended = scene.end();
+    let stage = Stage::watch(&[]);
+    stage.curl(&[]);
+    let ended = stage.end();
     let mut lines: Vec<_> = ended.stderr.lines().collect();
     if !pid_1_can_be_read() {
         lines.retain(|line| !line.starts_with("Nothing lost. Note: "));
@@ -51,11 +51,11 @@ fn stderr_holds_nothing_but_what_was_promised() {
 #[test]
 fn signals_end_it_with_the_summary() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        let mut scene = Stage::text(&[]);
-        scene.curl(&[]);
-        let line = scene.analyzer.next_line();
-        assert!(line.contains(&scene.path), "{line}");
-        let ended = scene.analyzer.stop_by(signal);
+        let mut stage = Stage::local().text().watch(&[]);
+        stage.curl(&[]);
+        let line = stage.analyzer.next_line();
+        assert!(line.contains(&stage.path), "{line}");
+        let ended = stage.analyzer.stop_by(signal);
         assert_eq!(ended.code, Some(0), "signal {signal}: {ended:#?}");
         assert_eq!(ended.stdout.len(), 1, "{ended:#?}");
         assert!(ended.stderr.contains("Calls to this host itself"), "{}", ended.stderr);
@@ -65,9 +65,9 @@ fn signals_end_it_with_the_summary() {
             ended.stderr
         );
 
-        let scene = Stage::new(&[]);
-        scene.curl(&[]);
-        let ended = scene.analyzer.stop_by(signal);
+        let stage = Stage::watch(&[]);
+        stage.curl(&[]);
+        let ended = stage.analyzer.stop_by(signal);
         assert_eq!(ended.code, Some(0), "signal {signal}: {ended:#?}");
         assert_eq!(ended.requests().len(), 1);
         let [summary] = ended.of_kind("imds-analyzer-summary").try_into().expect("one summary");
@@ -84,9 +84,9 @@ fn signals_end_it_with_the_summary() {
 #[test]
 fn a_reader_that_goes_away_ends_it_quietly() {
     for format in ["text", "json"] {
-        let scene = Stage::new(&[]);
+        let stage = Stage::watch(&[]);
         let mut child = Command::new(binary())
-            .args(["watch", "--format", format, "--path", &scene.path])
+            .args(["watch", "--format", format, "--path", &stage.path])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -98,12 +98,12 @@ fn a_reader_that_goes_away_ends_it_quietly() {
             assert_ne!(stderr.read_line(&mut ready).expect("UTF-8"), 0, "{ready}");
         }
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        scene.curl(&[]);
+        stage.curl(&[]);
         let mut first = String::new();
         stdout.read_line(&mut first).expect("UTF-8");
         assert!(!first.is_empty());
         drop(stdout);
-        scene.curl(&[]);
+        stage.curl(&[]);
         assert_eq!(wait(&mut child).code(), Some(0), "{format}");
         let rest: Vec<_> = stderr.lines().map_while(Result::ok).collect();
         let rest = rest.join("\n").to_lowercase();
@@ -154,9 +154,9 @@ fn an_output_that_is_full_is_an_error_and_says_so() {
         assert!(!output.1.contains("panicked"), "{args:?}: {}", output.1);
     }
 
-    let scene = Stage::new(&[]);
+    let stage = Stage::watch(&[]);
     let mut child = Command::new(binary())
-        .args(["watch", "--path", &scene.path])
+        .args(["watch", "--path", &stage.path])
         .stdin(Stdio::null())
         .stdout(full())
         .stderr(Stdio::piped())
@@ -167,7 +167,7 @@ fn an_output_that_is_full_is_an_error_and_says_so() {
     while !said.contains("ready") {
         assert_ne!(stderr.read_line(&mut said).expect("UTF-8"), 0, "{said}");
     }
-    scene.curl(&[]);
+    stage.curl(&[]);
     assert_eq!(wait(&mut child).code(), Some(1));
     let rest: Vec<_> = stderr.lines().map_while(Result::ok).collect();
     assert!(rest.join("\n").contains("No space left on device"), "{rest:#?}");
@@ -205,15 +205,15 @@ fn wrong_usage() {
 
 #[test]
 fn two_at_once_do_not_disturb_each_other() {
-    let mut scene = Stage::new(&[]);
+    let mut stage = Stage::watch(&[]);
     let watch = || {
         let mut command = Command::new(binary());
-        command.args(["watch", "--format", "json", "--path", &scene.path]);
+        command.args(["watch", "--format", "json", "--path", &stage.path]);
         Analyzer::start_another(command)
     };
     let (mut second, third) = (watch(), watch());
-    let pid = scene.curl(&[]);
-    for record in [&scene.analyzer.wait_for_count(1), &second.wait_for_count(1)] {
+    let pid = stage.curl(&[]);
+    for record in [&stage.analyzer.wait_for_count(1), &second.wait_for_count(1)] {
         assert_eq!(record[0]["process"]["pid"], pid);
         assert_eq!(record[0]["imds"]["verdict"], "v1");
     }
@@ -221,10 +221,10 @@ fn two_at_once_do_not_disturb_each_other() {
     // SAFETY: our own child, which has not been waited for.
     unsafe { libc::kill(second.pid() as i32, libc::SIGKILL) };
     assert_eq!(second.wait().code, None);
-    scene.curl(&[]);
+    stage.curl(&[]);
     assert_eq!(third.stop().requests().len(), 2);
-    let last = scene.curl(&[]);
-    let records = scene.records();
+    let last = stage.curl(&[]);
+    let records = stage.records();
     assert_eq!(records.len(), 3);
     assert_eq!(records[2]["process"]["pid"], last);
 }

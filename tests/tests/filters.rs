@@ -27,22 +27,22 @@ const TOKEN: [&str; 2] = ["-H", "X-aws-ec2-metadata-token: none"];
 
 #[test]
 fn only_v1() {
-    let scene = Stage::new(&["--v1"]);
-    scene.curl(&TOKEN);
-    let v1 = scene.curl(&[]);
-    let ended = scene.end();
+    let stage = Stage::watch(&["--v1"]);
+    stage.curl(&TOKEN);
+    let v1 = stage.curl(&[]);
+    let ended = stage.end();
     assert_eq!(pids(&ended), [u64::from(v1)]);
     assert_eq!(total(&ended), json!({ "v1": 1, "v2": 0, "other": 0, "unknown": 0 }));
 }
 
 #[test]
 fn only_some_processes() {
-    let scene = Stage::new(&["--comm", "wget", "--comm", "a-name-of-over-15-bytes"]);
-    scene.curl(&[]);
+    let stage = Stage::watch(&["--comm", "wget", "--comm", "a-name-of-over-15-bytes"]);
+    stage.curl(&[]);
     let long = "cp /usr/bin/curl $0/a-name-of-over-15-bytes && exec $0/a-name-of-over-15-bytes -sm10 $1";
     let dir = tempfile::tempdir().expect("a directory");
-    let pid = scene.run("bash", &["-c", long, dir.path().to_str().expect("UTF-8"), &scene.url()]);
-    let ended = scene.end();
+    let pid = stage.run("bash", &["-c", long, dir.path().to_str().expect("UTF-8"), &stage.url()]);
+    let ended = stage.end();
     assert_eq!(pids(&ended), [u64::from(pid)]);
     assert_eq!(ended.requests()[0]["process"]["name"], "a-name-of-over-");
 }
@@ -50,44 +50,44 @@ fn only_some_processes() {
 #[test]
 fn only_some_pids() {
     // A shell becomes the client, so that its pid is known before its call.
-    let scene = Stage::shared();
-    let mut shell = scene.command("sh", &["-c", "read line; exec curl -sm10 \"$0\"", &scene.url()]);
+    let stage = Stage::shared();
+    let mut shell = stage.command("sh", &["-c", "read line; exec curl -sm10 \"$0\"", &stage.url()]);
     let mut shell = shell.stdin(std::process::Stdio::piped()).spawn().expect("a shell");
     let mut command = std::process::Command::new(imds_analyzer_tests::binary());
     let both = format!("{},1", shell.id());
     command.args(["watch", "--format", "json", "--pid", &both]);
     let only = imds_analyzer_tests::Analyzer::start_another(command);
-    scene.curl(&[]);
+    stage.curl(&[]);
     drop(shell.stdin.take());
     assert!(imds_analyzer_tests::wait(&mut shell).success());
     assert_eq!(pids(&only.stop()), [u64::from(shell.id())]);
-    assert_eq!(scene.records().len(), 2);
+    assert_eq!(stage.records().len(), 2);
 }
 
 #[test]
 fn only_some_users() {
-    let scene = Stage::new(&["--uid", "65534,65533"]);
-    scene.curl(&[]);
-    let drop = ["--reuid=65534", "--clear-groups", "curl", "-sm10", &scene.url()];
-    let pid = scene.run("setpriv", &drop);
-    assert_eq!(pids(&scene.end()), [u64::from(pid)]);
+    let stage = Stage::watch(&["--uid", "65534,65533"]);
+    stage.curl(&[]);
+    let drop = ["--reuid=65534", "--clear-groups", "curl", "-sm10", &stage.url()];
+    let pid = stage.run("setpriv", &drop);
+    assert_eq!(pids(&stage.end()), [u64::from(pid)]);
 }
 
 #[test]
 fn only_some_paths() {
-    // The scene itself filters by its own path.
-    let scene = Stage::new(&[]);
+    // The stage itself filters by its own path.
+    let stage = Stage::watch(&[]);
     let elsewhere = "http://169.254.169.254/latest/meta-data/instance-id";
-    scene.run("curl", &["-sm10", elsewhere, &format!("{elsewhere}?{}", scene.path)]);
-    let pid = scene.run("curl", &["-sm10", &format!("{}/below", scene.url())]);
-    assert_eq!(pids(&scene.end()), [u64::from(pid)], "the query is no part of the path");
+    stage.run("curl", &["-sm10", elsewhere, &format!("{elsewhere}?{}", stage.path)]);
+    let pid = stage.run("curl", &["-sm10", &format!("{}/below", stage.url())]);
+    assert_eq!(pids(&stage.end()), [u64::from(pid)], "the query is no part of the path");
 }
 
 #[test]
 fn a_count_ends_it() {
-    let scene = Stage::new(&["--count", "2"]);
-    scene.curl(&["--next", "-sm10", &scene.url(), "--next", "-sm10", &scene.url()]);
-    let ended = scene.analyzer.wait();
+    let stage = Stage::watch(&["--count", "2"]);
+    stage.curl(&["--next", "-sm10", &stage.url(), "--next", "-sm10", &stage.url()]);
+    let ended = stage.analyzer.wait();
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     assert_eq!(ended.requests().len(), 2);
     assert_eq!(total(&ended)["v1"], 2, "what is not written is not summed up");
@@ -96,10 +96,10 @@ fn a_count_ends_it() {
 #[test]
 fn a_duration_ends_it() {
     let started = Instant::now();
-    let scene = Stage::new(&["--duration", "700ms"]);
+    let stage = Stage::watch(&["--duration", "700ms"]);
     let ready = Instant::now();
-    scene.curl(&[]);
-    let ended = scene.analyzer.wait();
+    stage.curl(&[]);
+    let ended = stage.analyzer.wait();
     assert!(started.elapsed().as_millis() >= 700);
     assert!(ready.elapsed().as_secs() < 10, "{:?}", ready.elapsed());
     assert_eq!(ended.code, Some(0), "{ended:#?}");
@@ -108,16 +108,16 @@ fn a_duration_ends_it() {
 
 #[test]
 fn quiet_writes_the_summary_alone() {
-    let scene = Stage::new(&["--quiet"]);
-    scene.curl(&[]);
-    let ended = scene.end();
+    let stage = Stage::watch(&["--quiet"]);
+    stage.curl(&[]);
+    let ended = stage.end();
     assert!(ended.requests().is_empty());
     assert_eq!(total(&ended)["v1"], 1);
 
-    let scene = Stage::text(&["--quiet"]);
-    let path = scene.path.clone();
-    scene.curl(&[]);
-    let ended = scene.end();
+    let stage = Stage::local().text().watch(&["--quiet"]);
+    let path = stage.path.clone();
+    stage.curl(&[]);
+    let ended = stage.end();
     assert_eq!(ended.stdout, [""; 0]);
     assert!(ended.stderr.contains("Calls to this host itself"), "{}", ended.stderr);
     assert!(ended.stderr.contains("1 v1"), "{}", ended.stderr);
@@ -136,27 +136,27 @@ fn fail_on_looks_at_what_passes_the_filters() {
         ("v1-local", &TOKEN, 0),
         ("v1,v1-local,unknown", &[], 3),
     ] {
-        let scene = Stage::new(&["--fail-on", fail_on]);
-        scene.curl(call);
-        let ended = scene.analyzer.stop();
+        let stage = Stage::watch(&["--fail-on", fail_on]);
+        stage.curl(call);
+        let ended = stage.analyzer.stop();
         assert_eq!(ended.code, Some(expected), "--fail-on {fail_on}: {ended:#?}");
     }
     let lab = imds_analyzer::lab::Lab::routed().expect("lab");
-    let scene = Stage::of(lab, "json", &["--fail-on", "v1"]);
-    scene.curl(&[]);
-    assert_eq!(scene.analyzer.stop().code, Some(3));
+    let stage = Stage::in_lab(lab).watch(&["--fail-on", "v1"]);
+    stage.curl(&[]);
+    assert_eq!(stage.analyzer.stop().code, Some(3));
 
-    let scene = Stage::new(&["--fail-on", "v1-local", "--comm", "wget"]);
-    scene.curl(&[]);
-    assert_eq!(scene.analyzer.stop().code, Some(0));
+    let stage = Stage::watch(&["--fail-on", "v1-local", "--comm", "wget"]);
+    stage.curl(&[]);
+    assert_eq!(stage.analyzer.stop().code, Some(0));
 }
 
 #[test]
 fn the_owner_that_was_asked_for() {
     for owner in ["connect".to_owned(), sender_hook()] {
-        let scene = Stage::new(&["--owner", &owner]);
-        let pid = scene.curl(&[]);
-        let record = scene.record();
+        let stage = Stage::watch(&["--owner", &owner]);
+        let pid = stage.curl(&[]);
+        let record = stage.record();
         assert_eq!(record["imds"]["owner"], owner);
         assert_eq!(record["process"]["pid"], pid);
     }
@@ -165,13 +165,13 @@ fn the_owner_that_was_asked_for() {
 #[test]
 fn how_much_of_a_command_line_is_shown() {
     for (mode, shown) in [("full", Some(true)), ("redacted", Some(false)), ("executable", None)] {
-        let scene = Stage::new(&["--args", mode]);
+        let stage = Stage::watch(&["--args", mode]);
         let script = "import sys, urllib.request, urllib.error\n\
                       try: urllib.request.urlopen(sys.argv[1], timeout=10)\n\
                       except urllib.error.HTTPError: pass";
-        let url = scene.url();
-        scene.run(PYTHON, &["-c", script, &url, "--password", "hunter2"]);
-        let record = scene.record();
+        let url = stage.url();
+        stage.run(PYTHON, &["-c", script, &url, "--password", "hunter2"]);
+        let record = stage.record();
         let args: Vec<_> = record["process"]["args"].as_array().expect("arguments").clone();
         match shown {
             None => assert_eq!(args, [PYTHON]),

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use imds_analyzer_tests::{Case, Scene, brief, case, check, get, get_with_token, of_port, port, put_token};
+use imds_analyzer_tests::{Case, Stage, brief, case, check, get, get_with_token, of_port, port, put_token};
 
 const INSIDE: &str = "GET /latest/meta-data/iam/security-credentials/inside HTTP/1.1\r\n\r\n";
 const FOUND: &str = "unknown/framing GET /latest/meta-data/iam/security-credentials/inside credential";
@@ -209,11 +209,12 @@ const UNFINISHED: &str = "GET /latest/user-data HTTP/1.1\r\nX-aws-ec2-metadata-t
 /// The peer resets: the client sends no packet, the head ends with the socket.
 #[test]
 fn a_head_cut_by_a_reset_is_unknown() {
-    let Scene {
+    let Stage {
         mut analyzer,
         lab,
         server,
-    } = Scene::shared();
+        ..
+    } = Stage::local().by_process().shared();
     let mut stream = imds_analyzer_tests::connect(&lab.client, imds_analyzer_tests::IMDS_V4);
     let port = port(&stream);
     put_token(&mut stream);
@@ -231,11 +232,11 @@ fn a_head_cut_by_a_reset_is_unknown() {
 /// A head that is unfinished when the analyzer ends is in its output.
 #[test]
 fn a_head_unfinished_at_the_end_is_unknown() {
-    let scene = Scene::of_this_process();
-    let mut stream = scene.connect();
+    let stage = Stage::local().by_process().watch(&[]);
+    let mut stream = stage.connect();
     let port = port(&stream);
     stream.write_all(UNFINISHED.as_bytes()).expect("write");
-    let records = of_port(&scene.analyzer.stop().requests(), port);
+    let records = of_port(&stage.analyzer.stop().requests(), port);
     let seen: Vec<_> = records.iter().map(brief).collect();
     assert_eq!(seen, ["unknown/unfinished GET /latest/user-data user-data"]);
 }
@@ -243,25 +244,25 @@ fn a_head_unfinished_at_the_end_is_unknown() {
 #[test]
 #[ignore = "takes 30 s"]
 fn an_endless_head_times_out_once() {
-    let mut scene = Scene::of_this_process();
-    let mut stream = scene.connect();
+    let mut stage = Stage::local().by_process().watch(&[]);
+    let mut stream = stage.connect();
     let port = port(&stream);
     stream.write_all(UNFINISHED.as_bytes()).expect("write");
-    let second = scene.connect();
+    let second = stage.connect();
     let begun = std::time::Instant::now();
     // One wait has a deadline of 20 s.
-    scene.analyzer.wait_or_go_on(|_| begun.elapsed().as_secs() >= 30);
+    stage.analyzer.wait_or_go_on(|_| begun.elapsed().as_secs() >= 30);
     while begun.elapsed().as_secs() < 28 {
-        scene
+        stage
             .analyzer
             .wait_or_go_on(|records| !of_port(records, port).is_empty());
     }
-    scene.analyzer.wait_for(|records| !of_port(records, port).is_empty());
+    stage.analyzer.wait_for(|records| !of_port(records, port).is_empty());
     assert!(begun.elapsed().as_secs() >= 29, "too early");
     // Its end comes late, and is no second record; the next request is judged as ever.
     stream.write_all(format!("\r\n{NEXT}").as_bytes()).expect("write");
     drop(second);
-    let records = scene.expect(port, 2);
+    let records = stage.expect(port, 2);
     let seen: Vec<_> = records.iter().map(brief).collect();
     assert_eq!(seen, ["unknown/timeout GET /latest/user-data user-data", NEXT_BRIEF]);
 }

@@ -20,7 +20,7 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, IMDS_V4, Lack, Scene, Service, Urgent, binary, briefs, connect, fast_open_connect_names_the_sender, get,
+    Analyzer, IMDS_V4, Lack, Service, Stage, Urgent, binary, briefs, connect, fast_open_connect_names_the_sender, get,
     get_with_token, imds_analyzer, lab_with_imds, lack, needs, of_path, of_port, port, programs_in_the_kernel,
     put_token, read_response, run, send, send_with, serve, set_option, silent_peer, until,
 };
@@ -70,8 +70,8 @@ fn start() -> Analyzer {
 #[test]
 fn a_file_that_is_sent_is_judged() {
     needs!(packets());
-    let scene = Scene::with(start(), Lab::local().expect("lab"));
-    let mut stream = scene.connect();
+    let stage = Stage::local().beside(start());
+    let mut stream = stage.connect();
     let token = put_token(&mut stream);
     let mut file = tempfile::tempfile().expect("a file");
     let head = get_with_token(PATH, &token);
@@ -81,7 +81,7 @@ fn a_file_that_is_sent_is_judged() {
     let sent = unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), ptr::null_mut(), head.len()) };
     assert_eq!(sent, head.len() as isize);
     assert_eq!(read_response(&mut stream), 200);
-    let (records, ended) = scene.expect_and_end(port(&stream), 2);
+    let (records, ended) = stage.expect_and_end(port(&stream), 2);
     assert_eq!(briefs(&records)[1], "v2 GET /latest/user-data user-data");
     for record in &records {
         assert_eq!(record["imds"]["tap"], "wire", "{record:#}");
@@ -97,10 +97,10 @@ fn a_file_that_is_sent_is_judged() {
 #[test]
 fn nobody_s_program_is_replaced() {
     needs!(packets());
-    let scene = Scene::with(start(), Lab::local().expect("lab"));
+    let stage = Stage::local().beside(start());
     let mut other = Analyzer::start_another(watch());
     assert_eq!(programs_in_the_kernel(PROGRAM).len(), 2);
-    let mut stream = scene.connect();
+    let mut stream = stage.connect();
     let port = port(&stream);
     stream.write_all(get(PATH).as_bytes()).expect("write");
     assert_eq!(read_response(&mut stream), 200);
@@ -109,7 +109,7 @@ fn nobody_s_program_is_replaced() {
     until("one of them to go", || programs_in_the_kernel(PROGRAM).len() == 1);
     stream.write_all(get(PATH).as_bytes()).expect("write");
     assert_eq!(read_response(&mut stream), 200);
-    let records = scene.expect(port, 2);
+    let records = stage.expect(port, 2);
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"; 2]);
 }
 
@@ -122,15 +122,15 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     assert_eq!(ended.code, None);
     let left = programs_in_the_kernel(PROGRAM);
     eprintln!("{} programs left", left.len());
-    let scene = Scene::with(start(), Lab::local().expect("lab"));
+    let stage = Stage::local().beside(start());
     until("the old one to go", || {
         let now = programs_in_the_kernel(PROGRAM);
         now.len() == 1 && now.is_disjoint(&left)
     });
-    let mut stream = scene.connect();
+    let mut stream = stage.connect();
     stream.write_all(get(PATH).as_bytes()).expect("write");
     assert_eq!(read_response(&mut stream), 200);
-    let records = scene.expect(port(&stream), 1);
+    let records = stage.expect(port(&stream), 1);
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"]);
     gone();
 }

@@ -19,7 +19,7 @@ use std::{
 
 use imds_analyzer::lab::{Answered, Lab};
 use imds_analyzer_tests::{
-    IMDS_V4, Scene, at_load, briefs, connect, get, get_with_token, of_port, parent, port, put_token, read_response,
+    IMDS_V4, Stage, at_load, briefs, connect, get, get_with_token, of_port, parent, port, put_token, read_response,
 };
 use serde_json::Value;
 
@@ -39,12 +39,12 @@ fn pieces(bytes: &[u8], seed: usize) -> impl Iterator<Item = &[u8]> {
 fn twenty_thousand_requests_on_eight_connections() {
     const THREADS: usize = 8;
     let each = at_load(2_500, 500);
-    let scene = Scene::of_this_process();
-    let token = put_token(&mut scene.connect());
+    let stage = Stage::local().by_process().watch(&[]);
+    let token = put_token(&mut stage.connect());
     let ports: Vec<u16> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|_| {
-                let mut stream = scene.connect();
+                let mut stream = stage.connect();
                 let token = &token;
                 scope.spawn(move || {
                     for i in 0..each {
@@ -75,8 +75,8 @@ fn twenty_thousand_requests_on_eight_connections() {
         without_token: half,
         malformed: 0,
     };
-    assert_eq!(scene.server.answered(), answered);
-    let ended = scene.analyzer.stop();
+    assert_eq!(stage.server.answered(), answered);
+    let ended = stage.analyzer.stop();
     assert_eq!(ended.lost(), [""; 0]);
     let mut by_port: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     let records = ended.requests();
@@ -137,18 +137,18 @@ fn ping_pong(lab: &Lab, stop: &AtomicBool) {
 #[test]
 fn two_sockets_on_one_cpu_are_not_mixed() {
     const EACH: usize = 300;
-    let scene = Scene::of_this_process();
+    let stage = Stage::local().by_process().watch(&[]);
     let stop = AtomicBool::new(false);
     let barrier = Barrier::new(4);
     let ports: Vec<(u16, &str)> = thread::scope(|scope| {
-        let (lab, stop) = (&scene.lab, &stop);
+        let (lab, stop) = (&stage.lab, &stop);
         scope.spawn(move || {
             pin();
             ping_pong(lab, stop);
         });
         let clients: Vec<_> = (0..4)
             .map(|client| {
-                let (lab, barrier) = (&scene.lab, &barrier);
+                let (lab, barrier) = (&stage.lab, &barrier);
                 scope.spawn(move || {
                     pin();
                     let token = put_token(&mut connect(&lab.client, IMDS_V4));
@@ -176,8 +176,8 @@ fn two_sockets_on_one_cpu_are_not_mixed() {
         stop.store(true, Ordering::Relaxed);
         ports.into_iter().map(|port| port.expect("a client")).collect()
     });
-    let tokens = scene.server.tokens();
-    let ended = scene.analyzer.stop();
+    let tokens = stage.server.tokens();
+    let ended = stage.analyzer.stop();
     assert_eq!(ended.lost(), [""; 0]);
     let records = ended.requests();
     assert_eq!(records.len(), 4 * EACH + 4);
@@ -211,12 +211,12 @@ fn client_process() {
 
 /// `count` processes, `width` at a time, that send one request each and are gone.
 fn short_lived(count: usize, width: usize) {
-    let scene = Scene::of_all();
+    let stage = Stage::local().of_all().watch(&[]);
     let program = env::current_exe().expect("this program");
     let started: Vec<(u32, usize)> = thread::scope(|scope| {
         let threads: Vec<_> = (0..width)
             .map(|worker| {
-                let (lab, program) = (&scene.lab, &program);
+                let (lab, program) = (&stage.lab, &program);
                 scope.spawn(move || {
                     let mut started = Vec::new();
                     for index in (worker..count).step_by(width) {
@@ -242,7 +242,7 @@ fn short_lived(count: usize, width: usize) {
             .flat_map(|thread| thread.join().expect("a worker"))
             .collect()
     });
-    let ended = scene.analyzer.stop();
+    let ended = stage.analyzer.stop();
     let mut chain = vec![process::id()];
     while *chain.last().expect("not empty") != 1 {
         chain.push(parent(chain[chain.len() - 1]));

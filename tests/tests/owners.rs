@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use imds_analyzer_tests::{Scene, get, of_port, port, read_response, sees_senders, set_option};
+use imds_analyzer_tests::{Stage, get, of_port, port, read_response, sees_senders, set_option};
 use serde_json::Value;
 
 const PATH: &str = "/latest/user-data";
@@ -37,8 +37,8 @@ fn child_writes(stream: &TcpStream, request: &str) -> u32 {
 
 #[test]
 fn two_processes_write_in_turn_to_one_connection() {
-    let mut scene = Scene::shared();
-    let mut stream = scene.connect();
+    let mut stage = Stage::local().by_process().shared();
+    let mut stream = stage.connect();
     let port = port(&stream);
     let mut expected = Vec::new();
     for i in 0..6 {
@@ -52,8 +52,8 @@ fn two_processes_write_in_turn_to_one_connection() {
         assert_eq!(read_response(&mut stream), 404);
         expected.push((format!("v1 GET /latest/{i} plain"), pid, name));
     }
-    scene.analyzer.wait_for(|records| of_port(records, port).len() >= 6);
-    let records = of_port(&scene.analyzer.records(), port);
+    stage.analyzer.wait_for(|records| of_port(records, port).len() >= 6);
+    let records = of_port(&stage.analyzer.records(), port);
     assert_eq!(records.len(), expected.len());
     for (record, (brief, pid, name)) in records.iter().zip(expected) {
         assert_eq!(imds_analyzer_tests::brief(record), brief);
@@ -69,14 +69,14 @@ fn two_processes_write_in_turn_to_one_connection() {
 /// `count` processes write to one connection before anything leaves; the records' pids, and whether a loss of senders
 /// was reported.
 fn corked_by(count: usize) -> (Vec<u32>, Vec<Value>, Vec<String>) {
-    let scene = Scene::of_all();
-    let stream = scene.connect();
+    let stage = Stage::local().of_all().watch(&[]);
+    let stream = stage.connect();
     set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 1);
     // The cork gives way after 200 ms, and the answer to what has left by then must not end the connection.
     let request = get(PATH);
     let pids = (0..count).map(|_| owner_of(child_writes(&stream, &request))).collect();
     set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
-    let (records, ended) = scene.expect_and_end(port(&stream), count);
+    let (records, ended) = stage.expect_and_end(port(&stream), count);
     let owners = records.iter().map(|record| record["process"]["pid"].clone()).collect();
     (pids, owners, ended.lost())
 }
@@ -102,19 +102,19 @@ fn more_senders_than_are_remembered_are_counted() {
 
 #[test]
 fn the_first_byte_s_sender_owns_a_head_of_two_processes() {
-    let scene = Scene::shared();
-    let mut stream = scene.connect();
+    let stage = Stage::local().by_process().shared();
+    let mut stream = stage.connect();
     let pid = child_writes(&stream, "GET /latest/user-data HTTP/1.1\r\n");
     stream.write_all(b"Host: imds\r\n\r\n").expect("write");
     assert_eq!(read_response(&mut stream), 200);
-    let records = scene.expect(port(&stream), 1);
+    let records = stage.expect(port(&stream), 1);
     assert_eq!(records[0]["process"]["pid"], owner_of(pid), "{:#}", records[0]);
 }
 
 #[test]
 fn a_thread_has_its_own_name() {
-    let scene = Scene::shared();
-    let mut stream = scene.connect();
+    let stage = Stage::local().by_process().shared();
+    let mut stream = stage.connect();
     let port = port(&stream);
     let thread = thread::Builder::new().name("imds-worker".into()).spawn(move || {
         stream.write_all(get(PATH).as_bytes()).expect("write");
@@ -124,7 +124,7 @@ fn a_thread_has_its_own_name() {
         unsafe { libc::syscall(libc::SYS_gettid) }
     });
     let id = thread.expect("a thread").join().expect("its end");
-    let records = scene.expect(port, 1);
+    let records = stage.expect(port, 1);
     assert_eq!(records[0]["process"]["pid"], process::id());
     let thread = &records[0]["process"]["thread"];
     assert_eq!(thread["name"] == "imds-worker", sees_senders(), "{thread}");

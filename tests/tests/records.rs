@@ -74,15 +74,15 @@ fn time(text: &Value) -> SystemTime {
 
 #[test]
 fn every_field_of_one_call() {
-    let scene = Stage::of(Lab::routed().expect("lab"), "json", &[]);
-    let path = scene.path.clone();
+    let stage = Stage::in_lab(Lab::routed().expect("lab")).watch(&[]);
+    let path = stage.path.clone();
     let original = format!("{path}?x=1");
     let url = format!("http://169.254.169.254{original}");
     let args = ["-sm10", "-A", "e2e/1.0 (test)", "--local-port", "43210", &url];
     let before = SystemTime::now();
-    let pid = scene.run("curl", &args);
+    let pid = stage.run("curl", &args);
     let after = SystemTime::now();
-    let record = scene.record();
+    let record = stage.record();
 
     assert!((before..=after).contains(&time(&record["@timestamp"])), "{record:#}");
     assert_eq!(
@@ -163,10 +163,10 @@ fn every_field_of_one_call() {
 
 #[test]
 fn a_call_over_ipv6_to_an_address_of_this_host() {
-    let scene = Stage::shared();
-    needs!(lack("ipv6", scene.lab.has_ipv6(), "the lab has no address of IPv6"));
-    scene.run("curl", &["-gsm10", &format!("http://[fd00:ec2::254]{}", scene.path)]);
-    let record = scene.record();
+    let stage = Stage::shared();
+    needs!(lack("ipv6", stage.lab.has_ipv6(), "the lab has no address of IPv6"));
+    stage.run("curl", &["-gsm10", &format!("http://[fd00:ec2::254]{}", stage.path)]);
+    let record = stage.record();
     assert_eq!(record["imds"]["endpoint"], "ipv6");
     assert_eq!(record["imds"]["local"], true);
     assert_eq!(record["destination"], json!({ "ip": "fd00:ec2::254", "port": 80 }));
@@ -174,10 +174,10 @@ fn a_call_over_ipv6_to_an_address_of_this_host() {
 
 #[test]
 fn wget_and_python() {
-    let scene = Stage::shared();
-    let url = scene.url();
+    let stage = Stage::shared();
+    let url = stage.url();
     // It ends with 8, as nothing is at this path.
-    let wget = imds_analyzer_tests::wait(&mut scene.start("wget", &["-qO-", "-T10", "-t1", &url]));
+    let wget = imds_analyzer_tests::wait(&mut stage.start("wget", &["-qO-", "-T10", "-t1", &url]));
     assert_eq!(wget.code(), Some(8));
     let script = format!(
         "import urllib.request as u, urllib.error\n\
@@ -185,8 +185,8 @@ fn wget_and_python() {
          try: u.urlopen(r, timeout=10)\n\
          except urllib.error.HTTPError: pass\n"
     );
-    let python = scene.run(PYTHON, &["-c", &script]);
-    let records = scene.records();
+    let python = stage.run(PYTHON, &["-c", &script]);
+    let records = stage.records();
     let [wget, by_python] = records.as_slice() else {
         panic!("{records:#?}")
     };
@@ -206,8 +206,8 @@ fn wget_and_python() {
 
 #[test]
 fn a_user_that_privileges_were_dropped_to() {
-    let scene = Stage::shared();
-    let url = scene.url();
+    let stage = Stage::shared();
+    let url = stage.url();
     let drop = [
         "--reuid=65534",
         "--regid=65534",
@@ -216,8 +216,8 @@ fn a_user_that_privileges_were_dropped_to() {
         "-sm10",
         &url,
     ];
-    let pid = scene.run("setpriv", &drop);
-    let record = scene.record();
+    let pid = stage.run("setpriv", &drop);
+    let record = stage.record();
     assert_eq!(record["process"]["pid"], pid);
     assert_eq!(record["user"]["id"], "65534");
     assert_eq!(record["user"]["name"], "nobody");
@@ -227,16 +227,16 @@ fn a_user_that_privileges_were_dropped_to() {
 
 #[test]
 fn a_shell_that_starts_curl() {
-    let mut scene = Stage::shared();
-    let script = format!("curl -sm10 {}; read -r _ || true", scene.url());
-    let mut command = scene.command("sh", &["-c", &script]);
+    let mut stage = Stage::shared();
+    let script = format!("curl -sm10 {}; read -r _ || true", stage.url());
+    let mut command = stage.command("sh", &["-c", &script]);
     command.current_dir("/usr").stdin(Stdio::piped());
     let mut shell = command.spawn().expect("a shell");
     // The command line of a parent is read from /proc, so it stays until the call has been described.
-    scene.analyzer.wait_for(|records| !records.is_empty());
+    stage.analyzer.wait_for(|records| !records.is_empty());
     drop(shell.stdin.take());
     assert!(imds_analyzer_tests::wait(&mut shell).success());
-    let record = scene.record();
+    let record = stage.record();
     let process = &record["process"];
     assert_eq!(process["name"], "curl");
     assert_eq!(process["working_directory"], "/usr");
@@ -253,16 +253,16 @@ fn a_shell_that_starts_curl() {
 /// Each of many that live for milliseconds has its own arguments, and the shell between.
 #[test]
 fn many_short_lived_callers_are_not_mixed_up() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let count = at_load(60, 20);
     let script = format!(
         "i=0; while [ $i -lt {count} ]; do i=$((i+1)); sh -c \"curl -sm10 -A agent-$i {}/$i; true\" & done; wait",
-        scene.url()
+        stage.url()
     );
-    scene.run("sh", &["-c", &script]);
-    let path = scene.path.clone();
+    stage.run("sh", &["-c", &script]);
+    let path = stage.path.clone();
     let mut seen = Vec::new();
-    for record in scene.records() {
+    for record in stage.records() {
         let own = record["url"]["path"].as_str().and_then(|it| it.rsplit('/').next());
         let own = own.expect("a path").to_owned();
         let agent = format!("agent-{own}");

@@ -23,15 +23,15 @@ fn watch() -> Command {
 
 #[test]
 fn memory_after_start() {
-    let scene = Stage::new(&[]);
-    let pid = scene.analyzer.pid();
+    let stage = Stage::watch(&[]);
+    let pid = stage.analyzer.pid();
     let status = process(pid).status().expect("a process");
     let (now, peak) = (status.vmrss.expect("a size"), status.vmhwm.expect("a size"));
     let anonymous = status.rssanon.expect("a size");
     println!("VmRSS after start: {now} KiB (anonymous {anonymous} KiB, peak {peak} KiB)");
     assert!(now * 1024 <= 16 * MIB, "{now} KiB");
     for _ in 0..5 {
-        scene.curl(&[]);
+        stage.curl(&[]);
     }
     let status = process(pid).status().expect("a process");
     let (now, anonymous) = (status.vmrss.expect("a size"), status.rssanon.expect("a size"));
@@ -39,7 +39,7 @@ fn memory_after_start() {
     // Newer kernels may map the program in pages of 2 MiB by now, all of which count.
     assert!(now * 1024 <= 32 * MIB, "{now} KiB");
     assert!(anonymous * 1024 <= 8 * MIB, "{anonymous} KiB");
-    assert_eq!(scene.records().len(), 5);
+    assert_eq!(stage.records().len(), 5);
 }
 
 #[test]
@@ -90,8 +90,8 @@ fn instructions_and_load_times() {
 #[test]
 fn asleep_when_there_is_nothing_to_do() {
     // Whoever calls IMDS on this machine meanwhile wakes it: another analyzer tells of that.
-    let scene = Stage::new(&[]);
+    let stage = Stage::watch(&[]);
     let mut witness = Analyzer::start_another(watch());
-    let quiet = quiet_wake_ups(scene.analyzer.pid(), || witness.so_far().len());
+    let quiet = quiet_wake_ups(stage.analyzer.pid(), || witness.so_far().len());
     assert!(quiet <= 1, "{quiet} wake-ups in 3 s for nothing");
 }

@@ -6,28 +6,27 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    process::{self, Command},
+    process::Command,
 };
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, Ended, IMDS_V6, Scene, briefs, connect, exchange, get, get_with_token, port, run, serve,
+    Analyzer, Ended, IMDS_V6, Stage, briefs, connect, exchange, get, get_with_token, port, run, serve,
 };
 use serde_json::Value;
 
 /// A v2 request on a connection of its own, with a v1 request behind it if asked for; the analyzer's end and the
 /// records.
 fn seen(lab: fn() -> anyhow::Result<Lab>, args: &[&str], v1: bool) -> (Ended, Vec<Value>) {
-    let pid = process::id().to_string();
-    let scene = Scene::new(&[&["--pid", &pid], args].concat(), lab);
-    let stream = scene.connect();
+    let stage = Stage::in_lab(lab().expect("lab")).by_process().watch(args);
+    let stream = stage.connect();
     let port = port(&stream);
     let mut bytes = get_with_token("/", "t");
     if v1 {
         bytes += &get("/latest/user-data");
     }
     exchange(stream, [bytes.as_bytes()]);
-    let (records, ended) = scene.expect_and_end(port, 1 + usize::from(v1));
+    let (records, ended) = stage.expect_and_end(port, 1 + usize::from(v1));
     (ended, records)
 }
 
@@ -63,11 +62,11 @@ fn a_call_to_the_host_itself_is_local() {
 
 #[test]
 fn over_ipv6_too() {
-    let scene = Scene::shared_in(Lab::routed);
-    let stream = connect(&scene.lab.client, IMDS_V6);
+    let stage = Stage::in_lab(Lab::routed().expect("lab")).by_process().shared();
+    let stream = connect(&stage.lab.client, IMDS_V6);
     let port = port(&stream);
     exchange(stream, [get("/").as_bytes()]);
-    let records = scene.expect(port, 1);
+    let records = stage.expect(port, 1);
     assert_eq!(records[0]["imds"]["local"], false);
     assert_eq!(records[0]["imds"]["endpoint"], "ipv6");
     assert_eq!(records[0]["destination"]["ip"], "fd00:ec2::254");
@@ -112,21 +111,21 @@ fn a_command_s_own_calls_fail_it() {
 /// The peer is what counts; what the packet says is told besides.
 #[test]
 fn a_rewritten_destination_is_recorded() {
-    let scene = Scene::shared_in(Lab::routed);
+    let stage = Stage::in_lab(Lab::routed().expect("lab")).by_process().shared();
     run(
-        &scene.lab.client,
+        &stage.lab.client,
         "nft",
         &["add table ip t; \
            add chain ip t o { type nat hook output priority -100; }; \
            add rule ip t o ip daddr 169.254.169.254 tcp dport 80 dnat to 10.123.0.2:8080"],
     );
-    let listener = scene
+    let listener = stage
         .lab
         .server
         .run(|| TcpListener::bind("10.123.0.2:8080"))
         .expect("namespace")
         .expect("a listener");
-    let mut stream = scene.connect();
+    let mut stream = stage.connect();
     let port = port(&stream);
     stream.write_all(get("/latest/user-data").as_bytes()).expect("write");
     // It has arrived where netfilter sent it.
@@ -134,7 +133,7 @@ fn a_rewritten_destination_is_recorded() {
     let mut first = [0; 3];
     accepted.read_exact(&mut first).expect("read");
     assert_eq!(&first, b"GET");
-    let records = scene.expect(port, 1);
+    let records = stage.expect(port, 1);
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"]);
     assert_eq!(records[0]["destination"]["ip"], "169.254.169.254");
     assert_eq!(records[0]["destination"]["port"], 80);

@@ -22,7 +22,7 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, EXEC_TWICE, IMDS_V4, Lack, Scene, Urgent, binary, brief, connect, fast_open_connect_names_the_sender,
+    Analyzer, EXEC_TWICE, IMDS_V4, Lack, Stage, Urgent, binary, brief, connect, fast_open_connect_names_the_sender,
     get, get_with_token, imds_analyzer, lack, needs, port, process as process_of, read_response, run, run_to_end,
     send_with, serve, set_option, silent_peer, until,
 };
@@ -46,12 +46,12 @@ fn kprobes() -> Option<Lack> {
     lack("kprobes", false, line.unwrap_or_else(|| panic!("{check:#?}")))
 }
 
-fn scene() -> Scene {
-    Scene::new(&["--object", "legacy", "--pid", &process::id().to_string()], Lab::local)
+fn stage() -> Stage {
+    Stage::local().by_process().watch(&["--object", "legacy"])
 }
 
 /// The records of one connection in short, once there are `count`, and that there are no more.
-fn seen(scene: Scene, port: u16, count: usize) -> Vec<String> {
+fn seen(stage: Stage, port: u16, count: usize) -> Vec<String> {
     let of_port = |records: &[Value]| -> Vec<String> {
         let own = records.iter().filter(|record| record["source"]["port"] == port);
         own.inspect(|record| assert_eq!(record["imds"]["tap"], "send", "{record:#}"))
@@ -59,11 +59,12 @@ fn seen(scene: Scene, port: u16, count: usize) -> Vec<String> {
             .map(brief)
             .collect()
     };
-    let Scene {
+    let Stage {
         mut analyzer,
         lab: _lab,
         server: _server,
-    } = scene;
+        ..
+    } = stage;
     analyzer.wait_or_go_on(|records| of_port(records).len() >= count);
     of_port(&analyzer.stop().requests())
 }
@@ -71,8 +72,8 @@ fn seen(scene: Scene, port: u16, count: usize) -> Vec<String> {
 #[test]
 fn segments_of_any_number_and_none() {
     needs!(kprobes());
-    let scene = scene();
-    let mut stream = scene.connect();
+    let stage = stage();
+    let mut stream = stage.connect();
     let head = get(PATH);
     let (first, rest) = head.split_at(7);
     let empty = IoSlice::new(b"");
@@ -93,7 +94,7 @@ fn segments_of_any_number_and_none() {
     // The first empty line behind a gap is where certainty begins again.
     send_whole(&mut stream, &head);
     send_whole(&mut stream, &head);
-    let records = seen(scene, port(&stream), 4);
+    let records = seen(stage, port(&stream), 4);
     let [before, cut, doubtful, after] = records.as_slice() else {
         panic!("four were expected: {records:#?}")
     };
@@ -105,23 +106,23 @@ fn segments_of_any_number_and_none() {
 #[test]
 fn a_large_body_and_what_follows_it() {
     needs!(kprobes());
-    let scene = scene();
-    let mut stream = scene.connect();
+    let stage = stage();
+    let mut stream = stage.connect();
     // Within what one send may be copied of, over many pieces.
     let body = "no request line\r\n".repeat(6000);
     let head = format!("PUT {PATH} HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
     stream
         .write_all(format!("{head}{body}{}", get(PATH)).as_bytes())
         .expect("write");
-    let records = seen(scene, port(&stream), 2);
+    let records = seen(stage, port(&stream), 2);
     assert_eq!(records, ["v1 PUT /latest/user-data user-data", V1]);
 }
 
 #[test]
 fn pages_that_nobody_has_touched() {
     needs!(kprobes());
-    let scene = scene();
-    let mut stream = scene.connect();
+    let stage = stage();
+    let mut stream = stage.connect();
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(get(PATH).as_bytes()).expect("write");
     // SAFETY: a new mapping of an open file.
@@ -142,7 +143,7 @@ fn pages_that_nobody_has_touched() {
     read_response(&mut stream);
     // SAFETY: nobody uses it any more.
     unsafe { libc::munmap(page, 4096) };
-    assert_eq!(seen(scene, port(&stream), 1), [V1]);
+    assert_eq!(seen(stage, port(&stream), 1), [V1]);
 }
 
 /// A connection with little room on the way, whose peer reads when it is told to.
@@ -252,8 +253,8 @@ fn bytes_that_change_while_they_are_sent() {
 #[test]
 fn a_file_that_is_sent_is_unreadable() {
     needs!(kprobes());
-    let scene = scene();
-    let mut stream = scene.connect();
+    let stage = stage();
+    let mut stream = stage.connect();
     let mut file = tempfile::tempfile().expect("a file");
     let head = get(PATH);
     file.write_all(head.as_bytes()).expect("write");
@@ -263,7 +264,7 @@ fn a_file_that_is_sent_is_unreadable() {
     assert_eq!(sent, head.len() as isize);
     read_response(&mut stream);
     send_whole(&mut stream, &head);
-    let records = seen(scene, port(&stream), 2);
+    let records = seen(stage, port(&stream), 2);
     assert_eq!(records, ["unknown/unreadable - - not-imds", V1]);
 }
 
@@ -324,13 +325,13 @@ fn an_urgent_send_that_waits() {
 #[test]
 fn pages_that_stay_the_sender_s_are_marked() {
     needs!(kprobes());
-    let scene = scene();
-    let mut stream = scene.connect();
+    let stage = stage();
+    let mut stream = stage.connect();
     for flags in [0, libc::MSG_ZEROCOPY, 0] {
         send_with(&stream, get(PATH).as_bytes(), flags);
         read_response(&mut stream);
     }
-    let Scene { mut analyzer, .. } = scene;
+    let Stage { mut analyzer, .. } = stage;
     let own_port = port(&stream);
     let is_own = |record: &&Value| record["source"]["port"] == own_port;
     analyzer.wait_or_go_on(|records| records.iter().filter(is_own).count() >= 3);
@@ -396,7 +397,7 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     let ended = first.stop_by(libc::SIGKILL);
     assert_eq!(ended.code, None);
     assert_ne!(own(killed), 0, "the kernel has removed them: the sweep is not needed");
-    let second = scene();
+    let second = stage();
     assert_eq!(own(killed), 0);
     let pid = second.analyzer.pid();
     let mut stream = second.connect();
@@ -477,10 +478,8 @@ fn without_btf() {
         .arg(binary())
         .arg(process::id().to_string());
     let analyzer = Analyzer::start(command);
-    let lab = Lab::local().expect("lab");
-    let server = serve(&lab);
-    let scene = Scene { analyzer, lab, server };
-    let mut stream = scene.connect();
+    let stage = Stage::local().beside(analyzer);
+    let mut stream = stage.connect();
     send_whole(&mut stream, &get(PATH));
-    assert_eq!(seen(scene, port(&stream), 1), [V1]);
+    assert_eq!(seen(stage, port(&stream), 1), [V1]);
 }

@@ -183,7 +183,7 @@ fn a_directory_that_is_not_there_yet() {
     )
     .expect("written");
     service.signal(libc::SIGHUP);
-    thread::sleep(Duration::from_millis(200));
+    service.wait_for_said("reloaded");
     curl(&lab, "/latest/early");
     fs::remove_file(&place).expect("removed");
     until("the record is there", || {

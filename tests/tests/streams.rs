@@ -7,14 +7,14 @@ use std::{io::Write, net::TcpStream, process, sync::mpsc::channel, thread};
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, IMDS_V4, IMDS_V6, Scene, Turn, brief, briefs, connect, exchange, get, get_with_token, of_port,
+    Analyzer, IMDS_V4, IMDS_V6, Stage, Turn, brief, briefs, connect, exchange, get, get_with_token, of_port,
     owner_of_older, port, put_token, read_response, run, serve, sysctl, verdicts,
 };
 
 #[test]
 fn ten_requests_on_one_connection() {
-    let scene = Scene::of_this_process();
-    let mut stream = scene.connect();
+    let stage = Stage::local().by_process().watch(&[]);
+    let mut stream = stage.connect();
     let token = put_token(&mut stream);
     for i in 0..10 {
         let path = format!("/latest/meta-data/{i}");
@@ -26,7 +26,7 @@ fn ten_requests_on_one_connection() {
         stream.write_all(request.as_bytes()).expect("write");
         assert_eq!(read_response(&mut stream), 404);
     }
-    let (records, ended) = scene.expect_and_end(port(&stream), 11);
+    let (records, ended) = stage.expect_and_end(port(&stream), 11);
     let expected: Vec<_> = (0..10)
         .map(|i| format!("{} GET /latest/meta-data/{i} plain", ["v1", "v2"][i % 2]))
         .collect();
@@ -54,13 +54,13 @@ fn many(size: usize) -> (String, Vec<String>) {
 }
 
 fn one_write(lab: fn() -> anyhow::Result<Lab>, size: usize) {
-    let scene = Scene::new(&["--pid", &process::id().to_string()], lab);
+    let stage = Stage::in_lab(lab().expect("lab")).by_process().watch(&[]);
     let (bytes, expected) = many(size);
-    let stream = scene.connect();
+    let stream = stage.connect();
     let port = port(&stream);
     // A token that is not valid ends the connection for the server, but all of this has left by then.
     exchange(stream, [bytes.as_bytes()]);
-    let (records, ended) = scene.expect_and_end(port, expected.len());
+    let (records, ended) = stage.expect_and_end(port, expected.len());
     assert_eq!(briefs(&records), expected);
     assert_eq!(ended.lost(), [""; 0]);
 }
@@ -79,13 +79,13 @@ fn a_write_of_64_kib_over_a_cable() {
 /// The smallest requests there are.
 #[test]
 fn a_write_of_64_kib_full_of_tiny_requests() {
-    let scene = Scene::of_this_process();
-    let stream = scene.connect();
+    let stage = Stage::local().by_process().watch(&[]);
+    let stream = stage.connect();
     let port = port(&stream);
     let tiny = "HEAD / HTTP/1.1\n\n";
     let count = 64 * 1024 / tiny.len();
     exchange(stream, [tiny.repeat(count).as_bytes()]);
-    let (records, ended) = scene.expect_and_end(port, count);
+    let (records, ended) = stage.expect_and_end(port, count);
     assert!(verdicts(&records).iter().all(|verdict| *verdict == "v1"));
     assert_eq!(ended.lost(), [""; 0]);
 }
@@ -94,13 +94,10 @@ fn a_write_of_64_kib_full_of_tiny_requests() {
 /// counted, and with `--verbose` the kernel side says so itself.
 #[test]
 fn what_is_left_out_of_a_packet_is_counted_and_said() {
-    let roomy = || {
-        let lab = Lab::local()?;
-        sysctl(&lab.server, "tcp_rmem", "4096 4194304 6291456");
-        Ok(lab)
-    };
-    let scene = Scene::new(&["--verbose", "--pid", &process::id().to_string()], roomy);
-    let mut stream = scene.connect();
+    let lab = Lab::local().expect("lab");
+    sysctl(&lab.server, "tcp_rmem", "4096 4194304 6291456");
+    let stage = Stage::in_lab(lab).by_process().watch(&["--verbose"]);
+    let mut stream = stage.connect();
     // Packets have half of the largest window at most, and it grows with what is received, up to the buffer's size.
     let body = "x".repeat(400 * 1024);
     let head = format!("PUT /latest/x HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -109,7 +106,7 @@ fn what_is_left_out_of_a_packet_is_counted_and_said() {
     // Three bytes a head that is no HTTP; the server ends the connection at the first.
     let heads = 21_500;
     stream.write_all("A\n\n".repeat(heads).as_bytes()).expect("write");
-    let ended = scene.analyzer.stop();
+    let ended = stage.analyzer.stop();
     let count = |kind: &str| {
         let lost = ended.lost();
         let found = lost
@@ -136,8 +133,8 @@ fn what_is_left_out_of_a_packet_is_counted_and_said() {
 
 #[test]
 fn a_body_of_100_kib_is_scanned_and_what_follows_is_judged() {
-    let scene = Scene::shared();
-    let mut stream = scene.connect();
+    let stage = Stage::local().by_process().shared();
+    let mut stream = stage.connect();
     let body = "no request line in here\r\n".repeat(4096);
     write!(
         stream,
@@ -148,7 +145,7 @@ fn a_body_of_100_kib_is_scanned_and_what_follows_is_judged() {
     assert_eq!(read_response(&mut stream), 405);
     stream.write_all(get("/latest/user-data").as_bytes()).expect("write");
     assert_eq!(read_response(&mut stream), 200);
-    let records = scene.expect(port(&stream), 2);
+    let records = stage.expect(port(&stream), 2);
     assert_eq!(
         briefs(&records),
         ["v1 PUT /latest/x plain", "v1 GET /latest/user-data user-data"]
@@ -158,15 +155,15 @@ fn a_body_of_100_kib_is_scanned_and_what_follows_is_judged() {
 /// Heads of 15 KiB, each many segments; the first ones do not fit into the congestion window.
 #[test]
 fn small_segments() {
-    let scene = Scene::shared();
-    run(&scene.lab.client, "ip", &["link", "set", "lo", "mtu", "600"]);
-    let mut stream = scene.connect();
+    let stage = Stage::local().by_process().shared();
+    run(&stage.lab.client, "ip", &["link", "set", "lo", "mtu", "600"]);
+    let mut stream = stage.connect();
     for (i, token) in ["", "X-aws-ec2-metadata-token: t\r\n"].iter().enumerate() {
         let padding = "c=1; ".repeat(3000);
         write!(stream, "GET /{i} HTTP/1.1\r\nCookie: {padding}\r\n{token}\r\n").expect("write");
         assert_eq!(read_response(&mut stream), [404, 401][i]);
     }
-    let records = scene.expect(port(&stream), 2);
+    let records = stage.expect(port(&stream), 2);
     assert_eq!(briefs(&records), ["v1 GET /0 not-imds", "v2 GET /1 not-imds"]);
 }
 
@@ -174,18 +171,18 @@ fn small_segments() {
 /// neighbours.
 #[test]
 fn what_is_sent_again_is_no_second_request() {
-    let scene = Scene::shared();
+    let stage = Stage::local().by_process().shared();
     run(
-        &scene.lab.client,
+        &stage.lab.client,
         "nft",
         &[
             "add table ip t; add chain ip t i { type filter hook input priority 0; }; \
            add rule ip t i tcp dport 80 tcp flags & syn == 0 numgen random mod 5 == 0 counter drop",
         ],
     );
-    let token = put_token(&mut scene.connect());
+    let token = put_token(&mut stage.connect());
     let mut expected = vec![];
-    let mut streams: Vec<TcpStream> = (0..8).map(|_| scene.connect()).collect();
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| stage.connect()).collect();
     let ports: Vec<_> = streams.iter().map(port).collect();
     for round in 0..6 {
         for (stream, port) in streams.iter_mut().zip(&ports) {
@@ -204,10 +201,10 @@ fn what_is_sent_again_is_no_second_request() {
             read_response(stream);
         }
     }
-    let lost = run(&scene.lab.client, "nft", &["list", "table", "ip", "t"]);
+    let lost = run(&stage.lab.client, "nft", &["list", "table", "ip", "t"]);
     let lost = String::from_utf8(lost.stdout).expect("text");
     assert!(!lost.contains("packets 0 "), "nothing was lost: {lost}");
-    let mut analyzer = scene.analyzer;
+    let mut analyzer = stage.analyzer;
     // And the one for the token.
     analyzer.wait_for(|records| records.len() > expected.len());
     let records = analyzer.records();
@@ -224,15 +221,15 @@ fn what_is_sent_again_is_no_second_request() {
 
 #[test]
 fn both_endpoints_and_the_mapped_one() {
-    let scene = Scene::shared();
-    assert!(scene.lab.has_ipv6(), "this host has no IPv6");
+    let stage = Stage::local().by_process().shared();
+    assert!(stage.lab.has_ipv6(), "this host has no IPv6");
     for address in [IMDS_V4, IMDS_V6, "[::ffff:169.254.169.254]:80"] {
-        let mut stream = connect(&scene.lab.client, address);
+        let mut stream = connect(&stage.lab.client, address);
         let path = format!("/latest/{}", port(&stream));
         stream.write_all(get(&path).as_bytes()).expect("write");
         assert_eq!(read_response(&mut stream), 404);
     }
-    let records = scene.analyzer.records();
+    let records = stage.analyzer.records();
     let seen: Vec<_> = records
         .iter()
         .map(|record| {

@@ -14,7 +14,7 @@ use std::{
 
 use imds_analyzer::lab::{IPV4, Lab, NetNs};
 use imds_analyzer_tests::{
-    Scene, briefs, get, get_with_token, owner, port, put_token, read_response, run, set_option, sysctl,
+    Stage, briefs, get, get_with_token, owner, port, put_token, read_response, run, set_option, sysctl,
 };
 use io_uring::{IoUring, opcode, squeue, types};
 
@@ -30,14 +30,14 @@ fn checked(result: impl TryInto<i64>) -> i64 {
 
 /// One request with a valid token that `send` sends; the record's owner and, where it has one, its thread's name.
 fn sent_by(send: impl FnOnce(&mut TcpStream, &[u8])) {
-    let scene = Scene::shared();
-    let mut stream = scene.connect();
+    let stage = Stage::local().by_process().shared();
+    let mut stream = stage.connect();
     let token = put_token(&mut stream);
     // With MSG_ZEROCOPY its bytes are read after the send: they stay until there is an answer.
     let request = get_with_token(PATH, &token);
     send(&mut stream, request.as_bytes());
     assert_eq!(read_response(&mut stream), 200);
-    let records = scene.expect(port(&stream), 2);
+    let records = stage.expect(port(&stream), 2);
     assert_eq!(briefs(&records)[1..], [BRIEF]);
     assert_eq!(records[1]["process"]["pid"], process::id());
     assert_eq!(records[1]["imds"]["owner"], owner());
@@ -140,11 +140,11 @@ fn io_uring() {
 /// What is written while the first packet has not been acknowledged waits (Nagle), and leaves from softirq.
 #[test]
 fn delayed_by_nagle() {
-    let scene = Scene::shared();
-    let nft = |rules: &str| run(&scene.lab.client, "nft", &[rules]);
+    let stage = Stage::local().by_process().shared();
+    let nft = |rules: &str| run(&stage.lab.client, "nft", &[rules]);
     // A tail loss probe would send what waits.
-    sysctl(&scene.lab.client, "tcp_early_retrans", "0");
-    let mut stream = scene.connect();
+    sysctl(&stage.lab.client, "tcp_early_retrans", "0");
+    let mut stream = stage.connect();
     nft(
         "add table ip t; add chain ip t i { type filter hook input priority 0; }; \
          add rule ip t i tcp sport 80 counter drop",
@@ -155,7 +155,7 @@ fn delayed_by_nagle() {
     assert!(not_sent(&stream) > 0, "nothing was delayed");
     nft("delete table ip t");
     assert_eq!(read_response(&mut stream), 401);
-    let records = scene.expect(port(&stream), 1);
+    let records = stage.expect(port(&stream), 1);
     assert_eq!(records[0]["process"]["pid"], process::id());
     assert_eq!(records[0]["imds"]["owner"], owner());
     assert_eq!(briefs(&records), ["v2-empty-token GET /latest/user-data user-data"]);
@@ -213,8 +213,8 @@ fn socket(namespace: &NetNs, protocol: i32) -> OwnedFd {
 
 #[test]
 fn multipath_tcp() {
-    let scene = Scene::shared();
-    let socket = socket(&scene.lab.client, libc::IPPROTO_MPTCP);
+    let stage = Stage::local().by_process().shared();
+    let socket = socket(&stage.lab.client, libc::IPPROTO_MPTCP);
     let (address, size) = (address(), size_of::<libc::sockaddr_in>() as libc::socklen_t);
     // SAFETY: an address of its size, which lives for the call.
     checked(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) });
@@ -223,7 +223,7 @@ fn multipath_tcp() {
         stream.write_all(get(path).as_bytes()).expect("write");
         assert_eq!(read_response(&mut stream), 200);
     }
-    let records = scene.expect(port(&stream), 2);
+    let records = stage.expect(port(&stream), 2);
     assert_eq!(
         briefs(&records),
         ["v1 GET /latest/user-data user-data", "v1 GET / root"]
@@ -238,14 +238,12 @@ fn multipath_tcp() {
 /// The request is in the SYN: there was no connect(2).
 #[test]
 fn fast_open() {
-    let scene = Scene::shared_in(|| {
-        // Client, server, without cookies, for every listener.
-        const ALL: &str = "1543";
-        let lab = Lab::local()?;
-        sysctl(&lab.client, "tcp_fastopen", ALL);
-        Ok(lab)
-    });
-    let socket = socket(&scene.lab.client, 0);
+    // Client, server, without cookies, for every listener.
+    const ALL: &str = "1543";
+    let lab = Lab::local().expect("lab");
+    sysctl(&lab.client, "tcp_fastopen", ALL);
+    let stage = Stage::in_lab(lab).by_process().shared();
+    let socket = socket(&stage.lab.client, 0);
     let (address, size) = (address(), size_of::<libc::sockaddr_in>() as libc::socklen_t);
     let bytes = get(PATH);
     // SAFETY: the bytes and an address of its size live for the call.
@@ -265,7 +263,7 @@ fn fast_open() {
     assert!(had_data_in_syn(&stream), "the SYN was without data");
     stream.write_all(get("/").as_bytes()).expect("write");
     assert_eq!(read_response(&mut stream), 200);
-    let records = scene.expect(port(&stream), 2);
+    let records = stage.expect(port(&stream), 2);
     assert_eq!(
         briefs(&records),
         ["v1 GET /latest/user-data user-data", "v1 GET / root"]

@@ -51,11 +51,11 @@ fn without_colour(text: &str) -> String {
 
 #[test]
 fn a_line_has_all_that_matters_and_no_colour_where_there_is_no_terminal() {
-    let scene = Stage::text(&[]);
-    let path = scene.path.clone();
-    let script = format!("setpriv --reuid=65534 --clear-groups curl -sm10 {}; true", scene.url());
-    let shell = scene.run("sh", &["-c", &script]);
-    let ended = scene.end();
+    let stage = Stage::local().text().watch(&[]);
+    let path = stage.path.clone();
+    let script = format!("setpriv --reuid=65534 --clear-groups curl -sm10 {}; true", stage.url());
+    let shell = stage.run("sh", &["-c", &script]);
+    let ended = stage.end();
     let [line] = ended.stdout.try_into().expect("one line");
     let line: String = line;
     assert!(line[13..].starts_with("v1 "), "{line}");
@@ -74,10 +74,10 @@ fn a_line_has_all_that_matters_and_no_colour_where_there_is_no_terminal() {
 
 #[test]
 fn verbose_shows_more_of_it() {
-    let scene = Stage::text(&["--verbose"]);
-    let url = scene.url();
-    scene.curl(&["-A", "e2e agent"]);
-    let ended = scene.end();
+    let stage = Stage::local().text().watch(&["--verbose"]);
+    let url = stage.url();
+    stage.curl(&["-A", "e2e agent"]);
+    let ended = stage.end();
     let text = ended.stdout.join("\n");
     // The send tap has it from /proc, while the process is there.
     let executable = if is_legacy() { "" } else { "executable  /usr/bin/curl" };
@@ -95,9 +95,9 @@ fn verbose_shows_more_of_it() {
 #[test]
 fn nobody_forges_a_line() {
     for verbose in [&[][..], &["--verbose"]] {
-        let scene = Stage::text(verbose);
-        scene.run(PYTHON, &["-c", HOSTILE, &scene.path, ARGUMENT]);
-        let ended = scene.end();
+        let stage = Stage::local().text().watch(verbose);
+        stage.run(PYTHON, &["-c", HOSTILE, &stage.path, ARGUMENT]);
+        let ended = stage.end();
         let text = ended.stdout.join("\n");
         assert!(!text.chars().any(is_dangerous), "{text:?}");
         assert!(!ended.stderr.chars().any(is_dangerous), "{:?}", ended.stderr);
@@ -110,10 +110,10 @@ fn nobody_forges_a_line() {
 
 #[test]
 fn json_is_one_line_of_plain_text_too() {
-    let scene = Stage::shared();
-    let path = scene.path.clone();
-    scene.run(PYTHON, &["-c", HOSTILE, &path, ARGUMENT]);
-    let record = scene.record();
+    let stage = Stage::shared();
+    let path = stage.path.clone();
+    stage.run(PYTHON, &["-c", HOSTILE, &path, ARGUMENT]);
+    let record = stage.record();
     assert_eq!(record["process"]["args"][4], ARGUMENT);
     assert_eq!(record["url"]["path"], path);
     assert_eq!(record["user_agent"]["original"], "agent\u{202e}\u{9b}2J");
@@ -128,9 +128,9 @@ connection = socket.create_connection(("169.254.169.254", 80), timeout=10)
 connection.sendall(f"GET {sys.argv[1]}/\x1b[2J\x1b]0;owned\x07 HTTP/1.1\r\nHost: imds\r\n\r\n".encode())
 connection.recv(4096)
 "#;
-    let scene = Stage::text(&[]);
-    scene.run(PYTHON, &["-c", script, &scene.path]);
-    let ended = scene.end();
+    let stage = Stage::local().text().watch(&[]);
+    stage.run(PYTHON, &["-c", script, &stage.path]);
+    let ended = stage.end();
     let [line] = ended.stdout.try_into().expect("one line");
     let line: String = line;
     assert!(line[13..].starts_with("v1 "), "{line}");
@@ -167,10 +167,10 @@ fn terminal() -> (File, OwnedFd) {
 
 /// Everything a person sees on a terminal while `client` runs.
 fn seen(args: &[&str], env: &[(&str, &str)], client: impl Fn(&Stage)) -> String {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let (mut person, program) = terminal();
     let mut child = Command::new(binary())
-        .args(["watch", "--count", "1", "--path", &scene.path])
+        .args(["watch", "--count", "1", "--path", &stage.path])
         .args(args)
         .env_remove("NO_COLOR")
         .envs(env.iter().copied())
@@ -192,15 +192,15 @@ fn seen(args: &[&str], env: &[(&str, &str)], client: impl Fn(&Stage)) -> String 
         String::from_utf8(all).expect("UTF-8")
     });
     ready.recv_timeout(std::time::Duration::from_secs(20)).expect("ready");
-    client(&scene);
+    client(&stage);
     assert_eq!(wait(&mut child).code(), Some(0));
     reader.join().expect("reader").replace("\r\n", "\n")
 }
 
 #[test]
 fn colour_on_a_terminal() {
-    let call = |scene: &Stage| {
-        scene.curl(&[]);
+    let call = |stage: &Stage| {
+        stage.curl(&[]);
     };
     let text = seen(&[], &[], call);
     assert!(text.contains("\u{1b}[31m"), "{text:?}");
@@ -218,8 +218,8 @@ fn colour_on_a_terminal() {
 
 #[test]
 fn nobody_drives_the_terminal() {
-    let text = seen(&["--verbose"], &[], |scene| {
-        scene.run(PYTHON, &["-c", HOSTILE, &scene.path, ARGUMENT]);
+    let text = seen(&["--verbose"], &[], |stage| {
+        stage.run(PYTHON, &["-c", HOSTILE, &stage.path, ARGUMENT]);
     });
     let plain = without_colour(&text);
     assert!(!plain.chars().any(is_dangerous), "{plain:?}");
@@ -229,9 +229,9 @@ fn nobody_drives_the_terminal() {
 
 #[test]
 fn colour_when_it_is_asked_for() {
-    let scene = Stage::text(&["--color", "always"]);
-    scene.curl(&[]);
-    let ended = scene.end();
+    let stage = Stage::local().text().watch(&["--color", "always"]);
+    stage.curl(&[]);
+    let ended = stage.end();
     assert!(ended.stdout[0].contains("\u{1b}[31m"), "{ended:#?}");
     let help = run(Command::new(binary()).arg("--help"));
     assert!(!help.stdout.contains('\u{1b}'));

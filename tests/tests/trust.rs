@@ -312,7 +312,7 @@ s.sendall(v1(path + '/b')); answer(s)
 fn data_in_a_syn_is_its_sender_s() {
     let lab = Lab::local().expect("lab");
     imds_analyzer_tests::sysctl(&lab.client, "tcp_fastopen", "1543");
-    let stage = Stage::shared_in(lab);
+    let stage = Stage::in_lab(lab).shared();
     stage.python(&format!(
         "{TRICKS}
 s = socket.socket(); s.setsockopt(socket.IPPROTO_TCP, 30, 1); s.connect(('169.254.169.254', 80))
@@ -336,7 +336,7 @@ fn the_way_of_the_head_is_what_is_local() {
     let ip = |args: &[&str]| run(&lab.client, "ip", args);
     ip(&["route", "prepend", "169.254.169.254/32", "dev", "lo"]);
     let client = lab.client.clone();
-    let stage = Stage::shared_in(lab);
+    let stage = Stage::in_lab(lab).shared();
     let script = format!(
         "import socket, subprocess, sys, time
 s = socket.socket(); s.setblocking(False); s.connect_ex(('169.254.169.254', 80)); time.sleep(0.2)

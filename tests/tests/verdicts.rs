@@ -2,7 +2,7 @@
 //!
 //! guests: hooks send-tap packets no-storage
 
-use imds_analyzer_tests::{Case, Scene, briefs, case, check, exchange, get, get_with_token, port};
+use imds_analyzer_tests::{Case, Stage, briefs, case, check, exchange, get, get_with_token, port};
 
 const CREDENTIAL: &str = "/latest/meta-data/iam/security-credentials/app";
 const TOKEN: &str = "X-aws-ec2-metadata-token";
@@ -205,13 +205,13 @@ fn what_the_headers_say() {
 
 #[test]
 fn x_forwarded_for_is_noted() {
-    let scene = Scene::shared();
-    let stream = scene.connect();
+    let stage = Stage::local().by_process().shared();
+    let stream = stage.connect();
     let port = port(&stream);
     let plain = get("/latest/user-data");
     let forwarded = with_headers("/latest/user-data", "X-Forwarded-For: 10.0.0.1\r\n");
     exchange(stream, [forwarded.as_bytes(), plain.as_bytes()]);
-    let records = scene.expect(port, 2);
+    let records = stage.expect(port, 2);
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"; 2]);
     let noted: Vec<_> = records.iter().map(|record| &record["imds"]["forwarded"]).collect();
     assert_eq!(noted, [true, false]);

@@ -18,19 +18,19 @@ fn names(record: &Value) -> Vec<&str> {
 
 #[test]
 fn a_user_namespace_changes_no_user() {
-    let scene = Stage::shared();
-    let url = scene.url();
+    let stage = Stage::shared();
+    let url = stage.url();
     let drop = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
     let inside = ["unshare", "-Ur", "curl", "-sm10", &url];
-    scene.run("setpriv", &[drop.as_slice(), &inside].concat());
-    let record = scene.record();
+    stage.run("setpriv", &[drop.as_slice(), &inside].concat());
+    let record = stage.record();
     assert_eq!(record["user"]["id"], "65534", "{record:#}");
     assert_eq!(record["group"]["id"], "65534", "{record:#}");
 }
 
 #[test]
 fn a_file_of_another_mount_namespace() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let directory = tempfile::tempdir().expect("a directory");
     let [from, to] = ["from", "to"].map(|name| directory.path().canonicalize().expect("a directory").join(name));
     fs::create_dir_all(from.join("bin")).expect("a directory");
@@ -39,11 +39,11 @@ fn a_file_of_another_mount_namespace() {
     let script = format!(
         "mount --bind '{}' '{to}' && cd '{to}/bin' && exec '{to}/bin/fetcher' -sm10 '{}'",
         from.display(),
-        scene.url(),
+        stage.url(),
         to = to.display()
     );
-    scene.run("unshare", &["-m", "sh", "-c", &script]);
-    let record = scene.record();
+    stage.run("unshare", &["-m", "sh", "-c", &script]);
+    let record = stage.record();
     let process = &record["process"];
     assert_eq!(process["executable"], json!(to.join("bin/fetcher")), "{record:#}");
     assert_eq!(process["working_directory"], json!(to.join("bin")), "{record:#}");
@@ -87,7 +87,7 @@ fn an_analyzer_that_does_not_see_its_callers_in_proc() {
 /// The process goes on without its first thread: /proc knows neither its program nor its directory.
 #[test]
 fn a_first_thread_that_has_ended() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let script = r#"
 def work():
     while open(f"/proc/{os.getpid()}/stat").read().rsplit(")", 1)[1].split()[0] != "Z": time.sleep(0.001)
@@ -96,8 +96,8 @@ def work():
 threading.Thread(target=work).start()
 ctypes.CDLL(None).pthread_exit(None)
 "#;
-    let pid = scene.python(script);
-    let record = scene.record();
+    let pid = stage.python(script);
+    let record = stage.record();
     let process = &record["process"];
     assert_eq!(process["pid"], pid);
     assert_eq!(process["args"][0], PYTHON, "{record:#}");
@@ -115,7 +115,7 @@ ctypes.CDLL(None).pthread_exit(None)
 /// It calls before its parent exits, and after: the one who started it stays the same.
 #[test]
 fn an_orphan_keeps_the_parent_that_was_seen() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let script = r#"
 ends, start = os.pipe()
 os.set_inheritable(start, True)
@@ -137,8 +137,8 @@ os.close(start)
 os.wait()
 os.read(ends, 1)
 "#;
-    scene.python(script);
-    let records = scene.records();
+    stage.python(script);
+    let records = stage.records();
     assert_eq!(records.len(), 2, "{records:#?}");
     for record in &records {
         assert_eq!(names(record)[0], "first-parent", "{record:#}");
@@ -148,7 +148,7 @@ os.read(ends, 1)
 
 #[test]
 fn scripts_are_told_apart_from_their_interpreter() {
-    let scene = Stage::shared();
+    let stage = Stage::shared();
     let directory = tempfile::tempdir().expect("a directory");
     let directory = directory.path().canonicalize().expect("a directory");
     let script = directory.join("job.py");
@@ -159,11 +159,11 @@ fn scripts_are_told_apart_from_their_interpreter() {
     fs::write(&script, text).expect("a script");
     let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
     fs::set_permissions(&script, mode).expect("a mode");
-    let path = scene.path.clone();
-    scene.run(script.to_str().expect("UTF-8"), &[&path]);
+    let path = stage.path.clone();
+    stage.run(script.to_str().expect("UTF-8"), &[&path]);
     let relative = format!("cd '{}' && exec {PYTHON} -u ./job.py {path}", directory.display());
-    scene.run("sh", &["-c", &relative]);
-    let records = scene.records();
+    stage.run("sh", &["-c", &relative]);
+    let records = stage.records();
     assert_eq!(records.len(), 2);
     for record in records {
         let caller = record["imds"]["caller"].as_str().expect("a caller");

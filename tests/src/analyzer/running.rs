@@ -3,7 +3,10 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -16,7 +19,10 @@ use super::{DEADLINE, Ended, requests};
 pub(super) struct Running {
     child: Child,
     lines: Receiver<String>,
-    stderr: Option<JoinHandle<String>>,
+    /// Ends with the process.
+    stderr: Option<JoinHandle<()>>,
+    /// The text of stderr so far.
+    said: Arc<Mutex<String>>,
     /// The lines of stdout so far.
     pub(super) seen: Vec<String>,
 }
@@ -41,30 +47,29 @@ impl Running {
         });
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
         let (send_ready, ready) = channel();
+        let said = Arc::new(Mutex::new(String::new()));
+        let all = Arc::clone(&said);
         let stderr = thread::spawn(move || {
-            let mut all = String::new();
-            loop {
-                let mut line = String::new();
-                match stderr.read_line(&mut line) {
-                    Ok(n) if n > 0 => {
-                        if line.starts_with("ready") {
-                            let _ = send_ready.send(());
-                        }
-                        all.push_str(&line);
-                    }
-                    _ => return all,
+            let mut line = String::new();
+            while stderr.read_line(&mut line).is_ok_and(|count| count > 0) {
+                locked(&all).push_str(&line);
+                if line.starts_with("ready") {
+                    let _ = send_ready.send(());
                 }
+                line.clear();
             }
         });
         if ready.recv_timeout(DEADLINE).is_err() {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("{command:?} did not get ready:\n{}", stderr.join().unwrap_or_default());
+            stderr.join().expect("reader");
+            panic!("{command:?} did not get ready:\n{}", locked(&said));
         }
         Self {
             child,
             lines,
             stderr: Some(stderr),
+            said,
             seen: Vec::new(),
         }
     }
@@ -73,20 +78,26 @@ impl Running {
         self.child.id()
     }
 
+    /// The text of stderr so far.
+    pub(super) fn said(&self) -> String {
+        locked(&self.said).clone()
+    }
+
     /// The lines of stdout so far.
     pub(super) fn so_far(&mut self) -> &[String] {
         self.seen.extend(self.lines.try_iter());
         &self.seen
     }
 
-    /// Waits for the next line of stdout, of whatever kind.
+    /// Waits for the next line of stdout, of any kind.
     pub(super) fn next_line(&mut self) -> String {
         let line = self.lines.recv_timeout(DEADLINE).expect("a line in time");
         self.seen.push(line.clone());
         line
     }
 
-    /// Waits until `enough` of the request records from line `from` on that `keep` takes; these, and whether it was in time.
+    /// Waits until `enough` accepts the request records from line `from` on that `keep` selects. Returns these records,
+    /// and whether that was in time.
     pub(super) fn wait_until(
         &mut self,
         from: usize,
@@ -98,7 +109,7 @@ impl Running {
         let mut records = Vec::new();
         let mut read = from;
         loop {
-            // All there is before the next look, which may be long.
+            // Read all lines there are first: the next call of `enough` may take long.
             self.seen.extend(self.lines.try_iter());
             records.extend(requests(&self.seen[read..]).into_iter().filter(&keep));
             read = self.seen.len();
@@ -122,7 +133,7 @@ impl Running {
         unsafe { libc::kill(self.pid() as i32, signal) };
     }
 
-    /// Waits for its end, and collects what it wrote.
+    /// Waits until the process ends, and collects its output.
     pub(super) fn finish(&mut self) -> Ended {
         let deadline = Instant::now() + DEADLINE;
         let status = loop {
@@ -135,22 +146,24 @@ impl Running {
         while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
             self.seen.push(line);
         }
-        let stderr = self
-            .stderr
-            .take()
-            .map(|thread| thread.join().expect("reader"))
-            .unwrap_or_default();
+        if let Some(reader) = self.stderr.take() {
+            reader.join().expect("reader");
+        }
         Ended {
             code: status.code(),
             stdout: std::mem::take(&mut self.seen),
-            stderr,
+            stderr: self.said(),
         }
     }
 }
 
+fn locked(text: &Mutex<String>) -> MutexGuard<'_, String> {
+    text.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has ended already is past both.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

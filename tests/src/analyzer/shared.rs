@@ -1,8 +1,8 @@
-//! The analyzer that tests of one program share, one after the other: a start costs as much as most tests, in an emulated
-//! guest several times as much.
+//! The analyzer that the tests of one program share, one after the other: a start costs as much as most tests, and
+//! several times as much in an emulated guest.
 //!
-//! It sees the whole machine. Each test takes what came in its time and is its own; what comes late is found at the end,
-//! when all records are counted again.
+//! It sees the whole machine. Each test takes its own records among those that came in its time. At the end all records
+//! are counted again, which finds those that came late.
 
 use std::{
     io::Write as _,
@@ -16,25 +16,25 @@ use serde_json::Value;
 use super::{DEADLINE, requests, running::Running, watch};
 use crate::{IMDS_V4, connect, fits_schema, get, lab_with_imds, read_response, schema};
 
-/// Whether a request's record is the test's own.
+/// Returns true if a request's record is the test's own.
 pub(super) type Own = Box<dyn Fn(&Value) -> bool + Send>;
 
-/// The one that waits for the next test.
+/// The shared analyzer while it waits for the next test.
 static WAITING: Mutex<Option<Shared>> = Mutex::new(None);
 
-/// An analyzer that no test has for itself alone.
+/// An analyzer that several tests use, one after the other.
 pub(super) struct Shared {
     pub(super) running: Running,
-    /// Where calls are made that show how far it is.
+    /// The lab of the calls that mark how far the analyzer has read.
     lab: Lab,
     _server: Server,
     marks: usize,
-    /// What each test so far took for its own, and how many records that were.
+    /// For each test so far: which records were its own, and how many.
     taken: Vec<(Own, usize)>,
 }
 
 impl Shared {
-    /// The one that waits, or the first.
+    /// The waiting analyzer, or a new one.
     pub(super) fn take() -> Self {
         static AT_EXIT: Once = Once::new();
         AT_EXIT.call_once(|| {
@@ -42,7 +42,7 @@ impl Shared {
             assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
         });
         waiting().take().unwrap_or_else(|| {
-            // What was sent is written at once then, and not when it is answered.
+            // Without answers, the analyzer writes a request at once, and not when IMDS has answered.
             let running = Running::start(watch(&["--no-answers"]));
             let (lab, server) = lab_with_imds();
             Self {
@@ -55,7 +55,8 @@ impl Shared {
         })
     }
 
-    /// All records of requests from line `from` on that are a test's `own`; the next test may come.
+    /// Returns all request records from line `from` on that are the test's `own`, and frees the analyzer for the next
+    /// test.
     pub(super) fn give_back(mut self, from: usize, own: Own) -> Vec<Value> {
         self.catch_up();
         let records: Vec<Value> = requests(&self.running.seen[from..])
@@ -67,9 +68,9 @@ impl Shared {
         records
     }
 
-    /// Waits until all that was sent so far is written: two calls more, whose records come last. The second cannot overtake
-    /// what another CPU had when the first was read. A test waits itself for what is held back longer: unfinished heads, and
-    /// what is in pages of the sender.
+    /// Waits until everything sent so far is written: makes two more calls, whose records come last. The second one
+    /// cannot overtake a record that another CPU held when the first was read. Some requests are held back longer
+    /// (unfinished heads, and bytes in pages of the sender): a test waits for these itself.
     fn catch_up(&mut self) {
         for _ in 0..2 {
             self.marks += 1;
@@ -86,7 +87,7 @@ impl Shared {
         }
     }
 
-    /// Ends it: it has gone well, and no test's records came after the test.
+    /// Ends the analyzer, and fails unless it worked and no record of a test came after that test.
     fn end(mut self) {
         self.running.signal(libc::SIGINT);
         let ended = self.running.finish();
@@ -104,13 +105,13 @@ impl Shared {
     }
 }
 
-/// Whether a record is one of [`Shared::catch_up`].
+/// True if a record is of a call by [`Shared::catch_up`].
 pub(super) fn is_mark(record: &Value) -> bool {
     let path = record["url"]["path"].as_str();
     path.is_some_and(|path| path.starts_with("/latest/meta-data/mark-"))
 }
 
-/// Ends the one that waits, if there is one: a test comes that is to have this machine for itself.
+/// Ends the waiting analyzer, if there is one: the next test needs the machine for itself.
 pub(super) fn end() {
     let shared = waiting().take();
     if let Some(shared) = shared {
@@ -122,7 +123,7 @@ fn waiting() -> std::sync::MutexGuard<'static, Option<Shared>> {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// After the last test; what it finds fails the program.
+/// Runs after the last test. If [`end`] panics, the test program fails.
 extern "C" fn at_exit() {
     if panic::catch_unwind(end).is_err() {
         // SAFETY: ends at once.

@@ -1,5 +1,5 @@
-//! `/init` of a guest of `cargo xtask vm`: mounts what a system has mounted, runs what `/etc/vm/run` lists, tells the
-//! serial console how each ended, and switches the machine off.
+//! `/init` of a guest of `cargo xtask vm`: mounts the usual file systems, runs the commands in `/etc/vm/run`, reports
+//! on the serial console how each ended, and switches the machine off.
 //!
 //! ```text
 //! /etc/vm/run:   name <tab> seconds <tab> command for sh
@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Type, source and place. One that a kernel lacks is left out: what needs it will say so.
+/// Type and place. A file system that the kernel lacks is left out: the command that needs it will report that.
 const MOUNTS: [(&str, &str); 11] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
@@ -38,11 +38,11 @@ const MOUNTS: [(&str, &str); 11] = [
     ("tracefs", "/sys/kernel/tracing"),
     ("securityfs", "/sys/kernel/security"),
 ];
-/// Kernel modules, each after those it needs.
+/// Lists kernel modules, each after those it needs.
 const MODULES: &str = "/etc/vm/modules";
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 const RUN: &str = "/etc/vm/run";
-/// As a shell has it for a command that was killed for lateness, see timeout(1).
+/// The exit code for a command that was killed because it ran too long, as of timeout(1).
 const LATE: i32 = 124;
 
 fn main() {
@@ -51,7 +51,7 @@ fn main() {
             println!("{kind} on {place}: {error}");
         }
     }
-    // As udev does it; shells use the first.
+    // udev makes these links on other systems; shells use the first.
     for (name, target) in [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
@@ -88,8 +88,7 @@ fn main() {
     unsafe { libc::sync() };
     // SAFETY: no preconditions.
     unsafe { libc::reboot(libc::RB_POWER_OFF) };
-    // A machine that cannot be switched off; the emulator ends when it starts again.
-    // SAFETY: no preconditions.
+    // This machine cannot be switched off: restart it, which ends the emulator.
     unsafe { libc::reboot(libc::RB_AUTOBOOT) };
 }
 
@@ -109,7 +108,7 @@ fn run_line(line: &str) {
     println!("@vm end {name} {code} {:.2}", started.elapsed().as_secs_f64());
 }
 
-/// Runs `command` to its end, and buries all orphans meanwhile, as pid 1 must.
+/// Runs `command` to its end, and reaps all orphans, as pid 1 must.
 fn run(command: &str, limit: Duration) -> io::Result<i32> {
     let child = Command::new("/bin/sh")
         .args(["-c", command])
@@ -161,7 +160,8 @@ fn mount(kind: &str, place: &str) -> io::Result<()> {
     checked(result.into())
 }
 
-/// Before 5.6 a guest with so few devices waits for minutes until getrandom(2) answers. Nothing secret is made here.
+/// Before 5.6 getrandom(2) waits for minutes in a guest with so few devices, so this fills the pool. Nothing secret is
+/// made here.
 fn seed() -> io::Result<()> {
     /// `_IOW('R', 0x03, int [2])`: `struct rand_pool_info` of include/uapi/linux/random.h.
     const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
@@ -179,7 +179,7 @@ fn seed() -> io::Result<()> {
         words: [0x5eed; WORDS],
     };
     for _ in 0..WORDS {
-        // SAFETY: the kernel reads as many bytes as it is told there are.
+        // SAFETY: the kernel reads the header and as many bytes of `words` as `bytes` says.
         if unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const pool) } < 0 {
             return Err(io::Error::last_os_error());
         }

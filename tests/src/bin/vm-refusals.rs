@@ -1,6 +1,6 @@
-//! Hosts that refuse, for guests of `cargo xtask vm` alone: what is done here is done to the whole machine. Another's
-//! program at the root of cgroup2 that tolerates no other, and a kernel locked down to confidentiality (`--skip lockdown`
-//! where the kernel cannot be).
+//! Hosts that refuse. Only for guests of `cargo xtask vm`, because this changes the whole machine: it attaches a
+//! foreign program that allows no others at the root of cgroup2, and locks the kernel down to confidentiality (`--skip
+//! lockdown` for kernels that cannot be locked down).
 
 #![expect(clippy::panic, reason = "a test fails by it")]
 
@@ -9,7 +9,7 @@ use std::{env, fs, io, os::fd::AsRawFd as _, path::Path};
 use imds_analyzer_tests::{Output, imds_analyzer};
 
 fn main() {
-    // Until 5.11 programs count against it.
+    // Before 5.11 programs count against this limit.
     let all = libc::rlimit {
         rlim_cur: libc::RLIM_INFINITY,
         rlim_max: libc::RLIM_INFINITY,
@@ -22,7 +22,7 @@ fn main() {
     }
 }
 
-/// Of the tools that attach without a flag, as some did before links (5.7).
+/// A program that is attached without a flag, as some tools did before links (5.7).
 fn foreign_program() {
     let root = fs::File::open("/sys/fs/cgroup").expect("cgroup2");
     let before = imds_analyzer(&["check"]);
@@ -32,16 +32,16 @@ fn foreign_program() {
     if before.stdout.contains("cgroup_skb egress") {
         expect(&beside, "does not allow others");
     } else {
-        // The send tap has nothing to do with it.
+        // The foreign program does not concern the send tap.
         assert_eq!(beside.code, Some(0), "{beside:#?}");
     }
-    // It is still there.
+    // The foreign program is still attached.
     program.detach(&root);
     let output = imds_analyzer(&["check"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
 }
 
-/// Cannot be taken back.
+/// A lockdown cannot be undone.
 fn lockdown() {
     let file = Path::new("/sys/kernel/security/lockdown");
     if let Err(error) = fs::write(file, "confidentiality") {
@@ -54,7 +54,7 @@ fn lockdown() {
     }
 }
 
-/// Whatever comes of it, the reason is said.
+/// Fails unless the output names the `reason`, whatever the exit code.
 fn expect(output: &Output, reason: &str) {
     let said = output.stdout.contains(reason) || output.stderr.contains(reason);
     assert!(said, "{reason}: {output:#?}");

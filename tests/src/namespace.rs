@@ -1,0 +1,35 @@
+//! What tests do in a network namespace of a lab.
+
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+};
+
+use imds_analyzer::lab::{Lab, NetNs, Options, Server};
+
+/// An IMDS that serves requests without a token too.
+pub fn serve(lab: &Lab) -> Server {
+    Server::start(&lab.server, Options::default()).expect("IMDS")
+}
+
+/// Sets `net.ipv4.<name>` in `namespace`.
+pub fn sysctl(namespace: &NetNs, name: &str, value: &str) {
+    namespace
+        .run(|| fs::write(format!("/proc/sys/net/ipv4/{name}"), value))
+        .expect("namespace")
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+/// Runs a program inside `namespace` to its end, which has to be good.
+pub fn run(namespace: &NetNs, program: &str, args: &[&str]) -> Output {
+    let mut command = namespace.command(program);
+    command.args(args).stdin(Stdio::null());
+    output(command)
+}
+
+/// Runs a command to its end, which has to be good.
+pub fn output(mut command: Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    output
+}
