@@ -1,4 +1,4 @@
-//! The commands, and how they end.
+//! The commands and their exit codes.
 
 use std::io;
 
@@ -20,7 +20,7 @@ mod lab;
 mod signals;
 mod watch;
 
-/// Runs what was typed.
+/// Runs the command that was given on the command line.
 pub fn run(cli: Cli) -> ExitCode {
     let verbose = match &cli.command {
         Command::Watch(args) => args.verbose,
@@ -64,7 +64,7 @@ fn written(result: io::Result<()>) -> anyhow::Result<ExitCode> {
     Ok(result.map(|()| ExitCode::Ok)?)
 }
 
-/// The code for a command that failed. Whoever reads the output may stop reading: that is no failure.
+/// The exit code of a command that failed. A reader that closes the output early is not a failure.
 fn code_of(error: &anyhow::Error) -> ExitCode {
     let start = error.downcast_ref();
     let output = match start {
@@ -97,7 +97,7 @@ mod tests {
             (anyhow!(StartError::Output(io(full))), ExitCode::Failed),
             (anyhow!(StartError::Impossible(impossible)), ExitCode::CannotRun),
             (anyhow!(StartError::Refused(anyhow!("no"))), ExitCode::CannotRun),
-            // What the kernel said is no answer of whoever reads the output.
+            // A "closed" error from the kernel does not mean that the reader closed the output.
             (anyhow!(StartError::Refused(anyhow!(io(closed)))), ExitCode::CannotRun),
             (anyhow!("anything else"), ExitCode::Failed),
         ];

@@ -1,7 +1,7 @@
 //! One request as the rest of the program sees it: what was asked, the verdict, and who asked.
 //!
-//! Everything in here is safe to write out: secrets are masked where the fields are made ([`crate::secrets`]), text is
-//! valid UTF-8 and bounded. Escaping for a terminal is left to the text sink.
+//! Everything in here is safe to write out: secrets are masked where the fields are made ([`crate::secrets`]), and text
+//! is valid UTF-8 and bounded. Escaping for a terminal is left to the text sink.
 
 use std::{
     fmt,
@@ -29,18 +29,18 @@ pub struct Event {
     pub reason: Option<Reason>,
     pub path_class: PathClass,
     pub tap: Tap,
-    /// Where `process` comes from; `None` exactly when nobody is known.
+    /// The source of `process`. `None` exactly when no process is known.
     pub owner: Option<OwnerHook>,
     pub net_ns: NetNs,
-    /// The peer is an address of this host itself.
+    /// True if the peer is an address of this host.
     pub local: bool,
-    /// It repeats another request that was seen: a rootless network helper made a container's call for it.
+    /// True if this repeats another request that was seen: a rootless network helper repeated a container's call.
     pub relay: bool,
-    /// X-Forwarded-For is present.
+    /// True if X-Forwarded-For is present.
     pub forwarded: bool,
-    /// The head breaks the grammar of HTTP.
+    /// True if the head breaks the grammar of HTTP.
     pub malformed: bool,
-    /// Bytes of the head were in memory that the sender could still change after they were judged.
+    /// True if the sender could still change bytes of the head in memory after they were judged.
     pub sender_pages: bool,
     pub http: HttpRequest,
     pub answer: Answer,
@@ -48,16 +48,16 @@ pub struct Event {
     pub source: SocketAddr,
     /// The socket's peer.
     pub destination: SocketAddr,
-    /// What the packet said, where netfilter rewrote it.
+    /// The destination in the packet, if netfilter rewrote it.
     pub packet_destination: Option<SocketAddr>,
-    /// Shared: many requests come from one process.
+    /// Shared, because many requests come from one process.
     pub process: Option<Arc<Process>>,
-    /// The thread that sent, where it is another than the main one.
+    /// The thread that sent the request, if it is not the main thread.
     pub thread: Option<Thread>,
 }
 
 impl Event {
-    /// What callers are told apart by; `unknown` where nobody is known.
+    /// The key that identifies a caller; `unknown` if no process is known.
     pub fn caller(&self) -> &str {
         self.process.as_ref().map_or("unknown", |process| &process.caller)
     }
@@ -67,13 +67,13 @@ impl Event {
     }
 }
 
-/// What came back of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Answer {
     Answered(Reply),
-    /// 5 s passed, or the connection ended, without an answer.
+    /// No answer came within 5 s or before the connection ended.
     None,
-    /// Whether it was answered cannot be told.
+    /// Nobody can tell if the request was answered.
     #[default]
     Unseen,
 }
@@ -84,12 +84,12 @@ pub struct Reply {
     pub status: u16,
     /// From the last byte of the request to the first one of the status line.
     pub duration: Duration,
-    /// TTL of the IP packet with the status line, or its hop limit, as it arrived.
+    /// TTL (IPv4) or hop limit (IPv6) of the packet with the status line, as it arrived.
     pub hop_limit: u8,
 }
 
 impl Answer {
-    /// The contract's word.
+    /// The word in records, `imds.answer`.
     pub const fn word(self) -> AnswerWord {
         match self {
             Self::Answered(_) => AnswerWord::Answered,
@@ -114,7 +114,7 @@ impl Answer {
 }
 
 impl Reply {
-    /// A status of 2xx.
+    /// True if the status is 2xx.
     pub const fn is_success(self) -> bool {
         self.status / 100 == 2
     }
@@ -132,25 +132,25 @@ vocabulary! {
 /// A connection to IMDS that ended without a byte of a request.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// When it was begun.
+    /// When the connection was begun.
     pub time: SystemTime,
     pub outcome: Outcome,
     pub duration: Duration,
-    /// Where `process` comes from; `None` exactly when nobody is known.
+    /// The source of `process`. `None` exactly when no process is known.
     pub owner: Option<OwnerHook>,
     pub net_ns: NetNs,
-    /// The peer is an address of this host itself.
+    /// True if the peer is an address of this host.
     pub local: bool,
-    /// Absent if no address was chosen.
+    /// `None` if the kernel had not chosen a source address.
     pub source: Option<SocketAddr>,
     pub destination: SocketAddr,
     pub process: Option<Arc<Process>>,
-    /// The thread that connected, where it is another than the main one.
+    /// The thread that connected, if it is not the main thread.
     pub thread: Option<Thread>,
 }
 
 impl Attempt {
-    /// What callers are told apart by; `unknown` where nobody is known.
+    /// The key that identifies a caller; `unknown` if no process is known.
     pub fn caller(&self) -> &str {
         self.process.as_ref().map_or("unknown", |process| &process.caller)
     }
@@ -163,7 +163,7 @@ impl Attempt {
 vocabulary! {
     /// How the bytes were seen, `imds.tap`.
     pub enum Tap {
-        /// Off the packets.
+        /// From the packets.
         Wire = "wire",
         /// From the sender's memory.
         Send = "send",
@@ -181,14 +181,14 @@ vocabulary! {
 vocabulary! {
     /// Which address of the metadata service was called, `imds.endpoint`.
     pub enum Endpoint {
-        /// 169.254.169.254, mapped into IPv6 too.
+        /// 169.254.169.254, also as an IPv4-mapped IPv6 address.
         Ipv4 = "ipv4",
         Ipv6 = "ipv6",
     }
 }
 
 impl Endpoint {
-    /// A mapped IPv4 address is IPv4.
+    /// Treats an IPv4-mapped address as IPv4.
     fn of(destination: SocketAddr) -> Self {
         match destination.ip().to_canonical() {
             IpAddr::V4(_) => Self::Ipv4,
@@ -206,7 +206,7 @@ vocabulary! {
     }
 }
 
-/// What is known of the request's head; fields are absent where it was cut before them.
+/// The known parts of the request's head. Fields after the point where the head was cut are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpRequest {
     pub method: Option<String>,
@@ -218,68 +218,70 @@ pub struct HttpRequest {
     pub user_agent: Option<String>,
 }
 
-/// The process that sent the request, as `settings.args` allows to show it.
+/// The process that sent the request, with as much of its arguments as `settings.args` allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
     pub pid: u32,
     pub name: String,
-    /// What callers are told apart by, the same from one run of the program to the next: `program`, and the place it
-    /// runs in.
+    /// The key that identifies a caller: `program` and the place it runs in. It is the same in every run of the
+    /// program.
     pub caller: String,
-    /// The executable, or the script of an interpreter; the name in brackets where the executable is not known. A tool
-    /// that another program runs is `script > tool`.
+    /// The executable, or the script of an interpreter. If the executable is not known, the process name in brackets.
+    /// If another program runs a tool, `script > tool`.
     pub program: String,
     /// The script or program before ` > ` in `program`.
     pub run_by: Option<String>,
-    /// It is a rootless network helper, which makes the calls of others.
+    /// True for a rootless network helper, which makes calls for others.
     pub network_helper: bool,
-    /// Where what is known comes from in the first place.
+    /// The main source of the facts.
     pub source: Source,
     pub executable: Option<String>,
-    /// The kernel says that `executable` is the system's: in the mount and user namespace of pid 1, and a file that root
-    /// owns and nobody else may write. Rules go by no other one.
+    /// True if the kernel says that `executable` belongs to the system: the process is in the mount and user namespace
+    /// of pid 1, and the file is owned by root and not writable for anyone else. Rules match no other executable.
     pub executable_trusted: bool,
-    /// The process is in another user namespace than pid 1: root there can make the kernel name any file as the
-    /// executable (PR_SET_MM_MAP).
+    /// True if the process is in another user namespace than pid 1: root in there can make the kernel name any file as
+    /// the executable (PR_SET_MM_MAP).
     pub executable_claimed: bool,
-    /// Masked; empty where nothing could be read.
+    /// Masked; empty if they could not be read.
     pub args: Vec<String>,
-    /// `args` is not all there was.
+    /// True if `args` is incomplete.
     pub args_truncated: bool,
     pub start: Option<SystemTime>,
-    /// As of when the process was announced.
+    /// The directory at the time when the process was announced.
     pub working_directory: Option<String>,
-    /// The parent first, pid 1 last. A parent that has exited since is kept where it had been seen.
+    /// The parent first, pid 1 last. A parent that has exited since is kept if it had been seen.
     pub ancestors: Vec<Ancestor>,
     pub user: User,
     pub group_id: Option<u32>,
-    /// Who logged in, whatever user they have become since; `None` outside of logins.
+    /// The user who logged in, even after sudo or su; `None` outside of logins.
     pub login: Option<Login>,
     /// systemd unit, from the cgroup path.
     pub unit: Option<String>,
-    /// The unit of this host's own systemd: `unit`, unless that is one inside of a container. Rules go by it.
+    /// The unit of this host's own systemd: `unit`, unless that unit is inside a container. Rules match this unit.
     pub system_unit: Option<String>,
     pub slice: Option<String>,
-    /// Unit and slice as a user has named them: below a user's own systemd, or below a cgroup that belongs to a user.
+    /// Unit and slice with names that a user chose: below a user's own systemd, or below a cgroup that belongs to a
+    /// user.
     pub user_unit: Option<String>,
     pub user_slice: Option<String>,
     /// Id of the login session.
     pub session: Option<String>,
-    /// Named by the system: nothing that a user can name gets here.
+    /// Named by the system. A name that a user can choose never gets here.
     pub container: Option<Container>,
     pub orchestrator: Option<Orchestrator>,
-    /// The container that a user's cgroup says it is, without name and image. Its id may be that of any other.
+    /// The container that a user's cgroup claims to be, without name and image. Its id may be that of another
+    /// container.
     pub user_container: Option<Container>,
 }
 
 vocabulary! {
-    /// Where the facts on a process come from, `process.source`.
+    /// The source of the facts on a process, `process.source`.
     #[derive(Default)]
     pub enum Source {
-        /// Read in the kernel while the process connected or sent; /proc only adds to them.
+        /// Read in the kernel while the process connected or sent. /proc only adds facts.
         #[default]
         Kernel = "kernel",
-        /// Read in /proc afterwards: the process had not been announced.
+        /// Read from /proc afterwards, because the process had not been announced.
         Proc = "proc",
     }
 }
@@ -314,7 +316,7 @@ pub struct User {
     pub name: Option<String>,
 }
 
-/// What the kernel's audit remembers of a login, through sudo and su.
+/// The kernel audit's record of a login, kept through sudo and su.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Login {
     pub user: User,
@@ -332,13 +334,13 @@ pub struct Thread {
 pub struct Container {
     pub id: String,
     pub runtime: Option<Runtime>,
-    /// Where the runtime's own files on this host have it.
+    /// `None` if the runtime's own files on this host do not have it.
     pub name: Option<String>,
     pub image: Option<String>,
 }
 
 impl Container {
-    /// Its name, else as much of its id as `docker ps` shows.
+    /// The container's name. Without one, as much of its id as `docker ps` shows.
     pub fn short_name(&self) -> &str {
         self.name.as_deref().unwrap_or(self.id.get(..12).unwrap_or(&self.id))
     }
@@ -356,14 +358,14 @@ vocabulary! {
     }
 }
 
-/// What placed the container.
+/// The orchestrator that placed the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orchestrator {
     pub platform: Platform,
     /// Pod uid, or task id.
     pub id: String,
     pub qos: Option<Qos>,
-    /// Of the pod, where the runtime's own files have it; of the task, its family.
+    /// The pod's name, if the runtime's own files have it; for a task, its family.
     pub name: Option<String>,
     pub namespace: Option<String>,
     /// ECS cluster.
@@ -371,7 +373,7 @@ pub struct Orchestrator {
 }
 
 impl Orchestrator {
-    /// Of which the id is known.
+    /// An orchestrator of which only the id is known.
     pub const fn new(platform: Platform, id: String) -> Self {
         Self {
             platform,
@@ -393,7 +395,7 @@ vocabulary! {
 }
 
 impl Platform {
-    /// What the platform runs containers in.
+    /// The word for the unit in which the platform runs containers.
     pub const fn workload(self) -> Workload {
         match self {
             Self::Kubernetes => Workload::Pod,

@@ -56,7 +56,7 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// a lost packet several times within it.
 pub const WAIT: Duration = Duration::from_secs(5);
 
-/// Bounds on what waits.
+/// Bounds on the queues.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     /// Maximum number of unfinished heads. Beyond it, a head of the user with the most is reported early.
@@ -107,11 +107,12 @@ pub trait Lookup {
 /// The stage between decoding and the sinks.
 pub struct Join<L> {
     lookup: L,
-    /// Time never goes back.
+    /// Nanoseconds since boot. Never goes back.
     since_boot: u64,
-    /// By which times become wall-clock times: one for all, so that they keep their order.
+    /// The clocks that convert times to wall-clock times. All records use the same reading until the wall clock is set,
+    /// so that times keep their order.
     clocks: Option<Now>,
-    /// Answers are seen: requests wait for them.
+    /// True if answers are seen. Requests then wait for them.
     answers: bool,
     pending: Queue<Pending>,
     early: Queue<()>,
@@ -120,7 +121,7 @@ pub struct Join<L> {
     relays: Relays,
     judge: Judge,
     loss: Ledger,
-    /// How many answers the kernel side could not hand over, as far as is known, and when the last of them was missed.
+    /// The number of answers that the kernel side could not hand over, and when the last increase was noticed.
     answers_lost: u64,
     answers_lost_until: u64,
 }
@@ -141,9 +142,9 @@ struct Waiting {
     range: Range,
     /// When it was sent, in nanoseconds since boot.
     sent: u64,
-    /// The index of its answer, until that comes.
+    /// The index of the answer it waits for. `None` once it came.
     answer: Option<u32>,
-    /// Its sender can still change it.
+    /// True if the sender can still change the head.
     is_changeable: bool,
 }
 
@@ -154,7 +155,7 @@ impl Waiting {
 }
 
 impl<L: Lookup> Join<L> {
-    /// `answers`: whether answers are seen, so that requests wait for them.
+    /// `answers`: true if answers are seen. Requests then wait for them.
     pub fn new(lookup: L, answers: bool, remedies: Remedies) -> Self {
         Self::with(lookup, answers, remedies, LIMITS)
     }
@@ -185,7 +186,7 @@ impl<L: Lookup> Join<L> {
         &mut self.lookup
     }
 
-    /// What went wrong or was left out here.
+    /// Losses of this stage.
     pub fn loss(&self) -> &Ledger {
         &self.loss
     }
@@ -197,7 +198,7 @@ impl<L: Lookup> Join<L> {
         let pending = self.pending.take(&key);
         if self.early.take(&key).is_some() {
             self.loss.add(Kind::LateHeads, 1);
-            // A change is not news: the head was reported `unknown`.
+            // Not reported as a change: the head was already reported as `unknown`.
             if in_sender_pages(request) {
                 self.told.add(key, range);
             }
@@ -234,13 +235,13 @@ impl<L: Lookup> Join<L> {
         }
     }
 
-    /// Judges a call and hands it on.
+    /// Judges a call and passes it on.
     fn write(&mut self, mut waiting: Waiting, out: &mut impl FnMut(Event)) {
         self.judge.judge(&mut waiting.event, waiting.noted, self.since_boot);
         out(waiting.event);
     }
 
-    /// Takes news of answers. They come in the order of requests, and after them.
+    /// Takes news of an answer. News come in the order of the requests, and after them.
     pub fn answer(&mut self, now: Now, news: &abi::exchange::Answer, out: &mut impl FnMut(Event)) {
         self.pass(now);
         let socket = HeadKey {
@@ -286,7 +287,7 @@ impl<L: Lookup> Join<L> {
         }
     }
 
-    /// Notes what came back of a waiting head, and writes it if nothing else can come.
+    /// Stores the outcome of a waiting head, and writes it if nothing else can change it.
     fn settle(&mut self, key: HeadKey, answer: Answer, out: &mut impl FnMut(Event)) {
         let Some(waiting) = self.waiting.get_mut(&key) else {
             return;
@@ -300,7 +301,7 @@ impl<L: Lookup> Join<L> {
         }
     }
 
-    /// A connection that ended without a request.
+    /// Takes a connection that ended without a request.
     pub fn attempt(&mut self, now: Now, record: &abi::exchange::Attempt) -> Attempt {
         self.pass(now);
         let request = &record.request;
@@ -320,7 +321,7 @@ impl<L: Lookup> Join<L> {
         }
     }
 
-    /// Takes a head that has begun.
+    /// Takes an unfinished head.
     pub fn unfinished(&mut self, now: Now, request: &Request, capture: &[u8], out: &mut impl FnMut(Event)) {
         let since_boot = self.pass(now);
         let key = HeadKey::of(request);
@@ -390,7 +391,7 @@ impl<L: Lookup> Join<L> {
                 self.write(waiting, out);
             }
         }
-        // All of it: if a head waits, so do later heads that can change.
+        // The whole range: if a head waits, so do later heads that can change.
         self.told.add(key, range);
         if own.is_some() {
             let mut request = unknown(notice, Reason::Changed);
@@ -406,15 +407,15 @@ impl<L: Lookup> Join<L> {
         self.told.forget(HeadKey { cookie, sock, seq: 0 });
     }
 
-    /// The next time at which [`Self::expire`] has something to do, in nanoseconds since boot.
+    /// When [`Self::expire`] is due next, in nanoseconds since boot.
     pub fn next_deadline(&self) -> Option<u64> {
         let pending = self.pending.oldest().map(|since| due(since, HEAD_TIMEOUT));
         let waiting = self.waiting.oldest().map(|since| due(since, WAIT));
         [pending, waiting].into_iter().flatten().min()
     }
 
-    /// Releases everything that has waited long enough. `answers_lost` is asked how many answers the kernel side could not
-    /// hand over so far: a request from before the last of them may have been answered.
+    /// Releases everything that has waited long enough. `answers_lost` returns how many answers the kernel side could
+    /// not hand over so far: a request from before the last of them may have been answered.
     pub fn expire(&mut self, now: Now, answers_lost: impl FnOnce() -> u64, out: &mut impl FnMut(Event)) {
         let since_boot = self.pass(now);
         let until = before(since_boot, WAIT);
@@ -440,7 +441,7 @@ impl<L: Lookup> Join<L> {
         }
     }
 
-    /// Releases everything that waits, at the end of a run.
+    /// Releases everything that is still waiting, at the end of a run.
     pub fn finish(&mut self, now: Now, out: &mut impl FnMut(Event)) {
         while let Some((.., waiting)) = self.waiting.take_oldest(u64::MAX) {
             self.write(waiting, out);

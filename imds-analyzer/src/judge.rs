@@ -1,7 +1,7 @@
-//! What to make of a call: why it had no token, which client made it, what to change, and what is risky about it.
+//! Judges a call: why it had no token, which client made it, what to change, and its risks.
 //!
-//! Facts of one record, and what was seen of the same caller before, become [`Judgement`]. Nothing here waits, and all that
-//! is remembered is bounded.
+//! Combines the facts of one record with the earlier calls of the same caller into a [`Judgement`]. Nothing here waits,
+//! and all memory is bounded.
 
 mod cause;
 mod client;
@@ -26,25 +26,25 @@ use self::{
 };
 use crate::event::{Cause, Client, Event};
 
-/// Judges calls, and remembers what it takes for that.
+/// Judges calls and remembers what later judgements need.
 #[derive(Debug)]
 pub struct Judge {
     history: History,
     remedies: Remedies,
-    /// Clients by the User-Agents that were seen.
+    /// Clients by User-Agent.
     clients: LruCache<String, Option<Client>>,
     looks: Looks,
 }
 
-/// User-Agents remembered.
+/// Maximum number of User-Agents remembered.
 const USER_AGENTS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
-/// What is kept of a call until its record is written.
+/// Facts of a call that are kept until its record is written.
 #[derive(Clone, Debug)]
 pub struct Noted {
     who: Option<Who>,
     client: Option<Client>,
-    /// It asks for a token.
+    /// The ticket of the call, if it asks for a token.
     token_request: Option<u64>,
     has_foreign_header: bool,
     is_new: bool,
@@ -64,7 +64,7 @@ impl Judge {
     pub fn sent(&mut self, event: &Event, task: &Task, facts: u16, now: u64) -> Noted {
         let who = self.history.who(event, task);
         let is_token_request = matches!(event.verdict, Verdict::V2TokenRequest | Verdict::InvalidTokenRequest);
-        // What makes the call says so itself, or it is looked for while the process is still there.
+        // Take the client from the User-Agent, or look for it now, while the process still exists.
         let client = match event.http.user_agent.as_deref().and_then(|text| self.client(text)) {
             None => self.look(event, who),
             client => client,

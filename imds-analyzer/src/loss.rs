@@ -24,7 +24,7 @@ pub use self::kind::{Class, Kind};
 pub struct Ledger(#[schemars(with = "BTreeMap<String, u64>")] BTreeMap<Kind, u64>);
 
 impl Ledger {
-    /// Adds to what was counted of `kind`.
+    /// Adds `count` to the count of `kind`.
     pub fn add(&mut self, kind: impl Into<Kind>, count: u64) {
         if count > 0 {
             let sum = self.0.entry(kind.into()).or_default();
@@ -32,14 +32,14 @@ impl Ledger {
         }
     }
 
-    /// Adds everything that `other` counted.
+    /// Adds all counts of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (kind, count) in other.iter() {
             self.add(kind, count);
         }
     }
 
-    /// What was counted here and not yet in `before`, an earlier state of this ledger.
+    /// The counts since `before`, an earlier state of this ledger.
     pub fn since(&self, before: &Self) -> Self {
         self.iter()
             .map(|(kind, count)| (kind, count.saturating_sub(before.of(kind))))
@@ -60,7 +60,7 @@ impl Ledger {
         self.0.is_empty()
     }
 
-    /// Whether something was lost: notes alone are no loss.
+    /// True if something was lost. Notes alone do not count.
     pub fn has_loss(&self) -> bool {
         self.iter().any(|(kind, _)| kind.class() == Class::Loss)
     }
@@ -101,7 +101,7 @@ impl<'de> Deserialize<'de> for Ledger {
     }
 }
 
-/// Reads a map of kinds and counts. Names that end up as the same kind are summed up.
+/// Reads a map of kinds and counts. Adds up the counts of names that mean the same kind.
 struct Counts;
 
 impl<'de> Visitor<'de> for Counts {

@@ -1,10 +1,10 @@
-//! The JSON records, as the contract in `docs/events.md` has them: ECS names where ECS has one. One set of types is written
-//! and read.
+//! The JSON records that `docs/events.md` specifies: ECS names where ECS has one. The same types are used for writing
+//! and for reading.
 //!
-//! Written, they borrow from the event that they describe, so that a request's record allocates nothing. Read, they borrow
-//! from their line. Reading goes by what hosts with other versions may have written: fields that are not known are passed
-//! over, a word that is not known is kept as [`Word::Other`], and a record of a kind that is not known is [`Body::Other`]. A
-//! field that was added within the schema's version may be absent.
+//! For writing, they borrow from the event, so that the record of a request allocates nothing. For reading, they borrow
+//! from the line. A reader accepts lines of other versions: it skips unknown fields, keeps an unknown word as
+//! [`Word::Other`], and keeps a record of an unknown kind as [`Body::Other`]. Fields that were added within this
+//! version of the schema may be absent.
 
 use std::time::SystemTime;
 
@@ -33,7 +33,7 @@ pub use self::{
 };
 use crate::{event::Event, identity::Identity, notice::Notice};
 
-/// The version of `imds.*`: raised when a field changes its meaning or goes away.
+/// The version of `imds.*`. It rises when a field changes its meaning or is removed.
 pub const SCHEMA: u32 = 1;
 
 /// One line of output.
@@ -65,7 +65,7 @@ pub enum Body<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// `host` is the one that writes it.
+    /// `host` is the host that writes the record.
     pub fn of_request(event: &'a Event, host: &'a Identity) -> Self {
         Self {
             envelope: Envelope::of_request(event, host),
@@ -73,7 +73,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// As [`Self::of_request`].
+    /// Like [`Self::of_request`], for a notice.
     pub fn of_notice(time: SystemTime, notice: &Notice<'a>, host: &'a Identity) -> Self {
         Self {
             envelope: match notice {

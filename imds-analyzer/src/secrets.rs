@@ -1,10 +1,10 @@
 //! Masking of anything that is, or looks like, a secret, in text that others control: arguments, request targets,
 //! user agents.
 //!
-//! Two nets. The first goes by **name**: what follows `X-aws-ec2-metadata-token`, `Authorization` or, unless everything
-//! may be shown, a password-, secret- or key-like name. The second goes by **shape**: a run of base64 characters that
-//! ends like a session token ends, wherever it stands. Masking too much is a nuisance, too little is a leak: in doubt
-//! the text is masked.
+//! There are two methods. The first goes by **name**: it masks the value after `X-aws-ec2-metadata-token`,
+//! `Authorization` or, unless secrets may be shown, after a password-, secret- or key-like name. The second goes by
+//! **shape**: it masks a run of base64 characters that ends like a session token, at any place. Masking too much is a
+//! nuisance, masking too little is a leak: if in doubt, the text is masked.
 
 mod names;
 mod scan;
@@ -30,7 +30,7 @@ pub enum ArgsMode {
     Executable,
 }
 
-/// Masks the secrets in an argument vector; the result has as many arguments, one at most in
+/// Masks the secrets in an argument vector. The result has the same number of arguments, or at most one in
 /// [`ArgsMode::Executable`].
 ///
 /// A value may be an argument of its own (`-H`, `X-aws-ec2-metadata-token:`, `AQ...`), so the vector is masked as a whole.
@@ -63,25 +63,25 @@ pub fn mask_args(mut args: Vec<String>, mode: ArgsMode) -> Vec<String> {
         .collect()
 }
 
-/// Masks the secrets in one piece of text that is no argument: a request target, a user agent.
+/// Masks the secrets in a text that is not an argument, such as a request target or a user agent.
 pub fn mask_text(text: &str) -> String {
     Scanner::new(Shown::NoSecrets).text(text)
 }
 
-/// Masks tokens, and nothing else, in the path of a file.
+/// Masks only tokens in the path of a file.
 pub fn mask_path(path: &str) -> String {
-    // Name by name: a slash is a base64 character too, and the rest of the path is worth seeing.
+    // Masks each name separately: a slash is a base64 character too, and the rest of the path is useful.
     let mask = |name| Scanner::new(Shown::AllButTokens).text(name);
     path.split('/').map(mask).collect::<Vec<_>>().join("/")
 }
 
-/// As [`mask_text`] and to be applied to text that is known to have been cut at its end, where a token may have lost
-/// the `==` that gives it away: a trailing run of 16 or more base64url characters is masked too.
+/// Like [`mask_text`], for text that was cut at its end, where a token may have lost the `==` that reveals it: also
+/// masks a trailing run of 16 or more base64url characters.
 pub fn mask_truncated(text: &str) -> String {
     scan::mask_tail(&mask_text(text))
 }
 
-/// As [`mask_args`], for arguments that are known to have been cut at the end of the last one.
+/// Like [`mask_args`], if the last argument was cut at its end.
 pub fn mask_truncated_args(args: Vec<String>, mode: ArgsMode) -> Vec<String> {
     let cut_is_shown = mode != ArgsMode::Executable || args.len() == 1;
     let mut args = mask_args(args, mode);
@@ -91,22 +91,22 @@ pub fn mask_truncated_args(args: Vec<String>, mode: ArgsMode) -> Vec<String> {
     args
 }
 
-/// The part that an argument plays behind one that announced a value.
+/// The role of an argument after one that announced a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// Nothing yet: empty, or the colon.
+    /// Nothing yet: an empty argument or the colon.
     Skipped,
     /// The scheme of an `Authorization` value.
     Shown(Pending),
-    /// The value, and whether there is more of it.
+    /// The value, and what follows if the value continues in the next argument.
     Value(Option<Pending>),
     UserInfo(u8),
     Proxy,
     Other,
 }
 
-/// The role of `arg` behind what announced it. A URL is no header's value: it follows an empty header
-/// (`-H X-aws-ec2-metadata-token: http://...`), and is worth seeing.
+/// The role of `arg` after the argument that announced it. A URL is not the value of a header: it follows an empty
+/// header (`-H X-aws-ec2-metadata-token: http://...`), and is useful.
 fn value(arg: &str, pending: Pending) -> Role {
     let is_mark = arg.bytes().all(|byte| b":=,>\"'` \t\r\n\\".contains(&byte));
     let header = matches!(pending, Pending::Header | Pending::Authorization(_));
@@ -115,7 +115,8 @@ fn value(arg: &str, pending: Pending) -> Role {
         _ if header && scan::is_url(arg.trim_start_matches(['"', '\''])) => Role::Other,
         Pending::Header => Role::Value(None),
         Pending::Authorization(awaited) => authorization(arg, awaited),
-        // An option whose value is asked for or left out is masked as well: it may be one.
+        // If the option's value is prompted for or left out, the next argument is masked nevertheless: it may be the
+        // value.
         Pending::Secret => Role::Value(None),
         Pending::Named if arg == "--" || is_mark => Role::Skipped,
         Pending::Named if is_option(arg) => Role::Other,
@@ -125,7 +126,7 @@ fn value(arg: &str, pending: Pending) -> Role {
     }
 }
 
-/// `Authorization:`, `Bearer`, `<value>`; the value of `Digest` may be many arguments.
+/// The role in `Authorization:`, `Bearer`, `<value>`. The value of `Digest` may be many arguments.
 fn authorization(arg: &str, awaited: Awaited) -> Role {
     let text = arg.trim_matches(|char: char| char.is_ascii_whitespace() || ":\"'\\".contains(char));
     let more = arg
@@ -148,7 +149,7 @@ fn is_option(arg: &str) -> bool {
     is_short || arg.starts_with("--") && arg.len() < scan::TOKEN_SHAPE
 }
 
-/// `user:password@host`, and `host` alone.
+/// Masks the password in `user:password@host`. Leaves `host` alone unchanged.
 fn mask_proxy(arg: &str) -> String {
     let at = arg.find("://").map_or(0, |at| at + 3);
     match arg
@@ -160,7 +161,7 @@ fn mask_proxy(arg: &str) -> String {
     }
 }
 
-/// `user:password`, and `user` alone.
+/// Masks the password in `user:password`. Leaves `user` alone unchanged.
 fn mask_password(arg: &str, separator: u8) -> String {
     match arg.split_once(char::from(separator)) {
         Some((user, _)) => format!("{user}{}{MASK}", char::from(separator)),
@@ -168,7 +169,8 @@ fn mask_password(arg: &str, separator: u8) -> String {
     }
 }
 
-/// `sh -c`, `bash -lc`: the next argument is a program's text, in which a value ends where the shell says.
+/// True for `sh -c` or `bash -lc`: the next argument is the text of a program, in which a value ends by the rules of
+/// the shell.
 fn takes_shell_text(arg: &str) -> bool {
     arg.strip_prefix('-')
         .is_some_and(|flags| flags.ends_with('c') && flags.bytes().all(|flag| flag.is_ascii_alphabetic()))

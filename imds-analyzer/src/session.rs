@@ -35,37 +35,37 @@ use crate::{
     summary::Summary,
 };
 
-/// Records handled before heads that time out get a turn.
+/// Records per batch. Timed-out heads are handled after each batch.
 const BATCH: usize = 256;
 /// Batches before signals and timers get a turn.
 const BATCHES: usize = 16;
-/// Batches handled at the end: more records than any buffer holds. A flood goes on after it, and is not seen then.
+/// Batches at the end: more records than any buffer holds. If a flood goes on longer, the rest is not seen.
 const BATCHES_AT_END: usize = 256;
 
-/// Hooks in the kernel, and what comes from them.
+/// The hooks in the kernel and the pipeline for their records.
 pub struct Session<S> {
     stream: Stream,
-    /// There may be more to read without waiting.
+    /// True if more records may be available without waiting.
     more: bool,
     loaded: Loaded,
     join: Join<Host>,
     send: LegacyTap,
     outlet: Outlet<S>,
-    /// As of the last loss notice.
+    /// All losses up to the last loss notice.
     reported_loss: Ledger,
-    /// Records that did not get here, or could not be decoded.
+    /// Records that user space did not get or could not decode.
     lost: Ledger,
     diagnostics: Diagnostics,
 }
 
 impl<S: Sink> Session<S> {
-    /// Handles records until `stop` is ready, the count is reached, or the output is closed, and what is due to `tick`
-    /// beside them. What is there at the end is left for the next call, or for [`Self::finish`].
+    /// Handles records until `stop` is ready, the count is reached, or the output is closed. Runs `tick` when something
+    /// is due. Records that are left at the end are for the next call or for [`Self::finish`].
     pub async fn run<T>(&mut self, stop: impl Future<Output = T>, tick: &mut impl Tick<Self>) -> io::Result<End<T>> {
         turns::run(self, stop, tick).await
     }
 
-    /// One line on what is in place, for the ready notice.
+    /// One line for the ready notice: what is attached and what is missing.
     pub fn describe(&self) -> String {
         let owner = self.loaded.owner.as_str();
         let tap = self.loaded.tap.as_str();
@@ -83,16 +83,17 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// Handles all that is there, without waiting. Ends in a flood, too: what was there when it began has been handled then.
+    /// Handles the available records without waiting. Stops even in a flood: all records that were there at the start
+    /// have been handled by then.
     pub fn drain(&mut self) -> io::Result<Flow> {
         self.batches(BATCHES_AT_END)
     }
 
-    /// Handles what is there, up to so many batches.
+    /// Handles the available records, up to `limit` batches.
     fn batches(&mut self, limit: usize) -> io::Result<Flow> {
         for _ in 0..limit {
             let handled = self.batch();
-            // Sinks write while more is handled, before their queues are full.
+            // Sinks write while the next batch is handled, before their queues are full.
             let flow = self.outlet.flush()?;
             handled?;
             if flow != Flow::Continue || !self.more {
@@ -102,7 +103,7 @@ impl<S: Sink> Session<S> {
         Ok(self.outlet.flow())
     }
 
-    /// Handles one batch of what is there.
+    /// Handles one batch of the available records.
     fn batch(&mut self) -> io::Result<()> {
         let object = self.loaded.object;
         let Self {
@@ -138,7 +139,7 @@ impl<S: Sink> Session<S> {
                 Ok(Record::Pending(request, capture)) => join.unfinished(now, &request, capture, &mut write),
                 Ok(Record::Changed(notice)) => join.changed(now, &notice, &mut write),
                 Ok(Record::Answer(news)) => join.answer(now, &news, &mut write),
-                // Without the other direction nobody knows what became of it.
+                // Without the ingress program nobody sees the outcome of an attempt.
                 Ok(Record::Attempt(_)) if !loaded.answers => {}
                 Ok(Record::Attempt(attempt)) => attempts.push(join.attempt(now, &attempt)),
                 Ok(Record::Send(mut piece, data)) => {
@@ -167,8 +168,8 @@ impl<S: Sink> Session<S> {
         attempts.iter().try_for_each(|attempt| outlet.attempt(attempt))
     }
 
-    /// Handles what is there, reports what is still unfinished, and sums up. Returns the summary, what was lost, and
-    /// whether `--fail-on` matched.
+    /// Handles the available records, reports unfinished requests, and writes the summary. Returns the summary, the
+    /// losses, and if `--fail-on` matched.
     pub fn finish(mut self) -> io::Result<Finished<S>> {
         if self.outlet.flow() != Flow::Closed {
             self.drain()?;
@@ -199,7 +200,7 @@ impl<S: Sink> Session<S> {
         })
     }
 
-    /// Says what was lost since the last time, if anything was.
+    /// Writes a notice with the losses since the last one, if there are any.
     pub fn report_loss(&mut self) -> io::Result<()> {
         let loss = self.loss();
         let new = loss.since(&self.reported_loss);
@@ -212,43 +213,42 @@ impl<S: Sink> Session<S> {
         sink.flush()
     }
 
-    /// Rights were given up: what takes them is not tried any more.
+    /// Tells the session that rights were dropped, so that it no longer tries what needs them.
     pub fn rights_dropped(&mut self) {
         self.join.lookup_mut().forbid_searches();
     }
 
-    /// Where records go.
     pub fn sink(&mut self) -> &mut S {
         &mut self.outlet.sink
     }
 
-    /// The programs that were considered, and whether they are attached.
+    /// The programs of the plan, each with true if it is attached.
     pub fn hooks(&self) -> Vec<(&'static str, bool)> {
         let hooks = self.loaded.hooks.iter();
         hooks.map(|hook| (hook.program, hook.error.is_none())).collect()
     }
 
-    /// How requests are seen, `imds.tap`.
+    /// The tap that sees requests, `imds.tap`.
     pub fn tap(&self) -> &'static str {
         self.loaded.tap.as_str()
     }
 
-    /// Whether a program stays attached unless this process detaches it when it ends.
+    /// True if a program stays attached unless this process detaches it at the end.
     pub fn must_detach(&self) -> bool {
         self.loaded.must_detach
     }
 
-    /// Where owners come from, `imds.owner`.
+    /// The source of owners, `imds.owner`.
     pub fn owner(&self) -> &'static str {
         self.loaded.owner.as_str()
     }
 
-    /// Whether the kernel side's counters can be read with the rights of now.
+    /// True if the kernel side's counters can be read with the current rights.
     pub fn counters_readable(&self) -> bool {
         self.loaded.counters_readable()
     }
 
-    /// Everything that was lost so far, on both sides.
+    /// All losses so far, of the kernel side and of user space.
     pub fn loss(&self) -> Ledger {
         let mut loss = self.loaded.loss();
         let join = self.join.loss();
@@ -267,7 +267,7 @@ impl<S: Sink> Turns for Session<S> {
         self.more
     }
 
-    /// Waits for the next records, or for a head to time out, and handles some of them.
+    /// Waits for the next records or for a head to time out, and handles some records.
     async fn next(&mut self) -> io::Result<Flow> {
         if !self.more {
             let deadline = self.join.next_deadline();
@@ -282,7 +282,7 @@ impl<S: Sink> Turns for Session<S> {
     }
 }
 
-/// What the send tap says of a head, as if it came from the kernel.
+/// Passes a result of the legacy tap to the join, like a record from the kernel.
 fn judged(
     join: &mut Join<Host>,
     now: Now,
@@ -298,16 +298,16 @@ fn judged(
     }
 }
 
-/// The end of a session.
+/// The result of a session.
 pub struct Finished<S> {
     pub summary: Summary,
     pub loss: Ledger,
-    /// `--fail-on` matched.
+    /// True if `--fail-on` matched.
     pub failed: bool,
     pub sink: S,
 }
 
-/// Until so many ns since boot.
+/// Waits until `deadline`, in ns since boot. Without one, waits for ever.
 async fn until(deadline: Option<u64>) {
     match deadline {
         Some(deadline) => {

@@ -1,4 +1,4 @@
-//! Where records go. Formatting is pure; a sink adds a buffer and a file.
+//! The sinks for records. Formatting is pure; a sink adds a buffer and a file.
 
 use std::{
     io::{self, BufWriter, IsTerminal, Stdout, Write},
@@ -25,13 +25,13 @@ pub use self::layout::Style;
 pub trait Sink {
     fn write(&mut self, event: &Event) -> io::Result<()>;
 
-    /// Writes what the analyzer says about itself, where that is part of the format.
+    /// Writes a notice of the analyzer about itself, if the format has such notices.
     fn notice(&mut self, time: SystemTime, notice: &Notice<'_>) -> io::Result<()>;
 
-    /// Hands on what is buffered: to be called whenever nothing waits to be written, and at the end.
+    /// Writes buffered records. Call it whenever no further record is waiting, and at the end.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// What was lost here so far; an error of the above is no such loss.
+    /// The losses of this sink so far. Errors that the methods above return do not count.
     fn loss(&self) -> Ledger {
         Ledger::default()
     }
@@ -55,7 +55,7 @@ impl Sink for Box<dyn Sink> {
     }
 }
 
-/// Whether whoever read the output has closed it, as `head` does: the end of the work, not a failure.
+/// True if the reader has closed the output, like `head` does. This ends the work; it is not a failure.
 pub fn is_closed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
@@ -67,7 +67,7 @@ pub struct Output<W: Write> {
 }
 
 impl Output<Stdout> {
-    /// A person sees each line at once; a pipe or file gets them in blocks, and the rest with [`Sink::flush`].
+    /// A terminal gets each line at once. A pipe or file gets lines in blocks, and the rest with [`Sink::flush`].
     pub fn stdout() -> Self {
         let stdout = io::stdout();
         let flush_lines = stdout.is_terminal();
@@ -83,7 +83,7 @@ impl<W: Write> Output<W> {
         }
     }
 
-    /// `line` includes its LF.
+    /// Writes `line`, which ends with LF.
     fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
         self.writer.write_all(line)?;
         if self.flush_lines { self.writer.flush() } else { Ok(()) }

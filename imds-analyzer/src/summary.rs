@@ -1,4 +1,4 @@
-//! Who called how often: the sum of calls, by caller, whether they were seen just now or read from a log.
+//! Counts calls by caller, from live events or from the records of a log.
 
 use std::{
     collections::HashMap,
@@ -11,22 +11,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{AnswerWord, Event, Process, User};
 
-/// Callers kept apart; calls of further ones are only counted.
+/// Maximum number of callers. Calls of further callers are only counted.
 const CALLERS_MAX: usize = 1000;
-/// Bytes kept of a path or name.
+/// Maximum length of a path or name, in bytes.
 const TEXT_MAX: usize = 256;
 
-/// Counts calls by caller. Calls to an address of this host are counted apart: a proxy or a mock is not IMDS.
+/// Counts calls by caller. Calls to an address of this host are separate: a proxy or a mock is not IMDS.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     callers: HashMap<String, Caller>,
     real: Tally,
     local: Tally,
-    /// Calls that repeat others which are counted.
+    /// Calls that repeat other calls, which are counted.
     relayed: Counts,
     /// Connections without a call.
     attempts: u64,
-    /// Of the last caller; kept to be filled again.
+    /// Buffer for the key of a caller, reused.
     key: String,
 }
 
@@ -34,7 +34,7 @@ pub struct Summary {
 struct Tally {
     total: Counts,
     answers: Answers,
-    /// Those for whom there was no room.
+    /// Calls of callers for whom there was no room.
     others: Counts,
 }
 
@@ -92,34 +92,34 @@ impl Answers {
     }
 }
 
-/// One call, as far as a summary goes.
+/// The facts of one call that a summary needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call<'a> {
     pub version: Version,
-    /// The peer is an address of the host itself.
+    /// True if the peer is an address of the host.
     pub local: bool,
-    /// It repeats another call that is counted.
+    /// True if this repeats another call that is counted.
     pub relay: bool,
     pub answer: AnswerWord,
-    /// With [`AnswerWord::Answered`].
+    /// Present with [`AnswerWord::Answered`].
     pub status: Option<u16>,
-    /// What to change: an id and a text.
+    /// The advice: an id and a text.
     pub remedy: Option<(&'a str, &'a str)>,
-    /// `None` where nobody is known.
+    /// `None` if the caller is unknown.
     pub who: Option<Who<'a>>,
     pub path: Option<&'a str>,
 }
 
-/// Whose call it is.
+/// The caller of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Who<'a> {
-    /// What callers are told apart by, with their user.
+    /// Together with the user, identifies the caller.
     pub key: &'a str,
-    /// The program of `key`.
+    /// The program in `key`.
     pub program: &'a str,
     pub user_id: Option<u32>,
     pub user_name: Option<&'a str>,
-    /// The container, or else the unit.
+    /// The container. Without one, the unit.
     pub place: Option<&'a str>,
 }
 
@@ -159,20 +159,20 @@ impl<'a> From<&'a Process> for Who<'a> {
 /// All processes that run the same program as the same user in the same place.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// What it is told apart by, with its user; `None` where nobody is known.
+    /// Together with the user, identifies the caller. `None` if the caller is unknown.
     pub key: Option<String>,
-    /// The program of `key`.
+    /// The program in `key`.
     pub program: Option<String>,
     pub user: User,
-    /// The unit, or the container's image, of the first of its processes that was seen.
+    /// The unit or the container's image of its first process.
     pub place: Option<String>,
-    /// Its calls went to an address of this host.
+    /// True if its calls went to an address of this host.
     pub local: bool,
     pub counts: Counts,
     pub answers: Answers,
-    /// What to change, by the last call that needs it: an id and a text.
+    /// The advice for the last call that needs one: an id and a text.
     pub remedy: Option<(String, String)>,
-    /// Path of the last v1 call, or of the last call while there is none.
+    /// Path of the last v1 call, or of the last call if there was no v1 call.
     pub last_path: Option<String>,
 }
 
@@ -181,7 +181,7 @@ impl Summary {
         Self::default()
     }
 
-    /// Counts a call: an event, a record of a request.
+    /// Counts a call, from an event or from the record of a request.
     pub fn add<'a>(&mut self, call: impl Into<Call<'a>>) {
         let call = call.into();
         if call.relay {
@@ -208,27 +208,26 @@ impl Summary {
         }
     }
 
-    /// Counts a connection without a call.
     pub fn add_attempt(&mut self) {
         self.attempts += 1;
     }
 
-    /// Connections without a call.
+    /// The number of connections without a call.
     pub fn attempts(&self) -> u64 {
         self.attempts
     }
 
-    /// What came back of v1 calls, to IMDS or to an address of this host.
+    /// The answers to v1 calls to IMDS, or to an address of this host if `local`.
     pub fn answers(&self, local: bool) -> Answers {
         self.tally(local).answers
     }
 
-    /// All calls to IMDS, or all calls to an address of this host.
+    /// All calls to IMDS, or to an address of this host if `local`.
     pub fn total(&self, local: bool) -> Counts {
         self.tally(local).total
     }
 
-    /// Calls of rootless network helpers that repeat a call of a container, if any: that one is counted.
+    /// Calls of rootless network helpers that repeat a container's call, if any. The container's call is counted.
     pub fn relayed(&self) -> Option<Counts> {
         Some(self.relayed).filter(|counts| counts.sum() > 0)
     }
@@ -238,10 +237,10 @@ impl Summary {
         Some(self.tally(local).others).filter(|counts| counts.sum() > 0)
     }
 
-    /// Those with the most v1 calls first.
+    /// Callers, the one with the most v1 calls first.
     pub fn callers(&self, local: bool) -> Vec<&Caller> {
         let mut callers: Vec<&Caller> = self.callers.values().filter(|caller| caller.local == local).collect();
-        // Ties are broken by all that tells callers apart, so that the order is always the same.
+        // Ties are broken by caller and user, so that the order is always the same.
         callers.sort_unstable_by(|a, b| b.rank().cmp(&a.rank()).then_with(|| a.name().cmp(&b.name())));
         callers
     }
@@ -251,12 +250,12 @@ impl Summary {
     }
 }
 
-/// What tells callers apart.
+/// A key that identifies the caller of `call`.
 fn key(call: &Call<'_>) -> impl fmt::Display {
     fmt::from_fn(move |f| {
         write!(f, "{}", call.local)?;
         let Some(who) = call.who else { return Ok(()) };
-        // NUL is in no path and no unit's name.
+        // No path or unit name contains NUL.
         write!(f, "\0{}\0{:?}", who.key, who.user_id)
     })
 }

@@ -1,4 +1,4 @@
-//! `check`: what this host supports, what would be used and why, and what helps where something is missing.
+//! `check`: what this host supports, what the analyzer would use and why, and the remedies for what is missing.
 
 use std::io::{self, Write};
 
@@ -15,21 +15,21 @@ use crate::{
     sanitize::escape,
 };
 
-/// All there is to say, in the order it is said.
+/// The report, with its parts in the order in which they are printed.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Whether `watch` would work here.
+    /// True if `watch` would work here.
     usable: bool,
     kernel: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     lockdown: Option<String>,
     features: Vec<Finding>,
-    /// What would be done, in the order of decision.
+    /// The decisions of the plan, in order.
     plan: Vec<String>,
     programs: Vec<ProgramFinding>,
-    /// What came to light when they were.
+    /// Findings from loading and attaching the programs.
     findings: Vec<String>,
-    /// What stands in the way, with the remedy.
+    /// What prevents the analyzer from running, each with its remedy.
     obstacles: Vec<String>,
 }
 
@@ -39,7 +39,7 @@ struct Finding {
     available: bool,
     detail: String,
     since: &'static str,
-    /// What helps where it is missing.
+    /// How to get the feature if it is missing.
     remedy: &'static str,
 }
 
@@ -54,7 +54,7 @@ struct ProgramFinding {
     load_ms: f64,
 }
 
-/// Prints the report. The programs are loaded and attached for a moment: that alone tells whether they can be.
+/// Prints the report. Loads and attaches the programs briefly: nothing else shows that the kernel accepts them.
 pub(super) fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
     let features = Features::probe();
     let plan = plan::plan(&features, wanted);

@@ -33,7 +33,7 @@ pub(super) fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
             let checked = Config::read(&file)
                 .map_err(|error| error.to_string())
                 .and_then(|config| {
-                    // The service is root, whoever asks.
+                    // The service runs as root, whoever runs this command.
                     let result = config.check_places(Trust::of_service());
                     result
                         .map(|()| config)
@@ -55,7 +55,7 @@ pub(super) fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-/// The other file of this program in /etc has its own form.
+/// True for the name of this program's other file in /etc (added remedies), which has a different format.
 fn is_remedies(file: &Path) -> bool {
     file.file_name() == Path::new(remedy::ADDED).file_name()
 }

@@ -1,4 +1,4 @@
-//! The service: the same path of a request as `watch`, to the sinks that the configuration names, for months.
+//! The service: requests take the same path as in `watch`, but to the configured sinks, and for months.
 //!
 //! ```text
 //! session (next record -> decode -> join -> resolve) -> pipeline (count -> noise control) -> fan-out -> queue -> sink
@@ -51,7 +51,7 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
     }
     let runtime = console::runtime()?;
     let result = runtime.block_on(serve(args, config));
-    // A textfile's file system may hang: its thread is left behind.
+    // Does not wait for the thread that writes the textfile: its file system may hang.
     runtime.shutdown_background();
     result
 }
@@ -76,7 +76,7 @@ async fn serve(args: &DaemonArgs, config: Config) -> anyhow::Result<ExitCode> {
     finish(session)
 }
 
-/// Everything that takes rights comes first, then they are dropped, and only then there are threads.
+/// Does everything that needs rights first, then drops the rights, and only then starts threads.
 fn start(config: &Config) -> anyhow::Result<(Session<Pipeline>, Exposition)> {
     let group = sandbox::join_log_group();
     let host = config.identity();
@@ -112,7 +112,7 @@ fn start(config: &Config) -> anyhow::Result<(Session<Pipeline>, Exposition)> {
     Ok((session, exposition))
 }
 
-/// Directories to be written to.
+/// The directories that the daemon writes to.
 fn writes(config: &Config) -> Vec<PathBuf> {
     let log = Some(&config.log).filter(|log| log.enabled).map(|log| &log.path);
     let paths = [log, config.metrics.textfile.as_ref()];
@@ -123,7 +123,7 @@ fn writes(config: &Config) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Handles what is there, sums up, and writes all that is queued.
+/// Handles the pending records, writes the summary, and writes all queued records.
 fn finish(session: Session<Pipeline>) -> anyhow::Result<ExitCode> {
     notify::stopping();
     let mut finished = session.finish().context("cannot process records")?;
@@ -135,7 +135,7 @@ fn finish(session: Session<Pipeline>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-/// The first tick comes at once, and none that was missed is made up for.
+/// The first tick fires at once. Missed ticks are not made up for.
 fn every(period: Duration) -> time::Interval {
     let mut interval = time::interval(period);
     interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);

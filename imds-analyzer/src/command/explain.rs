@@ -1,4 +1,4 @@
-//! `explain`: what a word in a record means, and what to change.
+//! `explain`: what a word in a record means, and how to fix what it reports.
 
 use std::io::{self, Write as _};
 
@@ -12,7 +12,7 @@ use crate::{
     vocabulary::Vocabulary,
 };
 
-/// When a call gets this verdict, in Markdown.
+/// When a call gets this verdict. The text is Markdown.
 pub(crate) const fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Unknown => "the head could not be judged; `imds.reason` says why",
@@ -45,7 +45,7 @@ pub(super) fn run(word: Option<&str>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-/// One of each list, if several have it.
+/// Everything known about `word`: it may be a remedy, a cause, a risk and a verdict at the same time.
 fn of_word(remedies: &Remedies, word: &str) -> Option<String> {
     let mut text = String::new();
     if let Some(remedy) = remedies.get(word) {

@@ -1,5 +1,5 @@
-//! `lab`: the analyzer against an IMDS of its own. The clients run in the lab's namespace, the hooks are the real ones
-//! at the root cgroup.
+//! `lab`: the analyzer against its own IMDS. The clients run in the lab's namespace; the hooks are the real ones, at
+//! the root cgroup.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
     console::runtime()?.block_on(tour(args))
 }
 
-/// Builds the lab, tours it, and with `--keep` leaves it to the user until interrupted.
+/// Builds the lab and runs the tour. With `--keep`, leaves the lab to the user until interrupted.
 async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let lab = Arc::new(Lab::local().map_err(StartError::Refused)?);

@@ -1,10 +1,10 @@
-//! What ends a command from outside.
+//! The signals that end a command.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Ctrl-C, `kill`, and the end of the terminal.
+/// Ctrl-C, `kill`, and closing the terminal.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -20,7 +20,7 @@ impl Signals {
         })
     }
 
-    /// Waits for any of them.
+    /// Waits for any of the signals.
     pub(super) async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

@@ -1,4 +1,4 @@
-//! `watch`: the calls as they are made, and a summary at the end.
+//! `watch`: prints calls as they are made, and a summary at the end.
 
 mod traced;
 
@@ -49,7 +49,7 @@ async fn watch(settings: WatchSettings) -> anyhow::Result<ExitCode> {
     say(format_args!("ready: {}", session.describe()));
 
     let mut traced = settings.command.as_ref().map(Traced::start).transpose()?;
-    // The command's status, if it was that which ended.
+    // `Some` with the command's status if the command ended.
     let stop = async {
         tokio::select! {
             status = ended(&mut traced) => status.map(Some),
@@ -105,7 +105,7 @@ fn explain_no_match<S>(finished: &Finished<S>, fail_on: &FailOn) {
     }
 }
 
-/// What `--fail-on` found counts for more than how the command ended.
+/// A match of `--fail-on` takes precedence over the command's failure.
 fn exit_code(fail_on_matched: bool, command_failed: bool) -> ExitCode {
     match (fail_on_matched, command_failed) {
         (true, _) => ExitCode::FailOn,

@@ -1,24 +1,24 @@
-//! What is made of a call: why it had no token, which client made it, what to change, and what is risky about it.
+//! The judgement of a call: why it had no token, which client made it, what to change, and its risks.
 
 use std::sync::Arc;
 
 use crate::vocabulary::vocabulary;
 
-/// What is said of a call beside its facts. Nothing of it is guessed: what is not known is absent.
+/// Conclusions about a call. Nothing is guessed: anything unknown is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Judgement {
     pub cause: Option<Cause>,
     /// Status of the answer to the caller's last request for a token, with [`Cause::TokenRefused`].
     pub token_status: Option<u16>,
-    /// TTL of the last answer to anybody's request for a token, with [`Cause::TokenUnanswered`]: what the instance's
-    /// hop limit leaves when it arrives.
+    /// With [`Cause::TokenUnanswered`]: TTL of the last answer to a token request of any caller, as it arrived. It is
+    /// the rest of the instance's hop limit.
     pub token_hop_limit: Option<u8>,
     pub client: Option<Client>,
     pub remedy: Option<Advice>,
     pub risks: Vec<Risk>,
 }
 
-/// What to change, in short.
+/// A short text on what to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advice {
     pub id: Arc<str>,
@@ -26,7 +26,7 @@ pub struct Advice {
 }
 
 vocabulary! {
-    /// Where `imds.client` is known from, `imds.client.source`.
+    /// The source of `imds.client`, `imds.client.source`.
     pub enum ClientSource {
         UserAgent = "user-agent",
         GoBuildInfo = "go-buildinfo",
@@ -40,11 +40,11 @@ vocabulary! {
 /// A client and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// As the remedies name it.
+    /// The name that the remedies use.
     pub name: &'static str,
     pub version: Option<String>,
     pub source: ClientSource,
-    /// The file that says so.
+    /// The file that names the client.
     pub path: Option<String>,
 }
 
@@ -53,25 +53,25 @@ vocabulary! {
     pub enum Cause {
         /// The caller asked for a token, and no answer came.
         TokenUnanswered = "token-unanswered",
-        /// The caller asked for a token, and was refused.
+        /// The caller asked for a token and got an error status.
         TokenRefused = "token-refused",
         /// The caller got a token and sent the call without it.
         TokenUnused = "token-unused",
-        /// The arguments name the token header, and the call has none.
+        /// The arguments name the token header, but the call has none.
         EmptyVariable = "empty-variable",
-        /// The caller never asked for a token, as long as it was watched.
+        /// The caller never asked for a token while it was watched.
         NoTokenRequest = "no-token-request",
-        /// The token is none, or not one any more (401).
+        /// The token is invalid or expired (401).
         TokenRejected = "token-rejected",
         /// The request for a token came through a proxy (403 with X-Forwarded-For).
         Forwarded = "forwarded",
-        /// The lifetime asked for is none (400).
+        /// The requested lifetime is invalid (400).
         TtlInvalid = "ttl-invalid",
     }
 }
 
 impl Cause {
-    /// One sentence, for people.
+    /// One sentence for people.
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::TokenUnanswered => {
@@ -104,7 +104,7 @@ vocabulary! {
 }
 
 impl Risk {
-    /// What it means, and what it does not, for people.
+    /// The meaning of the risk, and what it does not imply, for people.
     pub const fn meaning(self) -> (&'static str, &'static str) {
         match self {
             Self::CredentialV1 => (

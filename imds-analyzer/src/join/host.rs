@@ -50,7 +50,8 @@ impl Host {
         self.older.forbidden = true;
     }
 
-    /// What could not be looked up. A process that may not be looked at is common; it matters when a request is `ownerless`.
+    /// Failed look-ups. A process that may not be read is common: a failed search counts only if a request is
+    /// `ownerless`.
     pub fn loss(&self, ownerless: bool) -> Ledger {
         let resolver = self.resolver.counters();
         let mut ledger = Ledger::default();
@@ -84,7 +85,7 @@ impl Lookup for Host {
 /// namespace is 0 if it is not known.
 type Name = (u64, u32);
 
-/// A process that held a socket at this time, in nanoseconds since boot.
+/// A process that held a socket at `since_boot`, in nanoseconds since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holder {
     pid: u32,
@@ -113,7 +114,7 @@ impl Older {
         }
     }
 
-    /// A process that holds the request's socket. Searches if the last search is long enough ago.
+    /// A process that holds the request's socket. Searches again if the last search was long enough ago.
     fn holder(
         &mut self,
         now: Now,
@@ -162,7 +163,7 @@ impl Older {
                 pid,
                 since_boot: now.since_boot,
             };
-            // Also without the namespace, for records that do not have it.
+            // Also without the namespace, for records that have none.
             self.holders.put((socket.cookie, 0), holder);
             self.holders.put((socket.cookie, socket.net_ns), holder);
         }

@@ -193,12 +193,12 @@ fn unknown_by(head: &Request, reason: Reason) -> Out {
     (name(head), UNKNOWN, Some(reason))
 }
 
-/// Of no head.
+/// The record of a change that belongs to no head.
 fn change() -> Out {
     (String::new(), UNKNOWN, Some(Reason::Changed))
 }
 
-/// A head whose answer will be told.
+/// A head that waits for its answer.
 fn numbered(cookie: u64, index: u32) -> Request {
     let mut head = head(cookie, index * 100);
     (head.flags, head.index) = (request_flags::NUMBERED, index);
@@ -206,7 +206,7 @@ fn numbered(cookie: u64, index: u32) -> Request {
     head
 }
 
-/// News of an answer that came so many ms after 1000 s.
+/// News of an answer that came `millis` ms after 1000 s.
 fn news(cookie: u64, index: u32, news: News, status: u16, millis: u64) -> abi::exchange::Answer {
     let mut answer = abi::exchange::Answer::new_zeroed();
     answer.header.time = 1_000 * SECOND + millis * 1_000_000;
@@ -223,7 +223,7 @@ const fn replied(status: u16, millis: u64) -> Answer {
     })
 }
 
-/// Which heads were written, and what came back.
+/// The heads that were written and their answers.
 fn answers(script: &mut Script) -> Vec<(String, Answer)> {
     let events = script.events.drain(..);
     events
@@ -578,7 +578,7 @@ fn many_users_with_one_head_each_push_out_their_own() {
     assert_eq!(script.out(), [v1(&by(1, 2, 0))]);
 }
 
-/// As in an attack that was seen: eight thousand heads by one user, all of them finished after 35 seconds.
+/// Like an attack that was seen: eight thousand heads by one user, all finished after 35 seconds.
 #[test]
 fn thousands_of_slow_heads_have_one_record_each() {
     for (count, users) in [(8_000, 1), (8_000, 2), (20_000, 1), (30_000, 3)] {
@@ -889,7 +889,7 @@ enum Op {
     Pass(u64),
 }
 
-/// A few heads of a few sockets and users, at the end of the circle of numbers too; some in their sender's pages.
+/// Heads of three sockets and two users, some at the wrap of the sequence numbers, some in their sender's pages.
 fn few(index: usize) -> Request {
     let (cookie, place) = (index as u64 % 3, index as u32 / 3);
     let mut head = by(index as u32 % 2, cookie, (place * 100).wrapping_sub(150));
@@ -910,8 +910,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    /// The model knows nothing of time, room and changes: a head is whatever lies between a begin, if there is one, and an
-    /// end, if there is one.
+    /// The model ignores time, room and changes: a head is everything between a begin, if there is one, and an end, if
+    /// there is one.
     #[test]
     fn every_head_has_exactly_one_event(ops in vec(op(), 0..200), roomy in any::<bool>()) {
         let mut script = if roomy { Script::new() } else { Script::small() };
@@ -959,7 +959,7 @@ proptest! {
         prop_assert!(own <= changes);
     }
 
-    /// No records but those of changes are `unknown` where everything comes in time.
+    /// If everything comes in time, only records of changes are `unknown`.
     #[test]
     fn what_comes_in_time_is_judged(order in vec(0..FEW, 0..100)) {
         let mut script = Script::new();
@@ -1047,7 +1047,7 @@ fn throughput_of_decoding_joining_resolving_and_formatting() {
     .unwrap();
 }
 
-/// Of this thread: others may be at work on the machine.
+/// CPU time of this thread, because other threads may be busy on the machine.
 fn cpu_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)

@@ -5,10 +5,10 @@ use imds_analyzer_ebpf::classify::Verdict;
 use super::history::Asked;
 use crate::event::{Answer, Cause, Event, Judgement};
 
-/// The header of a token, as arguments name it.
+/// The header of a token, as it appears in arguments.
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 
-/// The cause, and the status that goes with it. `asked` is the caller's last request for a token.
+/// Finds the cause, and the status that goes with it. `asked` is the caller's last request for a token.
 pub(super) fn of(event: &Event, asked: Option<Asked>, is_known: bool) -> Judgement {
     let (cause, token_status) = match event.verdict {
         Verdict::V1 if is_known => without_token(event, asked),
@@ -32,7 +32,7 @@ fn without_token(event: &Event, asked: Option<Asked>) -> (Option<Cause>, Option<
         return (Some(Cause::NoTokenRequest), None);
     };
     match asked.answer {
-        // It did not wait for the answer.
+        // The caller did not wait for the answer, or none came.
         None | Some(Answer::None) => (Some(Cause::TokenUnanswered), None),
         Some(Answer::Answered(reply)) if reply.is_success() => (Some(Cause::TokenUnused), None),
         Some(Answer::Answered(reply)) => (Some(Cause::TokenRefused), Some(reply.status)),
@@ -50,7 +50,7 @@ fn rejected(event: &Event) -> Option<Cause> {
     }
 }
 
-/// `curl -H "X-aws-ec2-metadata-token: "`; the header of a token's lifetime has a longer name.
+/// True for arguments like `curl -H "X-aws-ec2-metadata-token: "`. The header of a token's lifetime has a longer name.
 fn names_token_header(event: &Event) -> bool {
     let Some(process) = event.process.as_deref() else {
         return false;

@@ -1,12 +1,12 @@
-//! Which client library or program makes a call, by its User-Agent.
+//! Identifies the client library or program that makes a call, by its User-Agent.
 
 use crate::event::{Client, ClientSource};
 
 /// Maximum length of a version, in bytes.
 const VERSION_MAX: usize = 32;
 
-/// How products in a User-Agent begin, lower case, and the client they stand for. An SDK names the runtime and other
-/// libraries beside itself: of all that fit, the first one here counts.
+/// Lower-case beginnings of products in a User-Agent, and their clients. An SDK also names the runtime and other
+/// libraries: the first match in this list counts.
 const PRODUCTS: [(&str, &str); 36] = [
     ("aws-cli/", "aws-cli"),
     ("botocore/", "botocore"),
@@ -46,7 +46,7 @@ const PRODUCTS: [(&str, &str); 36] = [
     ("java/", "java"),
 ];
 
-/// Every name there is, in no order.
+/// All names, in no particular order.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     PRODUCTS.iter().map(|(_, name)| *name)
 }
@@ -67,7 +67,7 @@ pub(super) fn of_user_agent(user_agent: &str) -> Option<Client> {
     })
 }
 
-/// The version in the beginning of `text`: digits first, without a leading `v`.
+/// The version at the beginning of `text`: it starts with a digit. A leading `v` is dropped.
 pub(super) fn version_of(text: &str) -> Option<String> {
     let text = text.strip_prefix('v').unwrap_or(text);
     let end = text

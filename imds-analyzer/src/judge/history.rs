@@ -1,8 +1,8 @@
-//! What was seen of a caller before: its last request for a token, and whether it has called at all.
+//! Earlier calls of a caller: its last request for a token, and if it has called before.
 //!
-//! A process is remembered for as long as there is room for it, since a client may fall back to calls without a token once
-//! and for all. Across processes the same caller is, for [`SPAN`]: a script runs one curl for the token and another one for
-//! the call.
+//! A process is remembered as long as there is room, because a client may fall back to calls without a token once and
+//! for all. A request for a token also counts for other processes of the same caller, for [`SPAN`]: a script runs one
+//! curl for the token and another one for the call.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -18,18 +18,18 @@ use crate::{
     host::clock::nanoseconds,
 };
 
-/// Processes and callers remembered; the least recently seen goes first.
+/// Maximum number of processes and callers remembered. The least recently seen is dropped first.
 const PROCESSES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 const CALLERS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-/// For how long a request for a token counts for other processes of the same caller.
+/// How long a request for a token counts for other processes of the same caller.
 pub(super) const SPAN: Duration = Duration::from_secs(10 * 60);
 
 /// A process and its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Who {
-    /// Its pid and start time.
+    /// Pid and start time.
     pub(super) process: (u32, u64),
-    /// Digest of its caller's key and user.
+    /// Hash of the caller's key and user.
     pub(super) caller: u64,
 }
 
@@ -39,14 +39,14 @@ pub(super) struct Asked {
     ticket: u64,
     /// Nanoseconds since boot.
     at: u64,
-    /// `None` while it waits for its answer.
+    /// `None` until the answer comes.
     pub(super) answer: Option<Answer>,
 }
 
 #[derive(Debug, Default)]
 struct Caller {
     asked: Option<Asked>,
-    /// It has made a v1 call, or one for credentials.
+    /// True after a v1 call or a call for credentials.
     is_known: bool,
 }
 
@@ -70,7 +70,7 @@ impl History {
         }
     }
 
-    /// Who sent a call; `None` where nobody is known.
+    /// The sender of a call; `None` if no process is known.
     pub(super) fn who(&self, event: &Event, task: &Task) -> Option<Who> {
         let process = event.process.as_deref()?;
         Some(Who {
@@ -92,7 +92,7 @@ impl History {
         self.tickets
     }
 
-    /// Notes what came back of it.
+    /// Stores the outcome of the request for a token with this ticket.
     pub(super) fn answered(&mut self, who: Who, ticket: u64, answer: Answer) {
         if let Some(reply) = answer.reply() {
             self.token_hop_limit = Some(reply.hop_limit);
@@ -109,7 +109,7 @@ impl History {
         }
     }
 
-    /// The last request for a token by the process, else one by the same caller that is not long ago.
+    /// The process's last request for a token. If it made none, one by the same caller within [`SPAN`].
     pub(super) fn last_asked(&mut self, who: Who, now: u64) -> Option<Asked> {
         if let Some(asked) = self.processes.get(&who.process) {
             return Some(*asked);
@@ -118,12 +118,12 @@ impl History {
         (now.saturating_sub(asked.at) <= nanoseconds(SPAN)).then_some(asked)
     }
 
-    /// TTL of the last answer to anybody's request for a token.
+    /// TTL of the last answer to a token request of any caller.
     pub(super) const fn token_hop_limit(&self) -> Option<u8> {
         self.token_hop_limit
     }
 
-    /// True for the first v1 call or call for credentials of a caller.
+    /// True for a caller's first v1 call or call for credentials.
     pub(super) fn is_new(&mut self, who: Who, event: &Event) -> bool {
         if event.verdict != Verdict::V1 && event.path_class != PathClass::Credential {
             return false;

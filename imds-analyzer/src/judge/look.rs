@@ -1,9 +1,9 @@
-//! Which client library is inside a caller, where its User-Agent does not say so: by the files that the caller itself sees,
-//! once for each caller.
+//! Finds the client library inside a caller if its User-Agent does not name it: looks at the files that the caller
+//! itself sees, once per caller.
 //!
-//! Names come first, for a directory's entry says library and version at once; a file is read only where its name does not.
-//! Whatever is looked at may be another user's: everything is bounded, nothing is waited for, and what is not found is
-//! absent.
+//! Looks at names first, because a directory's entry has library and version at once, and reads a file only if its name
+//! does not. The files may belong to another user: everything is bounded, nothing waits, and anything not found is
+//! `None`.
 
 mod files;
 mod go;
@@ -26,10 +26,10 @@ use crate::{
     process::helper::{Helper, PATIENCE},
 };
 
-/// Callers remembered, those without a client too.
+/// Maximum number of callers remembered, including those without a client.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// Looks into callers, and remembers what was found.
+/// Looks into callers and remembers the results.
 #[derive(Debug)]
 pub(super) struct Looks {
     helper: Helper<Question, Option<Client>>,
@@ -37,9 +37,9 @@ pub(super) struct Looks {
 }
 
 struct Question {
-    /// Digest of the caller.
+    /// Hash of the caller.
     caller: u64,
-    /// Start of the process, in ns since boot.
+    /// Start of the process, in nanoseconds since boot.
     start: u64,
     process: Arc<Process>,
 }
@@ -54,7 +54,7 @@ impl Looks {
         }
     }
 
-    /// The client inside a process that makes a call; `None` too where it is not found in time.
+    /// The client inside a process that makes a call. Also `None` if it is not found in time.
     pub(super) fn client(&mut self, caller: u64, start: u64, process: &Arc<Process>) -> Option<Client> {
         if let Some((question, client)) = self.helper.late_answer() {
             self.known.put(question.caller, client);
@@ -73,7 +73,7 @@ impl Looks {
     }
 }
 
-/// Looks into a process that started at `start`, if it is still there.
+/// Looks into a process that started at `start`, if it still exists.
 fn look(process: &Process, start: u64) -> Option<Client> {
     let found = Proc::find(process.pid, start).ok()?;
     let directory = found.directory();
@@ -93,7 +93,7 @@ fn look(process: &Process, start: u64) -> Option<Client> {
     }
 }
 
-/// The first argument that is no option: an interpreter's script, absolute.
+/// The first argument that is not an option: an interpreter's script, as an absolute path.
 fn script(process: &Process) -> Option<String> {
     let script = process.args.iter().skip(1).find(|arg| !arg.starts_with('-'))?;
     if script.starts_with('/') {

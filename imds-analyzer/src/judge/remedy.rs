@@ -1,4 +1,4 @@
-//! What to change: the entries of `packaging/remedies.toml`, which is built in, and of `/etc/imds-analyzer/remedies.toml`.
+//! Remedies: the entries of `packaging/remedies.toml`, which is built in, and of `/etc/imds-analyzer/remedies.toml`.
 
 use std::{cmp::Ordering, fmt, io, path::Path};
 
@@ -12,16 +12,15 @@ use crate::{
     vocabulary::Vocabulary as _,
 };
 
-/// The entries that are built in.
+/// The built-in entries.
 pub const BUILT_IN: &str = include_str!("../../../packaging/remedies.toml");
-/// Where more are looked for.
+/// The file with additional entries.
 pub const ADDED: &str = "/etc/imds-analyzer/remedies.toml";
 
 /// All entries, in the order in which they are tried.
 #[derive(Clone, Debug, Default)]
 pub struct Remedies(Vec<Remedy>);
 
-/// One entry.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Remedy {
@@ -43,14 +42,14 @@ pub struct Remedy {
     pub since: Option<String>,
     pub setting: Option<String>,
     pub source: String,
-    /// Made of the above.
+    /// Built from the fields above.
     #[serde(skip)]
     advice: Option<Advice>,
     #[serde(skip)]
     advice_without_version: Option<Advice>,
 }
 
-/// Versions from `introduced` on, before `fixed`.
+/// Versions from `introduced` up to, but without, `fixed`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Range {
@@ -65,27 +64,27 @@ struct File {
     remedy: Vec<Remedy>,
 }
 
-/// Whether a version is in the ranges of an entry.
+/// The result of comparing a version with the ranges of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
     Yes,
     No,
-    /// The version is not known.
+    /// The version is unknown.
     Unknown,
 }
 
 impl Remedies {
-    /// Those that are built in.
+    /// The built-in entries.
     pub fn built_in() -> Self {
-        // A test holds the file to the form of all such files.
+        // A test checks that the built-in file is valid.
         Self(parse(BUILT_IN).unwrap_or_default())
     }
 
-    /// Those that are built in and those of `/etc`, if there are any.
+    /// The built-in entries and those of `/etc`, if that file exists.
     ///
     /// # Errors
     ///
-    /// When that file cannot be read or is wrong.
+    /// If the file cannot be read or is invalid.
     pub fn of_this_host() -> Result<Self, ConfigError> {
         let path = Path::new(ADDED);
         match config::read_text(path) {
@@ -94,11 +93,11 @@ impl Remedies {
         }
     }
 
-    /// These and those of a file: entries with the id of another replace it, new ones are tried first.
+    /// Adds the entries of a file. An entry replaces the one with the same id; new entries are tried first.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or is wrong.
+    /// If the file cannot be read or is invalid.
     pub fn with_file(self, path: &Path) -> Result<Self, ConfigError> {
         self.with(path, &config::read_text(path)?)
     }
@@ -127,7 +126,7 @@ impl Remedies {
         self.iter().find(|remedy| remedy.id == id)
     }
 
-    /// The first entry for a call that needs one: without a token, or rejected.
+    /// The first matching entry for a call that needs one: a call without a token, or a rejected one.
     pub(super) fn find(&self, event: &Event, judgement: &Judgement) -> Option<Advice> {
         if event.verdict != Verdict::V1 && judgement.cause.is_none() {
             return None;
@@ -136,7 +135,7 @@ impl Remedies {
     }
 }
 
-/// The entries in `text`; the error has line and column.
+/// Parses the entries in `text`. The error has line and column.
 fn parse(text: &str) -> Result<Vec<Remedy>, String> {
     let file: File = toml::from_str(text).map_err(|error| config::explain(&error))?;
     let mut entries = file.remedy;
@@ -153,7 +152,7 @@ fn parse(text: &str) -> Result<Vec<Remedy>, String> {
 }
 
 impl Remedy {
-    /// Whether it is for this cause.
+    /// True if the entry lists `cause`.
     pub fn is_for(&self, cause: &str) -> bool {
         self.cause.iter().any(|word| word == cause)
     }
@@ -205,7 +204,7 @@ impl Remedy {
         self.advice_without_version = Some(advice(&format!("{text}; the version in use could not be read.")));
     }
 
-    /// What it says of a call, if all its conditions hold.
+    /// The entry's advice for a call, if all conditions of the entry hold.
     fn advice(&self, event: &Event, judgement: &Judgement) -> Option<Advice> {
         let process = event.process.as_deref();
         let is_cause = self.cause.is_empty()
@@ -230,7 +229,7 @@ impl Remedy {
         }
     }
 
-    /// Whether program or image are among those named, if any are.
+    /// True if the entry names the program or the image, or names neither kind.
     fn is_place(&self, process: Option<&Process>) -> bool {
         if self.program.is_empty() && self.image.is_empty() {
             return true;
@@ -279,7 +278,7 @@ impl Range {
     }
 }
 
-/// As `explain` shows it.
+/// The format of `explain`.
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.id)?;

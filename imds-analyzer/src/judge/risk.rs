@@ -1,11 +1,11 @@
-//! Signs that a call is more than untidy.
+//! Signs that a call is risky.
 
 use imds_analyzer_ebpf::classify::{PathClass, Verdict};
 
 use super::last_name;
 use crate::event::{Ancestor, Event, Process, Risk};
 
-/// Web and application servers, by how their names begin.
+/// Beginnings of names of web and application servers.
 const SERVERS: [&str; 26] = [
     "apache2",
     "caddy",
@@ -35,7 +35,7 @@ const SERVERS: [&str; 26] = [
     "wildfly",
 ];
 
-/// The signs of a call.
+/// The risks of a call.
 pub(super) fn of(event: &Event, is_new: bool, has_foreign_header: bool) -> Vec<Risk> {
     let is_credential = event.path_class == PathClass::Credential;
     let is_sensitive = is_credential || event.path_class == PathClass::UserData;
@@ -55,7 +55,7 @@ pub(super) fn of(event: &Event, is_new: bool, has_foreign_header: bool) -> Vec<R
     signs.into_iter().filter_map(|(risk, is)| is.then_some(risk)).collect()
 }
 
-/// True for a server and for what it started.
+/// True for a server and for any process below one.
 fn is_of_server(process: &Process) -> bool {
     let own = [process.name.as_str(), last_name(&process.program)];
     let ancestors = process.ancestors.iter().flat_map(names);

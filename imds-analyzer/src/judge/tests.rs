@@ -37,7 +37,7 @@ const fn replied(status: u16) -> Answer {
     })
 }
 
-/// Judges calls one after the other, each at its second.
+/// Judges calls one after the other, each at its own second.
 struct Script(Judge);
 
 impl Script {
@@ -76,7 +76,7 @@ fn what_came_of_the_last_token_request_is_the_cause() {
         assert_eq!(script.v1(0, 1), Some(Cause::NoTokenRequest));
         script.token(1, 1, answer);
         assert_eq!(script.v1(2, 1), expected, "{answer:?}");
-        // A process is remembered, whatever time passes.
+        // A process is remembered, however much time passes.
         assert_eq!(script.v1(100_000, 1), expected, "{answer:?}");
     }
 }
@@ -89,7 +89,7 @@ fn a_caller_that_does_not_wait_for_its_token_got_no_answer() {
     let event = script.judged(1, call(1, Verdict::V1, replied(200)));
     assert_eq!(event.judgement.cause, Some(Cause::TokenUnanswered));
     assert_eq!(&*event.judgement.remedy.unwrap().id, "hop-limit");
-    // It comes after all.
+    // The answer comes after all.
     let mut put = put;
     put.answer = replied(200);
     script.0.judge(&mut put, noted, 2 * SECOND);

@@ -1,14 +1,14 @@
-//! Versions as their ecosystems order them.
+//! Compares versions by the rules of their ecosystems.
 
 use std::cmp::Ordering;
 
 use serde::Deserialize;
 
-/// How versions are ordered. They differ in what stands for a release that is not out yet.
+/// The rules of an ecosystem. They differ in the words that mean a pre-release.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Scheme {
-    /// Numbers and dots; anything else comes before the release: Go, npm, Ruby.
+    /// Numbers and dots. Anything else comes before the release: Go, npm, Ruby.
     #[default]
     Semver,
     /// Python: `1.0.dev1 < 1.0a1 < 1.0rc1 < 1.0 < 1.0.post1`.
@@ -25,7 +25,7 @@ enum Part<'a> {
 }
 
 impl Scheme {
-    /// Compares two versions. Any text is one.
+    /// Compares two versions. Accepts any text.
     pub(super) fn compare(self, one: &str, other: &str) -> Ordering {
         let (mut one, mut other) = (parts(self, one), parts(self, other));
         loop {
@@ -36,7 +36,7 @@ impl Scheme {
                 (None, Some(part)) => self.against_end(part).reverse(),
                 (Some(Part::Number(a)), Some(Part::Number(b))) => number(a, b),
                 (Some(Part::Word(a)), Some(Part::Word(b))) => self.rank(a).cmp(&self.rank(b)).then_with(|| a.cmp(b)),
-                // A number is a later release than any word: 1.0.1 > 1.0.rc1; but 1.0.post1 < 1.0.1 is a number, too.
+                // A number is a later release than any word: 1.0.1 > 1.0.rc1. This also holds for 1.0.post1 < 1.0.1.
                 (Some(Part::Number(_)), Some(Part::Word(_))) => Ordering::Greater,
                 (Some(Part::Word(_)), Some(Part::Number(_))) => Ordering::Less,
             };
@@ -46,7 +46,7 @@ impl Scheme {
         }
     }
 
-    /// A part where the other version has ended: 1.0 = 1.0.0, 1.0 < 1.0.1, 1.0 > 1.0rc1.
+    /// Compares a part with the end of the other version: 1.0 = 1.0.0, 1.0 < 1.0.1, 1.0 > 1.0rc1.
     fn against_end(self, part: Part<'_>) -> Ordering {
         match part {
             Part::Number(digits) => number(digits, "0"),
@@ -54,7 +54,7 @@ impl Scheme {
         }
     }
 
-    /// Where a word stands: before the release (below 0), or after it.
+    /// The position of a word: before the release (below 0), at it (0), or after it.
     fn rank(self, word: &str) -> i8 {
         let is = |words: &[&str]| words.iter().any(|other| word.eq_ignore_ascii_case(other));
         match self {
@@ -73,20 +73,21 @@ impl Scheme {
     }
 }
 
-/// Numbers of any length.
+/// Compares numbers of any length.
 fn number(one: &str, other: &str) -> Ordering {
     let (one, other) = (one.trim_start_matches('0'), other.trim_start_matches('0'));
     one.len().cmp(&other.len()).then_with(|| one.cmp(other))
 }
 
-/// Digits and letters, in turns. Build metadata (`+incompatible`) and a leading `v` say nothing of the order.
+/// Splits a version into digits and letters, in turns. Build metadata (`+incompatible`) and a leading `v` do not affect
+/// the order.
 fn parts(scheme: Scheme, version: &str) -> impl Iterator<Item = Part<'_>> {
     let version = version.trim().trim_start_matches(['v', 'V']);
     let version = match scheme {
         Scheme::Semver | Scheme::Pep440 => version.split('+').next().unwrap_or(version),
         Scheme::Maven => version,
     };
-    // An epoch that is not written is 0, and none of the clients here has another.
+    // A missing epoch is 0, and none of the clients here has another epoch.
     let mut rest = version.strip_prefix("0!").unwrap_or(version);
     std::iter::from_fn(move || {
         rest = rest.trim_start_matches(|char: char| !char.is_ascii_alphanumeric());
@@ -107,8 +108,8 @@ mod tests {
 
     use super::*;
 
-    /// Lines of versions in their order, as their ecosystems' own tools have it (`packaging.version`, `Gem::Version`, semver.org,
-    /// Maven's `ComparableVersion`).
+    /// Lines of versions in order, according to their ecosystems' own tools (`packaging.version`, `Gem::Version`,
+    /// semver.org, Maven's `ComparableVersion`).
     const ORDERED: [(Scheme, &str); 8] = [
         (
             Scheme::Semver,

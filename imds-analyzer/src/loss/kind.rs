@@ -1,9 +1,9 @@
-//! The kinds of loss, with their names and the words for them.
+//! The kinds of loss, with their names and texts.
 
 use imds_analyzer_ebpf::abi::Loss;
 use serde::{Deserialize, Serialize};
 
-/// What is said about a kind.
+/// The texts about a kind.
 struct Entry {
     name: &'static str,
     class: Class,
@@ -12,12 +12,12 @@ struct Entry {
     meaning: &'static str,
 }
 
-/// Whether a count says that something was lost.
+/// The class of a kind: real loss, or only worth a note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// A record, or a part of one, is missing that should have been there.
+    /// A record, or a part of one, is missing.
     Loss,
-    /// Nothing on its way was lost: a process was gone or could not be looked at in time, or spare memory was used.
+    /// No record was lost: a process was gone or could not be read in time, or spare memory was used.
     Note,
 }
 
@@ -288,18 +288,18 @@ impl Kind {
         self.entry().name
     }
 
-    /// Whether a count of this kind says that something was lost.
+    /// The class of the kind.
     pub const fn class(self) -> Class {
         self.entry().class
     }
 
-    /// What was lost, for people, to stand after `count`.
+    /// A phrase for people that follows `count`.
     pub const fn words(self, count: u64) -> &'static str {
         let entry = self.entry();
         if count == 1 { entry.one } else { entry.many }
     }
 
-    /// One sentence on how this comes about and what it does to records, in Markdown.
+    /// One sentence in Markdown: how this happens and how it affects records.
     pub const fn meaning(self) -> &'static str {
         self.entry().meaning
     }
@@ -318,8 +318,8 @@ impl From<Kind> for &'static str {
 }
 
 impl From<String> for Kind {
-    /// The kind of this name. A name that a newer version made is [`Kind::Unrecognized`]: that something was lost is not
-    /// forgotten.
+    /// The kind of this name. A name that a newer version introduced becomes [`Kind::Unrecognized`], so that its count
+    /// is kept.
     fn from(name: String) -> Self {
         let mut all = Self::ALL.iter().copied();
         all.find(|kind| kind.name() == name).unwrap_or(Self::Unrecognized)
@@ -363,7 +363,7 @@ mod tests {
         for kind in Kind::ALL {
             assert_ne!(kind.words(1), kind.words(2), "{}", kind.name());
             assert!(kind.meaning().ends_with('.'), "{}", kind.name());
-            // In a table of Markdown and in a list divided by semicolons.
+            // The texts are used in a Markdown table and in a list with semicolons.
             assert!(!kind.meaning().contains('|') && !kind.words(1).contains([';', '_']));
         }
     }

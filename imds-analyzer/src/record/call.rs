@@ -1,4 +1,4 @@
-//! The record of a request as a call that a summary counts.
+//! Converts the record of a request to a call that a summary counts.
 
 use imds_analyzer_ebpf::classify::Version;
 
@@ -15,11 +15,11 @@ use crate::{
 impl<'a> From<&'a Request<'_>> for Call<'a> {
     fn from(record: &'a Request<'_>) -> Self {
         Self {
-            // What a later version's word means is not known here.
+            // The meaning of a later version's word is unknown.
             version: record.imds.version.known().unwrap_or(Version::Unknown),
             local: record.imds.local,
             relay: record.imds.relay,
-            // The first lines of this schema say nothing of answers.
+            // The first lines of this schema have no answer.
             answer: record
                 .imds
                 .answer
@@ -56,7 +56,7 @@ fn who<'a>(record: &'a Request<'_>) -> Option<Who<'a>> {
     })
 }
 
-/// Its image, else its name, else as much of its id as `docker ps` shows.
+/// The container's image. Without one, its name. Without a name, as much of its id as `docker ps` shows.
 fn image<'a>(container: &'a Container<'_>) -> &'a str {
     match (&container.image, &container.name) {
         (Some(image), _) => &image.name,

@@ -1,4 +1,4 @@
-//! What every record begins with: when, how grave, and which kind of record it is.
+//! The beginning of every record: time, severity, and kind of record.
 
 use std::{borrow::Cow, collections::BTreeMap, time::SystemTime};
 
@@ -109,7 +109,7 @@ pub struct Log<'a> {
 }
 
 vocabulary! {
-    /// How grave a record is: `log.level`, and the priority of what is said in the journal.
+    /// Severity of a record: `log.level`, and the priority of an entry in the journal.
     pub enum Level in "Level" {
         Info = "info",
         Warn = "warn",
@@ -223,13 +223,13 @@ vocabulary! {
         Request = "imds.request",
         /// Connections without a request.
         Attempt = "imds.attempt",
-        /// What the analyzer says about itself.
+        /// Records of the analyzer about itself.
         Analyzer = "imds.analyzer",
     }
 }
 
 vocabulary! {
-    /// Of a request: a status of 2xx, another status or none, or not seen.
+    /// For a request: a status of 2xx; another status or no answer; not seen.
     pub enum Outcome in "Outcome" {
         Success = "success",
         Failure = "failure",
@@ -308,7 +308,7 @@ pub struct Cloud<'a> {
 }
 
 impl<'a> Cloud<'a> {
-    /// `None` where nothing is known.
+    /// `None` if nothing is known.
     fn new(cloud: &'a identity::Facts) -> Option<Self> {
         let text = |value: &'a Option<String>| value.as_ref().map(Text::from);
         let id = |value: &'a Option<String>| value.as_ref().map(|id| CloudId { id: id.into() });
@@ -346,7 +346,7 @@ pub struct Machine<'a> {
 pub struct Labels<'a>(Cow<'a, BTreeMap<String, String>>);
 
 impl<'a> Labels<'a> {
-    /// `None` where there are none.
+    /// `None` if there are no labels.
     fn new(labels: &'a BTreeMap<String, String>) -> Option<Self> {
         (!labels.is_empty()).then_some(Self(Cow::Borrowed(labels)))
     }
@@ -364,7 +364,7 @@ pub struct User<'a> {
 }
 
 impl<'a> User<'a> {
-    /// `None` where nothing is known.
+    /// `None` if nothing is known.
     pub(super) fn new(id: Option<u32>, name: Option<&'a str>) -> Option<Self> {
         (id.is_some() || name.is_some()).then(|| Self {
             id: id.map(Id),

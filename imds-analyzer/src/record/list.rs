@@ -1,11 +1,12 @@
-//! Lists that are written without a copy.
+//! Lists that can be written without a copy.
 
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A list of `R`: written, each is made of an `L` of the event when its turn comes; read, they are all here.
+/// A list of `R`. For writing, each `R` is made from an `L` of the event as the list is serialized. For reading, all
+/// are here.
 #[derive(Clone, Debug)]
 pub enum List<'a, L, R> {
     Live(&'a [L]),
@@ -57,7 +58,7 @@ impl<'de, L, R: Deserialize<'de>> Deserialize<'de> for List<'_, L, R> {
     }
 }
 
-/// Lists of described objects have a description of their own: `Ancestors` of `Ancestor`.
+/// A list of objects with a schema gets its own schema: `Ancestors` for `Ancestor`.
 impl<L, R: JsonSchema> JsonSchema for List<'_, L, R> {
     fn inline_schema() -> bool {
         R::inline_schema()

@@ -1,4 +1,4 @@
-//! The records of noise control: a caller seen for the first time, and requests that were counted only.
+//! The records of noise control: a new caller, and requests that were only counted.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -71,7 +71,7 @@ pub struct FirstSeenFields<'a> {
 }
 
 vocabulary! {
-    /// What was done for the first time.
+    /// The first call that a caller made.
     pub enum What in "What" {
         V1 = "v1",
         Credential = "credential",

@@ -1,4 +1,4 @@
-//! The records in which the analyzer speaks of itself: what it hooked, what it lost, and the sum of what it saw.
+//! The records of the analyzer about itself: its hooks, its losses, and the summary.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! `process`: who sent the request, and what started it.
+//! `process`: the process that sent the request, and its ancestors.
 
 use std::ops::Not;
 

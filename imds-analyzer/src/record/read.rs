@@ -1,19 +1,19 @@
-//! From a line back to its record.
+//! Reads a line back into a record.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Body, Record, SCHEMA, Text, Word, envelope::Host};
 
-/// Bytes of a line at most, its end not counted. Nothing that is written is longer: a summary has 1000 callers at most, and
-/// each is bounded.
+/// Maximum length of a line in bytes, without the line end. No record is longer: a summary has at most 1000 callers,
+/// and each is bounded.
 pub const LINE_MAX: usize = 16 << 20;
 
-/// Why a line is no record. Nothing of the line itself is in it: another program's line may hold secrets.
+/// Why a line is not a record. Contains no part of the line, because another program's line may hold secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     #[error("the line is longer than {LINE_MAX} bytes")]
     TooLong,
-    /// As the last line of a file is that is being written, and the end of one that was cut off.
+    /// Like the last line of a file that is still being written, or a line that was cut off.
     #[error("the line ends in the middle of a JSON object")]
     Truncated,
     #[error("the line is not JSON (byte {0})")]
@@ -44,13 +44,13 @@ pub struct Schema {
 ///
 /// # Errors
 ///
-/// [`Unreadable`], and never a panic, whatever stands in the line.
+/// [`Unreadable`] for anything else. Never panics.
 pub fn read(line: &[u8]) -> Result<Record<'_>, Unreadable> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     if line.len() > LINE_MAX {
         return Err(Unreadable::TooLong);
     }
-    // Once for all strings in it: see from_slice of serde_json, which looks at each.
+    // Checks UTF-8 once for the whole line. `from_slice` of serde_json would check every string.
     let text = std::str::from_utf8(line).map_err(|error| match error.error_len() {
         Some(_) => Unreadable::NotJson(error.valid_up_to()),
         None => Unreadable::Truncated,
@@ -63,7 +63,7 @@ pub fn read(line: &[u8]) -> Result<Record<'_>, Unreadable> {
     }
 }
 
-/// The envelope is read first: it says what the rest is.
+/// Reads the envelope first, because it has the kind of the record.
 fn record(text: &str) -> serde_json::Result<Record<'_>> {
     let envelope = serde_json::from_str::<super::Envelope<'_>>(text)?;
     let body = match envelope.event.action {
@@ -94,12 +94,12 @@ impl Record<'_> {
     }
 }
 
-/// Whether all kinds of records, those of later versions too, have such an `event.action`.
+/// True if `action` belongs to a record of ours. Actions of later versions have the same prefix.
 fn is_ours(action: &str) -> bool {
     action.starts_with("imds-")
 }
 
-/// What makes a line a record of ours, whatever else is in it.
+/// The fields that identify a record of ours, whatever else the line has.
 #[derive(Deserialize)]
 struct Marks<'a> {
     #[serde(borrow)]
@@ -118,11 +118,11 @@ struct SchemaMark {
     schema: u64,
 }
 
-/// Why `text` is no record, where reading it as one gave `error`.
+/// Why `text` is not a record. `error` is the result of reading it as one.
 fn why(text: &str, error: &serde_json::Error) -> Unreadable {
     use serde_json::error::Category;
 
-    // The whole line, however early the error was found.
+    // Parses the whole line, even if `error` was found early in it.
     let whole = serde_json::from_str::<serde::de::IgnoredAny>(text);
     if let Err(error) = whole {
         return match error.classify() {

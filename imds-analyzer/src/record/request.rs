@@ -300,7 +300,7 @@ pub struct Systemd<'a> {
 }
 
 impl<'a> Systemd<'a> {
-    /// `None` outside of units and slices.
+    /// `None` without a unit or slice.
     pub(super) fn new(process: &'a event::Process) -> Option<Self> {
         let text = |name: &'a Option<String>| name.as_ref().map(Text::from);
         let fields = Self {
@@ -357,7 +357,7 @@ impl<'a> Named<'a> {
 #[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
 pub struct Orchestrator<'a> {
-    // Absent in the first lines of this schema, as `resource.type`.
+    // Absent in the first lines of this schema, like `resource.type`.
     #[schemars(required)]
     pub r#type: Option<Word<'a, Platform>>,
     pub resource: Resource<'a>,
@@ -472,7 +472,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// A mapped IPv4 address is written as the IPv4 address it is.
+    /// Writes an IPv4-mapped address as IPv4.
     pub(super) fn new(address: SocketAddr) -> Self {
         Self {
             ip: address.ip().to_canonical(),

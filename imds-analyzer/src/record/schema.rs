@@ -1,5 +1,5 @@
-//! The JSON Schema of the records, derived from the types that are written and read. It describes what this version writes:
-//! no other fields, no other words.
+//! The JSON Schema of the records, derived from the types for writing and reading. It allows only the fields and words
+//! that this version writes.
 
 use std::{
     borrow::Cow,
@@ -54,7 +54,8 @@ impl JsonSchema for Record<'_> {
     }
 }
 
-/// A reference to the description of one kind of record: the envelope's fields with their `event.action`, and those of `T`.
+/// A reference to the schema of one kind of record: the envelope's fields with this `event.action`, and the fields of
+/// `T`.
 fn kind<T: JsonSchema>(generator: &mut SchemaGenerator, name: &str, action: Action) -> Value {
     let envelope = Envelope::json_schema(generator);
     let mut schema = T::json_schema(generator);
@@ -76,7 +77,7 @@ fn kind<T: JsonSchema>(generator: &mut SchemaGenerator, name: &str, action: Acti
     json!({ "$ref": format!("#/$defs/{name}") })
 }
 
-/// `Option` is described as nullable, but here an absent value is always left out.
+/// Removes null from the types: schemars describes an `Option` as nullable, but records leave absent values out.
 fn without_null(schema: &mut Schema) {
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");

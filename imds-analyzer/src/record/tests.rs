@@ -1,4 +1,4 @@
-//! What is written is read back, and whatever else stands in a line is told apart.
+//! Written records are read back, and lines that are not records give the right error.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -32,7 +32,7 @@ use self::events::{any_event, any_text, any_time};
 
 static HOST: LazyLock<Identity> = LazyLock::new(|| Identity::named("ip-10-0-0-1"));
 
-/// Lines of this schema as they were written on that day. They stay as they are: logs keep them.
+/// Lines of this schema from these days. They must not change, because logs keep such lines.
 const FIRST_LINES: &str = include_str!("fixtures/2026-11-22.jsonl");
 const LINES: &str = include_str!("fixtures/2026-11-29.jsonl");
 
@@ -117,7 +117,7 @@ proptest! {
         prop_assert!(read(&bytes).is_err());
     }
 
-    /// A few bytes of a record's line are others.
+    /// Changes a few bytes of a record's line.
     #[test]
     fn spoilt_lines_are_a_record_or_an_error(
         event in any_event(),
@@ -131,7 +131,7 @@ proptest! {
         let _ = read(&line);
     }
 
-    /// A value somewhere in a record is of another type.
+    /// Replaces a value somewhere in a record by one of another type.
     #[test]
     fn no_value_of_another_type_panics(at in any::<prop::sample::Index>(), kind in 0..6_usize) {
         fn places(value: &Value, at: &str, found: &mut Vec<String>) {
@@ -230,7 +230,7 @@ fn other_schemas_are_told_apart() {
     let mut record = as_json(&full_event());
     record["imds"]["schema"] = json!(2);
     assert_eq!(read(record.to_string().as_bytes()), Err(Unreadable::Schema(2)));
-    // Whatever else has changed.
+    // The schema's version counts, whatever else has changed.
     record["imds"]["local"] = json!("yes");
     record["@timestamp"] = json!(1);
     record["imds"]["schema"] = json!(1_u64 << 40);
@@ -306,7 +306,7 @@ fn what_later_versions_write_is_kept_or_passed_over() {
         Some("later")
     );
     assert_eq!(record.envelope.event.outcome.as_str(), "later");
-    // It is counted as one that this version cannot judge.
+    // It counts as a call that this version cannot judge.
     assert_eq!(Call::from(body).version, Version::Unknown);
     is_read_back(&record);
 }
@@ -334,7 +334,7 @@ fn lines_are_bounded_and_the_longest_record_fits() {
     assert_eq!(read(&long), Err(Unreadable::TooLong));
     assert!(matches!(read(&long[1..]), Err(Unreadable::NotJson(_))));
 
-    // Each byte of such text takes six in JSON.
+    // Each 0x7f takes six bytes in JSON.
     let text = |number: usize| format!("{number:04}{}", "\u{7f}".repeat(252));
     let mut summary = Summary::new();
     for number in 0..1100 {
@@ -444,7 +444,7 @@ fn lines_of_all_versions_are_read() {
     assert_eq!(actions(LINES), [&requests[..], &notices].concat());
 }
 
-/// Before there was `imds.caller`.
+/// From the time before `imds.caller`.
 #[test]
 fn a_call_of_the_first_lines_has_the_executable_for_its_caller() {
     let record = read(FIRST_LINES.lines().next().expect("a line").as_bytes()).expect("a record");

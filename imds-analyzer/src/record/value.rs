@@ -10,7 +10,7 @@ use std::{
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Text that is borrowed wherever it can be. A `Cow` alone does not do: within an `Option` serde always copies it.
+/// Text that borrows if possible. A plain `Cow` does not: inside an `Option`, serde always copies it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text<'a>(Cow<'a, str>);
 
@@ -61,7 +61,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
                 Ok(Text(Cow::Borrowed(text)))
             }
 
-            /// Of text with escapes.
+            /// Called for text with escapes.
             fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
                 Ok(Text(Cow::Owned(text.to_owned())))
             }
@@ -166,7 +166,7 @@ fn time(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
 }
 
-/// `time`, or the epoch for one that RFC 3339 cannot write: a wrong clock must not end the output.
+/// Returns `time`, or the epoch if RFC 3339 cannot write it: a wrong clock must not end the output.
 pub(crate) fn writable(time: SystemTime) -> SystemTime {
     const YEAR_9999: u64 = 253_370_764_800;
     match time.duration_since(SystemTime::UNIX_EPOCH) {
@@ -175,7 +175,7 @@ pub(crate) fn writable(time: SystemTime) -> SystemTime {
     }
 }
 
-/// What `parse` makes of a string.
+/// Reads a string with `parse`.
 fn parsed<'de, D: Deserializer<'de>, T>(deserializer: D, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, D::Error> {
     let text = Text::deserialize(deserializer)?;
     parse(&text).ok_or_else(|| de::Error::custom("a string of another form"))

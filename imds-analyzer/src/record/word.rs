@@ -1,4 +1,4 @@
-//! Words out of closed lists, which later versions may have made longer.
+//! Words from closed lists, which later versions may extend.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -11,7 +11,7 @@ use serde::{
 use super::Text;
 use crate::vocabulary::Vocabulary;
 
-/// A word of the list `T`. Only reading finds others: words of a later version, kept as they stand there.
+/// A word of the list `T`. Reading keeps a word of a later version as `Other`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word<'a, T> {
     Known(T),
@@ -69,7 +69,7 @@ impl<T: Vocabulary> JsonSchema for Word<'_, T> {
     }
 }
 
-/// An array of one, as ECS wants it for some fields. Where a later version has written more, the first is read.
+/// An array of one element, which ECS requires for some fields. If a later version wrote more, reading takes the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Single<T>(pub T);
 

@@ -1,4 +1,4 @@
-//! The end of the pipeline: what counts is counted, and written.
+//! The end of the pipeline: filters, counts and writes.
 
 use std::io;
 
@@ -11,13 +11,13 @@ use crate::{
     summary::Summary,
 };
 
-/// Whether to go on.
+/// Tells the loop to go on or why to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     Continue,
-    /// The count is reached.
+    /// The count of `--count` is reached.
     Enough,
-    /// Whoever read the output has closed it.
+    /// The reader has closed the output.
     Closed,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Outlet<S> {
     closed: bool,
     pub(super) sink: S,
     pub(super) summary: Summary,
-    /// `--fail-on` matched.
+    /// True if `--fail-on` matched.
     pub(super) failed: bool,
 }
 
@@ -65,7 +65,7 @@ impl<S: Sink> Outlet<S> {
         self.unless_closed(written)
     }
 
-    /// As [`Self::event`], but no count goes by attempts.
+    /// Like [`Self::event`], but attempts do not count for `--count`.
     pub(super) fn attempt(&mut self, attempt: &Attempt) -> io::Result<()> {
         if self.flow() != Flow::Continue || !self.filter.matches_attempt(attempt) {
             return Ok(());
@@ -92,7 +92,7 @@ impl<S: Sink> Outlet<S> {
         }
     }
 
-    /// That the reader has closed the output is an end, not an error.
+    /// Turns the error of a closed output into a normal end.
     fn unless_closed(&mut self, result: io::Result<()>) -> io::Result<()> {
         match result {
             Err(error) if sink::is_closed(&error) => {
@@ -117,7 +117,7 @@ mod tests {
         sink::tests::{full_event, minimal_event},
     };
 
-    /// Counts what is written, and fails from then on if it is told to.
+    /// Counts writes. If `failure` is set, every flush fails with it.
     #[derive(Default)]
     struct Counter {
         written: u64,

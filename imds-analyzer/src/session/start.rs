@@ -1,4 +1,4 @@
-//! From what is asked for to a session that watches.
+//! Starts a session from its options.
 
 use std::{io, mem, num::NonZeroU64, time::SystemTime};
 
@@ -26,10 +26,10 @@ use crate::{
     sink::Sink,
 };
 
-/// Processes remembered: some 5 KiB each, with the chain.
+/// Number of processes remembered: about 5 KiB each, with the chain.
 const PROCESSES: usize = 2048;
 
-/// What a session is to do with what it sees.
+/// What a session watches and does.
 pub struct Options<S> {
     pub wanted: Wanted,
     pub args: ArgsMode,
@@ -39,18 +39,18 @@ pub struct Options<S> {
     pub filter: Filter,
     pub fail_on: FailOn,
     pub count: Option<NonZeroU64>,
-    /// Write no requests, count them only.
+    /// Write no requests, only count them.
     pub quiet: bool,
     pub sink: S,
 }
 
-/// Why a session does not start.
+/// Why a session cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// By what was found before anything was tried.
+    /// The probes or the plan ruled it out before anything was loaded.
     #[error(transparent)]
     Impossible(#[from] Impossible),
-    /// By what the kernel said.
+    /// The kernel rejected a program or a hook.
     #[error("{0:#}")]
     Refused(anyhow::Error),
     #[error("cannot write the output: {0}")]
@@ -105,7 +105,7 @@ impl<S: Sink> Session<S> {
     }
 }
 
-/// Name, whether attached, and why, of each hook.
+/// For each hook: its name, true if attached, and the reason.
 fn notice_hooks(loaded: &Loaded, plan: &Plan) -> Vec<(&'static str, bool, String)> {
     let reason = |hook: &Hook| match &hook.error {
         Some(error) => error.clone(),

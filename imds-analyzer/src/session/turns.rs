@@ -1,44 +1,45 @@
-//! The loop apart from what it turns, so that a test needs no kernel.
+//! The loop, separate from the session it drives, so that its tests need no kernel.
 
 use std::{convert::Infallible, future, io, pin::pin};
 
 use super::Flow;
 
-/// What the loop turns: a [`Session`](super::Session).
+/// What the loop drives: a [`Session`](super::Session).
 pub(super) trait Turns {
-    /// Whether there may be records that need no waiting for.
+    /// True if records may be available without waiting.
     fn is_busy(&self) -> bool;
 
     /// Waits for records and handles some of them. Cancel safe.
     async fn next(&mut self) -> io::Result<Flow>;
 }
 
-/// What a command does beside the records: a service answers scrapes and reads its configuration again, a live view
-/// draws. It has the session to itself while it does.
+/// A command's work beside the records: a service answers scrapes and reads its configuration again, a live view draws.
+/// [`Self::tick`] has the session to itself.
 ///
-/// Nothing runs while nothing is due: what is to happen every so often waits with a timer, and without one where there is
-/// nothing to do. A live view, say, starts its timer in [`Self::handled`] and stops it when it has drawn.
+/// Nothing runs while nothing is due. Periodic work waits on a timer, and has no timer while there is nothing to do. A
+/// live view, for example, starts its timer in [`Self::handled`] and stops it when it has drawn.
 pub trait Tick<S> {
-    /// What there is to do.
+    /// A piece of work.
     type Due;
 
-    /// Records were handled.
+    /// Called after records were handled.
     fn handled(&mut self, session: &mut S) {
         let _ = session;
     }
 
-    /// Waits until there is something to do. Cancel safe: the future is dropped when records come first, and made again.
+    /// Waits until there is work. Cancel safe: the loop drops the future when records come first, and creates a new
+    /// one.
     fn due(&mut self) -> impl Future<Output = Self::Due>;
 
-    /// Does it.
+    /// Does the work.
     ///
     /// # Errors
     ///
-    /// Ends the loop.
+    /// An error ends the loop.
     fn tick(&mut self, due: Self::Due, session: &mut S) -> io::Result<()>;
 }
 
-/// Nothing beside the records.
+/// No work beside the records.
 impl<S> Tick<S> for () {
     type Due = Infallible;
 
@@ -54,11 +55,11 @@ impl<S> Tick<S> for () {
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End<T> {
-    /// With what `stop` returned.
+    /// `stop` became ready, with this result.
     Stopped(T),
-    /// The count is reached.
+    /// The count of `--count` is reached.
     Enough,
-    /// Whoever read the output has closed it.
+    /// The reader has closed the output.
     Closed,
 }
 
@@ -70,7 +71,7 @@ pub(super) async fn run<S: Turns, T>(
     let mut stop = pin!(stop);
     let mut gave_way = false;
     loop {
-        // In a flood of records what else there is gets its turn, and once it had it the records get theirs.
+        // In a flood of records, yield once so that other work gets a turn; then the records get theirs.
         let next = async {
             if session.is_busy() && !std::mem::replace(&mut gave_way, true) {
                 tokio::task::yield_now().await;
@@ -102,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    /// Stands for a session: what its turns return, and then nothing, or the last for ever.
+    /// Stands for a session: plays back `flows`, then waits for ever, or continues for ever if `flood`.
     #[derive(Default)]
     struct Script {
         flows: VecDeque<io::Result<Flow>>,
@@ -136,7 +137,7 @@ mod tests {
         }
     }
 
-    /// Takes what is sent, and counts.
+    /// Receives messages as work, and counts.
     struct Inbox {
         receiver: mpsc::Receiver<u32>,
         waits: u32,
@@ -254,7 +255,7 @@ mod tests {
         let end = block_on(run(&mut session, stop, &mut tick)).unwrap();
         assert_eq!(end, End::Stopped(()));
         assert_eq!((session.turns, session.ticks.as_slice()), (2, &[7][..]));
-        // After each of the two turns and the tick at most, and once more for the rest of the time.
+        // At most one wait after each of the two turns and the tick, and one more for the rest of the time.
         assert!(tick.waits <= 4, "{}", tick.waits);
     }
 }

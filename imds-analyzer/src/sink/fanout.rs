@@ -125,7 +125,7 @@ impl Fanout {
     ///
     /// # Errors
     ///
-    /// When a sink's thread cannot start. The other sinks are in place.
+    /// If a sink's thread cannot start. The other sinks are in place.
     pub fn configure(&mut self, config: &Config) -> io::Result<()> {
         let wanted = [
             (Kind::Log, config.log.enabled),
@@ -173,7 +173,7 @@ impl Fanout {
     }
 
     fn add(&mut self, outlet: Outlet) -> io::Result<()> {
-        // The file already begins with it.
+        // The log file already begins with the start record.
         if outlet.kind != Kind::Log {
             let line = self
                 .start
@@ -325,7 +325,7 @@ impl Sink for Fanout {
             let [requests, notices] = kind.losses();
             ledger.add(requests, stats.lost_requests);
             ledger.add(notices, stats.lost_notices);
-            // Of all sinks only the log keeps what a crash left behind.
+            // Only the log keeps incomplete lines after a crash.
             ledger.add(loss::Kind::LogTornLines, stats.torn);
         }
         ledger

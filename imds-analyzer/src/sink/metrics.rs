@@ -118,7 +118,7 @@ pub enum Unwritten {
 }
 
 impl Metrics {
-    /// `callers_max`: number of callers with counters of their own, at most half of them of one user.
+    /// `callers_max`: number of callers with their own counters. At most half of them can belong to one user.
     pub fn new(callers_max: usize, host: &Identity) -> prometheus::Result<Self> {
         let mut register = Register::default();
         let build = register.gauges(
@@ -311,7 +311,7 @@ impl Metrics {
     ///
     /// # Errors
     ///
-    /// When the counters cannot be written as text.
+    /// If the counters cannot be written as text.
     pub fn render(&self, snapshot: Snapshot<'_>, reader: Reader) -> prometheus::Result<Vec<u8>> {
         for (kind, count) in snapshot.loss.iter() {
             set(&self.lost.with_label_values(&[kind.name()]), count);
@@ -341,7 +341,7 @@ impl Metrics {
     }
 }
 
-/// A label: whoever answers may send any number.
+/// The label for an answer. Uncommon statuses share a label, because a server may send any number.
 fn status(answer: Answer) -> Cow<'static, str> {
     const COMMON: [u16; 10] = [200, 400, 401, 403, 404, 405, 429, 500, 502, 503];
     match answer {

@@ -107,7 +107,7 @@ struct Caller {
     folded: Option<Box<Folded>>,
 }
 
-/// The budgets of one caller, and what else is kept of it.
+/// The budgets and other state of one caller.
 struct Entry<'a> {
     user: &'a mut Budget,
     daily: &'a mut Budget,
@@ -160,7 +160,7 @@ impl Noise {
         self.unannounced
     }
 
-    /// Decides about `event`, and whether it is the first of its caller.
+    /// Decides about `event`, and tells if it is the first of its caller.
     pub fn judge(&mut self, event: &Event, now: Instant) -> (Decision, First) {
         let credential = event.path_class == PathClass::Credential;
         let ignored = self.ignore.iter().any(|pattern| pattern.matches(event));
@@ -188,13 +188,13 @@ impl Noise {
         (Decision::Fold, first)
     }
 
-    /// Whether to write an attempt. The budgets are those of requests; what is over them has no record.
+    /// True if an attempt may be written. Attempts share the budgets of requests; one over budget gets no record.
     pub fn allows_attempt(&mut self, attempt: &Attempt, now: Instant) -> bool {
         let key = self.key(attempt.process.as_deref(), attempt.caller(), now);
         self.charge(key, false, now)
     }
 
-    /// Uses one of each budget, if each has some left or if it is exempt; false if a budget refuses.
+    /// Uses one of each budget if each has some left, or if the call is exempt. False if a budget is used up.
     fn charge(&mut self, key: Key, exempt: bool, now: Instant) -> bool {
         let limits = &self.limits;
         let Some(entry) = entry(&mut self.users, key) else {
@@ -212,7 +212,7 @@ impl Noise {
             open &= budget.left(limit, window, now);
             budget
         });
-        // No budget is charged for what another budget refuses.
+        // If one budget is used up, charges none of them.
         let allowed = open || exempt;
         if allowed {
             budgets.into_iter().for_each(Budget::charge);
@@ -220,7 +220,7 @@ impl Noise {
         allowed
     }
 
-    /// Counts a request in place of writing it.
+    /// Counts a request instead of writing it.
     fn fold(&mut self, event: &Event, key: Key, now: Instant) {
         let limits = &self.limits;
         let Some(entry) = entry(&mut self.users, key) else {
@@ -260,7 +260,7 @@ impl Noise {
         caller.folded.take().map(|folded| *folded)
     }
 
-    /// The entry that a call or attempt is charged to; made if there is none.
+    /// The entry that a call or attempt is charged to. Creates it if it is missing.
     fn key(&mut self, process: Option<&Process>, caller: &str, now: Instant) -> Key {
         let wanted = self.wanted(process, caller);
         self.sweep_if_full(wanted, now);
@@ -278,7 +278,7 @@ impl Noise {
         (process.user.id.unwrap_or(OTHER_USER), place, self.hash(caller))
     }
 
-    /// Never [`OTHER`].
+    /// A hash that is never [`OTHER`].
     fn hash(&self, text: &str) -> u64 {
         self.hasher.hash_one(text).max(1)
     }
@@ -402,7 +402,7 @@ impl Noise {
     }
 }
 
-/// Two bits for the kind.
+/// The lower two bits of a key are the kind.
 fn seen_key(caller: u64, kind: u64) -> u64 {
     caller & !3 | kind
 }

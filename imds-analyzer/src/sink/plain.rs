@@ -8,7 +8,7 @@ use crate::notice::{Folded, Notice};
 /// Maximum columns of text from other processes.
 const WIDTH: usize = 256;
 
-/// One line without its end.
+/// One line, without a line end.
 pub(super) fn describe(notice: &Notice<'_>) -> String {
     match notice {
         Notice::Start { kernel, hooks } => {

@@ -90,7 +90,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// When the thread cannot start.
+    /// If the thread cannot start.
     pub fn start(name: &'static str, writer: Box<dyn LineWriter>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),

@@ -1,4 +1,4 @@
-//! Sample events, and files to compare output with.
+//! Sample events, and comparison with golden files.
 
 use std::{
     sync::Arc,
@@ -26,7 +26,7 @@ pub(crate) fn golden(name: &str, actual: &str) {
     crate::golden::golden(&format!("sink/testdata/{name}"), actual);
 }
 
-/// What `write` writes to an output.
+/// The text that `write` writes to an output.
 pub(super) fn text_of(write: impl FnOnce(Output<&mut Vec<u8>>)) -> String {
     let mut bytes = Vec::new();
     write(Output::new(&mut bytes, false));
@@ -58,7 +58,7 @@ fn target(event: &mut Event, class: PathClass, path: &str) {
     event.http.path = Some(path.to_owned());
 }
 
-/// With every field.
+/// An event with every field.
 pub(crate) fn full_event() -> Event {
     let path = "/latest/meta-data/iam/security-credentials/app";
     let process = Process {
@@ -169,7 +169,7 @@ pub(crate) fn full_event() -> Event {
     }
 }
 
-/// With no field that can be absent.
+/// An event without optional fields.
 pub(crate) fn minimal_event() -> Event {
     Event {
         time: time(0),
@@ -195,7 +195,7 @@ pub(crate) fn minimal_event() -> Event {
     }
 }
 
-/// That could not be judged, of a process about which little is known.
+/// An event that could not be judged, from a process of which little is known.
 pub(crate) fn unknown_event() -> Event {
     let process = Process {
         pid: 77,
@@ -216,7 +216,7 @@ pub(crate) fn unknown_event() -> Event {
     }
 }
 
-/// With every field.
+/// A host with every field.
 pub(crate) fn full_host() -> Identity {
     let text = |text: &str| Some(text.to_owned());
     Identity {
@@ -235,7 +235,6 @@ pub(crate) fn full_host() -> Identity {
     }
 }
 
-/// A connection without a request.
 pub(crate) fn attempt() -> Attempt {
     let event = full_event();
     Attempt {
@@ -252,7 +251,7 @@ pub(crate) fn attempt() -> Attempt {
     }
 }
 
-/// A little of everything.
+/// Events of many kinds.
 pub(crate) fn samples() -> Vec<Event> {
     let mut events = vec![full_event(), minimal_event(), unknown_event()];
 
@@ -376,7 +375,7 @@ pub(crate) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
     take(time(2), &Notice::Summary { summary, loss: &loss });
 }
 
-/// Accepts nothing, as a pipe whose reader is gone.
+/// Accepts nothing, like a pipe whose reader is gone.
 struct Closed;
 
 impl Write for Closed {

@@ -97,7 +97,7 @@ pub fn line(event: &Event, style: Style) -> impl fmt::Display + '_ {
     })
 }
 
-/// What a line consists of, whether it is of a request or of an attempt.
+/// The parts of a line for a request or an attempt.
 struct Line<'a> {
     time: SystemTime,
     label: (&'static str, anstyle::Style),
@@ -108,7 +108,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Without a line end.
+    /// Writes the line without a line end.
     fn write(self, f: &mut fmt::Formatter<'_>, style: Style) -> fmt::Result {
         let color = style.color;
         let (label, label_style) = self.label;
@@ -154,7 +154,7 @@ fn label(verdict: Verdict) -> (&'static str, anstyle::Style) {
     }
 }
 
-/// The answer's status, `-` where none came, nothing where that is not known.
+/// The answer's status; `-` if no answer came; empty if that is unknown.
 fn status(event: &Event) -> (String, anstyle::Style) {
     match event.answer {
         Answer::Answered(reply) => {
@@ -245,7 +245,7 @@ fn is_named(name: &str, program: &str) -> bool {
     name == program || name.len() == NAME_MAX && program.starts_with(name)
 }
 
-/// The last name of a path, or the last two if the last is only a `*`.
+/// The last name of a path, or the last two names if the last has no letter or digit, like `*`.
 fn last_name(path: &str) -> &str {
     let at = path.rfind('/').map_or(0, |at| at + 1);
     let name = path.get(at..).unwrap_or(path);
@@ -257,7 +257,7 @@ fn last_name(path: &str) -> &str {
     }
 }
 
-/// As much of the chain as fits into `room`, from the parent on. `…` marks what is left out.
+/// As much of the chain as fits into `room`, starting with the parent. `…` marks the part left out.
 fn chain(ancestors: &[Ancestor], room: usize) -> String {
     let link = |ancestor: &Ancestor| format!(" < {}({})", foreign(&ancestor.name, NAME_WIDTH), ancestor.pid);
     let links = |ancestors: &[Ancestor]| ancestors.iter().map(link).collect::<String>();
@@ -374,7 +374,7 @@ mod tests {
                 "",
                 "gunicorn: worke[7] python3.8",
             ),
-            // Here the name says it.
+            // The process name is enough here.
             (
                 "run.py",
                 "/usr/bin/python3.8",
@@ -411,7 +411,7 @@ mod tests {
                 "fetcher[7]",
             ),
             ("nc", "", "", "[nc]", "", "nc[7]"),
-            // What runs a tool, unless the chain has it.
+            // The script that runs a tool is shown unless the chain has it.
             (
                 "curl",
                 "/usr/bin/curl",

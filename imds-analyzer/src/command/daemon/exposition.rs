@@ -1,4 +1,4 @@
-//! Where metrics go: to Prometheus over HTTP, and to node_exporter in a file.
+//! Serves metrics to Prometheus over HTTP, and writes them to a file for node_exporter.
 
 use std::{
     future::pending,
@@ -19,10 +19,10 @@ use crate::{config, sink::metrics::Scrapes};
 
 /// Scrapes that wait for the loop.
 const SCRAPES: usize = 8;
-/// How often a port that is taken is tried again.
+/// Retry interval for a port that is in use.
 const LISTEN_AGAIN: Duration = Duration::from_secs(60);
 
-/// Somebody wants metrics.
+/// A request for metrics.
 pub(super) enum Wanted {
     Scrape(Scrape),
     Textfile(PathBuf),
@@ -31,15 +31,15 @@ pub(super) enum Wanted {
 /// The server and the file.
 pub(super) struct Exposition {
     server: Option<Server>,
-    /// When to try a port that was taken again.
+    /// When to retry a port that was in use.
     listen_again: Option<Instant>,
     scrapes: (mpsc::Sender<Scrape>, mpsc::Receiver<Scrape>),
     counts: Arc<Scrapes>,
     textfile: Option<(PathBuf, time::Interval)>,
     job: Option<JoinHandle<()>>,
-    /// Which textfile was written last.
+    /// The path of the last textfile written.
     written: Option<PathBuf>,
-    /// That the last one is still being written was said.
+    /// True if the log already says that the last write has not finished.
     hangs: bool,
 }
 
@@ -84,7 +84,7 @@ impl Exposition {
         self.listen_again
     }
 
-    /// The textfile, from now on; its first one is due at once.
+    /// Sets the textfile. The first write is due at once.
     pub(super) fn configure(&mut self, metrics: &config::Metrics) {
         let interval = metrics.textfile_interval;
         self.textfile = metrics.textfile.clone().map(|path| (path, every(interval)));
@@ -111,7 +111,7 @@ impl Exposition {
         }
     }
 
-    /// Whether the last textfile is still being written: none is written meanwhile.
+    /// True if the last textfile is still being written. The caller must not start another write then.
     pub(super) fn is_writing(&mut self, path: &Path) -> bool {
         let writing = self.job.as_ref().is_some_and(|job| !job.is_finished());
         if writing && !self.hangs {
@@ -121,7 +121,7 @@ impl Exposition {
         writing
     }
 
-    /// On a thread, as a disk may be slow.
+    /// Writes on another thread, because the disk may be slow.
     pub(super) fn write(&mut self, path: PathBuf, text: Vec<u8>) {
         let first = self.written.as_ref() != Some(&path);
         self.written = Some(path.clone());

@@ -1,5 +1,6 @@
-//! `GET /metrics` for Prometheus, and nothing else. Whoever connects has a few seconds and a few kilobytes, much less time while
-//! others wait, and there are only so many of them at a time and in a second. The text is made a few times a second at most.
+//! `GET /metrics` for Prometheus, and nothing else. A client gets a few seconds and a few kilobytes, and much less time
+//! while others wait. Connections are limited in number and in rate. The text is rendered at most a few times per
+//! second.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,22 +16,23 @@ use crate::sink::metrics::{CONTENT_TYPE, Scrapes};
 
 /// Connections at a time; more wait in the kernel's queue.
 const CONNECTIONS: usize = 16;
-/// For a request to come, and for the answer to be taken.
+/// Time limit for reading a request and for writing the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same while others wait: a client that has something to ask asks at once, and the answer fits into the socket's buffer.
+/// The same limits while others wait: an honest client sends its request at once, and the answer fits into the socket's
+/// buffer.
 const HURRY_READ: Duration = Duration::from_millis(100);
 const HURRY_WRITE: Duration = Duration::from_millis(500);
-/// Connections at once, and in each second after that.
+/// Connections accepted at once, and per second after that.
 const BURST: u32 = 100;
 const RATE: u32 = 100;
-/// How long a text serves for those who ask again.
+/// A rendered text is served again for this long.
 const FRESH: Duration = Duration::from_millis(250);
-/// Bytes of a request's head.
+/// Maximum size of a request's head, in bytes.
 const HEAD_MAX: usize = 8 << 10;
-/// After the system had no descriptor for a connection.
+/// Pause after an accept that failed, for example because no descriptor was free.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Someone waits for the text of the metrics.
+/// Takes the text of the metrics for a waiting client.
 pub(super) type Scrape = oneshot::Sender<Vec<u8>>;
 
 /// Serves until it is dropped.
@@ -67,15 +69,15 @@ impl Drop for Server {
 
 struct Shared {
     scrapes: mpsc::Sender<Scrape>,
-    /// The last text and when it was made. Whoever wants a newer one waits for it here.
+    /// The last text and when it was rendered. A client that needs a newer one waits on this lock.
     text: Mutex<Option<(Instant, Arc<[u8]>)>>,
-    /// Somebody waits for a place.
+    /// True while a client waits for a free connection slot.
     crowded: watch::Sender<bool>,
     counts: Arc<Scrapes>,
 }
 
 impl Shared {
-    /// `None` where the daemon ends.
+    /// `None` if the daemon is shutting down.
     async fn text(&self) -> Option<Arc<[u8]>> {
         let mut last = self.text.lock().await;
         if let Some((made, text)) = &*last
@@ -90,7 +92,7 @@ impl Shared {
         Some(text)
     }
 
-    /// Ends when a client has had its time.
+    /// Returns when the client's time is up.
     async fn patience(&self, hurry: Duration) {
         let mut crowded = self.crowded.subscribe();
         let begun = Instant::now();
@@ -98,13 +100,13 @@ impl Shared {
             let time = if *crowded.borrow_and_update() { hurry } else { PATIENCE };
             tokio::select! {
                 () = time::sleep_until(begun + time) => return,
-                // Its other end is in `self`.
+                // Cannot fail: `self` holds the sender.
                 _ = crowded.changed() => {}
             }
         }
     }
 
-    /// `work`, or an error when it takes too long.
+    /// The result of `work`, or an error if it takes too long.
     async fn in_time<T>(&self, hurry: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         tokio::select! {
             result = work => result,
@@ -113,16 +115,16 @@ impl Shared {
     }
 }
 
-/// Lets [`BURST`] pass at once, and [`RATE`] a second after that.
+/// Admits [`BURST`] at once, and [`RATE`] per second after that.
 struct Pace {
-    /// When all of the burst is there again.
+    /// When the whole burst is available again.
     full: Instant,
 }
 
 impl Pace {
     const STEP: Duration = Duration::from_micros(1_000_000 / RATE as u64);
 
-    /// How long to wait before one more.
+    /// How long to wait before admitting one more.
     fn next(&mut self, now: Instant) -> Duration {
         self.full = self.full.max(now) + Self::STEP;
         self.full
@@ -161,7 +163,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let counts = &shared.counts;
-            // A client that goes away or takes too long is its own loss.
+            // A client that goes away or is too slow harms only itself.
             match serve(stream, &shared).await {
                 Ok(Served::Answered) => Scrapes::count(&counts.answered),
                 Ok(Served::Refused) => Scrapes::count(&counts.refused),
@@ -179,7 +181,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// What a client got.
 enum Served {
     Answered,
-    /// It asked for something else.
+    /// The client asked for something else.
     Refused,
 }
 
@@ -221,7 +223,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<Served> {
 #[derive(Debug, PartialEq, Eq)]
 enum Request {
     Metrics {
-        /// HEAD: without the body.
+        /// True for HEAD, which is answered without the body.
         head: bool,
     },
     OtherPath,
@@ -241,7 +243,7 @@ async fn read(stream: &mut TcpStream) -> io::Result<Request> {
     }
 }
 
-/// `None` while the head has not ended.
+/// `None` if the head is incomplete.
 fn parse(bytes: &[u8]) -> Option<Request> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);

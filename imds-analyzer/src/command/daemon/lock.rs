@@ -1,4 +1,4 @@
-//! One daemon a host: two would write to the same file. `watch` may run beside it.
+//! One daemon per host: two would write to the same file. `watch` may run at the same time.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -16,21 +16,23 @@ use crate::{
     place::{self, Trust},
 };
 
-/// Whoever may read the file may hold the lock: flock(2) takes no more.
+/// No access for other users: flock(2) needs only an open descriptor, so anyone who can read the file can hold the
+/// lock.
 const MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o755;
 const OTHERS: u32 = 0o077;
-/// How often another one may be in the middle of making the file.
+/// Number of attempts if another process keeps replacing the file.
 const ATTEMPTS: usize = 10;
 
-/// Held for as long as it lives; the kernel gives it back however the process ends.
+/// The lock, held until dropped. The kernel releases it however the process ends.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 
 impl Lock {
     /// # Errors
     ///
-    /// When another daemon has it, which is named, or when the directory cannot be written, or can be by others.
+    /// If another daemon holds the lock (the error names that daemon), if the directory is not writable, or if other
+    /// users can write to it.
     pub(super) fn take(directory: &Path) -> anyhow::Result<Self> {
         DirBuilder::new()
             .recursive(true)
@@ -54,7 +56,7 @@ impl Lock {
     }
 }
 
-/// The locked file; `None` where another is in its place by now.
+/// The locked file. `None` if a different file is at the path now.
 fn attempt(path: &Path) -> anyhow::Result<Option<File>> {
     let file = OpenOptions::new()
         .read(true)
@@ -66,7 +68,7 @@ fn attempt(path: &Path) -> anyhow::Result<Option<File>> {
         .open(path)?;
     let found = file.metadata()?;
     ensure!(found.is_file(), "not a regular file");
-    // Of an older version: whoever opened it then may lock it at any time.
+    // An older version made a file like this. Whoever opened it then may lock it at any time.
     let loose = found.mode() & OTHERS != 0 || found.nlink() != 1;
     let locked = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => true,
@@ -95,15 +97,15 @@ fn attempt(path: &Path) -> anyhow::Result<Option<File>> {
     Ok(in_place.then_some(file))
 }
 
-/// The pid in the file.
+/// The pid stored in the file.
 fn owner(file: &File) -> Option<u32> {
     let mut owner = String::new();
-    // Only to name it.
+    // Only used to name the owner and to see if it still exists.
     let _ = file.take(64).read_to_string(&mut owner);
     owner.trim().parse().ok()
 }
 
-/// Puts a new file in place of one that others can lock.
+/// Replaces a file that other users can lock by a new one.
 fn replace(path: &Path) -> io::Result<()> {
     let new = PathBuf::from(format!("{}.{}", path.display(), process::id()));
     match fs::remove_file(&new) {
@@ -111,7 +113,7 @@ fn replace(path: &Path) -> io::Result<()> {
         _ => {}
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new)?;
-    // Whatever the umask is.
+    // Regardless of the umask.
     file.set_permissions(Permissions::from_mode(MODE))?;
     fs::rename(&new, path)
 }
@@ -143,7 +145,7 @@ mod tests {
         let path = dir.path().join("daemon.lock");
         fs::write(&path, "4294967294\n").expect("written");
         fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("ours");
-        // Opened when it still could be, and held for ever by nobody's daemon.
+        // Opened while it was still readable for all, and held for ever by a process that is not a daemon.
         let held = File::open(&path).expect("readable");
         flock(&held, FlockOperation::NonBlockingLockExclusive).expect("free");
         let lock = Lock::take(dir.path()).expect("no daemon holds it");

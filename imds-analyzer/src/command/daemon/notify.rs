@@ -1,11 +1,11 @@
-//! What systemd is told, where it asked to be: sd_notify(3). Elsewhere all of this does nothing.
+//! Messages to systemd, sd_notify(3). Without systemd's notification socket these functions do nothing.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
 fn send(states: &[NotifyState<'_>]) {
-    // Not heard is not told: the service goes on.
+    // The service goes on if systemd does not get the message.
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("cannot notify systemd: {error}");
     }
@@ -34,7 +34,7 @@ pub(super) fn alive() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// How often to say [`alive`], if at all: twice in the time systemd waits.
+/// The interval for [`alive`], half of the time that systemd waits. `None` if the watchdog is off.
 pub(super) fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|time| time / 2)
 }

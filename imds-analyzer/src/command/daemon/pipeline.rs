@@ -1,4 +1,4 @@
-//! What happens to an event in the daemon: it is counted, then noise control decides, then it goes to the sinks.
+//! An event's path in the daemon: metrics count it, noise control decides, and then it goes to the sinks.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ pub(super) struct Pipeline {
     pub(super) metrics: Metrics,
     noise: Noise,
     pub(super) fanout: Fanout,
-    /// Requests so far, for the status line.
+    /// Requests so far, for the status line. `v1` leaves out calls to an address of this host and calls of a relay.
     pub(super) v1: u64,
     pub(super) requests: u64,
 }
@@ -41,7 +41,7 @@ impl Pipeline {
 
     /// # Errors
     ///
-    /// If a sink cannot be opened. Everything else follows `config`.
+    /// If a sink cannot be opened. All other settings of `config` are applied nevertheless.
     pub(super) fn configure(&mut self, config: &Config) -> io::Result<()> {
         self.noise.configure(config);
         self.metrics.set_callers_max(config.metrics.max_callers);
@@ -53,7 +53,7 @@ impl Pipeline {
         self.noise.next_due()
     }
 
-    /// Writes the counts of requests that were not written, of the windows that are over.
+    /// Writes how many requests were not written, for each window that is over.
     pub(super) fn report_folded(&mut self) -> io::Result<()> {
         while let Some(folded) = self.noise.due(Instant::now()) {
             self.fanout.notice(SystemTime::now(), &Notice::RateLimited(&folded))?;
@@ -88,7 +88,7 @@ impl Sink for Pipeline {
 
     fn notice(&mut self, time: SystemTime, notice: &Notice<'_>) -> io::Result<()> {
         if let Notice::Summary { .. } = notice {
-            // Nothing is folded after the end.
+            // The session is over, so no later request can join an open window.
             while let Some(folded) = self.noise.take_folded() {
                 self.fanout.notice(time, &Notice::RateLimited(&folded))?;
             }

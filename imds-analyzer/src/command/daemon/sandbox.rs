@@ -1,7 +1,8 @@
-//! What the daemon gives up once its programs are attached: every right it needs no more.
+//! Drops every right that the daemon does not need once its programs are attached.
 //!
-//! Threads inherit all of this, so it is done before there are any: that is made sure of. Links need no right to be closed; a
-//! program that is attached without one (the legacy object's, before 5.7) takes CAP_NET_ADMIN to be detached.
+//! Threads inherit all of this, so `enter` runs before the first thread starts, and checks that no other thread exists.
+//! Closing a link needs no right. Detaching a program that has no link (the legacy object's, before 5.7) needs
+//! CAP_NET_ADMIN.
 
 use std::{
     collections::BTreeMap,
@@ -29,27 +30,27 @@ use crate::host::{
 
 mod syscalls;
 
-/// Who reads logs on Debian and its kin.
+/// The group that reads logs on Debian and its derivatives.
 const LOG_GROUP: &str = "adm";
 const GROUP: &str = "/etc/group";
 
-/// What reading others' `/proc/<pid>` takes.
+/// The capabilities needed to read other users' `/proc/<pid>`.
 const NEEDED: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
 
-/// A thread that has ended is listed for a moment.
+/// The kernel lists a thread for a moment after its end.
 const THREADS_END: Duration = Duration::from_secs(1);
 
-/// What further rights are kept for.
+/// Reasons to keep more rights than [`NEEDED`].
 pub(super) struct Needs<'a> {
-    /// Directories or files to be written, which need not be there yet.
+    /// Directories or files that the daemon writes. They need not exist yet.
     pub(super) writes: &'a [PathBuf],
-    /// Whether the kernel side's counters can be read.
+    /// True if the kernel side's counters can be read.
     pub(super) counters_readable: &'a dyn Fn() -> bool,
-    /// A program has to be detached at the end.
+    /// True if a program has to be detached at the end.
     pub(super) detaches: bool,
 }
 
-/// The group that may read the log. This process joins it, so that it can give files to it without any capability.
+/// The group that may read the log. This process joins it, so that it needs no capability to give files to the group.
 pub(super) fn join_log_group() -> Option<Gid> {
     let groups = fs::read_to_string(GROUP).ok()?;
     let gid: u32 = groups.lines().find_map(|line| {
@@ -61,7 +62,7 @@ pub(super) fn join_log_group() -> Option<Gid> {
             .ok()
     })?;
     let gid = Gid::from_raw(gid);
-    // Of this thread alone, from which all others are going to inherit it.
+    // Sets the groups of this thread only. Threads started later inherit them.
     set_thread_groups(&[gid]).ok()?;
     Some(gid)
 }
@@ -70,7 +71,7 @@ pub(super) fn join_log_group() -> Option<Gid> {
 ///
 /// # Errors
 ///
-/// When the kernel refuses any of it.
+/// If the kernel rejects any of these steps.
 pub(super) fn enter(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
     let none = Rlimit {
         current: Some(0),
@@ -79,12 +80,13 @@ pub(super) fn enter(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
     setrlimit(Resource::Core, none).context("cannot set the core file limit")?;
     be_alone()?;
     let kept = drop_capabilities(needs)?;
-    // Of all threads, and there is one.
+    // Applies to all threads; there is only one.
     seccompiler::apply_filter_all_threads(&filter(needs.detaches)?).context("cannot install the seccomp filter")?;
     Ok(kept)
 }
 
-/// Capabilities are a thread's own: another one that was there before would keep them.
+/// Waits until this is the only thread. Each thread has its own capabilities: a thread started earlier would keep its
+/// own.
 fn be_alone() -> anyhow::Result<()> {
     let own = Directory::own().context("/proc/self")?;
     let deadline = Instant::now() + THREADS_END;
@@ -105,7 +107,7 @@ fn be_alone() -> anyhow::Result<()> {
     }
 }
 
-/// What is needed is tried: each right beyond [`NEEDED`] is kept only where something fails without it.
+/// Keeps each right beyond [`NEEDED`] only if something fails without it, which this function tries.
 fn drop_capabilities(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
     let had = capabilities::permitted().context("capget")?;
     let mut kept = NEEDED & had;
@@ -117,7 +119,7 @@ fn drop_capabilities(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
         kept |= CapabilitySet::DAC_OVERRIDE & had;
         capabilities::set(kept, had).context("capset")?;
     }
-    // Before 5.19 (commit c8644cd0efe7) bpf(2) may be forbidden even to those who hold a map open.
+    // Before 5.19 (commit c8644cd0efe7) the kernel can forbid bpf(2) even to a process that already holds a map open.
     for capability in [CapabilitySet::BPF, CapabilitySet::SYS_ADMIN] {
         if (needs.counters_readable)() {
             break;
@@ -129,7 +131,7 @@ fn drop_capabilities(needs: &Needs<'_>) -> anyhow::Result<CapabilitySet> {
     Ok(kept)
 }
 
-/// Whether files can be made where `path` is to be, with the rights of now.
+/// True if files can be created at `path` with the current rights.
 fn is_writable(path: &Path) -> bool {
     let Some(there) = path.ancestors().find(|path| path.exists()) else {
         return false;
@@ -140,7 +142,8 @@ fn is_writable(path: &Path) -> bool {
     accessat(CWD, there.as_c_str(), Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
-/// What is not allowed does not exist: a C library that tries a newer call first falls back to an older one.
+/// A system call that is not allowed fails with ENOSYS: a C library that tries a newer call first falls back to an
+/// older one.
 fn filter(detaches: bool) -> anyhow::Result<BpfProgram> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = syscalls::ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     let equals = |value: u32| {

@@ -1,5 +1,5 @@
-//! What the service does beside the records: losses and status after something happened, a reload, metrics that are
-//! asked for, a sign of life.
+//! The service's work beside the records: losses and status after activity, a reload, requests for metrics, and the
+//! watchdog's sign of life.
 
 use std::{future::pending, io, time::Instant};
 
@@ -25,9 +25,9 @@ pub(super) struct Service<'a> {
     config: Config,
     hangup: Signal,
     exposition: Exposition,
-    /// When to look for losses and to renew the status line: a window after something happened.
+    /// When to check for losses and to renew the status line: one window after the first activity.
     review: Option<Instant>,
-    /// When counts of requests that were not written are to be.
+    /// When to write the counts of requests that were not written.
     folded: Option<Instant>,
     watchdog: Option<time::Interval>,
 }
@@ -52,7 +52,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Opens the sinks, and says so.
+    /// Opens the sinks and reports that the service is ready.
     pub(super) fn begin(&mut self, session: &mut Session<Pipeline>) {
         self.apply(session);
         let status = status(session);
@@ -60,7 +60,7 @@ impl<'a> Service<'a> {
         notify::ready(&status);
     }
 
-    /// Makes everything but the server what the configuration says.
+    /// Applies the configuration to everything but the metrics server.
     fn apply(&mut self, session: &mut Session<Pipeline>) {
         if let Err(error) = session.sink().configure(&self.config) {
             tracing::warn!("cannot open a sink: {error}");
@@ -85,7 +85,7 @@ impl<'a> Service<'a> {
         Ok(())
     }
 
-    /// Reads the configuration again. What is wrong with it changes nothing.
+    /// Reads the configuration again. An invalid one changes nothing.
     fn reload(&mut self, session: &mut Session<Pipeline>) {
         notify::reloading();
         match reload::read(self.args) {
@@ -112,7 +112,7 @@ impl<'a> Service<'a> {
     fn expose(&mut self, wanted: exposition::Wanted, session: &mut Session<Pipeline>) {
         match wanted {
             exposition::Wanted::Scrape(reply) => {
-                // A client that has gone needs no answer.
+                // The client may have gone away.
                 let _ = reply.send(self.metrics(session, Reader::Prometheus));
             }
             exposition::Wanted::Textfile(path) => {
@@ -124,7 +124,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Empty where the text cannot be made, which has been said.
+    /// Empty if the text cannot be rendered, which the log then says.
     fn metrics(&self, session: &mut Session<Pipeline>, reader: Reader) -> Vec<u8> {
         let loss = session.loss();
         let hooks = session.hooks();
@@ -184,7 +184,7 @@ impl Tick<Session<Pipeline>> for Service<'_> {
     }
 }
 
-/// For the service manager, in `systemctl status`.
+/// The status line for the service manager, shown by `systemctl status`.
 fn status(session: &mut Session<Pipeline>) -> String {
     let describe = session.describe();
     let pipeline = session.sink();

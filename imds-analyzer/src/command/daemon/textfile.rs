@@ -1,7 +1,8 @@
-//! Metrics as a file, for hosts where no port may be opened: node_exporter's textfile collector reads it.
+//! Metrics as a file for node_exporter's textfile collector, for hosts where no port may be opened.
 //!
-//! The directory may be another user's, who may put anything at any name in it at any time. So what is there is never opened: the
-//! text goes into a file that is new, under a name that cannot be guessed, and a rename puts that in place of whatever there is.
+//! The directory may belong to another user, who can put anything at any name in it at any time. So this module never
+//! opens a file that is already there: it writes the text to a new file with an unpredictable name, and then renames it
+//! over whatever has the final name.
 
 use std::{
     collections::hash_map::RandomState,
@@ -25,15 +26,15 @@ use rustix::{
 use crate::place::{self, Trust};
 
 const MODE: u32 = 0o644;
-/// Not *.prom, which alone is read.
+/// The collector reads only *.prom.
 const UNFINISHED: &str = ".tmp";
-/// Of the random part of a name.
+/// Length of the random part of a name.
 const DIGITS: usize = 16;
-/// A name that is taken is another's doing, or chance.
+/// A random name that exists was put there by another user, or by chance.
 const ATTEMPTS: usize = 4;
 
-/// Replaces the file at `path`; whoever reads it sees the old text or the new one. `first`: removes what earlier runs left
-/// unfinished.
+/// Replaces the file at `path`. A reader sees either the old text or the new one. If `first`, removes unfinished files
+/// of earlier runs.
 pub(super) fn write(path: &Path, text: &[u8], first: bool) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidFilename.into());
@@ -56,7 +57,7 @@ pub(super) fn write(path: &Path, text: &[u8], first: bool) -> io::Result<()> {
     result
 }
 
-/// A new file and its name.
+/// Creates a new file. Returns it with its name.
 fn make(directory: &OwnedFd, name: &OsStr) -> io::Result<(File, OsString)> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     for _ in 0..ATTEMPTS {
@@ -78,10 +79,10 @@ fn fill(mut file: File, text: &[u8]) -> io::Result<()> {
     file.write_all(text)
 }
 
-/// Files with our kind of name that belong to this user: no other run is at work.
+/// Removes regular files with our kind of name that belong to this user. No other run is active.
 fn remove_leftovers(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    // Another descriptor: the one at hand is for names only.
+    // Opens the directory again: the given descriptor cannot be read from.
     for entry in Dir::new(openat(directory, ".", flags, Mode::empty())?)? {
         let entry = entry?;
         let entry = OsStr::from_bytes(entry.file_name().to_bytes());
@@ -98,7 +99,7 @@ fn remove_leftovers(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
-/// Our names of now, and `<name>.tmp` of older versions.
+/// True for the names we use now, and for `<name>.tmp` of older versions.
 fn is_unfinished(entry: &OsStr, name: &OsStr) -> bool {
     let (entry, name) = (entry.as_bytes(), name.as_bytes());
     let without = |entry: &[u8]| entry.strip_suffix(UNFINISHED.as_bytes()).map(<[u8]>::to_vec);
@@ -112,7 +113,7 @@ fn is_unfinished(entry: &OsStr, name: &OsStr) -> bool {
     random.is_some_and(|digits| digits.len() == DIGITS && digits.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// It may be gone already.
+/// Succeeds if the file no longer exists.
 fn remove(directory: impl AsFd, name: &OsStr) -> io::Result<()> {
     match unlinkat(directory, name, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
@@ -216,14 +217,14 @@ mod tests {
         fs::create_dir(&ours).expect("made");
         symlink(&ours, theirs.join("link")).expect("linked");
         if std::os::unix::fs::chown(&theirs, Some(65534), None).is_err() {
-            // Without the rights of root there is no other user to try it with.
+            // Only root can give the directory to another user.
             return;
         }
         write(&theirs.join("imds.prom"), b"text\n", true).expect("the directory itself may be theirs");
         let error = write(&theirs.join("link/imds.prom"), b"text\n", true).expect_err("a link");
         assert!(error.to_string().contains("user 65534"), "{error}");
         assert_eq!(names(&ours), [""; 0]);
-        // Root's own link is root's business.
+        // A link that belongs to root is followed.
         symlink(&ours, dir.path().join("link")).expect("linked");
         write(&dir.path().join("link/imds.prom"), b"text\n", true).expect("written");
         assert_eq!(names(&ours), ["imds.prom"]);

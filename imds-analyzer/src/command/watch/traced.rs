@@ -1,4 +1,4 @@
-//! The command that is watched: its start, its end, and the ends of its orphans.
+//! The watched command: its start, its end, and the ends of its orphans.
 
 use std::{
     io,
@@ -12,13 +12,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::settings;
 
-/// Makes orphans of the command our children instead of pid 1's, so that all it starts stays below us.
+/// Makes this process the parent of the command's orphans instead of pid 1, so that everything it starts stays below
+/// us.
 pub(super) fn adopt_orphans() -> anyhow::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("cannot become the subreaper of the command")
 }
 
-/// A command that runs; it is killed when this is dropped.
+/// A running command. Dropping it kills the command.
 pub(super) struct Traced {
     pid: Pid,
     running: bool,
@@ -26,9 +27,9 @@ pub(super) struct Traced {
 }
 
 impl Traced {
-    /// What the command prints goes to stderr, records alone go to stdout.
+    /// Sends the command's output to stderr: only records go to stdout.
     pub(super) fn start(command: &settings::Command) -> anyhow::Result<Self> {
-        // First, so that no end is missed.
+        // Before the start, so that no end is missed.
         let ends = signal(SignalKind::child())?;
         let child = Command::new(&command.program)
             .args(&command.args)
@@ -42,8 +43,8 @@ impl Traced {
         })
     }
 
-    /// Waits for the command's end. Its orphans are our children, and would stay as zombies if nobody took note of their
-    /// ends. Cancel safe.
+    /// Waits for the command's end. Also reaps its orphans, which are our children and would stay zombies otherwise.
+    /// Cancel safe.
     pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
         loop {
             while let Some((pid, status)) = rustix::process::wait(WaitOptions::NOHANG)? {
@@ -60,7 +61,7 @@ impl Traced {
 impl Drop for Traced {
     fn drop(&mut self) {
         if self.running {
-            // It may have ended just now: until somebody takes note of that, the pid is no other process's.
+            // The command may have ended just now. Until it is reaped, no other process can get its pid.
             let _ = rustix::process::kill_process(self.pid, Kill::KILL);
         }
     }

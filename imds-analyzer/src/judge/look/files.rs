@@ -1,4 +1,4 @@
-//! The file system as a process sees it, in small amounts.
+//! Reads small parts of the file system as a process sees it.
 
 use std::{
     fs::File,
@@ -9,12 +9,12 @@ use std::{
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, openat};
 
-/// What one look may take: names in directories, bytes of files, and time.
+/// Limits of one look: names in directories, bytes of files, and time.
 const NAMES_MAX: usize = 16 << 10;
 const BYTES_MAX: u64 = 1 << 20;
 const TIME_MAX: Duration = Duration::from_millis(500);
 
-/// A root directory, and what may still be looked at below it. Links are not followed: they could lead out of it.
+/// A root directory and the rest of the limits for it. Does not follow links, which could lead outside.
 pub(super) struct Files {
     root: File,
     names: usize,
@@ -32,7 +32,7 @@ impl Files {
         }
     }
 
-    /// The names in a directory; none where it cannot be read.
+    /// The names in a directory; none if it cannot be read.
     pub(super) fn names(&mut self, path: &str) -> Vec<String> {
         let Ok(directory) = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY) else {
             return Vec::new();
@@ -49,7 +49,7 @@ impl Files {
         names
     }
 
-    /// A regular file of a few KiB.
+    /// Reads a regular file, up to `max` bytes.
     pub(super) fn read(&mut self, path: &str, max: u64) -> Option<Vec<u8>> {
         let file = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
         let status = fstat(&file).ok()?;

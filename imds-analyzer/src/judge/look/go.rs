@@ -1,7 +1,8 @@
-//! Go: the modules that a program was built of, from its build information (`src/debug/buildinfo/buildinfo.go` of Go).
+//! Go: the modules that a program was built from, from its build information (`src/debug/buildinfo/buildinfo.go` of
+//! Go).
 //!
-//! ELF is read here and not by a library: of a file that anybody may have written, these are a header, a table and two
-//! sections, each with a bound on what is read of it.
+//! Parses ELF itself instead of using a library: anybody may have written the file, and only a header, tables and two
+//! sections are needed, each read up to a limit.
 
 use std::{fs::File, os::unix::fs::FileExt as _};
 
@@ -10,16 +11,16 @@ use crate::event::{Client, ClientSource};
 
 const SECTION: &[u8] = b".go.buildinfo";
 const MAGIC: &[u8; 14] = b"\xff Go buildinf:";
-/// Bytes read of each part at most.
+/// Maximum size of each part that is read, in bytes.
 const TABLE_MAX: u64 = 1 << 20;
 const INFO_MAX: u64 = 1 << 20;
-/// Bytes around the list of modules that say where it is.
+/// Length of the marker before and after the list of modules.
 const FRAME: usize = 16;
 /// Sizes of an entry of the section and of the program header table (64-bit ELF).
 const SECTION_HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 
-/// Modules, the likeliest first, and the clients they are. A program with both SDKs calls IMDS by whichever it likes.
+/// Modules, the likeliest first, and their clients. A program with both SDKs may call IMDS with either.
 const MODULES: [(&str, &str); 4] = [
     ("github.com/aws/aws-sdk-go", "aws-sdk-go"),
     ("github.com/aws/aws-sdk-go-v2", "aws-sdk-go-v2"),
@@ -60,7 +61,7 @@ pub(super) fn of_modules(text: &str, path: Option<&str>) -> Option<Client> {
     })
 }
 
-/// The list of modules in a program; `None` for what was not built by Go.
+/// The list of modules in a program; `None` if Go did not build it.
 fn modules(file: &File) -> Option<String> {
     let elf = Elf::read(file)?;
     let (at, len) = elf.section(file, SECTION)?;
@@ -72,11 +73,11 @@ fn modules(file: &File) -> Option<String> {
         return None;
     };
     let text = if flags & 2 != 0 {
-        // Since Go 1.18: two strings behind the header.
+        // Since Go 1.18: two strings follow the header.
         let (_, rest) = string(info.get(32..)?)?;
         string(rest)?.0.to_vec()
     } else {
-        // Of a little-endian 64-bit program: the address of a string, which is an address and a length.
+        // In a little-endian 64-bit program, the address of a string, which is an address and a length.
         if pointer_size != 8 || flags & 1 != 0 {
             return None;
         }
@@ -87,7 +88,7 @@ fn modules(file: &File) -> Option<String> {
     Some(String::from_utf8_lossy(text.get(FRAME..end)?).into_owned())
 }
 
-/// A string behind its length (a varint), and what follows.
+/// A string after its length (a varint), and the rest.
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut len = 0_usize;
     for (index, byte) in bytes.iter().take(4).enumerate() {
@@ -103,7 +104,7 @@ fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 struct Elf {
     sections: Vec<u8>,
     segments: Vec<u8>,
-    /// Index of the section with the names.
+    /// Index of the section with the section names.
     names: usize,
 }
 
@@ -138,7 +139,7 @@ impl Elf {
         place(section)
     }
 
-    /// `len` bytes at an address of the program.
+    /// Reads `len` bytes at an address of the program.
     fn at_address(&self, file: &File, address: u64, len: u64) -> Option<Vec<u8>> {
         const LOAD: u32 = 1;
         self.segments.chunks_exact(PROGRAM_HEADER).find_map(|segment| {
@@ -158,7 +159,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// `len` bytes at an offset, if they are not too many and all there.
+/// Reads `len` bytes at an offset, if `len` is at most `max` and the file has them all.
 fn read(file: &File, at: u64, len: u64, max: u64) -> Option<Vec<u8>> {
     if len > max {
         return None;

@@ -7,10 +7,10 @@ use crate::{
     sanitize, secrets,
 };
 
-/// Open files looked at.
+/// Maximum number of open files to look at.
 const FILES_MAX: usize = 4096;
 const PATH_MAX: usize = 1024;
-/// How the names of jars begin, and the clients they are.
+/// Beginnings of jar names, and their clients.
 const JARS: [(&str, &str); 5] = [
     ("aws-java-sdk-core-", "aws-sdk-java"),
     ("aws-java-sdk-bundle-", "aws-sdk-java"),
@@ -34,7 +34,7 @@ pub(super) fn of_paths(paths: &[String]) -> Option<Client> {
         paths.iter().find_map(|path| {
             let version = last_name(path).strip_prefix(beginning)?.strip_suffix(".jar")?;
             let version = version_of(version)?;
-            // Other projects call their jars so too.
+            // Other projects use these jar names, too.
             let is_sdk = name == "aws-sdk-java" || version.starts_with("2.");
             is_sdk.then(|| Client {
                 name,

@@ -1,17 +1,17 @@
-//! Node.js: `package.json` of an SDK in `node_modules` above the script.
+//! Node.js: `package.json` of an SDK in a `node_modules` above the script.
 
 use serde::Deserialize;
 
 use super::{super::client::version_of, Files, script};
 use crate::event::{Client, ClientSource, Process};
 
-/// Packages that call IMDS, the likeliest first, and the clients they are.
+/// Packages that call IMDS, the likeliest first, and their clients.
 const PACKAGES: [(&str, &str); 3] = [
     ("@smithy/credential-provider-imds", "aws-sdk-js-v3"),
     ("@aws-sdk/credential-provider-imds", "aws-sdk-js-v3"),
     ("aws-sdk", "aws-sdk-js"),
 ];
-/// Directories above a script that are looked into.
+/// Maximum number of directories above a script to look into.
 const DEPTH: usize = 16;
 const FILE_MAX: u64 = 64 << 10;
 

@@ -3,7 +3,7 @@
 use super::{Files, script};
 use crate::event::{Client, ClientSource, Process};
 
-/// Packages by what they say: boto3 calls botocore, which makes the calls.
+/// Packages, the most informative first: boto3 calls botocore, which makes the calls.
 const PACKAGES: [&str; 3] = ["botocore", "boto3", "boto"];
 
 pub(super) fn find(files: &mut Files, process: &Process) -> Option<Client> {
@@ -13,7 +13,7 @@ pub(super) fn find(files: &mut Files, process: &Process) -> Option<Client> {
         process.args.first().map(String::as_str),
         process.executable.as_deref(),
     ];
-    // `/opt/venv` of `/opt/venv/bin/python`.
+    // From `/opt/venv/bin/python`, for example, the prefix `/opt/venv`.
     let mut prefixes: Vec<&str> = Vec::new();
     for prefix in paths
         .into_iter()
@@ -37,7 +37,7 @@ fn prefix(path: &str) -> Option<&str> {
     directory.strip_suffix("/bin").filter(|prefix| !prefix.is_empty())
 }
 
-/// Where packages are installed below `prefix`.
+/// The directories below `prefix` that may have packages.
 fn of_prefix(files: &mut Files, prefix: &str) -> Vec<String> {
     let lib = format!("{prefix}/lib");
     let versions = files.names(&lib).into_iter().filter(|name| name.starts_with("python"));
@@ -59,7 +59,7 @@ fn of_directory(files: &mut Files, directory: &str) -> Option<Client> {
     })
 }
 
-/// `1.12.253` of `botocore-1.12.253.dist-info` and of `botocore-1.12.253-py3.6.egg-info`.
+/// `1.12.253` from `botocore-1.12.253.dist-info` or `botocore-1.12.253-py3.6.egg-info`.
 fn version<'a>(name: &'a str, package: &str) -> Option<&'a str> {
     let rest = name.strip_prefix(package)?.strip_prefix('-')?;
     let version = match rest.strip_suffix(".dist-info") {

@@ -1,9 +1,9 @@
-//! Ruby: gem specifications where gems are installed.
+//! Ruby: gem specifications in the directories of installed gems.
 
 use super::{super::client::version_of, Files};
 use crate::event::{Client, ClientSource};
 
-/// Directories with `specifications`, or with directories that have them.
+/// Directories with `specifications`, or with subdirectories that have them.
 const GEMS: [&str; 5] = [
     "/usr/local/bundle",
     "/usr/local/lib/ruby/gems",

@@ -106,7 +106,7 @@ fn node_packages() {
         ("node --inspect /opt/v3/lib/deep/er/x.js", Some("aws-sdk-js-v3 4.2.1")),
         ("node /opt/bad/x.js", None),
         ("node /else/where.js", None),
-        // As `require` does there: from the working directory.
+        // `require` searches from the working directory here.
         ("node -e 1", Some("aws-sdk-js 2.400.0")),
     ] {
         let found = short(node::find(&mut root.files(), &process("/usr/bin/node", args)));
@@ -139,7 +139,7 @@ fn gems_and_jars() {
 const MODULES: &str = "path\texample.com/x\nmod\texample.com/x\t(devel)\n\
     dep\tgithub.com/aws/aws-sdk-go\tv1.25.0\th1:x\ndep\tgithub.com/other\tv9.0.0\th1:y\n=>\t./other\tv1.0.0\t\n";
 
-/// A 64-bit ELF file with build information: behind its header as of Go 1.18, or by addresses as before.
+/// A 64-bit ELF file with build information: inline after its header, like since Go 1.18, or by addresses, like before.
 fn elf(inline: bool, modules: &str) -> Vec<u8> {
     const BASE: u64 = 0x40_0000;
     const INFO: usize = 0x100;
@@ -156,7 +156,7 @@ fn elf(inline: bool, modules: &str) -> Vec<u8> {
     put(56, &1_u16.to_le_bytes());
     put(60, &3_u16.to_le_bytes());
     put(62, &2_u16.to_le_bytes());
-    // One segment: the file at its base.
+    // One segment: the file, mapped at its base.
     put(64, &1_u32.to_le_bytes());
     put(64 + 16, &BASE.to_le_bytes());
     put(64 + 32, &(1_u64 << 20).to_le_bytes());

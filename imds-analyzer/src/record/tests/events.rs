@@ -1,4 +1,4 @@
-//! Any event there can be.
+//! Generates arbitrary events.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,7 +17,7 @@ pub(super) fn any_text() -> impl Strategy<Value = String> {
     prop::collection::vec(any::<char>(), 0..12).prop_map(String::from_iter)
 }
 
-/// Some that cannot be written, too.
+/// Some of the times cannot be written.
 pub(super) fn any_time() -> impl Strategy<Value = SystemTime> {
     let before = (1..1_000_u64).prop_map(|secs| SystemTime::UNIX_EPOCH - Duration::from_secs(secs));
     let after = (0..1_u64 << 38, 0..1_000_000_000_u32)

@@ -43,7 +43,7 @@ impl Quotes {
 #[derive(Debug)]
 pub(super) enum Value {
     None,
-    /// The text ends before the value.
+    /// The text ends before the value, so the value is the next argument.
     Next,
     At {
         start: usize,
@@ -71,7 +71,7 @@ pub(super) enum Form {
     Tag,
 }
 
-/// What can stand for the separator between a name and its value.
+/// What can replace the separator between a name and its value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Announced {
     /// A blank.
@@ -264,7 +264,7 @@ pub(super) fn span(
     }
 }
 
-/// What can continue a text.
+/// The text that can continue a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Adds {
     /// Adjacent text.
@@ -302,7 +302,8 @@ fn inside(view: &View, start: usize, quote: Quote, outer: &impl Fn(Quote) -> boo
     }
 }
 
-/// The position where `quote`, or an enclosing quotation mark, is closed, with its backslashes; and which of the two.
+/// The position where `quote` or an enclosing quotation mark is closed, including its backslashes, and true if that
+/// mark is `quote`.
 fn closing(view: &View, start: usize, quote: Quote, outer: &impl Fn(Quote) -> bool) -> Option<(usize, bool)> {
     (start..view.len()).find_map(|at| {
         let found = view.quote(at)?;
@@ -330,7 +331,7 @@ fn past_quoted(
     })
 }
 
-/// The end of what continues a text that is closed before `at`: `"a"b`, `"a" + b`, `"a".format(b)`.
+/// The end of the text that continues a text closed before `at`: `"a"b`, `"a" + b`, `"a".format(b)`.
 fn continued(view: &View, at: usize, adds: Adds, outer: &impl Fn(Quote) -> bool) -> Option<usize> {
     let quote_follows = view
         .quote(view.skip(at, |byte| byte == b'\\'))
@@ -433,7 +434,7 @@ fn shell_word(view: &View, start: usize, outer: &impl Fn(Quote) -> bool) -> usiz
     view.len()
 }
 
-/// The end of the value of `Authorization` in a line of text: a scheme, blanks, and anything else.
+/// The end of the value of `Authorization` in a line of text: a scheme, blanks, and anything after them.
 fn line(view: &View, word: &Range<usize>, start: usize, outer: &impl Fn(Quote) -> bool) -> usize {
     // `Authorization:\ Basic\ x u`: blanks inside the value are escaped.
     let escapes = (word.end..start).any(|at| view.at(at) == Some(b'\\') && view.at(at + 1) == Some(b' '))
@@ -473,7 +474,7 @@ fn line(view: &View, word: &Range<usize>, start: usize, outer: &impl Fn(Quote) -
     view.len()
 }
 
-/// The range of the value; if it holds only a scheme, also what to expect next.
+/// The range of the value. If `span` is only a scheme, the range includes the word after it.
 fn behind_scheme(view: &View, span: Range<usize>, listed: bool, outer: &impl Fn(Quote) -> bool) -> Range<usize> {
     let marks = |byte: u8| b"\"'`\\".contains(&byte) || byte.is_ascii_whitespace();
     let first = view.skip(span.start, marks).min(span.end);

@@ -1,11 +1,11 @@
-//! Secrets in arguments, and how each is written. `args = executable` writes the first argument alone.
+//! Secrets in arguments, and how each mode writes them. `args = executable` writes only the first argument.
 
 use super::{ArgsMode, TOKEN, masked};
 
-/// A command line of arguments without blanks, or with `~` for each; as `full` and as `redacted` write it. `<token>` stands
-/// for a session token of IMDS.
+/// A command line, and how `full` and `redacted` write it. Arguments have no blanks: `~` stands for a blank, `<token>`
+/// for an IMDS session token.
 const TABLE: &[(&str, &str, &str)] = &[
-    // What IMDS itself takes is secret in every mode.
+    // Credentials for IMDS itself are secret in every mode.
     (
         "curl -H X-aws-ec2-metadata-token:~<token> http://169.254.169.254/",
         "curl -H X-aws-ec2-metadata-token:~*** http://169.254.169.254/",
@@ -111,7 +111,7 @@ const TABLE: &[(&str, &str, &str)] = &[
         "app https://h/p?X-Amz-Signature=s3cr3t&a=b",
         "app https://h/p?X-Amz-Signature=***&a=b",
     ),
-    // Files and names of secrets are none.
+    // Files and names of secrets are not secrets.
     (
         "app --password-file /run/s --secret-name=prod/db",
         "app --password-file /run/s --secret-name=prod/db",

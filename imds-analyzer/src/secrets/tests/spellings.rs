@@ -1,11 +1,11 @@
-//! Headers and secrets in every spelling that programs, shells and file formats have for them.
+//! Headers and secrets in every spelling of programs, shells and file formats.
 
 use proptest::prelude::{Strategy, prop, prop_assert, proptest};
 
 use super::{ArgsMode, EVERY_MODE, TOKEN, masked, redacted};
 use crate::secrets::{mask_args, mask_path, mask_text};
 
-/// Stands for the secret in the tables below; arguments are parted by `|`.
+/// The placeholder for the secret in the tables below. `|` separates arguments.
 const SECRET: &str = "s3cr3tV4lue";
 
 fn args(line: &str, name: &str, secret: &str) -> Vec<String> {
@@ -14,7 +14,7 @@ fn args(line: &str, name: &str, secret: &str) -> Vec<String> {
         .collect()
 }
 
-/// The ways in which the secret is shown.
+/// The modes that show the secret, with their output.
 fn leaks(line: &str, name: &str, secret: &str, modes: &[ArgsMode]) -> Vec<String> {
     let args = args(line, name, secret);
     let written = modes
@@ -26,9 +26,9 @@ fn leaks(line: &str, name: &str, secret: &str, modes: &[ArgsMode]) -> Vec<String
         .collect()
 }
 
-/// `NAME` is any header's.
+/// `NAME` stands for the name of any header.
 const HEADERS: &[&str] = &[
-    // Arguments of their own.
+    // As separate arguments.
     "curl|-H|NAME: §|u",
     "curl|-H|NAME:|§|u",
     "curl|-H|NAME|:|§|u",
@@ -176,7 +176,7 @@ const HEADERS: &[&str] = &[
     "app|a=b;NAME=§;c=d",
 ];
 
-/// For values that begin with a scheme.
+/// Values that begin with a scheme.
 const SCHEMES: &[&str] = &[
     "curl|-H|Authorization: Bearer §",
     "curl|-H|Authorization:|Splunk|§|u",
@@ -268,7 +268,7 @@ fn headers_are_masked_in_every_mode_and_spelling() {
     assert!(shown.is_empty(), "{shown:#?}");
 }
 
-/// `NAME` is any secret's.
+/// `NAME` stands for the name of any secret.
 const SECRETS: &[&str] = &[
     "app|--NAME|§",
     "app|--NAME|--§",
@@ -317,7 +317,7 @@ const SECRETS: &[&str] = &[
     "java|-DNAME=§|Main",
 ];
 
-/// As they stand.
+/// Used as they are, without `NAME`.
 const TOOLS: &[&str] = &[
     "aws|configure|set|aws_secret_access_key|§|--profile|p",
     "mysqladmin|-u|root|password|§",
@@ -427,7 +427,7 @@ fn secrets_are_masked_by_default() {
     assert!(shown.is_empty(), "{shown:#?}");
 }
 
-/// Command lines, one a line: arguments are parted by `|`, `\\N` is the end of a line, `§` the secret.
+/// Command lines, one per line: `|` separates arguments, `\\N` is a line end, `§` is the secret.
 fn commands(table: &str) -> impl Iterator<Item = String> + '_ {
     table.lines().map(|line| line.replace("\\N", "\n"))
 }
@@ -451,7 +451,7 @@ fn ordinary_command_lines_are_shown_as_they_are() {
     }
 }
 
-/// Tokens that nothing announces.
+/// Tokens without a name before them.
 #[test]
 fn tokens_are_masked_however_they_are_written() {
     let halves = TOKEN.split_at(24);
@@ -635,11 +635,11 @@ fn targets_and_agents_are_masked_as_arguments_are() {
     }
 }
 
-/// A name, a separator and a value, in quotation marks or none.
+/// A name, a separator and a value, with or without quotation marks.
 #[derive(Clone, Debug)]
 struct Spelling {
     name: &'static str,
-    /// Around the name and its value, the name alone, the value alone.
+    /// Marks around the name and its value, around the name, and around the value.
     marks: [(&'static str, &'static str); 3],
     separator: &'static str,
     secret: String,

@@ -1,9 +1,9 @@
-//! The fields of ours in an entry of the journal.
+//! Our own fields in a journal entry.
 
 use crate::vocabulary::vocabulary;
 
 vocabulary! {
-    /// A field, in the order of the documents.
+    /// A field. The order is the order of the documents.
     pub enum Field {
         Action = "IMDS_ACTION",
         Version = "IMDS_VERSION",

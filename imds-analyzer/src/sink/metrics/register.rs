@@ -1,4 +1,4 @@
-//! The metrics as they are registered: a name, a line of help and labels, given once.
+//! Registers metrics: name, help line and labels are given in one place.
 
 #[cfg(test)]
 use prometheus::core::Desc;

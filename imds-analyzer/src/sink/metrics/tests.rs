@@ -39,7 +39,7 @@ fn text_for(metrics: &Metrics, reader: Reader, tap: &str) -> String {
         scrapes: &scrapes,
     };
     metrics.render(snapshot, reader).expect("text");
-    // Values taken over from elsewhere are not added up.
+    // A second rendering must not add counts from elsewhere again.
     String::from_utf8(metrics.render(snapshot, reader).expect("text")).expect("UTF-8")
 }
 

@@ -72,7 +72,7 @@ fn nobody_uses_up_what_is_anothers() {
     for caller in 0..10_000 {
         noise.judge(&event(1, &format!("u{}", caller % 300), &format!("/tmp/{caller}")), now);
     }
-    // As another user, and as the same user in another place as long as there is room.
+    // Calls of another user, and of the same user in another place if there is room, are written.
     assert_eq!(written(&mut noise, &event(2, "b.service", "/bin/b"), 3, now), 3);
     assert!(noise.callers <= CALLERS_PER_USER + PLACES_MAX + 2, "{}", noise.callers);
     assert!(noise.judge(&event(2, "b.service", "/bin/c"), now).1.v1);
@@ -101,7 +101,7 @@ fn a_day_has_an_end() {
         }
         now += Duration::from_secs(60);
     }
-    // What is folded is told of once an hour then.
+    // Folded requests are reported once an hour then.
     assert!((50..=53).contains(&sum), "{sum}");
     assert_eq!(written(&mut noise, &event, 20, now + DAY), 10);
 }
@@ -144,7 +144,7 @@ fn who_is_new_is_said_once() {
     assert_eq!(noise.judge(&v2, now).1, First::default());
     v2.verdict = Verdict::V1;
     assert!(noise.judge(&v2, now).1.v1);
-    // An unknown process is somebody as well.
+    // An unknown process is a caller, too.
     assert_eq!(noise.judge(&minimal_event(), now).0, Decision::Write);
 }
 
@@ -158,7 +158,7 @@ fn lists() {
     assert_eq!(noise.judge(&full_event(), now), (Decision::Write, First::default()));
 }
 
-/// A credential call that `[[ignore]]` has.
+/// A credential call that matches `[[ignore]]`.
 fn ignored(uid: u32, caller: &str) -> Event {
     let mut event = event(uid, "quiet.service", caller);
     event.path_class = PathClass::Credential;
@@ -179,10 +179,10 @@ fn the_first_credential_call_of_a_caller_is_never_ignored() {
         v1: true,
         credential: true,
     };
-    // In full, whatever the budgets say, and announced.
+    // Written in full regardless of the budgets, and announced.
     assert_eq!(judge(1, "/bin/a"), (Decision::Write, first));
     assert_eq!(judge(1, "/bin/a"), (Decision::Ignore, First::default()));
-    // Each caller, and each user.
+    // This holds for each caller and for each user.
     assert_eq!(judge(1, "/bin/b").0, Decision::Write);
     assert_eq!(judge(2, "/bin/a").0, Decision::Write);
     assert_eq!(judge(2, "/bin/a").0, Decision::Ignore);
@@ -204,7 +204,8 @@ fn the_first_credential_call_of_a_caller_is_never_ignored() {
     assert_eq!(noise.judge(&moved, now).0, Decision::Ignore);
 }
 
-/// Callers made up until nobody can be told apart hide no credential call in the ignore list: it is counted at least.
+/// A crowd of invented callers can fill the tables, but hides no credential call on the ignore list: it is at least
+/// counted.
 #[test]
 fn a_crowd_of_callers_hides_no_credential_call_in_the_ignore_list() {
     let mut noise = quiet(limits(1, 1, 1));
@@ -252,7 +253,7 @@ fn what_was_idle_makes_room() {
 }
 
 proptest! {
-    /// Every request is written, folded or ignored, and what is folded comes out again.
+    /// Every request is written, folded or ignored, and each folded request is reported.
     #[test]
     fn nothing_is_lost(
         calls in prop::collection::vec((0u32..4, 0u32..4, 0u32..60, 0u64..40, any::<bool>()), 0..400),

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use super::{CAUTION, Line, PLAIN, Style, marks};
 use crate::event::Attempt;
 
-/// What stands in the place of a verdict.
+/// Printed in the column of the verdict.
 const LABEL: &str = "attempt";
 
 /// The line of `attempt`, without a line end.
@@ -25,7 +25,7 @@ pub(super) fn line(attempt: &Attempt, style: Style) -> impl fmt::Display + '_ {
     })
 }
 
-/// Whole milliseconds, or seconds where those say enough.
+/// Rounds down to milliseconds, and to seconds above 10 s.
 fn millis(duration: Duration) -> Duration {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(if millis > 10_000 { millis / 1000 * 1000 } else { millis })

@@ -20,7 +20,7 @@ pub(super) fn marks(event: &Event) -> Vec<(anstyle::Style, String)> {
     ) {
         marks.push((CAUTION, event.path_class.as_str().to_owned()));
     }
-    // That a caller never asked is what most v1 calls are.
+    // No mark for callers that never asked: they make most v1 calls.
     if let Some(cause) = event.judgement.cause.filter(|cause| *cause != Cause::NoTokenRequest) {
         marks.push((CAUTION, cause.as_str().to_owned()));
     }

@@ -10,13 +10,13 @@ use crate::{
 
 const COUNT_HEADS: [&str; 5] = ["v1", "ok", "v2", "other", "unknown"];
 const TEXT_HEADS: [&str; 4] = ["caller", "user", "unit or image", "last path"];
-/// Columns that the user takes at most.
+/// Maximum width of the user column.
 const USER_WIDTH: usize = 16;
-/// Columns that the caller and the path are left at least, however narrow the terminal.
+/// Minimum width of the caller and path columns, however narrow the terminal.
 const TEXT_WIDTH_MIN: usize = 11;
 const GAP: usize = 2;
 
-/// In `width` columns.
+/// The table in `width` columns.
 pub fn render(summary: &Summary, width: usize, color: bool, loss: &Ledger) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
@@ -62,7 +62,7 @@ fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: 
     writeln!(text, "\n{loss}")
 }
 
-/// What to change, and for whom.
+/// Writes what to change, and for which callers.
 fn remedies(text: &mut String, summary: &Summary, width: usize, color: bool) -> fmt::Result {
     const INDENT: usize = 2;
     let callers = [false, true].into_iter().flat_map(|local| summary.callers(local));
@@ -101,7 +101,7 @@ fn remedies(text: &mut String, summary: &Summary, width: usize, color: bool) -> 
     Ok(())
 }
 
-/// A line on what came back of v1 calls, if there were any.
+/// A line on the answers to v1 calls. Empty if there were no v1 calls.
 fn answers(answers: Answers) -> String {
     let Answers {
         succeeded,
@@ -171,7 +171,7 @@ fn section(text: &mut String, summary: &Summary, local: bool, title: &str, width
 
 struct Row {
     counts: Counts,
-    /// Of its v1 calls.
+    /// Number of v1 calls that succeeded.
     succeeded: u64,
     cells: [String; 4],
 }
@@ -197,14 +197,14 @@ impl Row {
     }
 }
 
-/// The columns' widths.
+/// The widths of the columns.
 struct Layout {
     count: [usize; COUNT_HEADS.len()],
     text: [usize; 4],
 }
 
 impl Layout {
-    /// Columns are as wide as what stands in them; what is too much for `width` is taken from caller and path.
+    /// Each column is as wide as its longest cell. If the table exceeds `width`, caller and path get less.
     fn of(rows: &[Row], total: Counts, succeeded: u64, width: usize) -> Self {
         let Counts { v1, v2, other, unknown } = total;
         let mut count = [v1, succeeded, v2, other, unknown].map(|count| count.to_string().len());

@@ -1,13 +1,13 @@
 //! The system calls of a daemon that is attached: reading /proc and maps, writing files and datagrams, serving metrics,
-//! waiting. No program is started, nothing is mounted or traced, no namespace is entered, and no program is loaded.
+//! waiting. Not in the list: starting programs, mounting, tracing, entering namespaces and loading BPF programs.
 
-/// `bpf(2)` commands: looking into maps (`enum bpf_cmd`: BPF_MAP_LOOKUP_ELEM, BPF_MAP_GET_NEXT_KEY).
+/// `bpf(2)` commands that read maps (`enum bpf_cmd`: BPF_MAP_LOOKUP_ELEM, BPF_MAP_GET_NEXT_KEY).
 pub(super) const BPF_COMMANDS: [u32; 2] = [1, 4];
-/// Allowed where a program has to be detached at the end.
+/// Allowed only if a program has to be detached at the end.
 pub(super) const BPF_PROG_DETACH: u32 = 9;
 
-/// Allowed with any arguments. `clone` is for threads only, and `clone3`, whose arguments cannot be looked at, is absent:
-/// glibc falls back to `clone`.
+/// Allowed with any arguments. `clone` is for threads only. `clone3` is absent because a filter cannot inspect its
+/// arguments; glibc falls back to `clone`.
 pub(super) const ALLOWED: &[i64] = &[
     // Files.
     libc::SYS_read,
@@ -118,7 +118,7 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_uname,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // Those that newer architectures do not have.
+    // Calls that newer architectures do not have.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
     #[cfg(target_arch = "x86_64")]
