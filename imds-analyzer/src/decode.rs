@@ -1,4 +1,4 @@
-//! Bytes from the kernel to records.
+//! Decodes bytes from the kernel into records.
 
 use imds_analyzer_ebpf::abi::{
     Header, Owner, RecordKind, Request,
@@ -12,27 +12,27 @@ use crate::loss::Kind;
 /// One record, with its variable part.
 #[derive(Debug)]
 pub enum Record<'a> {
-    /// A process, before it can vanish, the names of its paths, and its argv.
+    /// A process, reported before it can exit, with the names of its paths, and its argv.
     Owner(Box<Owner>, &'a [u8], &'a [u8]),
-    /// A judged head and the part of it that may be shown.
+    /// A judged head, and the part of it that may be shown.
     Request(Request, &'a [u8]),
-    /// A head that is not finished yet.
+    /// An unfinished head.
     Pending(Request, &'a [u8]),
-    /// Bytes of the stream were sent again, and were others.
+    /// Bytes of the stream were sent again with different content.
     Changed(Request),
-    /// An answer, or that none comes or can be told.
+    /// An answer, or the fact that there is none or that it cannot be seen.
     Answer(Answer),
-    /// A connection ended that carried no request.
+    /// A connection that ended without a request.
     Attempt(Box<Attempt>),
-    /// A piece of a send, as its sender's memory has it: not masked yet.
+    /// A piece of a send, as it is in the sender's memory: not masked yet.
     Send(Box<Send>, &'a [u8]),
-    /// A process starts another one, or executes a program.
+    /// A fork or an exec.
     ForkOrExec(ForkOrExec),
     /// A packet, from its IP header on: not masked yet.
     Packet(Packet, &'a [u8]),
 }
 
-/// Why bytes are no record. The kernel side and this program are built from one source, so it is a defect.
+/// Why bytes cannot be decoded. This is a defect, because the kernel side and this program are built from one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     #[error("a record is too short")]
@@ -53,7 +53,7 @@ impl From<DecodeError> for Kind {
     }
 }
 
-/// Decodes one record as [`imds_analyzer_ebpf::abi`] lays it out.
+/// Decodes one record in the layout of [`imds_analyzer_ebpf::abi`].
 pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let (header, _) = Header::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
     let kind = RecordKind::from_raw(header.kind).ok_or(DecodeError::Kind)?;

@@ -1,4 +1,4 @@
-//! The host as the kernel shows it to this process.
+//! The host, as this process sees it.
 
 pub(crate) mod capabilities;
 pub(crate) mod clock;

@@ -1,8 +1,8 @@
-//! Which host and which instance this is, from files of this host alone: never by a call to IMDS.
+//! The host and the instance that this tool runs on, only from files of this host: never from a call to IMDS.
 //!
-//! On Nitro instances DMI has the instance's id (`board_asset_tag`) and type (`product_name`). Everything else is in what
-//! cloud-init noted. An image that was made of a running instance has the notes of that one: a note counts only if it names
-//! the instance that DMI names, or, where DMI names none (Xen), if it was written since this boot.
+//! On Nitro instances DMI has the instance's id (`board_asset_tag`) and type (`product_name`). All other facts come
+//! from cloud-init's notes. An image made of a running instance contains that instance's notes. So a note counts only
+//! if it names the same instance as DMI, or, if DMI names none (Xen), if it was written since this boot.
 
 mod note;
 #[cfg(test)]
@@ -17,28 +17,27 @@ use crate::host::{clock::Now, file};
 
 const DMI: &str = "sys/class/dmi/id";
 const HYPERVISOR: &str = "sys/hypervisor/uuid";
-/// Of cloud-init: what it learnt in this boot, in memory; and the instance that it saw last, on disk.
+/// Files of cloud-init: what it learnt in this boot, in memory, and the last instance that it saw, on disk.
 const NOTE: &str = "run/cloud-init/instance-data.json";
 const LAST_INSTANCE: &str = "var/lib/cloud/data/instance-id";
 /// Maximum length of a value, in bytes.
 const VALUE_MAX: usize = 128;
 
-/// A host, as its records name it.
+/// How records identify the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Its name.
     pub name: String,
-    /// All but its name.
+    /// All facts but the name.
     pub cloud: Facts,
-    /// What the configuration adds.
+    /// Labels from the configuration.
     pub labels: BTreeMap<String, String>,
 }
 
-/// What is known of a host and its instance: `[host]` of the configuration.
+/// The known facts about a host and its instance: `[host]` of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Facts {
-    /// The host's name, where it is not the kernel's.
+    /// The host's name; by default the kernel's.
     pub name: Option<String>,
     /// `aws`, or the name of another cloud.
     pub provider: Option<String>,
@@ -46,14 +45,14 @@ pub struct Facts {
     pub region: Option<String>,
     pub availability_zone: Option<String>,
     pub instance_id: Option<String>,
-    /// As `c6a.2xlarge`.
+    /// For example `c6a.2xlarge`.
     pub machine_type: Option<String>,
     /// Id of the image that the instance was started from.
     pub image_id: Option<String>,
 }
 
 impl Facts {
-    /// What is known here, else by `other`.
+    /// These facts, completed from `other`.
     fn or(self, other: Self) -> Self {
         Self {
             name: self.name.or(other.name),
@@ -73,7 +72,7 @@ impl Facts {
 }
 
 impl Identity {
-    /// A host of which only the name is known.
+    /// A host with only a name.
     pub fn named(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -81,7 +80,7 @@ impl Identity {
         }
     }
 
-    /// This host: what `given` says, else what its files say. What is not known is absent.
+    /// This host: the facts in `given`, completed from the host's files. Unknown facts are absent.
     pub fn of_this_host(mut given: Facts, labels: BTreeMap<String, String>) -> Self {
         let of_kernel = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         let booted = Now::read().wall_at(0);
@@ -93,7 +92,7 @@ impl Identity {
     }
 }
 
-/// What the files below `root` say. `booted` is when this boot began.
+/// The facts in files below `root`. `booted` is when this boot began.
 fn read(root: &Path, booted: SystemTime) -> Facts {
     let dmi = |name: &str| value(root, &format!("{DMI}/{name}"));
     let is_ec2 = dmi("sys_vendor").is_some_and(|vendor| vendor == "Amazon EC2")
@@ -130,13 +129,13 @@ fn value(root: &Path, path: &str) -> Option<String> {
     shown(text.lines().next()?.trim())
 }
 
-/// A file, and when it was written. Nothing that could make this wait is opened.
+/// The text of a file, and when it was written. Never opens anything that could block.
 fn file(root: &Path, path: &str) -> io::Result<(String, SystemTime)> {
     let (text, metadata) = file::text(&root.join(path), libc::O_NOFOLLOW)?;
     Ok((text, metadata.modified()?))
 }
 
-/// `text` if it is a value of the kind that clouds give: short, and nothing but letters, digits and a few signs.
+/// `text` if it looks like a value of a cloud: short, and only letters, digits and a few other characters.
 fn shown(text: &str) -> Option<String> {
     let is_value = !text.is_empty()
         && text.len() <= VALUE_MAX

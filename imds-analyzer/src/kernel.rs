@@ -1,5 +1,5 @@
-//! The kernel's half of the tool, seen from user space: what this kernel has ([`features`]), what follows from it
-//! ([`plan`]), the object in the kernel ([`load`]), and the records that come out ([`stream`]).
+//! The kernel side of the tool, seen from user space: what this kernel has ([`features`]), the decision that follows
+//! ([`plan`]), the object in the kernel ([`load`]), and the records it produces ([`stream`]).
 
 pub mod btf;
 pub mod budget;

@@ -1,7 +1,7 @@
-//! The user side of the legacy object: pieces of sends, or packets, become judged heads, by the same `Classifier` that the
-//! modern object runs in the kernel.
+//! The user side of the legacy object: turns pieces of sends, or packets, into judged heads, with the same `Classifier`
+//! that the modern object runs in the kernel.
 //!
-//! Token values are here and nowhere else in user space: what leaves is the classifier's masked capture.
+//! Token values exist nowhere else in user space: only the classifier's masked capture leaves this module.
 
 mod follow;
 mod lineage;
@@ -17,9 +17,9 @@ use imds_analyzer_ebpf::abi::{RecordKind, Request};
 
 pub use self::{lineage::Lineage, tap::LegacyTap};
 
-/// Connections followed at once; beyond that the one that was quiet longest is given up.
+/// Maximum number of connections followed at once; above it, the one that was idle for longest is given up.
 const STREAMS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// What comes out: a record of a request, as the modern object would have sent it, and its capture.
+/// Receives the record of a request, in the form that the modern object would have sent, and its capture.
 pub trait Report: FnMut(RecordKind, &Request, &[u8]) {}
 impl<F: FnMut(RecordKind, &Request, &[u8])> Report for F {}

@@ -1,9 +1,9 @@
-//! Who a task is: program, arguments, user, ancestors, unit, container.
+//! Identifies the process of a task: program, arguments, user, ancestors, unit, container.
 //!
-//! The kernel side announces a process when it connects or sends, with what it can read there. [`Resolver::observe`]
-//! looks at /proc at once, before the process can be gone, and joins the two; [`Resolver::resolve`] then finds the
-//! result when the request arrives. The kernel's facts win, /proc adds to them. A process is known by its pid and start
-//! time, so that a pid used again never lends its facts to the process that had it before.
+//! The kernel side announces a process when it connects or sends, with the facts it can read there.
+//! [`Resolver::observe`] reads /proc immediately, before the process can exit, and combines both; [`Resolver::resolve`]
+//! returns the result when the request arrives. The kernel's facts win; /proc adds to them. A process is identified by
+//! pid and start time, so a reused pid never mixes the facts of two processes.
 
 mod ancestry;
 mod args;
@@ -112,7 +112,7 @@ pub struct Resolver {
     containers: Containers,
     hierarchies: Hierarchies,
     users: Users,
-    /// By the wall clock.
+    /// Boot time on the wall clock.
     boot: SystemTime,
     /// Inode number of the host's network namespace, if it can be read.
     host_net_ns: Option<u32>,
@@ -150,7 +150,7 @@ struct Entry {
     /// True if a later announcement of the same process could add nothing.
     complete: bool,
     announced: Print,
-    /// As announced. Senders are announced without them.
+    /// Paths as announced. Announcements of senders have none.
     paths: KernelPaths,
 }
 
@@ -184,7 +184,7 @@ impl Print {
             && later.paths.is_none_or(|paths| self.paths == Some(paths))
     }
 
-    /// The last announcement of each process.
+    /// The most recent digest of each part.
     fn or(self, former: Self) -> Self {
         Self {
             argv: self.argv.or(former.argv),
@@ -194,8 +194,8 @@ impl Print {
 }
 
 impl Resolver {
-    /// Reads the clocks, the host's network namespace (that of pid 1, else our own) and which cgroups there are; what
-    /// can't be read is counted and left out.
+    /// Reads the boot time, the host's network namespace (that of pid 1, else our own) and the cgroup hierarchies. A
+    /// failed read is counted, and its fact stays unknown.
     pub fn new(settings: ResolverSettings) -> Self {
         let capacity = NonZeroUsize::new(settings.capacity).unwrap_or(NonZeroUsize::MIN);
         let mut counters = Counters::default();
@@ -227,7 +227,7 @@ impl Resolver {
         if task.tgid == 0 || former.is_some_and(|entry| entry.complete && entry.announced.covers(print)) {
             return;
         }
-        // Where execs are not counted, another program may have the same key, but then it has another name.
+        // If execs are not counted, another program may have the same key, but then it has another name.
         let (announced_before, paths_before) = former
             .filter(|former| former.comm == task.comm)
             .map(|former| (former.announced, former.paths.clone()))
@@ -266,8 +266,8 @@ impl Resolver {
         );
     }
 
-    /// The process of a request's task: as announced, else from /proc, else only the facts of the task. `None` only if
-    /// the task is unknown (`tgid` 0).
+    /// The process of a request's task: as announced, else from /proc, else with only the facts of the task. `None`
+    /// only if the task is unknown (`tgid` 0).
     pub fn resolve(&mut self, task: &abi::Task) -> Option<Arc<Process>> {
         if task.tgid == 0 {
             return None;
@@ -435,8 +435,8 @@ impl Resolver {
         }
     }
 
-    /// From /proc, which shows all hierarchies; from the kernel's path if the process has exited or there is only one
-    /// hierarchy. For a zombie, /proc shows less than was known before.
+    /// The placement from /proc, which shows all hierarchies, or from the kernel's path if the process has exited or
+    /// there is only one hierarchy. For a zombie, /proc shows less than was known before.
     fn place(&mut self, task: &abi::Task, found: Option<&Proc>, path: Option<String>) -> Placement {
         let text = found.and_then(|found| self.counters.note(found.directory().cgroup()));
         let of_kernel = path.map(|path| cgroup::parse_path_in(&path, &self.hierarchies));

@@ -1,4 +1,4 @@
-//! Capabilities (capabilities(7)), of the calling thread.
+//! Capabilities (capabilities(7)) of the calling thread.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use rustix::{
     },
 };
 
-/// A capability has one of these numbers: the sets have 64 bits.
+/// Upper bound of capability numbers: the sets have 64 bits.
 const NUMBERS: u32 = u64::BITS;
 
 pub(crate) fn effective() -> io::Result<CapabilitySet> {
@@ -21,7 +21,7 @@ pub(crate) fn permitted() -> io::Result<CapabilitySet> {
     Ok(capabilities(None)?.permitted)
 }
 
-/// Sets both sets, and empties the inheritable one.
+/// Sets the effective and permitted sets, and empties the inheritable one.
 pub(crate) fn set(effective: CapabilitySet, permitted: CapabilitySet) -> io::Result<()> {
     let sets = CapabilitySets {
         effective,
@@ -31,8 +31,8 @@ pub(crate) fn set(effective: CapabilitySet, permitted: CapabilitySet) -> io::Res
     Ok(set_capabilities(None, sets)?)
 }
 
-/// Gives up all but `kept`, with the ways to get them back: no_new_privs, the ambient set and, as far as this thread may,
-/// the bounding set.
+/// Drops all capabilities but `kept`, and the ways to regain them: sets no_new_privs, clears the ambient set and, as
+/// far as this thread may, the bounding set.
 pub(crate) fn keep_only(kept: CapabilitySet) -> io::Result<()> {
     set_no_new_privs(true)?;
     clear_ambient_capability_set()?;
@@ -45,7 +45,7 @@ pub(crate) fn keep_only(kept: CapabilitySet) -> io::Result<()> {
                 continue;
             }
             match remove_capability_from_bounding_set(capability) {
-                // The kernel does not know it: it is not in the set either.
+                // The kernel does not know this capability, so it is not in the set either.
                 Ok(()) | Err(Errno::INVAL) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// One moment by two clocks.
+/// The same moment on two clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// [`since_boot`], the clock of the records.
@@ -22,8 +22,8 @@ impl Now {
         }
     }
 
-    /// Whether the wall clock was set between this moment and a later one. The two clocks are never read at once: some of a
-    /// difference is how long that took.
+    /// True if the wall clock was set between this moment and a later one. The two clocks are not read simultaneously,
+    /// so a small difference is normal.
     pub(crate) fn differs(self, later: Self) -> bool {
         const MOST: Duration = Duration::from_millis(10);
         let expected = self.wall_at(later.since_boot);
@@ -54,7 +54,7 @@ pub(crate) fn monotonic() -> u64 {
 
 /// How long the host has slept since boot.
 pub(crate) fn asleep() -> u64 {
-    // In this order the difference is never too small.
+    // Read in this order, the difference is never too small.
     let monotonic = monotonic();
     since_boot().saturating_sub(monotonic)
 }

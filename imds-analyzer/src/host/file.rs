@@ -1,4 +1,4 @@
-//! Small files that somebody else may have written.
+//! Small files that another user may have written.
 
 use std::{
     fs::{Metadata, OpenOptions},
@@ -10,8 +10,8 @@ use std::{
 /// Maximum size of such a file, in bytes.
 pub(crate) const FILE_MAX: u64 = 1 << 20;
 
-/// The text of a regular file of at most 1 MiB. Rejects a pipe or device instead of blocking on it. `flags` are more of
-/// open(2)'s.
+/// The text of a regular file of at most 1 MiB. Rejects a pipe or device instead of blocking on it. `flags` are
+/// additional flags for open(2).
 pub(crate) fn text(path: &Path, flags: i32) -> io::Result<(String, Metadata)> {
     let file = OpenOptions::new()
         .read(true)

@@ -4,15 +4,15 @@ use std::{io, path::PathBuf};
 
 use super::proc::Directory;
 
-/// Bytes of mountinfo that are read at most. A host of many containers has thousands of mounts.
+/// Maximum number of bytes read from mountinfo. A host with many containers has thousands of mounts.
 const MOUNTINFO_MAX: usize = 16 << 20;
 
-/// One mount, `root` of the file system at `point`.
+/// A mount of the directory `root` of a file system at `point`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
     pub(crate) root: String,
     pub(crate) point: PathBuf,
-    /// Type of the file system: `cgroup2`.
+    /// Type of the file system, for example `cgroup2`.
     pub(crate) system: String,
     /// Options of the file system, not of the mount, separated by commas.
     pub(crate) options: String,
@@ -22,7 +22,7 @@ pub(crate) fn read() -> io::Result<Vec<Mount>> {
     Ok(parse(&Directory::own()?.text("mountinfo", MOUNTINFO_MAX)?).collect())
 }
 
-/// Lines that are cut are left out.
+/// Skips truncated lines.
 pub(crate) fn parse(mountinfo: &str) -> impl Iterator<Item = Mount> {
     mountinfo.lines().filter_map(|line| {
         let (mount, system) = line.split_once(" - ")?;
@@ -37,7 +37,7 @@ pub(crate) fn parse(mountinfo: &str) -> impl Iterator<Item = Mount> {
     })
 }
 
-/// Blanks and the like are written in octal: `\040`.
+/// Decodes octal escapes such as `\040` for a space.
 fn unescaped(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();

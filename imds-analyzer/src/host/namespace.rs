@@ -18,7 +18,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 
 use super::{netlink::Netlink, proc::Directory};
 
-/// Whether /proc has the numbers that the kernel side has.
+/// True if /proc has the same process ids as the kernel side.
 pub(crate) fn in_first_pid_namespace() -> bool {
     /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
     const FIRST: u32 = 0xeffffffc;
@@ -27,15 +27,15 @@ pub(crate) fn in_first_pid_namespace() -> bool {
         .is_ok_and(|inode| inode == FIRST)
 }
 
-/// Inode number of the host's namespace of a kind (`net`): that of pid 1. Without ptrace rights over pid 1 it is the one
-/// that this process is in, the best guess then.
+/// Inode number of the host's namespace of a kind (`net`): the one of pid 1. Without ptrace rights over pid 1 it is
+/// this process's own, which is then the best guess.
 pub(crate) fn of_host(kind: &str) -> io::Result<u32> {
     let path = format!("ns/{kind}");
     let first = Directory::open(1).and_then(|first| first.namespace(&path));
     first.or_else(|_denied| Directory::own()?.namespace(&path))
 }
 
-/// Runs `f` on a thread that ends with it, so that whatever it changes of its thread stays with `f`.
+/// Runs `f` on a thread of its own, which ends with `f`: what `f` changes in its thread affects no other code.
 pub(crate) fn on_own_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, f)?;
@@ -46,7 +46,7 @@ pub(crate) fn on_own_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -
 /// Moves the calling thread into a new namespace of this kind, for good.
 pub(crate) fn leave(kind: LinkNameSpaceType) -> io::Result<()> {
     let flags = UnshareFlags::from_bits_retain(kind as u32);
-    // SAFETY: the flag is a namespace's, so the thread shares its descriptors with the others as before.
+    // SAFETY: the flag only names a namespace, so the thread still shares its descriptors with the other threads.
     Ok(unsafe { unshare_unsafe(flags) }?)
 }
 
@@ -57,18 +57,18 @@ pub(crate) fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
 
 const NETNS_THREAD: &str = "netns";
 
-/// A private network namespace that lives as long as somebody holds it: it has no name under /run/netns, and nothing is
-/// left to clean up. Clones are the same namespace; it disappears with the last clone, socket and process in it.
+/// A private network namespace. It has no name under /run/netns, so nothing is left to clean up. Clones share the
+/// namespace; it disappears with its last clone, socket and process.
 #[derive(Clone, Debug)]
 pub struct NetNs {
     handle: Arc<OwnedFd>,
 }
 
 impl NetNs {
-    /// A new namespace with `lo` up and nothing else. The caller's own namespace is left as it is.
+    /// Creates a namespace that contains only `lo`, which is up. The caller stays in its own namespace.
     pub fn new() -> anyhow::Result<Self> {
-        // A thread of its own, because unshare moves the thread that calls it; the namespace outlives the thread
-        // through the descriptor.
+        // Needs a thread of its own, because unshare moves the calling thread. The descriptor keeps the namespace alive
+        // when the thread ends.
         let handle = on_own_thread(NETNS_THREAD, || {
             leave(LinkNameSpaceType::Network).map_err(explain)?;
             Netlink::open()
@@ -95,7 +95,7 @@ impl NetNs {
     pub fn command(&self, program: &str) -> Command {
         let handle = Arc::clone(&self.handle);
         let mut command = Command::new(program);
-        // No proxy can be reached from inside.
+        // No proxy is reachable from inside.
         for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
             command.env_remove(name);
         }
@@ -104,8 +104,8 @@ impl NetNs {
         command
     }
 
-    /// What `nsenter --net=<path>` takes, as long as this process lives. A descriptor of a namespace appears in
-    /// `/proc/<pid>/fd` as a magic link: opening it opens the namespace itself, so that no name has to be made and
+    /// A path for `nsenter --net=<path>`, valid as long as this process lives. A descriptor of a namespace appears in
+    /// `/proc/<pid>/fd` as a magic link: opening it opens the namespace itself, so no name has to be created and
     /// removed. Only root may follow it.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", process::id(), self.handle.as_raw_fd()))

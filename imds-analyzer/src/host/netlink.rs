@@ -1,5 +1,5 @@
-//! The few rtnetlink requests that a network namespace of our own needs: a link up, an address, a route, a veth pair.
-//! Written out here: four messages are less to read and to build than a crate with types for all of rtnetlink.
+//! The few rtnetlink requests for a network namespace of our own: a link up, an address, a route, a veth pair. Written
+//! by hand: four messages are less to read and to build than a crate with types for all of rtnetlink.
 //!
 //! Everything acts on the network namespace that the calling thread is in when it calls [`Netlink::open`].
 
@@ -35,7 +35,7 @@ impl Netlink {
         self.request(message)
     }
 
-    /// IPv6 addresses are usable at once: there is nobody on these links to hold a duplicate.
+    /// IPv6 addresses are usable immediately: no other host on these links could have the same address.
     pub(crate) fn add_address(&mut self, link: &str, address: IpAddr, prefix: u8) -> io::Result<()> {
         let mut message = Message::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         let flags = if address.is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
@@ -66,7 +66,7 @@ impl Netlink {
         self.request(message)
     }
 
-    /// A cable of which one end, `link`, is here and the other, of the same name, in `peer`.
+    /// A veth pair: one end, `link`, is here, and the other, with the same name, in `peer`.
     pub(crate) fn add_veth(&mut self, link: &str, peer: BorrowedFd<'_>) -> io::Result<()> {
         let name = CString::new(link)?;
         let mut message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL);

@@ -1,7 +1,7 @@
 //! Processes under /proc.
 //!
-//! The directory of a process is held open, and such a directory never becomes that of a later process with the same
-//! pid: whatever is read through it belongs to one process. Reads are bounded.
+//! The directory of a process stays open, and an open directory never becomes that of a later process with the same
+//! pid: everything read through it belongs to one process. Reads are bounded.
 
 mod stat;
 
@@ -17,9 +17,9 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Statx, StatxFlags, fstat, open
 pub(crate) use self::stat::{Stat, Status, comm};
 use super::clock;
 
-/// Bytes of a file under /proc that are read at most.
+/// Maximum number of bytes read from a file under /proc.
 pub(crate) const FILE_MAX: usize = 16 << 10;
-/// Bytes of arguments that are read at most.
+/// Maximum number of argument bytes that are read.
 pub(crate) const CMDLINE_MAX: usize = 4096;
 
 const ROOT: &str = "/proc";
@@ -29,7 +29,7 @@ const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 #[derive(Debug)]
 pub(crate) struct Directory(OwnedFd);
 
-/// A process, and its numbers when its directory was opened.
+/// A process, with its `stat` from when the directory was opened.
 #[derive(Debug)]
 pub(crate) struct Proc {
     directory: Directory,
@@ -50,12 +50,12 @@ impl Directory {
         Self::at(&pid.to_string())
     }
 
-    /// Of this process.
+    /// The directory of this process.
     pub(crate) fn own() -> io::Result<Self> {
         Self::at("self")
     }
 
-    /// Of the calling thread.
+    /// The directory of the calling thread.
     pub(crate) fn own_thread() -> io::Result<Self> {
         Self::at("thread-self")
     }
@@ -73,36 +73,37 @@ impl Directory {
         Ok(bytes)
     }
 
-    /// [`Self::read`] as text; what is not UTF-8 is replaced.
+    /// [`Self::read`] as text, with invalid UTF-8 replaced.
     pub(crate) fn text(&self, path: &str, max: usize) -> io::Result<String> {
         let bytes = self.read(path, max)?;
         Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 
-    /// A file, or whatever a link leads to: a namespace.
+    /// Opens a file, or the target of a link, for example a namespace.
     pub(crate) fn file(&self, path: &str) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         Ok(again(|| openat(&self.0, path, flags, Mode::empty()).map_err(io::Error::from))?.into())
     }
 
-    /// The text of a link.
+    /// The target of a link, as text.
     pub(crate) fn link(&self, path: &str) -> io::Result<Vec<u8>> {
         let text = again(|| readlinkat(&self.0, path, Vec::new()).map_err(io::Error::from))?;
         Ok(text.into_bytes())
     }
 
-    /// The metadata of whatever a link leads to. Cached ones will do: a file server that does not answer stops nobody.
+    /// The metadata of the target of a link. Uses cached metadata, so that an unresponsive file server cannot block the
+    /// caller.
     pub(crate) fn metadata(&self, path: &str) -> io::Result<Statx> {
         let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
         again(|| statx(&self.0, path, flags, StatxFlags::BASIC_STATS).map_err(io::Error::from))
     }
 
-    /// Inode number of a namespace: `ns/net`. Namespaces have 32-bit numbers.
+    /// Inode number of a namespace, for example `ns/net`. Namespaces have 32-bit inode numbers.
     pub(crate) fn namespace(&self, path: &str) -> io::Result<u32> {
         u32::try_from(self.metadata(path)?.stx_ino).map_err(io::Error::other)
     }
 
-    /// The names in a directory that holds threads or open files.
+    /// The numeric names in a directory of threads or open files.
     pub(crate) fn numbers(&self, path: &str) -> io::Result<impl Iterator<Item = io::Result<u32>> + use<>> {
         numbers(self.0.as_fd(), path)
     }
@@ -115,7 +116,7 @@ impl Directory {
         Status::parse(&self.text("status", FILE_MAX)?).ok_or_else(|| invalid("status"))
     }
 
-    /// NUL-separated arguments, cut at [`CMDLINE_MAX`] bytes.
+    /// NUL-separated arguments, at most [`CMDLINE_MAX`] bytes.
     pub(crate) fn cmdline(&self) -> io::Result<Vec<u8>> {
         self.read("cmdline", CMDLINE_MAX)
     }
@@ -142,12 +143,12 @@ impl Directory {
         }
     }
 
-    /// The effective user; root where the process may not be looked into (prctl(2), PR_SET_DUMPABLE).
+    /// The effective user; root if the process is not dumpable (prctl(2), PR_SET_DUMPABLE).
     pub(crate) fn owner(&self) -> io::Result<u32> {
         Ok(fstat(&self.0)?.st_uid)
     }
 
-    /// The user who logged in, and the audit session; `u32::MAX` where there is none. An error on a kernel without audit.
+    /// The user who logged in, and the audit session; `u32::MAX` if there is none. An error on a kernel without audit.
     pub(crate) fn login(&self) -> io::Result<(u32, u32)> {
         let number = |file| {
             let text = self.text(file, FILE_MAX)?;
@@ -164,8 +165,8 @@ impl Proc {
         Ok(Self { directory, stat })
     }
 
-    /// The process `pid` if it started at `start` (ns since boot), as exactly as /proc tells. It is gone, for
-    /// [`is_gone`], if another process has its pid. A start of 0 could not be read, and matches nothing.
+    /// The process `pid` if it started at `start` (ns since boot), compared with the precision of /proc. The error
+    /// satisfies [`is_gone`] if another process has this pid. A start of 0 was not readable and never matches.
     pub(crate) fn find(pid: u32, start: u64) -> io::Result<Self> {
         if start == 0 {
             return Err(ErrorKind::NotFound.into());
@@ -192,7 +193,7 @@ impl Proc {
         Ok((uid, gid))
     }
 
-    /// Whether it executes this file, as far as can be told: any will do where the kernel side knows of none.
+    /// True if the process executes this file, or if the kernel side does not know the file.
     pub(crate) fn executes(&self, known: &Executable) -> bool {
         if known.inode == 0 {
             return true;
@@ -202,18 +203,18 @@ impl Proc {
     }
 }
 
-/// Whether a file on `device` (major and minor number) is the kernel side's.
+/// True if a file on `device` (major and minor number) is the file that the kernel side saw.
 fn is_file(known: &Executable, device: (u32, u32), inode: u64) -> bool {
     /// `MINORBITS`, include/linux/kdev_t.h.
     const MINOR_BITS: u32 = 20;
     let (major, minor) = (known.device >> MINOR_BITS, known.device & ((1 << MINOR_BITS) - 1));
-    // overlayfs and btrfs show the numbers of layers and subvolumes where the kernel has the file system's; all of those
-    // are of the one major number that belongs to no device.
+    // overlayfs and btrfs report device numbers of layers and subvolumes to user space, where the kernel side sees that
+    // of the file system. All of them have major number 0, which belongs to no real device.
     let anonymous = major == 0 && device.0 == 0;
     known.inode == inode && (anonymous || (major, minor) == device)
 }
 
-/// Whether the error means that the process has exited.
+/// True if the error means that the process has exited.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
@@ -222,9 +223,9 @@ fn invalid(file: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("/proc/<pid>/{file} is not understood"))
 }
 
-/// A link of a process that exits at this moment is refused (EACCES), as if by rights: `proc_pid_readlink` and
-/// `proc_pid_get_link` in fs/proc/base.c, `proc_ns_get_link` in fs/proc/namespaces.c, 4.14 to 7.0. Asked for again it is
-/// not there.
+/// Retries once after EACCES. The kernel also returns EACCES for a link of a process that is just exiting:
+/// `proc_pid_readlink` and `proc_pid_get_link` in fs/proc/base.c, `proc_ns_get_link` in fs/proc/namespaces.c, 4.14 to
+/// 7.0. The second attempt then reports that the process does not exist.
 fn again<T>(ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
     match ask() {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => ask(),
@@ -232,7 +233,7 @@ fn again<T>(ask: impl Fn() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// The names in a directory that are numbers.
+/// The numeric names in a directory.
 fn numbers(at: BorrowedFd<'_>, path: &str) -> io::Result<impl Iterator<Item = io::Result<u32>> + use<>> {
     let directory = openat(at, path, OFlags::RDONLY | DIRECTORY, Mode::empty())?;
     Ok(Dir::new(directory)?.filter_map(|entry| match entry {

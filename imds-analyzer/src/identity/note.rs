@@ -1,11 +1,11 @@
-//! What cloud-init notes of an instance: `instance-data.json`
+//! cloud-init's notes about an instance: `instance-data.json`
 //! (<https://docs.cloud-init.io/en/latest/explanation/instancedata.html>).
 
 use serde::Deserialize;
 
 use super::{Facts, shown};
 
-/// The parts that name an instance; all may be absent.
+/// The parts that describe an instance; all may be absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Note {
@@ -13,7 +13,7 @@ pub(super) struct Note {
     ds: DataSource,
 }
 
-/// The same for all clouds.
+/// The part that has the same form for all clouds.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct V1 {
@@ -23,7 +23,7 @@ struct V1 {
     instance_id: Option<String>,
 }
 
-/// As the cloud gave it.
+/// The part that the cloud gave.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct DataSource {
@@ -55,7 +55,7 @@ struct Document {
 }
 
 impl Note {
-    /// `None` for what is not such a note.
+    /// `None` if `text` is not such a note.
     pub(super) fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text)
             .inspect_err(|error| tracing::debug!("cloud-init's notes: {error}"))

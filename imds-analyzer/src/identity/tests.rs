@@ -45,7 +45,7 @@ impl Root {
         fs::write(self.path(path), text).expect("written");
     }
 
-    /// Read in a boot that began so long ago.
+    /// Reads the facts for a boot that began `ago`.
     fn read(&self, ago: Duration) -> Facts {
         read(self.0.path(), SystemTime::now() - ago)
     }
@@ -92,7 +92,7 @@ fn where_hardware_names_none_notes_of_another_boot_do_not_count() {
     root.write(NOTE, &note(ID));
     root.write(LAST_INSTANCE, "i-00000001\n");
     assert_eq!(root.read(HOUR).instance_id.as_deref(), Some(ID));
-    // They were written before this boot.
+    // Files written before this boot.
     let booted = SystemTime::now() + HOUR;
     let cloud = read(root.0.path(), booted);
     assert_eq!((cloud.provider.as_deref(), cloud.instance_id), (Some("aws"), None));

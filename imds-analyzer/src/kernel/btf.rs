@@ -1,11 +1,11 @@
-//! A small reader of BTF, for the offsets of a few struct fields.
+//! A small BTF reader for the offsets of a few struct fields.
 //!
-//! The whole of a kernel's BTF as objects takes 20 MB; this keeps the file's bytes and one offset a type, and is
+//! A kernel's complete BTF takes 20 MB as objects. This reader keeps the file's bytes and one offset per type, and is
 //! dropped after the look-ups. Format: Documentation/bpf/btf.rst of the kernel.
 
 use std::{collections::HashMap, fs, io, path::Path};
 
-/// Where a kernel with `CONFIG_DEBUG_INFO_BTF` shows its types.
+/// File in which a kernel with `CONFIG_DEBUG_INFO_BTF` exposes its types.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +27,13 @@ pub struct Btf {
     data: Vec<u8>,
     /// Offset of each type in `data`; type 0 is void and has none.
     types: Vec<u32>,
-    /// Where the strings start and end in `data`.
+    /// Start and end of the strings in `data`.
     strings: (usize, usize),
-    /// Structs and unions by name, nameless ones by that of their typedef.
+    /// Structs and unions by name; a nameless one has the name of its typedef.
     structs: HashMap<Vec<u8>, u32>,
     /// Enums by name.
     enums: HashMap<Vec<u8>, u32>,
-    /// Names of typedefs that stand for tracepoints (`btf_trace_*`).
+    /// Names of the typedefs that represent tracepoints (`btf_trace_*`).
     tracepoints: Vec<Vec<u8>>,
 }
 
@@ -45,7 +45,7 @@ const TYPE_LEN: usize = 12;
 const MEMBER_LEN: usize = 12;
 
 impl Btf {
-    /// Reads the running kernel's.
+    /// Reads the running kernel's BTF.
     pub fn from_kernel() -> Result<Self, BtfError> {
         Self::from_file(Path::new(KERNEL_BTF))
     }
@@ -134,7 +134,7 @@ impl Btf {
         Ok(())
     }
 
-    /// Lets a typedef at `at` name the struct it stands for, if that has no name of its own.
+    /// Indexes the struct behind the typedef at `at` under the typedef's name, if the struct has no name of its own.
     fn index_typedef(&mut self, at: usize) {
         let Some((name, id)) = word(&self.data, at).zip(word(&self.data, at + 8)) else {
             return;
@@ -155,14 +155,14 @@ impl Btf {
         rest.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 
-    /// Whether there is a BTF tracepoint of that name.
+    /// True if the kernel has a BTF tracepoint of that name.
     pub fn has_tracepoint(&self, name: &str) -> bool {
         self.tracepoints
             .iter()
             .any(|known| known.strip_prefix(b"btf_trace_") == Some(name.as_bytes()))
     }
 
-    /// Whether there is a function of that name, as fentry needs it.
+    /// True if BTF lists a function of that name, which fentry needs.
     pub fn has_function(&self, name: &str) -> bool {
         const KIND_FUNC: u32 = 12;
         self.types.iter().skip(1).any(|&at| {
@@ -182,14 +182,14 @@ impl Btf {
             .ok_or(BtfError::Format("a type is cut"))
     }
 
-    /// Offset of a field in bytes; fields of anonymous structs and unions inside count as the struct's own.
+    /// Offset of a field in bytes. Fields of anonymous structs and unions inside count as the struct's own.
     pub fn field(&self, name: &str, field: &str) -> Result<u32, BtfError> {
         let id = self.find(name)?;
         self.member(id, field.as_bytes(), 0)
             .ok_or_else(|| BtfError::NoField(name.to_owned(), field.to_owned()))
     }
 
-    /// A value of an enum of 32 bits.
+    /// A value of a 32-bit enum.
     pub fn enum_value(&self, name: &str, value: &str) -> Result<u32, BtfError> {
         const VALUE_LEN: usize = 8;
         let missing = || BtfError::NoValue(name.to_owned(), value.to_owned());
@@ -211,7 +211,7 @@ impl Btf {
     }
 
     fn member(&self, id: u32, field: &[u8], depth: u32) -> Option<u32> {
-        // Anonymous nesting in the kernel is a few levels; damaged BTF may go in circles.
+        // The kernel nests anonymous structs a few levels deep; damaged BTF may contain cycles.
         const DEPTH: u32 = 16;
         let at = *self.types.get(id as usize)? as usize;
         let info = word(&self.data, at + 4)?;

@@ -1,8 +1,8 @@
-//! The limit on requests of one user that the kernel side reports; it only counts the rest.
+//! The limit on the requests that the kernel side reports for one user; it only counts the rest.
 
 use imds_analyzer_ebpf::abi::Budget;
 
-/// Requests of one user per second and burst; a rate of 0 means no limit.
+/// Requests per second of one user, and burst; a rate of 0 means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelBudget {
     pub rate: u32,
@@ -19,7 +19,7 @@ impl Default for KernelBudget {
 }
 
 impl KernelBudget {
-    /// A budget of `rate` whose burst is in the default's proportion to it.
+    /// A budget of `rate`, with a burst in the same proportion as the default's.
     pub fn of_rate(rate: u32) -> Self {
         let default = Self::default();
         Self {
@@ -59,7 +59,7 @@ mod tests {
             (2000, 10_000, (500, 5_000_000)),
             (1, 5, (1_000_000, 5_000_000)),
             (0, 10_000, (0, 0)),
-            // Above a call a microsecond it is as good as none, but it is one.
+            // Above one call per microsecond the budget has no practical effect, but it is still a budget.
             (u32::MAX, u32::MAX, (1, u32::MAX)),
             (1, u32::MAX, (1_000_000, u32::MAX)),
         ] {

@@ -1,9 +1,9 @@
-//! Learns where this kernel keeps what the send tap reads, on kernels without BTF: from a connection of this process to
-//! itself, of which everything is known.
+//! Learns the offsets of the fields that the send tap reads, on kernels without BTF. It uses a connection of this
+//! process to itself, whose values are all known.
 //!
-//! Sockets and messages are where one of the kernels from 4.14 to 7.2 has them, or the send tap is not used at all. Where
-//! the fields of tasks are depends on the kernel's configuration: they are looked for by their values, and what is not
-//! found without doubt is done without.
+//! Fields of sockets and messages must be at the offsets of a kernel from 4.14 to 7.2, or the send tap is not used. The
+//! offsets in tasks depend on the kernel's configuration: calibration searches for the fields by their values, and does
+//! without a field that it cannot find unambiguously.
 
 mod connection;
 mod message;
@@ -23,20 +23,20 @@ use self::{
 };
 use crate::host::namespace::on_own_thread;
 
-/// What was learnt, and what could not be, in words.
+/// The offsets that were learnt, and a description of what could not be.
 #[derive(Clone, Debug)]
 pub struct Learnt {
     pub settings: Settings,
     pub findings: Vec<String>,
 }
 
-/// Writes settings and sends, and looks at what the kernel side dumps of it.
+/// Writes settings, sends, and examines the kernel memory that the kernel side dumps for each send.
 pub struct Calibrator<W> {
     write: W,
     dumps: Array<MapData, [u8; SLOT]>,
 }
 
-/// A part of the kernel's memory.
+/// A copy of a part of kernel memory.
 #[derive(Clone, Copy)]
 struct Dump<'a>(&'a [u8]);
 
@@ -61,13 +61,13 @@ impl Dump<'_> {
         self.0.get(at as usize..)?.first_chunk().copied()
     }
 
-    /// Places of `size` bytes, each where it may be by its alignment.
+    /// Offsets of all places of `size` bytes, aligned to their size.
     fn places(self, size: u32) -> impl Iterator<Item = u32> {
         let len = self.0.len() as u32;
         (0..len.saturating_sub(size - 1)).step_by(size as usize)
     }
 
-    /// The only place that fits.
+    /// The offset of the only place that fits, if there is exactly one.
     fn only(self, size: u32, fits: impl Fn(u32) -> bool) -> Option<u32> {
         let mut places = self.places(size).filter(|&at| fits(at));
         let place = places.next()?;
@@ -80,8 +80,8 @@ impl<W: FnMut(&Settings) -> anyhow::Result<()> + Send> Calibrator<W> {
         Self { write, dumps }
     }
 
-    /// Completes `known`. What is not found without doubt may be with other numbers: it is tried a few times.
-    /// `packets`: those are to be joined with sends.
+    /// Completes `known`. Tries up to three times, because an ambiguous value may become unambiguous with other thread
+    /// ids. `packets`: sends must be joinable with packets.
     pub fn run(&mut self, known: Settings, packets: bool) -> anyhow::Result<Learnt> {
         const TRIES: usize = 3;
         let mut learnt = self.try_once(known, packets, 1)?;
@@ -95,14 +95,14 @@ impl<W: FnMut(&Settings) -> anyhow::Result<()> + Send> Calibrator<W> {
         Ok(learnt)
     }
 
-    /// In a thread whose name and numbers are like no other's.
+    /// Runs in a thread with a unique name and ids.
     fn try_once(&mut self, known: Settings, packets: bool, number: usize) -> anyhow::Result<Learnt> {
         let name = format!("{:07x}{number}-imds", (std::process::id() ^ 0x5a5_a5a5) & 0xfff_ffff);
         on_own_thread(&name, || self.learn(known, packets, &name))?
     }
 
     fn learn(&mut self, mut settings: Settings, packets: bool, name: &str) -> anyhow::Result<Learnt> {
-        // Time stamps of its start and of its run should not be the same tick.
+        // The thread's start time and its run times should not fall into the same tick.
         thread::sleep(Duration::from_millis(30));
         let mut facts = TaskFacts::of_this_thread(name).context("/proc/thread-self")?;
         let place = Place::new().context("cannot prepare a connection to this process")?;
@@ -110,7 +110,7 @@ impl<W: FnMut(&Settings) -> anyhow::Result<()> + Send> Calibrator<W> {
         let connection = place.connect().context("cannot connect to this process")?;
         settings.calibrate = name.bytes().take(8).rfold(0, |rest, byte| rest << 8 | u64::from(byte));
 
-        // A place that was never written is zeroes: then nothing that is looked for is there.
+        // A slot that was never written holds zeroes, in which no check succeeds.
         (self.write)(&settings)?;
         let sent = connection.send_parts()?;
         message::check_sock(Dump(&self.slot(slot::SOCK)?), &settings, &connection)?;
@@ -156,7 +156,7 @@ impl<W: FnMut(&Settings) -> anyhow::Result<()> + Send> Calibrator<W> {
         Ok(message::find_next_seq(Dump(&before), Dump(&after), waiting))
     }
 
-    /// All of what was asked for.
+    /// All parts of the memory requested in `dump`.
     fn dumped(&self) -> io::Result<Vec<u8>> {
         let mut dump = Vec::new();
         for index in 0..slot::DUMP_LEN {
@@ -176,7 +176,7 @@ impl<W: FnMut(&Settings) -> anyhow::Result<()> + Send> Calibrator<W> {
             dump.extend_from_slice(&self.slot(slot::TASK + index)?);
         }
         let task = Task::find(Dump(&dump), facts)?;
-        // The leader and the parent, from their own numbers on, and what may be the credentials.
+        // The leader and the parent, from their thread ids on, and the probable credentials.
         settings.dump = [
             task.leader + u64::from(task.pid),
             task.parent + u64::from(task.pid),
@@ -187,7 +187,8 @@ impl<W: FnMut(&Settings) -> anyhow::Result<()> + Send> Calibrator<W> {
         connection.send_one()?;
         task.check(facts, Dump(&self.slot(slot::DUMP)?), Dump(&self.slot(slot::DUMP + 1)?))?;
         let cred = task::find_ids(Dump(&self.slot(slot::DUMP + 2)?), facts);
-        // Memory maps: of the pointers that stand there twice, the first to where the arguments' place is.
+        // Find the memory map: of the pointers that occur twice in a row, the first that leads to the argument
+        // addresses.
         let mut arguments = None;
         for candidates in task.doubles.chunks(slot::DUMP_LEN as usize) {
             settings.dump = std::array::from_fn(|index| candidates.get(index).map_or(0, |(_, pointer)| *pointer));

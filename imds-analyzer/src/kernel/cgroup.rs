@@ -14,17 +14,17 @@ use rustix::{
 
 use crate::host::mounts::{self, Mount};
 
-/// The root, open; a mount of our own goes away with it.
+/// The open root. Dropping it releases a private mount.
 #[derive(Debug)]
 pub enum Root {
-    /// Where the host has it mounted.
+    /// Mounted by the host at this path.
     Mounted(PathBuf, File),
-    /// Mounted nowhere: an unattached mount that only this descriptor holds.
+    /// Not mounted by the host: an unattached mount that only this descriptor holds.
     Private(OwnedFd),
 }
 
 impl Root {
-    /// Finds the mount in mountinfo, or makes a private one (fsopen: 5.2).
+    /// Finds the mount in mountinfo, or creates a private one (fsopen: 5.2).
     pub fn open() -> io::Result<Self> {
         if let Some(path) = find(mounts::read()?) {
             return Ok(Self::Mounted(path.clone(), File::open(path)?));
@@ -39,13 +39,14 @@ impl Root {
         Ok(Self::Private(mount))
     }
 
-    /// True if it is the root of a cgroup namespace alone, as in a container: other processes of the host are in cgroups
-    /// beside or above it. The root of the hierarchy has no type (Documentation/admin-guide/cgroup-v2.rst, "cgroup.type").
+    /// True if this is only the root of a cgroup namespace, for example in a container: other processes of the host are
+    /// in cgroups beside or above it. The root of the hierarchy has no type (Documentation/admin-guide/cgroup-v2.rst,
+    /// "cgroup.type").
     pub fn is_of_namespace(&self) -> bool {
         statat(self, "cgroup.type", AtFlags::empty()).is_ok()
     }
 
-    /// Where it is, for people.
+    /// The path of the mount, for people.
     pub fn describe(&self) -> String {
         match self {
             Self::Mounted(path, _) => path.display().to_string(),
@@ -63,12 +64,12 @@ impl AsFd for Root {
     }
 }
 
-/// Detaches a program from the packets that leave a cgroup, where it is attached without a link.
+/// Detaches an egress program that was attached to a cgroup without a link.
 pub fn detach_egress(cgroup: &Root, program: BorrowedFd<'_>) -> io::Result<()> {
     /// `BPF_PROG_DETACH` and `BPF_CGROUP_INET_EGRESS` of include/uapi/linux/bpf.h.
     const PROG_DETACH: libc::c_int = 9;
     const INET_EGRESS: u32 = 1;
-    /// The part of `union bpf_attr` that this command has.
+    /// The part of `union bpf_attr` that this command uses.
     #[repr(C)]
     struct Attr {
         target: libc::c_int,
@@ -82,7 +83,7 @@ pub fn detach_egress(cgroup: &Root, program: BorrowedFd<'_>) -> io::Result<()> {
         attach_type: INET_EGRESS,
         flags: 0,
     };
-    // SAFETY: the kernel reads as many bytes as it is told, of a struct that lives on.
+    // SAFETY: the kernel reads only the size it is given, from a struct that outlives the call.
     match unsafe { libc::syscall(libc::SYS_bpf, PROG_DETACH, &raw const attr, size_of::<Attr>()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -1,4 +1,4 @@
-//! Where the send tap finds what it reads: from BTF, else the places that Linux 4.14 to 7.2 have in common, which
+//! Offsets of the fields that the send tap reads: from BTF, or else those that Linux 4.14 to 7.2 have in common, which
 //! [`super::calibrate`] then checks and completes.
 
 use imds_analyzer_ebpf::{
@@ -11,17 +11,17 @@ use imds_analyzer_ebpf::{
 
 use super::btf::{Btf, BtfError};
 
-/// How a kernel marks what an iterator goes over.
+/// How a kernel marks the kind of memory that an iterator walks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tags {
-    /// Until 5.13 (commit 8cd54c1c8480): bits of one field, beside the direction.
+    /// Until 5.13 (commit 8cd54c1c8480): bits of one field, which also holds the direction.
     Bits,
-    /// Since: numbers in a byte of their own, with the direction in another.
+    /// Since then: numbers in a byte of their own, with the direction in another.
     Numbers,
 }
 
 impl Tags {
-    /// What of the field's first byte is the mark.
+    /// The bits of the field's first byte that hold the mark.
     pub const fn mask(self) -> u32 {
         /// `WRITE`.
         const DIRECTION: u32 = 1;
@@ -31,7 +31,7 @@ impl Tags {
         }
     }
 
-    /// The mark of segments in the kernel's memory, by that of a process's (`enum iter_type`).
+    /// The mark of segments in kernel memory, given the mark of segments in process memory (`enum iter_type`).
     pub const fn kvec(self, iovec: u32) -> Option<u32> {
         match (self, iovec) {
             (Self::Bits, 0) => Some(2),
@@ -67,7 +67,7 @@ pub fn from_btf(btf: &Btf, offsets: Offsets) -> Result<Settings, BtfError> {
         iter_offset: field("iov_offset")?,
         iter_segments,
         iter_segment_count: field("nr_segs")?,
-        // One buffer instead of segments: since 6.0.
+        // Since 6.0 an iterator can have one buffer instead of segments.
         iter_buffer: field("ubuf").unwrap_or(iter_segments),
         tag_mask: tags.mask(),
         tag_iovec: tag("ITER_IOVEC")?,
@@ -77,7 +77,7 @@ pub fn from_btf(btf: &Btf, offsets: Offsets) -> Result<Settings, BtfError> {
     })
 }
 
-/// Without BTF. What is not the same in all kernels is 0, and learnt.
+/// Settings for a kernel without BTF. An offset that differs between kernels is 0; calibration learns it.
 pub fn common_to_all_kernels() -> Settings {
     Settings {
         offsets: Offsets {
@@ -103,7 +103,7 @@ pub fn common_to_all_kernels() -> Settings {
     }
 }
 
-/// What is looked for.
+/// Settings that hold only the address and port of IMDS.
 fn target() -> Settings {
     let [a, b, c, d] = std::array::from_fn(|word| {
         let bytes: [u8; 4] = std::array::from_fn(|byte| target::IPV6[word * 4 + byte]);

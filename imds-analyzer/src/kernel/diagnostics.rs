@@ -1,24 +1,24 @@
-//! The kernel side's rare diagnostics: what its programs log, through `log` into `tracing`.
+//! The kernel side's rare diagnostics: forwards the programs' log messages through `log` to `tracing`.
 
 use aya_log::EbpfLogger;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{load::Loaded, plan::Object};
 
-/// The programs' log, if they have one.
+/// The log of the programs, if they have one.
 pub struct Diagnostics(Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>);
 
 impl Diagnostics {
-    /// Must be called inside a tokio runtime. That a log cannot be read is no reason not to watch.
+    /// Must be called inside a tokio runtime. An unreadable log is not an error: the tap works without it.
     pub fn of(loaded: &mut Loaded) -> Self {
         match loaded.object {
             Object::Modern => Self(open(loaded)),
-            // It has none: a log needs a ring buffer.
+            // The legacy object has no log, which needs a ring buffer.
             Object::Legacy => Self(None),
         }
     }
 
-    /// Waits for messages and hands them on. Cancel safe.
+    /// Waits for messages and forwards them. Cancel safe.
     pub async fn forward(&mut self) {
         let Some(logger) = &mut self.0 else {
             return std::future::pending().await;
@@ -29,7 +29,7 @@ impl Diagnostics {
         }
     }
 
-    /// Hands on what is there, without waiting.
+    /// Forwards the messages that have arrived, without waiting.
     pub fn flush(&mut self) {
         if let Some(logger) = &mut self.0 {
             logger.get_mut().flush();

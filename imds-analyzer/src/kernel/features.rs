@@ -1,4 +1,4 @@
-//! What this host has, probed and not guessed from version numbers.
+//! What this host has: probed, not guessed from version numbers.
 
 use std::{fs, path::Path};
 
@@ -8,7 +8,7 @@ use rustix::thread::CapabilitySet;
 use super::{btf::Btf, cgroup, constants, offsets, tracefs::Tracefs};
 use crate::host::capabilities;
 
-/// One thing the tool can use.
+/// One thing that the tool can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
     Privileges,
@@ -50,7 +50,7 @@ impl Feature {
         }
     }
 
-    /// The first kernel that has it.
+    /// The first kernel that has the feature.
     pub const fn since(self) -> &'static str {
         match self {
             Self::Privileges | Self::KernelReads => "any",
@@ -64,7 +64,7 @@ impl Feature {
         }
     }
 
-    /// What it is needed for, and what helps if it is missing.
+    /// The feature's use, and the remedy if it is missing.
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Privileges => {
@@ -89,11 +89,11 @@ impl Feature {
 /// The result of looking for a feature, with text for `check`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe<T = String> {
-    /// What was found.
+    /// A description of the feature found.
     Present(T),
     /// Why the feature cannot be used.
     Missing(T),
-    /// Only a privileged process can look: the host may have the feature.
+    /// Not probed, because only a privileged process can: the host may have the feature.
     Unprobed,
 }
 
@@ -142,9 +142,9 @@ pub struct Features {
     pub privileges: Probe,
     pub kernel_reads: Probe,
     pub cgroup2: Probe,
-    /// The offsets of struct fields that BTF gives, or why it does not give them.
+    /// The offsets of struct fields that BTF gives, or why it gives none.
     pub btf: Result<Offsets, String>,
-    /// What the legacy object is to be told; it does without where there is no BTF.
+    /// Settings for the legacy object; `None` if BTF does not give them, in which case calibration learns them.
     pub legacy_settings: Option<Settings>,
     pub ring_buffer: Probe,
     pub fentry: Probe,
@@ -154,7 +154,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// Probes the running host. Loads no program: whether the kernel accepts one shows at load.
+    /// Probes the running host. Loads no program: only a real load shows whether the kernel accepts one.
     pub fn probe() -> Self {
         let btf = Btf::from_kernel();
         let offsets = match &btf {
@@ -215,7 +215,7 @@ impl Features {
     }
 }
 
-/// The effective capabilities that loading and attaching need; CAP_SYS_ADMIN stands for all of them.
+/// Checks the effective capabilities that loading and attaching need; CAP_SYS_ADMIN stands for all of them.
 fn privileges() -> Probe {
     let needed = CapabilitySet::NET_ADMIN | CapabilitySet::PERFMON | CapabilitySet::BPF;
     match capabilities::effective() {
@@ -226,8 +226,8 @@ fn privileges() -> Probe {
     }
 }
 
-/// At confidentiality no program may call `bpf_probe_read_kernel` (5.4, commit 9d1f8be5cf42). Without securityfs the
-/// level is not known, and a load tells.
+/// In lockdown mode "confidentiality" no program may call `bpf_probe_read_kernel` (5.4, commit 9d1f8be5cf42). Without
+/// securityfs the mode is unknown, and only a load shows it.
 fn kernel_reads(lockdown: Option<&str>) -> Probe {
     match lockdown {
         Some("confidentiality") => Probe::Missing("kernel lockdown mode is confidentiality".to_owned()),
@@ -236,7 +236,7 @@ fn kernel_reads(lockdown: Option<&str>) -> Probe {
     }
 }
 
-/// Asks the kernel for one, the way aya probes map types.
+/// Asks the kernel for a ring buffer map, the way aya probes map types.
 fn ring_buffer() -> Probe {
     match aya::sys::is_map_supported(aya::maps::MapType::RingBuf) {
         Ok(true) => Probe::Present("present".to_owned()),
@@ -245,7 +245,7 @@ fn ring_buffer() -> Probe {
     }
 }
 
-/// Kprobes by perf_event_open (4.17), whose PMU the kernel shows.
+/// Kprobes through perf_event_open (4.17): the kernel lists their PMU in sysfs.
 fn kprobes() -> Probe {
     if Path::new("/sys/bus/event_source/devices/kprobe/type").exists() {
         Probe::Present("present".to_owned())
@@ -254,7 +254,7 @@ fn kprobes() -> Probe {
     }
 }
 
-/// Kprobes by tracefs.
+/// Kprobes through tracefs.
 fn kprobe_events() -> Probe {
     Tracefs::open()
         .map(|tracefs| tracefs.describe().to_owned())

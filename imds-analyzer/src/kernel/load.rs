@@ -1,4 +1,4 @@
-//! Executes a [`Plan`]: an object into the kernel, its programs onto their hooks.
+//! Executes a [`Plan`]: loads an object into the kernel and attaches its programs to their hooks.
 
 mod legacy;
 mod modern;
@@ -29,42 +29,42 @@ use crate::{
     loss::{Kind, Ledger},
 };
 
-/// Programs in the kernel; they are detached when this is dropped, or when the process dies.
+/// The programs in the kernel. They are detached when this is dropped, or when the process dies.
 pub struct Loaded {
     _kprobes: Vec<legacy::Attached>,
     tracefs: Option<Tracefs>,
-    /// Misses of kprobes before anything was watched.
+    /// Kprobe misses before the tap started.
     misses_before: u64,
     ebpf: Ebpf,
-    /// The places in it are emptied when nobody holds it any more.
+    /// Keeps the map open: the kernel empties its slots when its last holder closes it.
     _stages: Option<ProgramArray<MapData>>,
     loss: PerCpuArray<MapData, u64>,
     buffers: Option<Buffers>,
     pub object: Object,
     pub tap: Tap,
-    /// A program is attached without a link: it stays unless it is detached, which takes CAP_NET_ADMIN.
+    /// True if a program is attached without a link: it stays unless it is detached, which needs CAP_NET_ADMIN.
     pub must_detach: bool,
-    /// What was tried before, and why it was refused.
+    /// The errors of taps that were tried before and that failed.
     pub refused: Vec<String>,
-    /// What was found out on the way, in words.
+    /// Messages about what loading found.
     pub findings: Vec<String>,
-    /// Whether the records say who starts whom, because tasks cannot be read.
+    /// True if records report forks and execs, because tasks cannot be read.
     pub follows_processes: bool,
     pub hooks: Vec<Hook>,
     /// The sender hook in use, `Connect` if there is none.
     pub owner: OwnerHook,
-    /// Answers are seen.
+    /// True if answers are seen.
     pub answers: bool,
     _cgroup: Option<cgroup::Root>,
 }
 
-/// A program and what became of it.
+/// A program, and whether and how it was loaded.
 #[derive(Clone, Debug)]
 pub struct Hook {
     pub program: &'static str,
-    /// Why it is not in use.
+    /// Why the program is not in use.
     pub error: Option<String>,
-    /// Instructions the verifier went through, from 5.16 on.
+    /// Instructions that the verifier processed, from 5.16 on.
     pub verified_instructions: Option<u32>,
     /// Time the load took.
     pub load: Duration,
@@ -80,14 +80,14 @@ impl Hook {
         }
     }
 
-    /// What the kernel says of a program that it has.
+    /// Records what the kernel reports about a loaded program.
     fn set_info(&mut self, program: &Program) {
         self.verified_instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
     }
 }
 
-/// Loads and attaches the first tap of the plan that the kernel takes. The tap must succeed, everything else is used as
-/// far as it does.
+/// Loads and attaches the first tap of the plan that the kernel accepts. The tap must succeed; every other program is
+/// optional.
 pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
     let mut refused = Vec::new();
     for tap in &plan.taps {
@@ -113,7 +113,8 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
     Err(anyhow!("{}", not_wire.chain(refused).collect::<Vec<_>>().join("; ")))
 }
 
-/// An error with its causes, on one line. A verifier's log is for a developer: its first and last lines.
+/// An error with its causes, on one line. A verifier log, which only a developer can use, is cut to its first and last
+/// line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -124,7 +125,7 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    // What aya writes where the verifier had nothing to say.
+    // aya writes this even if the verifier logged nothing.
     let text = text.replace(". Verifier output: ", ": ");
     let lines: Vec<_> = text
         .lines()
@@ -138,10 +139,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
 }
 
-/// Gives what the BTF took back to the system: glibc keeps freed memory.
+/// Returns the memory used for BTF to the system: glibc keeps freed memory.
 fn release_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: no preconditions.
+    // SAFETY: malloc_trim has no preconditions.
     unsafe {
         libc::malloc_trim(0);
     }
@@ -155,7 +156,7 @@ impl Loaded {
             .ok_or_else(|| anyhow!("the buffers are already in use"))
     }
 
-    /// What the kernel side, and the kernel, lost since load.
+    /// Losses of the kernel side, and of the kernel itself, since load.
     pub fn loss(&self) -> Ledger {
         let mut ledger: Ledger = Loss::ALL.into_iter().map(|kind| (kind, self.count(kind))).collect();
         ledger.add(Kind::RecursionMisses, self.recursion_misses());
@@ -163,19 +164,19 @@ impl Loaded {
         ledger
     }
 
-    /// What the kernel side lost of one kind.
+    /// How much of one kind the kernel side lost.
     pub fn count(&self, kind: Loss) -> u64 {
         let values = self.loss.get(&(kind as u32), 0);
         values.map_or(0, |values| values.iter().sum())
     }
 
-    /// Whether [`Self::loss`] is worth anything: bpf(2) may be forbidden to this process by now.
+    /// True if [`Self::loss`] can read the counters: this process may no longer be allowed to call bpf(2).
     pub fn counters_readable(&self) -> bool {
         self.loss.get(&0, 0).is_ok()
     }
 
-    /// Runs the kernel left out because the program was running on that CPU already (`recursion_misses`: 5.12, commit
-    /// 9ed9e9ba2337); a kernel that does not count them has none to report.
+    /// Runs that the kernel skipped because the program was already running on that CPU (`recursion_misses`: 5.12,
+    /// commit 9ed9e9ba2337); 0 on a kernel that does not count them.
     fn recursion_misses(&self) -> u64 {
         let Ok(own) = Directory::own() else { return 0 };
         self.ebpf
@@ -189,8 +190,9 @@ impl Loaded {
             .sum()
     }
 
-    /// Runs of the legacy object's kprobes that the kernel left out. Returns that were not waited for show as gaps. Kernels
-    /// before 5.14 or so count reads of a page that was not there as well (`kprobe_fault_handler`).
+    /// Runs of the legacy object's kprobes that the kernel skipped. Return probes beyond the kernel's limit do not
+    /// count here: they show as gaps. Kernels before about 5.14 also count reads of a page that was not present
+    /// (`kprobe_fault_handler`).
     fn kprobe_misses(&self) -> u64 {
         let misses = self.tracefs.as_ref().map_or(Ok(0), Tracefs::misses);
         match misses {
@@ -202,7 +204,7 @@ impl Loaded {
         }
     }
 
-    /// The object, for what reads its logs.
+    /// The object, for the reader of its log.
     pub(super) fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }

@@ -1,11 +1,11 @@
-//! Where the fields the programs read are in this kernel: the only place that names them.
+//! Offsets of the fields that the programs read in this kernel: the only file that names these fields.
 
 use imds_analyzer_ebpf::abi::Offsets;
 
 use super::btf::{Btf, BtfError};
 use crate::host::proc::Directory;
 
-/// Looks every field up; the error names the first that is missing.
+/// Looks up every field; the error names the first that is missing.
 pub fn from_btf(btf: &Btf) -> Result<Offsets, BtfError> {
     // The programs read struct sock's common part at the sock's own address.
     if btf.field("sock", "__sk_common")? != 0 {
@@ -52,7 +52,7 @@ pub fn from_btf(btf: &Btf) -> Result<Offsets, BtfError> {
     Ok(with_mptcp(btf, with_pages).unwrap_or(with_pages))
 }
 
-/// Audit's fields, of a kernel that was built with it, and how often the task executed a program.
+/// Fields of audit, each 0 if the kernel was built without it, and how often the task executed a program.
 fn with_login(btf: &Btf, settings: Offsets) -> Offsets {
     Offsets {
         task_loginuid: btf.field("task_struct", "loginuid").unwrap_or(0),
@@ -62,7 +62,7 @@ fn with_login(btf: &Btf, settings: Offsets) -> Offsets {
     }
 }
 
-/// All that the ways of files to their roots take, or nothing.
+/// All fields that are needed to walk from a file to its root, or none.
 fn with_paths(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     Ok(Offsets {
         task_fs: btf.field("task_struct", "fs")?,
@@ -82,7 +82,7 @@ fn with_paths(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     })
 }
 
-/// All that a cgroup's path takes, or nothing.
+/// All fields that a cgroup's path needs, or none.
 fn with_cgroup(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     Ok(Offsets {
         task_cgroups: btf.field("task_struct", "cgroups")?,
@@ -99,7 +99,7 @@ fn with_cgroup(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     })
 }
 
-/// All that says which file a process executes and in which namespaces, or nothing.
+/// All fields that tell which file a process executes and in which namespaces, or none.
 fn with_executable(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     let inum = btf.field("ns_common", "inum")?;
     Ok(Offsets {
@@ -119,7 +119,7 @@ fn with_executable(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     })
 }
 
-/// All that says whose the pages of a packet are, or nothing.
+/// All fields that tell whether the sender can still write the pages of a packet, or none.
 fn with_pages(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     // SKBFL_ZEROCOPY_ENABLE, SKBFL_SHARED_FRAG, SKBFL_PURE_ZEROCOPY, SKBFL_MANAGED_FRAG_REFS.
     const FLAGS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 4;
@@ -138,7 +138,7 @@ fn with_pages(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     })
 }
 
-/// All that says who sends on a connection of MPTCP, on a kernel that has it, or nothing.
+/// All fields that tell who sends on an MPTCP connection, or none. Not every kernel has MPTCP.
 fn with_mptcp(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     Ok(Offsets {
         tcp_sock_is_mptcp: btf.field("tcp_sock", "is_mptcp")?,
@@ -147,8 +147,8 @@ fn with_mptcp(btf: &Btf, settings: Offsets) -> Result<Offsets, BtfError> {
     })
 }
 
-/// Where a task's place in the v1 hierarchy of `pids` is, 0 where `pids` belongs to v2: container runtimes and systemd
-/// alike keep every container and every unit apart in it.
+/// Offset of a task's cgroup in the v1 hierarchy of `pids`, 0 if `pids` belongs to v2. In this hierarchy both container
+/// runtimes and systemd give every container and every unit a cgroup of its own.
 fn v1_hierarchy(btf: &Btf) -> Result<u32, BtfError> {
     const POINTER: u32 = 8;
     let own = Directory::own().and_then(|own| own.cgroup()).unwrap_or_default();

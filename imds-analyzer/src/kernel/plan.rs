@@ -1,4 +1,4 @@
-//! From what a host has to what will be done: a pure function, printed by `check`.
+//! From the features of a host to a plan: a pure function, whose result `check` prints.
 
 use imds_analyzer_ebpf::abi::{Budget, Offsets, OwnerHook, legacy::Settings};
 
@@ -8,33 +8,34 @@ use super::{
 };
 use crate::event::Tap;
 
-/// What to load, and why it is this.
+/// The objects to load, and the reasons.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The best first; the next one is for a kernel that refuses what it seems to have.
+    /// The best first; the next one is used if the kernel rejects the tap although it seems to have the features.
     pub taps: Vec<TapPlan>,
-    /// Why the wire tap is not among them; empty where it is, or was not asked for.
+    /// Why the wire tap is not in `taps`; empty if it is, or was not requested.
     pub not_wire: Vec<Obstacle>,
-    /// In words, in the order of decision.
+    /// The decisions in words, in order.
     pub reasons: Vec<String>,
 }
 
-/// An object to load, with what it is told.
+/// An object to load, with its settings.
 #[derive(Clone, Debug)]
 pub enum TapPlan {
-    /// The wire tap, whose programs judge packets in the kernel.
+    /// The wire tap, whose programs classify packets in the kernel.
     Modern {
         /// Written into the programs before load.
         offsets: Offsets,
         budget: Budget,
-        /// Follow connections for their answers.
+        /// Follow connections to see answers.
         answers: bool,
-        /// The sender hooks to try, the best first; `Connect` stands for none.
+        /// The sender hooks to try, the best first; `Connect` means no sender hook.
         owners: Vec<OwnerHook>,
     },
-    /// The send tap, which reads the senders' memory; with `packets` the wire tap, which passes packets on to user space.
+    /// The send tap, which reads the senders' memory; with `packets` the wire tap, which forwards packets to user
+    /// space.
     Legacy {
-        /// `None` where they have to be learnt.
+        /// `None` if calibration must learn them.
         settings: Option<Settings>,
         packets: bool,
     },
@@ -49,27 +50,28 @@ pub enum Object {
     Legacy,
 }
 
-/// What is asked for: `None` is the best there is.
+/// The user's request; `None` means the best available.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     pub object: Option<Object>,
-    /// The tap of the legacy object, which has both; the best one is the send tap, as it leaves nothing behind.
+    /// Which tap of the legacy object to use, as it has both. The default is the send tap, because it leaves nothing
+    /// behind.
     pub tap: Option<Tap>,
     pub owner: Option<OwnerHook>,
-    /// Do not follow connections for their answers.
+    /// Do not follow connections to see answers.
     pub without_answers: bool,
-    /// The modern object keeps it. The send tap has none: what it hands over is not yet a request of anybody's.
+    /// Only the modern object enforces the budget. The send tap cannot: its records are not yet requests of anybody.
     pub budget: KernelBudget,
 }
 
-/// This host cannot run the tool.
+/// The features that this host lacks to run the tool.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("this host cannot run it:\n{}", .obstacles.iter().map(|it| format!("  {it}")).collect::<Vec<_>>().join("\n"))]
 pub struct Impossible {
     pub obstacles: Vec<Obstacle>,
 }
 
-/// One missing thing.
+/// A missing feature.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: {why} ({})", .feature.name(), .feature.remedy())]
 pub struct Obstacle {
@@ -77,7 +79,7 @@ pub struct Obstacle {
     pub why: String,
 }
 
-/// The sender hooks, the best first: what each needs, and how it is called.
+/// The sender hooks, the best first, with the feature that each needs.
 pub(super) const SENDERS: [(OwnerHook, Feature); 3] = [
     (OwnerHook::Fentry, Feature::Fentry),
     (OwnerHook::TpBtf, Feature::TpBtf),
@@ -98,7 +100,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
             Err(missing) => obstacles = missing,
         }
     }
-    // It has one hook, which is always the sender's.
+    // The legacy object has a single owner hook, which always sees the sender.
     if wanted.object != Some(Object::Modern) && matches!(wanted.owner, None | Some(OwnerHook::Kprobe)) {
         let packets = wanted.object == Some(Object::Legacy) && wanted.tap == Some(Tap::Wire);
         match legacy(features, packets) {
@@ -157,7 +159,7 @@ fn missing(features: &Features, needed: impl IntoIterator<Item = Feature>) -> Ve
         .collect()
 }
 
-/// The modern object. An owner that is asked for forces a hook, else the best there is is taken.
+/// Plans the modern object. A requested owner hook is required; otherwise the best available one is used.
 fn modern(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Result<TapPlan, Vec<Obstacle>> {
     let owner = wanted.owner;
     let forced = SENDERS
@@ -219,7 +221,7 @@ fn modern(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Res
     })
 }
 
-/// The legacy object: its wire tap with `packets`, else its send tap.
+/// Plans the legacy object: its wire tap with `packets`, else its send tap.
 fn legacy(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> {
     let needed = [Feature::Privileges, Feature::KernelReads, Feature::KprobeEvents];
     let obstacles = missing(features, needed.into_iter().chain(packets.then_some(Feature::Cgroup2)));
@@ -234,7 +236,7 @@ fn legacy(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> 
 
 const NO_ANSWERS: &str = "answers: not seen with the legacy object; every request has imds.answer unseen";
 
-/// Said where the send tap is used.
+/// A reason given when the send tap is used.
 const PACKETS_NOT_ASKED_FOR: &str = "no wire tap of the legacy object: request it with --object legacy-wire (Linux 5.4 \
     and later); before 5.7 a killed tool leaves its program at the root of cgroup2 until it starts again";
 
@@ -293,7 +295,7 @@ mod tests {
         }
     }
 
-    /// The taps that follow, or what is missing.
+    /// The planned taps, or the missing features.
     fn decide(missing: &[Feature], wanted: Wanted) -> Result<Vec<String>, Vec<Feature>> {
         let name = |tap: &TapPlan| match tap {
             TapPlan::Modern { owners, .. } => {
@@ -444,7 +446,7 @@ mod tests {
                 plan.reasons
             );
         }
-        // The send tap keeps none, and promises none.
+        // The send tap has no budget, and promises none.
         let send = plan(&host(&[Feature::Btf]), Wanted::default()).unwrap();
         assert!(!send.reasons.iter().any(|reason| reason.starts_with("budget")));
     }

@@ -1,5 +1,5 @@
-//! The wire tap proves itself before it says ready: a connection of this process to an IMDS of its own, in a network
-//! namespace of its own, of which the records are held against what was sent.
+//! The wire tap's test before the tool reports ready: this process connects to a fake IMDS of its own, in a network
+//! namespace of its own, and compares the records with what it sent.
 
 use std::{
     fs,
@@ -26,20 +26,20 @@ use crate::{
     },
 };
 
-/// How long the proof may take: the records are there when the send returns, unless something is in their way.
+/// How long the test may take: the records are available when the send returns, unless something is in their way.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// After this it is tried once more: in a flood of others' records there may have been no room for these.
+/// Time until the test sends again: a flood of other records may have left no room for these.
 const TRY: Duration = Duration::from_millis(500);
-/// Records of others that are kept meanwhile; more than the ring buffer holds at once.
+/// Limit on the other processes' records that are kept during the test; more than the ring buffer holds at once.
 const EARLY_MAX: usize = 1 << 16;
-/// What comes back, and the statuses in it.
+/// The answers that the fake IMDS sends, and their statuses.
 const ANSWERS: &str =
     "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 const STATUSES: [u16; 2] = [200, 404];
-/// Between two looks into the ring buffer.
+/// Pause between two reads of the ring buffer.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The tap cannot be relied on, and why.
+/// Why the tap is not reliable.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(
@@ -57,15 +57,15 @@ pub enum Failure {
     Path,
     #[error("self-test: saw its own token unmasked")]
     Token,
-    /// The bytes are right, who sent them is not.
+    /// The bytes are right, but the sender is not.
     #[error("self-test: did not identify the sender of its own request: {0}")]
     Owner(String),
-    /// The requests are right, their answers are not.
+    /// The requests are right, but their answers are not.
     #[error("self-test: did not see the answers to its own requests: {0}")]
     Answers(String),
 }
 
-/// Where the proof is made. Making it takes longer than the proof, and needs nothing of the tap.
+/// The place of the test. Creating it takes longer than the test itself, and does not need the tap.
 pub struct Place {
     namespace: NetNs,
     listener: TcpListener,
@@ -78,7 +78,7 @@ impl Place {
             let address = Ipv4Addr::from(target::IPV4);
             let listen = || {
                 Netlink::open()?.add_address("lo", address.into(), 32)?;
-                // For who is not root; where it is refused, the port says so.
+                // Lets a process without root bind the port. If this write fails, so does the bind, which reports it.
                 let opened = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
                 let listener = TcpListener::bind((address, target::PORT));
                 listener.inspect_err(|_| tracing::debug!("ports for all: {opened:?}"))
@@ -89,8 +89,9 @@ impl Place {
         new().map_err(Failure::Place)
     }
 
-    /// Sends a v1 and a v2 request, the first in two pieces, and reads `records` until both are there, and with `answers`
-    /// their answers too. Returns how long it took. Records of others that come meanwhile are appended to `early`, in their order.
+    /// Sends a v1 and a v2 request, the first in two pieces, and reads `records` until both have arrived, and with
+    /// `answers` their answers too. Returns how long it took. Appends the records of other processes to `early`, in
+    /// their order.
     pub fn prove(
         &self,
         records: &mut RingBuf<MapData>,
@@ -150,7 +151,7 @@ impl Place {
                     Ok(Record::Request(request, _) | Record::Pending(request, _))
                         if cookies.contains(&request.cookie) => {}
                     Ok(Record::Owner(announced, ..)) if cookies.contains(&announced.cookie) => {}
-                    // What cannot be decoded is counted by the session.
+                    // The session counts records that cannot be decoded.
                     _ => early.push(bytes.to_vec()),
                 }
             }
@@ -177,7 +178,8 @@ impl Place {
         }
     }
 
-    /// Sends pieces on a connection, each in a packet of its own. Returns the cookie of its socket, and both of its ends.
+    /// Sends each piece in a packet of its own on a new connection. Returns the cookie of its socket, and both of its
+    /// ends.
     fn send(&self, pieces: &[&str]) -> io::Result<(u64, (TcpStream, TcpStream))> {
         let address = SocketAddr::from((target::IPV4, target::PORT));
         let connect = || TcpStream::connect_timeout(&address, DEADLINE);
@@ -219,7 +221,7 @@ fn check_owner(request: &Request, owner: OwnerHook) -> Result<(), Failure> {
     if hook != owner.as_str() {
         return Err(Failure::Owner(format!("{} did not see it, {hook} did", owner.as_str())));
     }
-    // In a pid namespace this process has another number.
+    // In a pid namespace this process has a different id.
     if in_first_pid_namespace() && task.tgid != std::process::id() {
         return Err(Failure::Owner(format!(
             "process {} instead of {}",
@@ -230,7 +232,7 @@ fn check_owner(request: &Request, owner: OwnerHook) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A word that nobody else sends.
+/// A word that no other process sends.
 fn random() -> String {
     let half = || RandomState::new().hash_one(0);
     format!("{:016x}{:016x}", half(), half())

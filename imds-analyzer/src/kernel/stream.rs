@@ -1,5 +1,4 @@
-//! Records out of the kernel, as they come: from the ring buffer, or in the order of time from the perf buffers, one a
-//! CPU.
+//! Records from the kernel: from the ring buffer as they arrive, or from the perf buffers, one per CPU, sorted by time.
 
 use std::{collections::VecDeque, future::poll_fn, io, task::Poll};
 
@@ -14,29 +13,29 @@ use zeroize::Zeroizing;
 
 use crate::host::clock;
 
-/// Where an object's records are.
+/// The buffers that an object writes its records to.
 pub enum Buffers {
-    /// And the records that were read from it already.
+    /// The ring buffer, and the records that were already read from it.
     Ring(RingBuf<MapData>, Vec<Vec<u8>>),
     Perf(Vec<PerfEventArrayBuffer<MapData>>),
 }
 
-/// The buffers, with waiting.
+/// The buffers, which can be awaited.
 pub enum Stream {
     Ring(RingStream),
     Perf(PerfStream),
 }
 
-/// A ring buffer, and the records that were read from it before.
+/// A ring buffer, and the records that were already read from it.
 pub struct RingStream {
     ring: AsyncFd<RingBuf<MapData>>,
     early: VecDeque<Vec<u8>>,
 }
 
-/// What is taken from a stream.
+/// An item of a stream.
 pub enum Taken<'a> {
     Record(&'a [u8]),
-    /// So many records found no room, until this time in ns of `CLOCK_MONOTONIC`.
+    /// The number of records that did not fit, up to this time in ns of `CLOCK_MONOTONIC`.
     Lost(u64, u64),
 }
 
@@ -56,7 +55,7 @@ impl Stream {
     /// Waits until there may be something to read. Cancel safe.
     pub async fn ready(&self) -> io::Result<()> {
         match self {
-            // What is there is read to the end every time: the next edge is the next record.
+            // A caller reads the ring buffer to its end each time, so the next edge is the next record.
             Self::Ring(stream) if stream.early.is_empty() => {
                 stream.ring.readable().await.map(|mut guard| guard.clear_ready())
             }
@@ -65,7 +64,8 @@ impl Stream {
         }
     }
 
-    /// Hands records to `take`: up to `limit` of the ring buffer's, all that are in order of the others; how many it were.
+    /// Hands records to `take` and returns their number: up to `limit` from the ring buffer; from perf buffers, all
+    /// whose order is certain.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Taken<'_>)) -> usize {
         match self {
             Self::Ring(stream) => {
@@ -85,11 +85,11 @@ impl Stream {
     }
 }
 
-/// Records of one socket come from any CPU, one after the other. What happened before a moment was in its buffer before
-/// that moment: records up to a time that was read before the buffers are in order once they are sorted.
+/// Records of one socket arrive in the buffers of any CPU. An event is in its buffer at the time it has happened:
+/// records up to a time that was read before the buffers are therefore in order after sorting.
 pub struct PerfStream {
     buffers: Vec<AsyncFd<PerfEventArrayBuffer<MapData>>>,
-    /// Read, with the time of each, and wiped when done with: there are tokens in them.
+    /// Records that were read, with their times. They hold tokens, and are wiped after use.
     records: Vec<(u64, Zeroizing<Vec<u8>>)>,
     lost: u64,
 }
@@ -135,14 +135,14 @@ impl PerfStream {
             let (records, lost) = (&mut self.records, &mut self.lost);
             read(buffer.get_mut(), |taken| match taken {
                 Taken::Record(bytes) => {
-                    // A record without a header is one that cannot be decoded: it is counted where it is.
+                    // A record without a header cannot be decoded, and is counted when decoding fails.
                     let time = Header::read_from_prefix(bytes).map_or(0, |(header, _)| header.time);
                     records.push((time, Zeroizing::new(bytes.to_vec())));
                 }
                 Taken::Lost(count, _) => *lost += count,
             });
         }
-        // Of one CPU they are in order already, and a stable sort leaves those of one time alone.
+        // The records of one CPU are in order already, and a stable sort keeps the order of equal times.
         self.records.sort_by_key(|(time, _)| *time);
         let count = self.records.partition_point(|(time, _)| *time <= now);
         for (_, record) in self.records.drain(..count) {

@@ -1,7 +1,8 @@
-//! The kernel's files for making kprobes, which the send tap makes itself: only there can the number of returns that are
-//! waited for at once be chosen, and before 4.17 there is no other way.
+//! The kernel's files for creating kprobes. The send tap uses them because only there can it choose how many calls a
+//! return probe tracks at once, and because before 4.17 there is no other way.
 //!
-//! An entry outlives who made it: ours are removed at the end, and those of predecessors that were killed at the start.
+//! An entry outlives its creator: the tool removes its own entries at the end, and those of killed predecessors at the
+//! start.
 
 use std::{
     fs::File,
@@ -22,27 +23,27 @@ use crate::host::{
     proc,
 };
 
-/// Entries of all instances of this tool are in one group.
+/// The group of the entries of all instances of this tool.
 const GROUP: &str = "imds_analyzer";
 const EVENTS: &str = "kprobe_events";
-/// Where the kernel makes room for it (4.1).
+/// The directory that the kernel creates for mounting tracefs (4.1).
 const MOUNT_POINT: &str = "/sys/kernel/tracing";
-/// Returns of the function that are waited for at once, the most that can be: every blocked sender of the host is one.
+/// How many calls a return probe tracks at once, the maximum: every blocked sender of the host is one.
 const MAX_ACTIVE: u32 = 4096;
 
-/// The directory, open.
+/// The open tracefs directory.
 #[derive(Debug)]
 pub struct Tracefs {
     root: OwnedFd,
     place: String,
 }
 
-/// A kprobe in the kernel; removed when this is dropped, and in use as long as a program is attached to it.
+/// A kprobe in the kernel. Removed when this is dropped; in use as long as a program is attached to it.
 #[derive(Debug)]
 pub struct Event {
     events: File,
     name: String,
-    /// By which perf knows it.
+    /// The id that perf uses for the kprobe.
     pub id: u64,
 }
 
@@ -50,11 +51,11 @@ pub struct Event {
 #[derive(Clone, Debug)]
 pub struct Tracepoint {
     pub id: u64,
-    /// How the kernel describes the record, a line for each field.
+    /// The kernel's description of the record, one line per field.
     format: String,
 }
 
-/// The end of a function or its begin.
+/// The side of a function that a kprobe is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Entry,
@@ -62,7 +63,7 @@ pub enum Side {
 }
 
 impl Tracefs {
-    /// Finds the mount in mountinfo, or mounts one that nobody else sees.
+    /// Finds the mount in mountinfo, or creates a private mount.
     pub fn open() -> io::Result<Self> {
         let (root, place) = match find(mounts::read()?) {
             Some(path) => (directory(&path)?, path.display().to_string()),
@@ -76,7 +77,7 @@ impl Tracefs {
         Ok(tracefs)
     }
 
-    /// Where it is, for people.
+    /// The path of the mount, for people.
     pub fn describe(&self) -> &str {
         &self.place
     }
@@ -91,22 +92,22 @@ impl Tracefs {
         Ok(text)
     }
 
-    /// Never truncated: that would remove the entries of everyone.
+    /// Opens the list of kprobes. Never truncates it: that would remove everyone's entries.
     fn events(&self) -> io::Result<File> {
         self.file(EVENTS, OFlags::WRONLY | OFlags::APPEND)
     }
 
-    /// Removes what predecessors left behind; returns how many entries.
+    /// Removes the entries of dead predecessors; returns how many.
     pub fn sweep(&self) -> io::Result<usize> {
         let mut removed = 0;
         for name in abandoned(&self.read(EVENTS)?, proc::exists) {
-            // One that is in use is not removed (EBUSY): its owner is in another pid namespace.
+            // The kernel does not remove an entry that is in use (EBUSY): its owner is in another pid namespace.
             removed += usize::from(self.events()?.write_all(format!("-:{GROUP}/{name}").as_bytes()).is_ok());
         }
         Ok(removed)
     }
 
-    /// Makes a kprobe on `function`, for the program `label`.
+    /// Creates a kprobe on `function`, for the program `label`.
     pub fn add(&self, function: &str, side: Side, label: &str) -> io::Result<Event> {
         let name = format!("p{}_{label}_{function}", std::process::id());
         let kind = match side {
@@ -133,14 +134,14 @@ impl Tracefs {
         })
     }
 
-    /// Runs of our kprobes that the kernel left out (`kprobe_profile`: event, hits, misses).
+    /// Runs of this process's kprobes that the kernel skipped (`kprobe_profile`: event, hits, misses).
     pub fn misses(&self) -> io::Result<u64> {
         Ok(misses(&self.read("kprobe_profile")?, std::process::id()))
     }
 }
 
 impl Tracepoint {
-    /// Where a field of four bytes is in the record.
+    /// Offset of a four-byte field in the record.
     pub fn offset(&self, field: &str) -> Option<u32> {
         self.format.lines().find_map(|line| {
             let mut parts = line.split(';').map(str::trim);
@@ -160,13 +161,13 @@ impl Drop for Event {
     }
 }
 
-/// Mount point of tracefs, or of debugfs's part of it.
+/// Mount point of tracefs, which may be inside debugfs.
 fn find(mounts: impl IntoIterator<Item = Mount>) -> Option<PathBuf> {
     let found = mounts.into_iter().find(|mount| mount.system == "tracefs")?;
     Some(found.point)
 }
 
-/// Mounts tracefs in a mount namespace that ends with the thread; the mount lives on in the descriptor.
+/// Mounts tracefs in a mount namespace that ends with the thread; the descriptor keeps the mount alive.
 fn private() -> io::Result<OwnedFd> {
     on_own_thread("tracefs", || {
         namespace::leave(LinkNameSpaceType::Mount)?;
@@ -181,7 +182,7 @@ fn directory(path: &std::path::Path) -> io::Result<OwnedFd> {
     Ok(open(path, flags, Mode::empty())?)
 }
 
-/// Entries of our group by processes that are no more.
+/// Entries of our group whose process no longer exists.
 fn abandoned(events: &str, is_alive: impl Fn(u32) -> bool) -> Vec<String> {
     events
         .lines()
@@ -206,10 +207,10 @@ fn misses(profile: &str, pid: u32) -> u64 {
         .sum()
 }
 
-/// Lets a program run at the event or tracepoint `id`, on every CPU, as long as the descriptor is open.
+/// Makes a program run at the event or tracepoint `id`, on every CPU, as long as the descriptor is open.
 pub fn attach(program: std::os::fd::BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
-    /// `perf_event_attr` as its first version had it (`PERF_ATTR_SIZE_VER0`): type and size, config, sample_period, and
-    /// more that stays 0.
+    /// Length in words of the first version of `perf_event_attr` (`PERF_ATTR_SIZE_VER0`): type and size, config,
+    /// sample_period, and fields that stay 0.
     const WORDS: usize = 8;
     const PERF_TYPE_TRACEPOINT: u32 = 2;
     const PERF_FLAG_FD_CLOEXEC: u64 = 8;
@@ -221,7 +222,7 @@ pub fn attach(program: std::os::fd::BorrowedFd<'_>, id: u64) -> io::Result<Owned
     attributes[1] = id;
     attributes[2] = 1;
     let (any_process, first_cpu, no_group) = (-1, 0, -1);
-    // SAFETY: the attributes are as long as they say.
+    // SAFETY: the size in the attributes is their real size.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
@@ -236,7 +237,7 @@ pub fn attach(program: std::os::fd::BorrowedFd<'_>, id: u64) -> io::Result<Owned
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a new descriptor that nobody else has.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     let perf = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
     // SAFETY: both descriptors are open, and the request takes a descriptor by value.
     let set = unsafe { libc::ioctl(fd, PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()) };

@@ -1,8 +1,8 @@
 //! The embedded IMDS: an HTTP server that answers like EC2's, so that real clients and SDKs work with it.
 //!
 //! It follows EC2's documentation (User Guide, "Access instance metadata", "How IMDSv2 works"); comments in [`answer`]
-//! describe choices where that says nothing. Two differences are intentional: connections have no idle time-out, and
-//! nothing is throttled, so that tests set the pace.
+//! describe choices where the documentation says nothing. Two differences are intentional: connections have no idle
+//! time-out, and nothing is throttled, so that tests set the pace.
 
 mod answer;
 mod body;
@@ -57,7 +57,7 @@ pub struct Answered {
     pub token_requests: u64,
     /// Other requests with the token header, even if it is invalid or empty.
     pub with_token: u64,
-    /// Other requests without it.
+    /// Other requests without the token header.
     pub without_token: u64,
     /// Requests that were not HTTP, or too large.
     pub malformed: u64,

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::imds::{IPV4, IPV6};
 use crate::host::{namespace::NetNs, netlink::Netlink};
 
-/// The name of both ends of the cable in [`Lab::routed`].
+/// The name of both ends of the veth pair in [`Lab::routed`].
 const LINK: &str = "imds0";
 const CLIENT: (Ipv4Addr, Ipv6Addr) = (
     Ipv4Addr::new(10, 123, 0, 1),
@@ -47,14 +47,14 @@ impl Lab {
         })
     }
 
-    /// Two namespaces joined by a cable, as on EC2: IMDS is not an address of the client's host.
+    /// Two namespaces joined by a veth pair, like on EC2: IMDS is not an address of the client's host.
     pub fn routed() -> anyhow::Result<Self> {
         let (client, server) = (NetNs::new()?, NetNs::new()?);
         client
             .run(|| Netlink::open()?.add_veth(LINK, server.as_fd()))?
             .context("cannot create a veth pair (is the veth module available?)")?;
         let ends = [(&client, CLIENT), (&server, SERVER)];
-        // Both ends up first: a link has a carrier only then.
+        // Bring both ends up first: a link has a carrier only then.
         for (namespace, _) in ends {
             namespace
                 .run(|| Netlink::open()?.link_up(LINK))?
@@ -93,7 +93,7 @@ impl Lab {
     }
 }
 
-/// Puts both IMDS addresses on `lo`; true if the IPv6 one is there.
+/// Adds both IMDS addresses to `lo`; true if the IPv6 one was added.
 fn add_imds(netlink: &mut Netlink) -> anyhow::Result<bool> {
     add_address(netlink, "lo", IPV4.into(), 32)?;
     add_ipv6(netlink, "lo", IPV6, 128)
@@ -141,7 +141,7 @@ mod tests {
             .collect()
     }
 
-    /// Is the namespace still that of a process, or open in one?
+    /// True if a process is in the namespace or has it open.
     fn is_held(inode: u64) -> anyhow::Result<bool> {
         for process in proc::pids()?.flatten().flat_map(Directory::open) {
             let is = |path: &str| process.metadata(path).is_ok_and(|it| it.stx_ino == inode);
@@ -162,7 +162,7 @@ mod tests {
         drop(lab);
         for inode in inodes {
             let (inode, deadline) = (inode?, Instant::now() + Duration::from_secs(20));
-            // The number may be given to another test's namespace at once: wait until it is seen free.
+            // Another test's namespace may get the inode number immediately: wait until it is free.
             while is_held(inode)? {
                 assert!(Instant::now() < deadline, "network namespace {inode} is still held");
                 thread::sleep(Duration::from_millis(20));
@@ -172,7 +172,7 @@ mod tests {
         Ok(())
     }
 
-    /// What `ip netns list` would print.
+    /// The paths of the names that `ip netns list` would print.
     fn names() -> anyhow::Result<BTreeSet<PathBuf>> {
         match fs::read_dir("/run/netns") {
             Ok(names) => names.map(|name| Ok(name?.path())).collect(),

@@ -21,7 +21,7 @@ pub struct Step {
     pub expect: &'static str,
     /// The program and its arguments.
     pub command: &'static [&'static str],
-    /// Programs without which the step is skipped.
+    /// Programs that the step needs; it is skipped without them.
     needs: &'static [&'static str],
     needs_ipv6: bool,
 }
@@ -34,7 +34,7 @@ pub enum StepOutcome {
     Refused,
     /// There was no answer, with the reason.
     Failed(String),
-    /// It cannot run here, with the reason.
+    /// The step cannot run here, with the reason.
     Skipped(String),
 }
 
@@ -140,7 +140,7 @@ mod tests {
         let server = Server::start(&lab.server, Options { tokens })?;
         let (sender, outcomes) = mpsc::channel();
         let tour = Tour::default().spawn(Arc::clone(&lab), move |step, outcome| {
-            // The test waits for it until the channel closes.
+            // The test receives outcomes until the channel closes.
             let _ = sender.send((*step, outcome));
         })?;
         let outcomes = outcomes.iter().collect();
@@ -154,7 +154,7 @@ mod tests {
         for (step, outcome) in &outcomes {
             assert_eq!(outcome, &StepOutcome::Done, "{}", step.title);
         }
-        // curl and Python with a token, and the PUTs of both; every other step sends one request without.
+        // curl and Python each send a PUT and a request with the token; every other step sends one request without.
         let expected = Answered {
             token_requests: 2,
             with_token: 2,
@@ -169,7 +169,7 @@ mod tests {
     fn where_tokens_are_required_calls_without_one_are_refused() -> anyhow::Result<()> {
         let (outcomes, _) = tour(Tokens::Required)?;
         for (step, outcome) in outcomes {
-            // The orphan's end nobody hears of, and the probe takes every error for a no.
+            // Nobody sees how the orphan ends, and the probe takes every error as a no.
             let is_done = ["with a token", "parent is gone", "another cloud"]
                 .iter()
                 .any(|it| step.title.contains(it));

@@ -1,4 +1,4 @@
-//! The stream of one connection: bytes go through the classifier, heads come out as records.
+//! The stream of one connection: feeds its bytes to the classifier and reports heads as records.
 
 use std::collections::VecDeque;
 
@@ -17,41 +17,41 @@ use zerocopy::FromZeros as _;
 use super::{Report, urgent::Urgent};
 use crate::loss::Ledger;
 
-/// Changes of sender remembered: a head may come from several, and packets may wait.
+/// Maximum number of sender changes remembered: a head may have several senders, and packets may be delayed.
 const SENDERS_MAX: usize = 64;
 
 /// The state of one connection.
 pub(super) struct Stream {
     sock: u64,
-    /// The socket's, or a number in its place.
+    /// The socket's cookie, or a number used instead.
     cookie: u64,
     classifier: Box<Classifier>,
-    /// Stream bytes before the next one; its sequence number where packets are seen.
+    /// Position of the next byte: the number of bytes before it, or its sequence number if packets are seen.
     position: u32,
     senders: VecDeque<Sender>,
-    /// Bytes were in pages of a sender, or may be in those of one that was forgotten.
+    /// True if bytes were in pages of a sender, or may have been in those of a sender that was forgotten.
     had_pages: bool,
     forgot_pages: bool,
-    /// Who connected, if that was seen.
+    /// The process that connected, if that was seen.
     connector: Task,
     endpoints: Endpoints,
-    /// Where packets go, if that is seen.
+    /// Destination of the packets, if they are seen.
     packet_destination: Option<([u8; 16], u16)>,
     flags: u16,
-    /// The head of which an unfinished-notice was given, and whether with its request line.
+    /// Start of the head that was reported as unfinished, and whether that report had the request line.
     noted: Option<(u32, bool)>,
-    /// Bytes that could not be read were reported, and the next ones are their continuation.
+    /// True if unreadable bytes were reported and the next unreadable bytes continue them.
     continues: bool,
     urgent: Urgent,
-    /// More may wait in the socket than an urgent pointer can tell of.
+    /// True if more bytes may wait in the socket than an urgent pointer can span.
     is_far: bool,
 }
 
-/// The sender from a position on.
+/// The sender of the bytes from a position on.
 struct Sender {
     from: u32,
     task: Task,
-    /// The bytes stay in pages that it can still write.
+    /// True if the bytes stay in pages that the sender can still write.
     pages: bool,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Endpoints {
 }
 
 impl Stream {
-    /// Of packets, of which none has been seen.
+    /// A stream followed by packets, before the first packet.
     pub(super) fn new(cookie: u64) -> Self {
         Self {
             sock: 0,
@@ -87,9 +87,10 @@ impl Stream {
         }
     }
 
-    /// Of sends on the socket of `send`, which has no cookie that is known here; `connection` is a number in its place.
+    /// A stream followed by sends on the socket of `send`, whose cookie is unknown here; `connection` is a number used
+    /// instead.
     pub(super) fn of_sends(send: &Send, connection: u64) -> Self {
-        /// Marks such a number.
+        /// Marks a number that is not a cookie.
         const CONNECTION: u64 = 1 << 63;
         Self {
             sock: send.sock,
@@ -98,24 +99,23 @@ impl Stream {
         }
     }
 
-    /// Notes who connected, as it was seen.
     pub(super) fn set_connector(&mut self, task: Task) {
         self.connector = task;
     }
 
-    /// Notes the two ends as a send has them; a socket that was reset has no port any more.
+    /// Notes the addresses and ports of a send. After a reset the socket has no port any more: then nothing changes.
     pub(super) fn note_endpoints(&mut self, send: &Send) {
         if send.source_port != 0 {
             self.endpoints = Endpoints::of(send);
         }
     }
 
-    /// Another connection of the same socket.
+    /// Starts another connection of the same socket.
     pub(super) fn restart(&mut self) {
         *self = Self::new(self.cookie);
     }
 
-    /// Its beginning was not seen: it is older, or has been given up before.
+    /// Starts in the middle: the connection is older than the tap, or was given up before.
     pub(super) fn start_midstream(&mut self, reason: Reason) {
         self.classifier.join_midstream(reason);
         self.is_far = true;
@@ -124,10 +124,10 @@ impl Stream {
         }
     }
 
-    /// Its first packet is there, which has the byte `seq`.
+    /// Starts with the first packet, whose first byte is `seq`.
     pub(super) fn start(&mut self, seq: u32, local: bool, endpoints: Endpoints, destination: ([u8; 16], u16)) {
         self.position = seq;
-        // A send that began before it knows better.
+        // The endpoints of a send that began before the packet are better.
         if self.sock == 0 {
             self.endpoints = endpoints;
         }
@@ -135,34 +135,34 @@ impl Stream {
         self.flags |= if local { request_flags::LOCAL } else { 0 };
     }
 
-    /// Where the next byte stands.
+    /// Position of the next byte.
     pub(super) fn position(&self) -> u32 {
         self.position
     }
 
-    /// From `seq` on `send` is what is sent, and its two ends are the socket's.
+    /// Notes that the bytes from `seq` on come from `send`, and takes its addresses and ports.
     pub(super) fn note(&mut self, send: &Send, seq: u32, counters: &mut Ledger) {
         self.sock = send.sock;
         self.note_endpoints(send);
-        // Nothing was sent since, or it was not said: whoever comes later is it.
+        // Earlier senders at this position sent nothing, or their bytes were not reported: the latest one counts.
         while self.senders.back().is_some_and(|sender| sender.from == seq) {
             self.senders.pop_back();
         }
         self.sent_by(&send.task, send.flags, seq, counters);
     }
 
-    /// It may have been anybody who sent what follows, and from any pages.
+    /// Forgets all senders: any process may have sent the next bytes, from any pages.
     pub(super) fn forget_all_senders(&mut self) {
         self.senders.clear();
         self.had_pages = true;
     }
 
-    /// True where a head may begin.
+    /// True if a head may begin here.
     pub(super) fn is_between_heads(&self) -> bool {
         self.classifier.is_between_heads()
     }
 
-    /// Reports the unfinished head, if there is one, because nothing more of the connection is followed.
+    /// Reports the unfinished head, if there is one, because the connection is no longer followed.
     pub(super) fn give_up(&mut self, time: u64, report: &mut impl Report) -> bool {
         let unfinished = self.classifier.is_unfinished();
         if unfinished {
@@ -171,7 +171,7 @@ impl Stream {
         unfinished
     }
 
-    /// `task` sends what follows, with [`send_flags`].
+    /// Notes that `task` sends the bytes from `position` on, with [`send_flags`].
     pub(super) fn sent_by(&mut self, task: &Task, flags: u32, position: u32, counters: &mut Ledger) {
         let pages = flags & send_flags::SENDER_PAGES != 0;
         self.had_pages |= pages;
@@ -190,7 +190,7 @@ impl Stream {
         });
     }
 
-    /// True if bytes of it were in pages that their sender could still write, or may have been.
+    /// True if bytes of the stream were, or may have been, in pages that their sender could still write.
     pub(super) fn had_pages(&self) -> bool {
         self.had_pages || self.forgot_pages
     }
@@ -206,8 +206,8 @@ impl Stream {
             })
     }
 
-    /// The last of `len` bytes that come next is urgent, as their send says, unless TCP may take another byte for it: because
-    /// they `waited` for room, or because too much may wait before them.
+    /// Notes that the last of the next `len` bytes is urgent, according to its send. Gives up if TCP may mark another
+    /// byte: because the send `waited` for room, or because too many bytes may wait before it.
     pub(super) fn expect_urgent(&mut self, len: u32, waited: bool, time: u64, report: &mut impl Report) {
         /// An urgent pointer has 16 bits.
         const FAR: u32 = 0xffff;
@@ -215,7 +215,8 @@ impl Stream {
         const WAITING_MAX: u32 = 16 * 1024 * 1024;
         self.is_far |= self.position > FAR;
         if self.is_far {
-            // What waits in the socket leaves with pointers that do not reach that far: bytes before it are taken for it.
+            // Bytes that wait in the socket leave with pointers that do not reach the urgent byte: a receiver takes an
+            // earlier byte for it.
             let waiting = WAITING_MAX.min(self.position);
             self.revoke(
                 self.position.wrapping_sub(waiting),
@@ -233,7 +234,7 @@ impl Stream {
         }
     }
 
-    /// The byte at `position` is urgent, by what a packet says.
+    /// Notes that a packet marks the byte at `position` as urgent.
     pub(super) fn urgent(&mut self, position: u32, time: u64, report: &mut impl Report) {
         if self.urgent.knows(position) {
             return;
@@ -246,7 +247,7 @@ impl Stream {
         }
     }
 
-    /// Takes back the verdict on `len` bytes from `from` on: a receiver may have others.
+    /// Revokes the verdict on `len` bytes from `from` on: a receiver may have got other bytes.
     pub(super) fn revoke(&mut self, from: u32, len: u32, reason: Reason, time: u64, report: &mut impl Report) {
         let end = from.wrapping_add(len);
         let begin = if self.classifier.is_unfinished() {
@@ -287,21 +288,22 @@ impl Stream {
         }
     }
 
-    /// `missing` bytes of the stream cannot be judged. What may be in them is reported, once.
+    /// Skips `missing` bytes of the stream that cannot be judged, and reports once what they may contain.
     pub(super) fn unseen(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) {
         if !self.cut(missing, reason, time, report) && !self.continues {
             self.report_unseen(reason, time, report);
         }
-        // A file of many pages is many sends.
+        // A file of many pages arrives in many sends.
         self.continues = missing as usize >= PIECE_MAX;
     }
 
-    /// What comes next is no continuation of bytes that could not be read.
+    /// Notes that the next bytes do not continue unreadable ones.
     pub(super) fn end_unseen(&mut self) {
         self.continues = false;
     }
 
-    /// Reports the head in which `missing` bytes cannot be judged, if they are in one; `u32::MAX` if nobody knows how many.
+    /// Skips `missing` bytes that cannot be judged, and reports the head that they are in, if any. `u32::MAX` if their
+    /// number is unknown.
     pub(super) fn cut(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) -> bool {
         self.is_far |= missing == u32::MAX;
         self.urgent.gap(self.position, missing, &mut self.classifier);
@@ -313,7 +315,7 @@ impl Stream {
         cut
     }
 
-    /// Nothing more comes.
+    /// Ends the stream: no more bytes follow.
     pub(super) fn close(&mut self, time: u64, report: &mut impl Report) {
         if self.classifier.close() == Step::Head {
             self.report(RecordKind::Request, None, time, report);
@@ -323,7 +325,7 @@ impl Stream {
         }
     }
 
-    /// Once at first, once with its request line, as the wire tap does.
+    /// Reports an unfinished head: once when it is first seen, and once with its request line, like the wire tap.
     pub(super) fn note_unfinished(&mut self, time: u64, report: &mut impl Report) {
         if !self.classifier.is_unfinished() {
             return;
@@ -340,7 +342,7 @@ impl Stream {
         self.report(RecordKind::Pending, None, time, report);
     }
 
-    /// Reports the head that the classifier has read last; for another reason than its own if there is one.
+    /// Reports the head that the classifier read last; `reason` replaces the head's own reason.
     fn report(&mut self, kind: RecordKind, reason: Option<Reason>, time: u64, report: &mut impl Report) {
         let head = self.classifier.head();
         let begin = self.position.wrapping_sub(head.len);
@@ -357,13 +359,13 @@ impl Stream {
         self.forget_senders(begin);
     }
 
-    /// Reports what nobody could read as one request.
+    /// Reports unreadable bytes as one request.
     pub(super) fn report_unseen(&mut self, reason: Reason, time: u64, report: &mut impl Report) {
         let request = self.unknown(RecordKind::Request, self.position, reason, time);
         report(RecordKind::Request, &request, &[]);
     }
 
-    /// A request in the place of bytes from `begin` on that nobody could read.
+    /// A request that stands for unreadable bytes from `begin` on.
     fn unknown(&self, kind: RecordKind, begin: u32, reason: Reason, time: u64) -> Request {
         let mut request = self.request(kind, begin, time);
         if request.task.tgid == 0 {
@@ -389,7 +391,7 @@ impl Stream {
         request.cookie = self.cookie;
         request.seq = begin;
         request.task = self.sender(begin);
-        // A host reaches its own addresses from themselves, unless the sender chose another.
+        // A connection to one of the host's own addresses has the same source address, unless the sender chose another.
         let local = endpoints.source == endpoints.destination;
         request.flags = self.flags | if local { request_flags::LOCAL } else { 0 };
         if self.has_pages(begin) {
@@ -406,7 +408,7 @@ impl Stream {
         request
     }
 
-    /// Who sent last, or who connected.
+    /// The last sender, or the process that connected.
     pub(super) fn last_sender(&self) -> Task {
         self.senders.back().map_or(self.connector, |sender| sender.task)
     }
@@ -421,12 +423,13 @@ impl Stream {
         sender.map_or_else(Task::default, |sender| sender.task)
     }
 
-    /// Those who sent before `position` alone.
+    /// Forgets the senders whose bytes all come before `position`.
     fn forget_senders(&mut self, position: u32) {
         while self.senders.get(1).is_some_and(|next| !is_before(position, next.from)) {
             self.senders.pop_front();
         }
-        // It stays before what follows, however much that is.
+        // Move the start of the first sender forward, so that it compares as before all later bytes, however many
+        // follow.
         if let Some(first) = self.senders.front_mut()
             && !is_before(position, first.from)
         {

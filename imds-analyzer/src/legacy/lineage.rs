@@ -1,7 +1,8 @@
-//! Who started whom, where tasks cannot be read: what /proc showed at first, and what the kernel has told since.
+//! The parents of all processes, for kernels whose tasks cannot be read: from /proc at the start, and from the kernel's
+//! records of fork and exec since then.
 //!
-//! A pid names another process once it is used again, so every process gets a number of ours. Of the oldest that nobody
-//! asked for something is forgotten: there /proc stands in.
+//! The kernel reuses pids, so every process gets a number of our own. Processes that were not used for longest are
+//! forgotten: /proc has to replace them.
 
 use std::{collections::HashMap, num::NonZeroUsize};
 
@@ -14,20 +15,20 @@ use crate::host::{
     proc::{self, Proc},
 };
 
-/// Processes remembered.
+/// Maximum number of processes remembered.
 const NODES_MAX: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
 
-/// All processes of the host, and what was the parent of each.
+/// All processes of the host, and the parent of each.
 #[derive(Debug)]
 pub struct Lineage {
     nodes: LruCache<u64, Node>,
-    /// The process that has a pid now, or had it last.
+    /// Number of the process that has a pid now, or had it last.
     current: HashMap<u32, u64>,
     next: u64,
-    /// Number of times that records were lost, and the last of these, in ns since boot.
+    /// How often records were lost, and when last, in ns since boot.
     losses: u64,
     lost_at: u64,
-    /// /proc has the same numbers as the kernel's records.
+    /// True if /proc has the same pids as the kernel's records.
     has_proc: bool,
 }
 
@@ -35,19 +36,19 @@ pub struct Lineage {
 struct Node {
     pid: u32,
     uid: u32,
-    /// Of its parent; 0 where that is not known, or nobody.
+    /// Number of its parent; 0 if unknown or none.
     parent: u64,
-    /// ns since boot; to the tick, once `exact`.
+    /// In ns since boot; precise to the tick once `exact`.
     start: u64,
     exact: bool,
-    /// Changes when it executes another program.
+    /// Changes when the process executes another program.
     exec: u64,
     comm: [u8; COMM_LEN],
-    /// [`Lineage::losses`] when this was known to be right.
+    /// [`Lineage::losses`] when these facts were last certain.
     seen: u64,
 }
 
-/// A process as /proc has it.
+/// A process as /proc shows it.
 struct Found {
     parent: u32,
     uid: u32,
@@ -56,7 +57,7 @@ struct Found {
 }
 
 impl Lineage {
-    /// With the processes that /proc shows.
+    /// A lineage with the processes that /proc shows.
     pub fn of_this_host() -> Self {
         let mut lineage = Self::empty();
         lineage.has_proc = in_first_pid_namespace();
@@ -66,8 +67,8 @@ impl Lineage {
         lineage
     }
 
-    /// Records were lost until `time`, in ns since boot: what is known may be wrong, and is looked up again when it is
-    /// asked for. To read all of /proc would take long, and lose more.
+    /// Notes that records were lost until `time`, in ns since boot. Known facts may be wrong, and are looked up again
+    /// on use: reading all of /proc would take long, and lose more records.
     pub(super) fn doubt(&mut self, time: u64) {
         self.losses += 1;
         self.lost_at = time;
@@ -94,7 +95,7 @@ impl Lineage {
                 return;
             }
         };
-        // One that is gone by now has no children that it could be looked up for.
+        // A process that has exited by now has no children to be looked up for.
         let found: Vec<_> = pids.flatten().filter_map(|pid| Some((pid, Found::of(pid)?))).collect();
         for (pid, found) in &found {
             self.put(Node {
@@ -129,7 +130,7 @@ impl Lineage {
             return;
         }
         let parent = self.current.get(&record.tgid).copied().unwrap_or(0);
-        // Whoever starts processes is not forgotten before them.
+        // A process that starts others is not forgotten before them.
         self.nodes.promote(&parent);
         self.put(Node {
             pid: record.child,
@@ -158,8 +159,8 @@ impl Lineage {
         self.nodes.get_mut(self.current.get(&pid)?)
     }
 
-    /// Looks the process `pid` up in /proc if what is known of it may be wrong, and its parents as far as they were not
-    /// known at all.
+    /// Looks up the process `pid` in /proc if the known facts may be wrong, and its ancestors as far as they are
+    /// unknown.
     fn look_again(&mut self, pid: u32) {
         let (mut pid, mut child) = (pid, None);
         for _ in 0..=ANCESTORS_MAX {
@@ -176,7 +177,7 @@ impl Lineage {
         }
     }
 
-    /// The number of the process `pid`, and the pid of its parent if there is no number for that.
+    /// The number of the process `pid`, and the pid of its parent if the parent has no number yet.
     fn look_once(&mut self, pid: u32) -> Option<(u64, Option<u32>)> {
         let (losses, lost_at) = (self.losses, self.lost_at);
         let known = self.current.get(&pid).copied();
@@ -191,7 +192,7 @@ impl Lineage {
                 (node.uid, node.comm) = (same.uid, same.comm);
             }
             if same.is_some() || found.is_none() {
-                // It may have executed a program since.
+                // The process may have executed another program since.
                 node.exec = lost_at;
                 node.seen = losses;
                 let unknown = same.filter(|_| node.parent == 0);
@@ -214,13 +215,13 @@ impl Lineage {
         Some((number, (parent == 0 && found.parent != 0).then_some(found.parent)))
     }
 
-    /// Fills in what tells the task's process from others.
+    /// Fills in start, program and name, which distinguish the task's process from others.
     pub(super) fn identify(&mut self, task: &mut Task) {
         self.look_again(task.tgid);
         let Some(node) = self.of_pid(task.tgid) else { return };
         node.make_exact();
         task.start = node.start;
-        // Never 0, which stands for a program that is not known.
+        // Never 0, which means an unknown program.
         task.exec = node.exec | 1;
         if task.comm == [0; COMM_LEN] {
             task.comm = node.comm;
@@ -233,7 +234,7 @@ impl Lineage {
         let mut next = self.of_pid(owner.task.tgid).map_or(0, |node| node.parent);
         let mut len = 0;
         for to in &mut owner.ancestors {
-            // One whose number is another's by now stays what it was.
+            // If another process has this pid now, the remembered facts stay.
             if let Some(pid) = self.nodes.peek(&next).map(|node| node.pid)
                 && self.current.get(&pid) == Some(&next)
             {
@@ -255,7 +256,8 @@ impl Lineage {
 }
 
 impl Node {
-    /// A process is started some moments before the kernel tells of it: /proc knows the tick, while it is there.
+    /// Replaces the time of the fork record, which is a moment late, with the start tick from /proc, if the process
+    /// still exists.
     fn make_exact(&mut self) {
         if self.exact {
             return;
@@ -266,13 +268,13 @@ impl Node {
                 self.start = start;
             }
         }
-        // Once and for all: it is part of what tells it from others.
+        // Only once: the start is part of the process's identity.
         self.exact = true;
     }
 }
 
-/// Whether a process that the kernel told of at one time may be the one that /proc says started at the other: another
-/// process of the same number is younger than that.
+/// True if a process that the kernel reported at `told` may be the one that started at `start` according to /proc.
+/// Another process with the same pid would be younger.
 fn started_together(told: u64, start: u64) -> bool {
     told.abs_diff(start) <= 2 * clock::tick()
 }
@@ -296,7 +298,7 @@ mod tests {
 
     use super::*;
 
-    /// No process has numbers from here on (`PID_MAX_LIMIT`, 4 Mi).
+    /// No process has a pid this high (`PID_MAX_LIMIT`, 4 Mi).
     const FIRST: u32 = 1 << 30;
 
     fn record(tgid: u32, child: u32, name: &str) -> ForkOrExec {
@@ -313,7 +315,7 @@ mod tests {
         }
     }
 
-    /// A script of `(process, child or 0, name)`, one a second.
+    /// The lineage after a script of `(process, child or 0, name)`, one record per second.
     fn after(script: &[(u32, u32, &str)]) -> Lineage {
         let mut lineage = Lineage::empty();
         for (second, &(tgid, child, name)) in (1..).zip(script) {
@@ -356,7 +358,7 @@ mod tests {
             (1, 2, "init"),
             (2, 0, "cron"),
             (2, 3, "cron"),
-            // The first 2 is gone.
+            // The first process 2 has exited.
             (1, 2, "init"),
             (2, 0, "sshd"),
             (2, 4, "sshd"),
@@ -393,11 +395,12 @@ mod tests {
         }
         assert_eq!(lineage.nodes.len(), NODES_MAX.get());
         assert_eq!(lineage.current.len(), NODES_MAX.get());
-        // 2 was forgotten: the rest of the chain is for /proc to say.
+        // 2 was forgotten: the rest of the chain has to come from /proc.
         assert_eq!(ancestors(&mut lineage, 20), named(&[(3, "worker")]));
     }
 
-    /// After a loss nothing is read but what is asked for: a process whose start was lost, and one that is another now.
+    /// After a loss only requested processes are read again: one whose start was lost, and one whose pid has another
+    /// process now.
     #[test]
     fn what_was_lost_is_looked_up_when_it_is_asked_for() {
         let own = std::process::id();
@@ -425,7 +428,7 @@ mod tests {
         };
         lineage.identify(&mut task);
         assert!(task.start > 1 && task.exec == 9_000_000_001);
-        // One that is gone is known by what was told of it, and not as the program that it was.
+        // A process that has exited keeps its reported facts, but counts as another program.
         let mut task = Task {
             tgid: FIRST + 3,
             ..Task::default()

@@ -1,5 +1,6 @@
-//! Connections whose packets are passed on: what the modern object does in the kernel, on kernels that cannot do it there.
-//! Packets say what is sent, the kprobes on sends by whom; the socket's cookie and TCP's sequence numbers join them.
+//! Connections whose packets are forwarded to user space: does what the modern object does in the kernel, for kernels
+//! that cannot run that. Packets show what is sent, kprobes on sends show the sender; the socket's cookie and TCP's
+//! sequence numbers join the two.
 
 use imds_analyzer_ebpf::{
     abi::{
@@ -25,25 +26,25 @@ const LOOPBACK: u32 = 1;
 
 /// Connections followed by their packets.
 pub(super) struct Packets {
-    /// By the socket's cookie.
+    /// Connections by the socket's cookie.
     connections: LruCache<u64, Connection>,
-    /// The begin of a send on a socket that has no cookie before its first packet leaves, by sock.
+    /// The begin of a send by sock, if the socket gets its cookie only when its first packet leaves.
     opening: LruCache<u64, Send>,
-    /// Who connected a socket, by sock.
+    /// The process that connected a socket, by sock.
     connectors: LruCache<u64, Task>,
     point: Point,
 }
 
 struct Connection {
     stream: Stream,
-    /// Sequence number of the first byte, once a packet was seen.
+    /// Sequence number of the first byte; `None` before the first packet.
     first: Option<u32>,
-    /// Nothing new comes. What is sent again still may, and is to be known as that.
+    /// True if no new bytes follow. Bytes may still be sent again, and must be recognized as such.
     ended: bool,
-    /// For what is sent again.
+    /// To compare with bytes that are sent again.
     history: History,
     point: Point,
-    /// Why its beginning was not seen, if it turns out that it was not.
+    /// The reason to report if the beginning of the connection was missed.
     joined: Reason,
 }
 
@@ -57,7 +58,7 @@ impl Packets {
         }
     }
 
-    /// Who sent last on the socket of `send`, or connected it.
+    /// The process that sent last on the socket of `send`, or that connected it.
     pub(super) fn last_sender(&self, send: &Send) -> Option<Task> {
         let connection = self.connections.peek(&send.cookie);
         let sender = connection.map(|connection| connection.stream.last_sender());
@@ -65,7 +66,7 @@ impl Packets {
         known.or_else(|| self.connectors.peek(&send.sock).copied())
     }
 
-    /// A send begins or has ended, or the socket connects or is closed.
+    /// Takes a send that begins or has ended, or a socket that connects or is closed.
     pub(super) fn sent(&mut self, send: &Send, phase: Phase, counters: &mut Ledger, report: &mut impl Report) {
         match phase {
             Phase::Begin if send.cookie == 0 => {
@@ -90,12 +91,12 @@ impl Packets {
                 self.opening.pop(&send.sock);
                 self.connectors.put(send.sock, send.task);
             }
-            // A packet says so.
+            // A packet shows it.
             Phase::Shutdown => {}
             Phase::Close => {
                 self.opening.pop(&send.sock);
                 self.connectors.pop(&send.sock);
-                // What was written before may leave later.
+                // Bytes written before may still leave later.
                 if let Some(connection) = self.connections.get_mut(&send.cookie)
                     && connection.stream.position() == send.seq
                 {
@@ -105,7 +106,7 @@ impl Packets {
         }
     }
 
-    /// A packet leaves.
+    /// Takes a packet that leaves.
     pub(super) fn take(
         &mut self,
         packet: &Packet,
@@ -124,7 +125,7 @@ impl Packets {
         };
         let connection = self.connection(packet.cookie, time, counters, report);
         if connection.starts_with(&segment, packet.ifindex == LOOPBACK) {
-            // Who wrote it has not returned yet.
+            // The send that wrote it has not returned yet.
             let mut candidates = self.opening.iter().filter(|(_, begin)| is_of(begin, &segment));
             if let (Some((_, begin)), None) = (candidates.next(), candidates.next())
                 && let Some(connection) = self.connections.get_mut(&packet.cookie)
@@ -139,7 +140,7 @@ impl Packets {
         connection.take(&segment, cut, time, counters, report);
     }
 
-    /// The one with this cookie, a new one if there is none.
+    /// The connection with this cookie, created if there is none.
     fn connection(
         &mut self,
         cookie: u64,
@@ -155,7 +156,7 @@ impl Packets {
             counters.add(Kind::ConnectionsGivenUp, 1);
             oldest.stream.give_up(time, report);
         }
-        // It may be one of those.
+        // This connection may be one that was given up.
         let joined = if counters.of(Kind::ConnectionsGivenUp) > 0 {
             Reason::NoState
         } else {
@@ -166,7 +167,7 @@ impl Packets {
             .get_or_insert_mut(cookie, || Connection::new(cookie, point, joined))
     }
 
-    /// Sends were lost on the way here. Packets tell themselves.
+    /// Handles lost records of sends. Lost packets show in the sequence numbers.
     pub(super) fn lost(&mut self) {
         self.opening.clear();
         for (_, connection) in &mut self.connections {
@@ -175,7 +176,7 @@ impl Packets {
     }
 }
 
-/// Whether a send may have begun what a first packet has: on a socket with that port, or on one that has none yet
+/// True if a send may have written the first packet of a connection: its socket has the packet's port, or has none yet
 /// (MSG_FASTOPEN).
 fn is_of(begin: &Send, segment: &Segment<'_>) -> bool {
     match u16::from_be(begin.source_port) {
@@ -184,7 +185,7 @@ fn is_of(begin: &Send, segment: &Segment<'_>) -> bool {
     }
 }
 
-/// A packet of TCP.
+/// A TCP packet.
 struct Segment<'a> {
     headers: Headers,
     source: [u8; 16],
@@ -221,14 +222,14 @@ impl Connection {
         }
     }
 
-    /// `send` has what the first packet has.
+    /// Notes that `send` wrote the first packet.
     fn opened_by(&mut self, send: &Send, counters: &mut Ledger) {
         if let Some(first) = self.first {
             self.stream.note(send, first, counters);
         }
     }
 
-    /// Whether this packet is the first of the connection, or the first one seen.
+    /// True if this packet is the first of the connection, or the first one seen. Then starts the stream.
     fn starts_with(&mut self, segment: &Segment<'_>, local: bool) -> bool {
         let headers = &segment.headers;
         let again = headers.is_syn() && self.first == Some(headers.seq);
@@ -237,7 +238,7 @@ impl Connection {
             return false;
         }
         if self.first.is_some() {
-            // The socket was disconnected, and connects again.
+            // The socket was disconnected and connects again.
             self.stream.restart();
             self.history = History::default();
             self.ended = false;
@@ -258,7 +259,7 @@ impl Connection {
         true
     }
 
-    /// Takes the part of the payload that is new. `cut` bytes behind it were left out.
+    /// Takes the new part of the payload. The kernel side left out the last `cut` bytes.
     fn take(&mut self, segment: &Segment<'_>, cut: u32, time: u64, counters: &mut Ledger, report: &mut impl Report) {
         let stream = &mut self.stream;
         if let Some(urgent) = segment.headers.urgent_byte() {

@@ -1,4 +1,5 @@
-//! What the kernel side could not say of a process, from /proc: there it waits for its send to end, or has just done so.
+//! Facts about a process that the kernel side could not read, from /proc. The process still exists: it is in a send, or
+//! has just returned from one.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -9,12 +10,12 @@ use crate::host::{
     proc::{Directory, Proc},
 };
 
-/// Fills in start, name and program where the kernel side did not know where to find them.
+/// Fills in start, name and program if the kernel side did not know their offsets.
 pub(super) fn complete(task: &mut Task) {
     if task.start != 0 || task.tgid == 0 {
         return;
     }
-    // A process that is gone stays as it is: its facts are fewer.
+    // A process that has exited keeps the few facts it has.
     let Ok(process) = Proc::open(task.tgid) else {
         return;
     };
@@ -27,7 +28,7 @@ pub(super) fn complete(task: &mut Task) {
     }
 }
 
-/// What changes when the process executes another program: its file and its arguments.
+/// A hash of executable and arguments, which changes when the process executes another program.
 fn program(process: &Directory) -> u64 {
     let file = process.metadata("exe").map_or(0, |file| file.stx_ino);
     let arguments = process.cmdline().unwrap_or_default();
@@ -36,10 +37,10 @@ fn program(process: &Directory) -> u64 {
     hasher.finish()
 }
 
-/// Whether this is a thread of the kernel's own. It is a child of kthreadd, as few programs are (coredump handlers among
-/// them), and says so itself.
+/// True for a kernel thread. Cheap check first: a kernel thread is a child of kthreadd, like few programs (coredump
+/// handlers among them). Its flags decide.
 pub(super) fn is_kernel_thread(owner: &Owner) -> bool {
-    /// Of kthreadd.
+    /// Pid of kthreadd.
     const PARENT: u32 = 2;
     /// include/linux/sched.h.
     const PF_KTHREAD: u32 = 0x0020_0000;
@@ -49,7 +50,7 @@ pub(super) fn is_kernel_thread(owner: &Owner) -> bool {
     Proc::open(owner.task.tgid).is_ok_and(|process| process.stat.flags & PF_KTHREAD != 0)
 }
 
-/// Fills in the users of ancestors.
+/// Fills in the missing users of ancestors.
 pub(super) fn complete_users(owner: &mut Owner) {
     let len = owner.ancestors_len as usize;
     for ancestor in owner

@@ -1,8 +1,8 @@
 //! Connections whose sends are read from the senders' memory.
 //!
-//! Bytes read from a sender's memory are provisional. Each send is read when it begins and again when it has ended; what
-//! is the same both times is what was sent, what differs is [`Reason::Changed`], and only as many bytes count as the
-//! socket took. The bytes are wiped as soon as they have been compared.
+//! Bytes read from a sender's memory are provisional. Each send is read when it begins and again when it has ended.
+//! Bytes that are equal both times are what was sent, differing ones are [`Reason::Changed`], and only as many bytes
+//! count as the socket accepted. The bytes are wiped as soon as they have been compared.
 
 use std::mem;
 
@@ -22,30 +22,30 @@ use crate::loss::{Kind, Ledger};
 
 /// Connections followed by their sends.
 pub(super) struct Sends {
-    /// By sock.
+    /// Connections by sock.
     connections: LruCache<u64, Connection>,
-    /// Connections seen.
+    /// Number of connections seen.
     seen: u64,
 }
 
 struct Connection {
     stream: Stream,
-    /// Number of the send that ended last.
+    /// Number of the last send that ended.
     number: u32,
     in_progress: Option<SendInProgress>,
-    /// Records were lost since the last send, and whether a head that was cut by that has been reported.
+    /// `Some` if records were lost since the last send; true if a head that this cut was reported.
     lost: Option<bool>,
 }
 
-/// A send that has begun and not ended.
+/// A send that has begun but not ended.
 struct SendInProgress {
     number: u32,
     task: Task,
-    /// What was read at its begin, piece by piece with the place of each.
+    /// The bytes read at its begin: offset and content of each piece.
     pieces: Vec<(u32, Zeroizing<Vec<u8>>)>,
-    /// Bytes of it that have been dealt with.
+    /// Number of its bytes that have been handled.
     taken: u32,
-    /// It changed while it was sent.
+    /// True if it changed while it was sent.
     changed: bool,
 }
 
@@ -57,13 +57,13 @@ impl Sends {
         }
     }
 
-    /// Who sent last on the socket of `send`, or connected it.
+    /// The process that sent last on the socket of `send`, or that connected it.
     pub(super) fn last_sender(&self, send: &Send) -> Option<Task> {
         let connection = self.connections.peek(&send.sock)?;
         Some(connection.stream.last_sender())
     }
 
-    /// A piece of a send, or an event between sends.
+    /// Takes a piece of a send, or an event between sends.
     pub(super) fn take(
         &mut self,
         send: &Send,
@@ -78,7 +78,7 @@ impl Sends {
                 self.open(send, None, counters, report);
             }
             Phase::Begin => {
-                // With MSG_FASTOPEN the first send connects: there is no peer yet.
+                // With MSG_FASTOPEN the first send connects: the socket has no peer yet.
                 let connects = send.number == 1 && send.destination == [0; 16];
                 if connects {
                     self.close(send, counters, report);
@@ -112,7 +112,7 @@ impl Sends {
         }
     }
 
-    /// A new connection on a socket that has none here; for the reason `joined` its beginning was not seen.
+    /// Adds a connection for a socket that has none here. `joined`: why its beginning was missed, if it was.
     fn open(&mut self, send: &Send, joined: Option<Reason>, counters: &mut Ledger, report: &mut impl Report) {
         self.seen += 1;
         let connection = Connection::new(send, self.seen, joined);
@@ -130,7 +130,7 @@ impl Sends {
         }
     }
 
-    /// Records were lost that no later one may tell of: every stream may have a gap.
+    /// Handles the loss of records that no later record may reveal: any stream may have a gap.
     pub(super) fn lost(&mut self, time: u64, report: &mut impl Report) {
         for (_, connection) in &mut self.connections {
             connection.doubt(time, report);
@@ -139,7 +139,7 @@ impl Sends {
 }
 
 impl Connection {
-    /// The `count`-th connection; for the reason `joined` its beginning was not seen.
+    /// The `count`-th connection. `joined`: why its beginning was missed, if it was.
     fn new(send: &Send, count: u64, joined: Option<Reason>) -> Self {
         let mut stream = Stream::of_sends(send, count);
         let mut number = 0;
@@ -157,7 +157,7 @@ impl Connection {
         }
     }
 
-    /// A piece of a send that begins.
+    /// Takes a piece of a send that begins.
     fn begin(&mut self, send: &Send, data: &[u8], counters: &mut Ledger, report: &mut impl Report) {
         self.expect(send, counters, report);
         let task = send.task;
@@ -169,7 +169,7 @@ impl Connection {
         }
     }
 
-    /// A piece of a send that has ended.
+    /// Takes a piece of a send that has ended.
     fn end(&mut self, send: &Send, data: &[u8], counters: &mut Ledger, report: &mut impl Report) {
         self.expect(send, counters, report);
         let mut ended = self
@@ -196,7 +196,7 @@ impl Connection {
             stream.push(data, time, report);
         }
         if send.missing > 0 {
-            // Behind the first piece it is what one send may be copied of that is over.
+            // Behind the first piece, the send exceeds what the kernel side copies of one send.
             let reason = if send.offset == 0 && data.is_empty() {
                 counters.add(Kind::SendsUnreadable, 1);
                 Reason::Unreadable
@@ -218,7 +218,7 @@ impl Connection {
         stream.note_unfinished(time, report);
     }
 
-    /// Notices what was lost before this record.
+    /// Detects and handles records lost before this one.
     fn expect(&mut self, send: &Send, counters: &mut Ledger, report: &mut impl Report) {
         self.stream.note_endpoints(send);
         if self
@@ -237,7 +237,7 @@ impl Connection {
                 return;
             }
             if send.number == 1 && self.lost.is_none() {
-                // The kernel side had no room for its count, and has begun again: no send is missing.
+                // The kernel side had no room for this socket's count and started it again: no send is missing.
                 self.number = 0;
                 if !self.stream.is_between_heads() {
                     self.lost_sends(Reason::NoState, send.header.time, report);
@@ -251,7 +251,7 @@ impl Connection {
         self.lost_sends(reason, send.header.time, report);
     }
 
-    /// The reason for a send without end: the record of it was lost, or the kernel side had no room for the send.
+    /// The reason for a send without an end: its record was lost, or the kernel side had no room for the send.
     fn why_no_end(&self) -> Reason {
         match self.lost {
             Some(_) => Reason::Gap,
@@ -259,7 +259,7 @@ impl Connection {
         }
     }
 
-    /// Sends were lost: what was in them is reported as one request, if it was not yet.
+    /// Handles lost sends: reports their content as one request, unless it was reported before.
     fn lost_sends(&mut self, reason: Reason, time: u64, report: &mut impl Report) {
         let told = self.lost.take() == Some(true);
         if !self.stream.cut(u32::MAX, reason, time, report) && !told {
@@ -268,13 +268,13 @@ impl Connection {
         self.stream.end_unseen();
     }
 
-    /// Records were lost: of this connection too, perhaps.
+    /// Handles lost records, which may have belonged to this connection.
     fn doubt(&mut self, time: u64, report: &mut impl Report) {
         let cut = self.stream.cut(u32::MAX, Reason::Gap, time, report);
         self.lost = Some(cut || self.lost == Some(true));
     }
 
-    /// It is closed, after as many sends as `send` says.
+    /// Ends a connection that was closed after `send.number` sends.
     fn finish(&mut self, send: &Send, counters: &mut Ledger, report: &mut impl Report) {
         let time = send.header.time;
         if self.in_progress.take().is_some() {
@@ -287,7 +287,7 @@ impl Connection {
         self.stream.close(time, report);
     }
 
-    /// There is no room for it any more.
+    /// Ends a connection for which there is no room any more.
     fn give_up(&mut self, time: u64, report: &mut impl Report) {
         if !self.stream.give_up(time, report) && self.in_progress.is_some() {
             self.stream.report_unseen(Reason::NoState, time, report);
@@ -306,7 +306,7 @@ impl SendInProgress {
         }
     }
 
-    /// Whether other bytes than `data` were at `offset` when the send began, as far as that was read then.
+    /// True if the bytes at `offset` differed from `data` when the send began, as far as they were read then.
     fn differs_from(&self, offset: u32, data: &[u8]) -> bool {
         let (start, end) = (offset as usize, offset as usize + data.len());
         self.pieces.iter().any(|(at, piece)| {

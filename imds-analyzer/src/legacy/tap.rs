@@ -1,5 +1,5 @@
-//! Takes the records of the legacy object: says who sends, in the clock of the rest of the program, and passes what is sent
-//! on to those who follow it.
+//! Takes the records of the legacy object: identifies the senders, converts times to the clock that the rest of the
+//! program uses, and passes the bytes to `Sends` or `Packets`.
 
 use std::{
     num::NonZeroUsize,
@@ -18,36 +18,37 @@ use crate::{
     loss::{Kind, Ledger},
 };
 
-/// Threads of the kernel's own that are remembered.
+/// Maximum number of kernel threads remembered.
 const KERNEL_THREADS_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
-/// Time between two warnings of connections that are given up.
+/// Minimum time between two warnings about connections that were given up.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// All sockets that send to IMDS.
 pub struct LegacyTap {
     source: Source,
-    /// Where tasks cannot be read.
+    /// Only if tasks cannot be read.
     lineage: Option<Lineage>,
-    /// Pid and start of those that send for processes, as io_uring's workers did until 5.12 (commit 3bfe6106693b).
+    /// Pid and start of kernel threads that send on behalf of processes, like io_uring's workers until 5.12 (commit
+    /// 3bfe6106693b).
     kernel_threads: LruCache<(u32, u64), ()>,
     /// ns that `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`: the time spent asleep.
     asleep: u64,
     counters: Ledger,
-    /// When it was said last that connections are given up, and how many there were then.
+    /// Time of the last warning about connections given up, and how many there were then.
     said: Option<(Instant, u64)>,
 }
 
-/// Where the bytes of requests come from.
+/// The source of the bytes of requests.
 enum Source {
     /// The senders' memory.
     Sends(Sends),
-    /// Packets, and sends say only who sends.
+    /// Packets; sends only identify the senders.
     Packets(Packets),
 }
 
 impl LegacyTap {
-    /// `lineage` where tasks cannot be read; `packets` where packets are passed on.
+    /// `lineage`: needed if tasks cannot be read. `packets`: the kernel side forwards packets.
     pub fn new(lineage: Option<Lineage>, packets: bool) -> Self {
         Self {
             source: if packets {
@@ -63,18 +64,18 @@ impl LegacyTap {
         }
     }
 
-    /// What was lost on this side.
+    /// Losses on the user side.
     pub fn loss(&self) -> &Ledger {
         &self.counters
     }
 
-    /// Looks at the clocks: the machine may have slept. To be called now and then.
+    /// Reads the clocks again, because the machine may have slept. To be called regularly.
     pub fn set_clock(&mut self) {
         self.asleep = clock::asleep();
         self.warn();
     }
 
-    /// Says that connections were given up, if there are more of them than when it was said last.
+    /// Warns about connections given up, if there are more than at the last warning.
     fn warn(&mut self) {
         let given_up = self.counters.of(Kind::ConnectionsGivenUp);
         let before = self.said.map_or(0, |(_, count)| count);
@@ -89,7 +90,8 @@ impl LegacyTap {
         );
     }
 
-    /// An announcement with the kernel's facts completed from /proc, and in the clock of the rest of the program.
+    /// Completes an announcement from /proc and the lineage, and converts its time to the clock that the rest of the
+    /// program uses.
     pub fn announced(&mut self, owner: &mut Owner) {
         owner.header.time += self.asleep;
         self.complete(&mut owner.task);
@@ -102,7 +104,7 @@ impl LegacyTap {
         }
     }
 
-    /// Says who sends: not a thread of the kernel's, but who sent or connected before it.
+    /// Identifies the sender. For a kernel thread this is the process that sent or connected before.
     fn identify(&mut self, send: &mut Send) {
         self.complete(&mut send.task);
         if self.kernel_threads.contains(&(send.task.tgid, send.task.start)) {
@@ -122,7 +124,7 @@ impl LegacyTap {
         proc::complete(task);
     }
 
-    /// A process starts another one, or executes a program.
+    /// Takes the record of a fork or exec.
     pub fn on_fork_or_exec(&mut self, record: &ForkOrExec) {
         if let Some(lineage) = &mut self.lineage {
             lineage.take(record, record.header.time + self.asleep);
@@ -137,9 +139,9 @@ impl LegacyTap {
             return;
         };
         match (&self.source, phase) {
-            // Who connects is who connects.
+            // The task that connects is the connector: there is no earlier sender to look up.
             (Source::Sends(_), Phase::Connect) => self.complete(&mut send.task),
-            // Nobody asks who.
+            // The sender of these events is not needed.
             (Source::Sends(_), Phase::Shutdown | Phase::Close) => {}
             _ => self.identify(send),
         }
@@ -157,7 +159,7 @@ impl LegacyTap {
         }
     }
 
-    /// Records were lost that no later one may tell of.
+    /// Handles the loss of records that no later record may reveal.
     pub fn lost(&mut self, time: u64, report: &mut impl Report) {
         let time = time + self.asleep;
         if let Some(lineage) = &mut self.lineage {

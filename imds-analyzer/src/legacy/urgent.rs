@@ -1,4 +1,4 @@
-//! Urgent bytes (`MSG_OOB`, RFC 6093): a receiver may take one out of the stream, or, where `tcp_stdurg` is set, the byte
+//! Urgent bytes (`MSG_OOB`, RFC 6093): a receiver may remove one from the stream, or, with `tcp_stdurg`, the byte
 //! behind it, or neither. The stream is read in all three ways until they agree again on where a head begins.
 
 use std::collections::VecDeque;
@@ -8,27 +8,27 @@ use imds_analyzer_ebpf::{
     follow::is_before,
 };
 
-/// Urgent bytes announced and not yet there: TCP announces one at a time, hardly ever far ahead.
+/// Maximum number of urgent bytes that are announced but not yet seen: TCP announces one at a time, rarely far ahead.
 const EXPECTED_MAX: usize = 64;
 
 /// The urgent bytes of one connection.
 #[derive(Default)]
 pub(super) struct Urgent {
-    /// Where those are that have not come, in order.
+    /// Positions of urgent bytes that have not arrived, in order.
     expected: VecDeque<u32>,
-    /// Where the last one was.
+    /// Position of the last urgent byte that arrived.
     last: Option<u32>,
-    /// Without the last one, and without the byte behind it; none while there is one reading of the stream only.
+    /// Two readings, without the last urgent byte and without the byte behind it; empty while all readings agree.
     readings: Vec<Classifier>,
-    /// Heads in each of them, and in the stream itself, since they differ.
+    /// Number of heads in each reading, and in the unchanged stream, since the readings differ.
     heads: [u32; 2],
     own_heads: u32,
-    /// Nobody can say any more how the stream is read.
+    /// True once no reading of the stream is certain.
     lost: bool,
 }
 
 impl Urgent {
-    /// The byte at `position` is urgent, which has not come.
+    /// Notes that the byte at `position`, which has not arrived, is urgent.
     pub(super) fn expect(&mut self, position: u32, classifier: &mut Classifier) {
         if self.lost || self.expected.contains(&position) {
             return;
@@ -40,12 +40,12 @@ impl Urgent {
         self.expected.insert(place, position);
     }
 
-    /// True if it is no news that the byte at `position` is urgent.
+    /// True if the byte at `position` is already known to be urgent.
     pub(super) fn knows(&self, position: u32) -> bool {
         self.lost || self.last == Some(position) || self.expected.contains(&position)
     }
 
-    /// Any byte may be urgent, from now on.
+    /// Gives up: from now on any byte may be urgent.
     pub(super) fn give_up(&mut self, classifier: &mut Classifier) {
         classifier.spoil(Reason::Urgent);
         self.expected.clear();
@@ -53,12 +53,12 @@ impl Urgent {
         self.lost = true;
     }
 
-    /// True if heads that begin now are spoilt.
+    /// True if heads that begin now are unknown.
     pub(super) fn is_spoiling(&self) -> bool {
         self.lost || !self.readings.is_empty()
     }
 
-    /// `missing` bytes at `position` are not seen; `u32::MAX` if nobody knows how many.
+    /// Notes that `missing` bytes at `position` are not seen; `u32::MAX` if their number is unknown.
     pub(super) fn gap(&mut self, position: u32, missing: u32, classifier: &mut Classifier) {
         let end = position.wrapping_add(missing);
         let passed = |at: &u32| missing == u32::MAX || is_before(*at, end);
@@ -67,7 +67,7 @@ impl Urgent {
         }
     }
 
-    /// Before the byte at `position` is pushed.
+    /// To be called before the byte at `position` is pushed.
     pub(super) fn before(&mut self, position: u32, classifier: &mut Classifier) {
         if self.expected.front() != Some(&position) {
             return;
@@ -78,13 +78,13 @@ impl Urgent {
             self.readings = vec![*classifier; 2];
             classifier.spoil(Reason::Urgent);
         } else {
-            // A receiver may know of one of them, or of both.
+            // A receiver may know one of the two urgent bytes, or both.
             self.give_up(classifier);
         }
     }
 
-    /// The byte at `position` was pushed. Returns the number of heads that another reading has had and the
-    /// stream itself has not, once they agree again.
+    /// To be called after the byte at `position` was pushed. Once the readings agree again, returns the number of heads
+    /// that another reading had and the unchanged stream did not.
     pub(super) fn after(&mut self, position: u32, byte: u8, step: Step, classifier: &mut Classifier) -> u32 {
         let Some(last) = self.last.filter(|_| !self.readings.is_empty()) else {
             return 0;
@@ -106,7 +106,7 @@ impl Urgent {
         0
     }
 
-    /// Heads that another reading has had and the stream itself has not, since they differ.
+    /// The number of heads that another reading had and the unchanged stream did not, since the readings differ.
     pub(super) fn hidden(&mut self) -> u32 {
         let [one, other] = std::mem::take(&mut self.heads);
         one.max(other).saturating_sub(std::mem::take(&mut self.own_heads))

@@ -24,7 +24,7 @@ const CHAIN_MAX: usize = 256;
 /// Maximum length of an ancestor's arguments, in bytes.
 const ARGS_SHOWN: usize = 1024;
 
-/// Remembers ancestors, so that a thousand children of one shell describe it once; and who started whom.
+/// Remembers ancestors, so that a thousand children of one shell describe it once, and the parents of processes.
 #[derive(Debug)]
 pub(super) struct Ancestry {
     known: LruCache<Key, Known>,
@@ -202,7 +202,7 @@ fn padded(mut comm: [u8; COMM_LEN]) -> [u8; COMM_LEN] {
     comm
 }
 
-/// A process's arguments and executable at this moment, if there are any; whose they are is for the caller to know.
+/// The current arguments and executable of `pid`, if it has both. The caller has to know which process that is.
 fn cmdline_and_exe(pid: u32) -> Option<(Vec<u8>, Vec<u8>)> {
     let directory = Directory::open(pid).ok()?;
     let cmdline = directory.cmdline().ok().filter(|cmdline| !cmdline.is_empty())?;

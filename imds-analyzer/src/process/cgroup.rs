@@ -33,7 +33,7 @@ pub struct Placement {
     /// The innermost container named by the system.
     pub container: Option<Container>,
     pub orchestrator: Option<Orchestrator>,
-    /// Without one, the container that a user's names claim.
+    /// If there is no `container`, the container that names chosen by a user claim.
     pub user_container: Option<Container>,
 }
 

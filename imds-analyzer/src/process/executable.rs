@@ -54,8 +54,8 @@ pub(super) fn is_known(file: &abi::Executable) -> bool {
     file.inode != 0 && file.mount_ns != 0 && file.user_ns != 0
 }
 
-/// Judges by the kernel's facts, `file` with the `path` read along with it; or by /proc if they are not known and the
-/// program is still the same.
+/// Judges the kernel's facts in `file` if the `path` was read with them, or else the facts in /proc if the program is
+/// still the same.
 pub(super) fn standing(
     host: Host,
     file: &abi::Executable,
@@ -150,7 +150,7 @@ mod tests {
             change(&mut file);
             assert_eq!(HOST.judge(&file), Standing::default(), "{file:?}");
         }
-        // The host's files and mounts, and a user namespace alone: what the kernel says can be forged.
+        // The host's files and mounts, but another user namespace: the process can forge what the kernel reports.
         let forged = abi::Executable {
             user_ns: 0xf000_0002,
             ..CURL

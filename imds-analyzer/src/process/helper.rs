@@ -205,7 +205,7 @@ mod tests {
             thread::yield_now();
         };
         assert_eq!(late, (0, 0));
-        // After a slow answer there is no wait for the next one. If that is there at once, waiting resumes.
+        // After a slow answer there is no wait for the next one. If the next answer arrives at once, waiting resumes.
         if helper.ask(7).is_none() {
             while helper.late_answer().is_none() {
                 assert!(Instant::now() < deadline);

@@ -60,7 +60,7 @@ fn name_of(uid: u32) -> io::Result<Option<String>> {
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
     let mut text = vec![0; ENTRY_MAX];
     let mut found = ptr::null_mut();
-    // SAFETY: all pointers are to locals, the buffer with its length.
+    // SAFETY: all pointers point to locals, and the length is that of the buffer.
     let error = unsafe { libc::getpwuid_r(uid, entry.as_mut_ptr(), text.as_mut_ptr(), text.len(), &raw mut found) };
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
@@ -73,12 +73,12 @@ fn name_of(uid: u32) -> io::Result<Option<String>> {
     if name.is_null() {
         return Ok(None);
     }
-    // SAFETY: a terminated string in `text`, which is still there.
+    // SAFETY: `name` points to a NUL-terminated string in `text`, which is still alive.
     let name = unsafe { CStr::from_ptr(name) };
     Ok(Some(shown(name.to_bytes())))
 }
 
-/// A user's name as it is kept.
+/// Bounds and sanitizes a user's name.
 pub(super) fn shown(name: &[u8]) -> String {
     sanitize::lossy(name, NAME_MAX)
 }

@@ -29,14 +29,15 @@ pub(super) fn is_named_so(executable: &str) -> bool {
     HELPERS.contains(&name)
 }
 
-/// True if the process, which started at `start` (ns since boot), holds a tun device, by the device's number: paths are those of a mount namespace that is gone.
-/// `None` if the process has exited: one that is waited for still has its directory, and no files.
+/// True if the process, which started at `start` (ns since boot), holds a tun device. Checks the device's number,
+/// because the paths of open files belong to a mount namespace that is gone. `None` if the process has exited: a
+/// process that is still to be waited for has its directory, but no files.
 pub(super) fn holds_tun(pid: u32, start: u64) -> io::Result<Option<bool>> {
     let look = || {
         let process = Proc::find(pid, start)?;
         let mut holds = None;
         for file in process.directory().numbers("fd")?.take(FILES_MAX) {
-            // Ignores a file that was closed meanwhile.
+            // Ignores a file that was closed in between.
             let data = process.directory().metadata(&format!("fd/{}", file?));
             holds = Some(holds.unwrap_or_default() || data.is_ok_and(|data| is_tun(&data)));
         }

@@ -68,7 +68,8 @@ pub fn find_existing() -> anyhow::Result<ExistingSockets> {
     Ok(found)
 }
 
-/// Network namespaces by inode number, each held open, because the thread that led to one may end or leave.
+/// Network namespaces by inode number. Each is held open, because the thread through which it was found may end or
+/// leave it.
 fn namespaces(failures: &mut u64) -> anyhow::Result<HashMap<u32, File>> {
     let mut namespaces = HashMap::new();
     for pid in proc::pids().context("cannot list /proc")? {
@@ -105,7 +106,7 @@ fn inode(namespace: &File) -> io::Result<u32> {
     u32::try_from(namespace.metadata()?.ino()).map_err(io::Error::other)
 }
 
-/// The sockets of this thread's network namespace, `net_ns`.
+/// Lists the sockets of this thread's network namespace, `net_ns`.
 fn list(net_ns: u32) -> io::Result<Vec<ExistingSocket>> {
     let mut sockets = Vec::new();
     for id in [SocketId::new_v4(), SocketId::new_v6()] {

@@ -22,7 +22,7 @@ use crate::{
     secrets::ArgsMode,
 };
 
-/// A process group that is ended with the test.
+/// A process group that is killed at the end of the test.
 struct Running(Child);
 
 impl Running {
@@ -45,13 +45,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The group is that of a child that was not waited for yet; it may have ended.
+        // The group belongs to a child that was not waited for yet; it may have ended.
         let _ended = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         self.0.wait().unwrap();
     }
 }
 
-/// A shell's child is the shell at first; an exec changes its name some time before its arguments.
+/// Waits until the shell's child runs its program: it is the shell at first, and exec changes its name some time before
+/// its arguments.
 fn until_it_runs(pid: u32, cmdline: &[u8]) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while Directory::open(pid).unwrap().cmdline().unwrap() != cmdline {
@@ -66,7 +67,7 @@ fn resolver() -> Resolver {
         name_service: false,
         capacity: 100,
     });
-    // Cgroups made up here have no directories.
+    // Cgroups invented in these tests have no directories.
     resolver.hierarchies = Hierarchies::default();
     resolver
 }
@@ -77,7 +78,7 @@ fn comm(name: &str) -> [u8; COMM_LEN] {
     comm
 }
 
-/// As the kernel would announce `pid`: with a start time finer than /proc's.
+/// The task that the kernel side would announce for `pid`: its start time is finer than /proc's.
 fn task(pid: u32) -> Task {
     let stat = Proc::open(pid).unwrap().stat;
     Task {
@@ -227,7 +228,7 @@ fn what_the_kernel_read_of_files_outlives_the_process() {
     let login = process.login.clone().unwrap();
     assert_eq!((login.user.name.as_deref(), login.session), (Some("root"), Some(7)));
 
-    // Nobody logged in, and nothing was read.
+    // Nobody logged in, and no paths were read.
     let mut other = announced;
     other.task.exec = 2;
     (other.login_uid, other.paths.flags) = (u32::MAX, 0);
@@ -240,7 +241,7 @@ fn what_the_kernel_read_of_files_outlives_the_process() {
     );
 }
 
-/// Facts on the executable that the kernel read along with its path.
+/// Facts about the executable that the kernel side read along with its path.
 #[test]
 fn the_kernel_s_facts_on_a_file_decide_whether_it_is_trusted() {
     let mut resolver = resolver();
@@ -278,7 +279,7 @@ fn the_kernel_s_facts_on_a_file_decide_whether_it_is_trusted() {
         (process.executable_trusted, process.executable_claimed)
     };
     assert_eq!(described(real, path_flags::EXECUTABLE), (true, false));
-    // Of no path, nothing is trusted; and nothing that the kernel did not read.
+    // Without a path nothing is trusted, nor without facts from the kernel side.
     assert_eq!(described(real, 0), (false, false));
     assert_eq!(
         described(abi::Executable::default(), path_flags::EXECUTABLE),
@@ -298,7 +299,7 @@ fn the_kernel_s_facts_on_a_file_decide_whether_it_is_trusted() {
     assert_eq!(described(forged, path_flags::EXECUTABLE), (false, true));
 }
 
-/// Without the kernel's facts /proc has them, for as long as it is the same program.
+/// Without the kernel's facts, /proc provides them as long as the process runs the same program.
 #[test]
 fn proc_vouches_for_a_running_program_of_roots() {
     let (shell, _) = Running::shell("echo 0; exec sleep 60.5");
@@ -308,7 +309,7 @@ fn proc_vouches_for_a_running_program_of_roots() {
     let process = resolver.from_pid(pid).unwrap();
     assert!(process.executable_trusted && !process.executable_claimed, "{process:?}");
 
-    // The kernel had another path, or another file: the program is not the one that called.
+    // The kernel side saw another path or another file: this program is not the one that called.
     let mut announced = owner(task(pid), b"sleep\x0060.5\0", &[]);
     announced.paths = Paths {
         executable_end: 14,
@@ -357,7 +358,7 @@ fn an_orphan_keeps_its_parent_as_long_as_that_leads_to_pid_1() {
     };
     assert_eq!(chain(1, &[shell, cron, init]), [50, 40, 1]);
     assert_eq!(chain(2, &[init]), [50, 40, 1], "the shell has exited");
-    // A pid used again is another process.
+    // A reused pid is another process.
     let other = Ancestor { start: 51, ..shell };
     assert_eq!(
         chain(3, &[other, init]),
@@ -398,7 +399,7 @@ fn a_pid_used_again_lends_nothing() {
         (None, [].as_slice())
     );
     assert!(this.executable.is_some() && !this.args.is_empty());
-    // A start that could not be read proves nothing.
+    // A start time that could not be read proves nothing.
     assert_eq!(resolver.resolve(&Task { start: 0, ..now }).unwrap().executable, None);
 }
 
@@ -568,7 +569,7 @@ fn nobody_has_a_pid_beyond_the_limit() {
     assert_eq!(resolver().from_pid(pid_of_this_test()).unwrap().pid, pid_of_this_test());
 }
 
-/// A process that is gone, with the paths of `names` announced.
+/// A process that has exited, announced with the paths of `names`.
 fn announced_with_paths(task: Task, argv: &[u8], names: &[u8], ends: [u16; 3]) -> Owner {
     let mut announced = owner(task, argv, &[]);
     announced.paths_room = names.len().try_into().unwrap();
@@ -624,13 +625,13 @@ fn what_is_announced_later_is_as_of_the_later_call() {
     assert_eq!(retitled.executable, first.executable, "a title changes no path");
     assert_eq!(retitled.unit, first.unit);
     assert!(Arc::ptr_eq(&retitled, &step(b"worker: job 7\0", Some(names))));
-    // Moved to another cgroup.
+    // The process has moved to another cgroup.
     let moved = step(b"worker: job 7\0", Some(moved));
     assert_eq!(
         (moved.args.clone(), moved.unit.as_deref()),
         (retitled.args.clone(), Some("b.service"))
     );
-    // And back to what it was.
+    // Then back to the first one.
     assert_eq!(step(b"worker\0idle\0", Some(names)).args, ["worker", "idle"]);
     assert_eq!(first.args, ["worker", "idle"], "what was written stays");
 }
@@ -709,7 +710,7 @@ fn user_group_and_name_are_those_of_the_request() {
         let user = if uid == 0 { "root" } else { "nobody" };
         assert_eq!(process.user.name.as_deref(), Some(user));
     }
-    // An executable that is known is not named anew, nor is its place.
+    // A known executable keeps its name, and its place.
     let names = b"worker\0bin\0app\0opt\0a.service\0system.slice\0";
     let known = Task { exec: 2, ..gone };
     resolver.observe(
@@ -787,7 +788,7 @@ fn a_shell_that_executes_a_shell_is_another_ancestor() {
     until_it_runs(pid, b"sh\0-c\0sleep 60; :\0second\0");
     assert_eq!(task(pid).comm, parent_as_seen.comm);
     assert_eq!(parent(&mut resolver, 3), "sh -c sleep 60; : second");
-    // From /proc alone, too: above the child that sleeps.
+    // The same from /proc alone, above the sleeping child.
     let from_proc = resolver.from_pid(child).unwrap();
     assert_eq!(
         from_proc.ancestors.first().unwrap().args.join(" "),

@@ -1,4 +1,5 @@
-//! The numbers of a process or thread: `/proc/<pid>/stat` and `/proc/<pid>/status` (proc_pid_stat(5), proc_pid_status(5)).
+//! The fields of `/proc/<pid>/stat` and `/proc/<pid>/status` of a process or thread (proc_pid_stat(5),
+//! proc_pid_status(5)).
 
 use imds_analyzer_ebpf::abi::COMM_LEN;
 
@@ -7,17 +8,17 @@ use imds_analyzer_ebpf::abi::COMM_LEN;
 pub(crate) struct Stat {
     pub(crate) pid: u32,
     pub(crate) comm: [u8; COMM_LEN],
-    /// Pid of the parent, 0 where there is none.
+    /// Pid of the parent, 0 if there is none.
     pub(crate) parent: u32,
     /// `PF_*` of include/linux/sched.h.
     pub(crate) flags: u32,
-    /// CPU time in ticks, user and system.
+    /// CPU time in ticks, user and system together.
     pub(crate) cpu: u64,
     /// Start time in ticks since boot.
     pub(crate) start: u64,
     /// Resident memory in pages.
     pub(crate) resident: u64,
-    /// Addresses of the arguments' begin and end; 0 without the right to know them.
+    /// Start and end address of the arguments; 0 without the right to know them.
     pub(crate) arguments: (u64, u64),
 }
 
@@ -31,13 +32,13 @@ pub(crate) struct Status {
 }
 
 impl Stat {
-    /// `pid (comm) state ppid ... starttime ...`; the name may hold any character, `)` and line ends too.
+    /// `pid (comm) state ppid ... starttime ...`; the name may contain any character, including `)` and line ends.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let open = text.iter().position(|byte| *byte == b'(')?;
         let close = text.iter().rposition(|byte| *byte == b')')?;
         let pid = str::from_utf8(text.get(..open)?).ok()?.trim_end().parse().ok()?;
         let mut fields = text.get(close + 2..)?.split(|byte| byte.is_ascii_whitespace());
-        // The first one here is field 3.
+        // The first field after the name is field 3.
         let mut at = 3;
         let mut number = |field: usize| {
             let skipped = field - std::mem::replace(&mut at, field + 1);
@@ -45,7 +46,7 @@ impl Stat {
         };
         Some(Self {
             pid,
-            // Some kernel threads have longer names here.
+            // Some kernel threads have longer names in this file.
             comm: comm(text.get(open + 1..close)?),
             parent: u32::try_from(number(4)?).ok()?,
             flags: u32::try_from(number(9)?).ok()?,
@@ -72,7 +73,7 @@ impl Status {
     }
 }
 
-/// A name as the kernel keeps it: cut, and filled up with NULs, of which there is always one.
+/// A name as the kernel stores it: truncated, and padded with NULs, of which there is at least one.
 pub(crate) fn comm(name: &[u8]) -> [u8; COMM_LEN] {
     let mut comm = [0; COMM_LEN];
     for (to, from) in comm.iter_mut().take(COMM_LEN - 1).zip(name) {

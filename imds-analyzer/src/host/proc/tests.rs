@@ -17,7 +17,7 @@ fn an_executable_is_its_file_and_not_its_name() {
         ..Executable::default()
     };
     for (kernel, inode, device, found, same) in [
-        // 8:1 and 259:7, 20 bits of minor number.
+        // 8:1 and 259:7; the minor number has 20 bits.
         (8 << 20 | 1, 42, (8, 1), 42, true),
         (8 << 20 | 1, 42, (8, 1), 43, false),
         (8 << 20 | 1, 42, (8, 2), 42, false),
@@ -25,7 +25,7 @@ fn an_executable_is_its_file_and_not_its_name() {
         (259 << 20 | 7, 42, (3, 7), 42, false),
         (8 << 20 | 0xf_ffff, 42, (8, 0xf_ffff), 42, true),
         (8 << 20 | 0xf_ffff, 42, (8, 0xf_fffe), 42, false),
-        // overlayfs: one number for the file system, others for its layers.
+        // overlayfs: one device number for the file system, others for its layers.
         (54, 42, (0, 55), 42, true),
         (54, 42, (0, 55), 43, false),
         (54, 42, (8, 54), 42, false),
@@ -67,7 +67,7 @@ fn a_link_of_a_process_that_exits_is_gone_and_not_refused() {
         .expect_err("no answer")
     };
     assert!(is_gone(&answers([ErrorKind::PermissionDenied, ErrorKind::NotFound])));
-    // By rights, and not asked forever.
+    // A real permission error stays one, after a single retry.
     assert!(!is_gone(&answers([ErrorKind::PermissionDenied; 2])));
     assert!(is_gone(&answers([ErrorKind::NotFound, ErrorKind::Other])));
     assert_eq!(asked.get(), 1);

@@ -11,11 +11,12 @@ use rustix::net::{SendFlags, send};
 
 use crate::host::{namespace::NetNs, proc::Directory};
 
-/// How long a connect or a read may take. Without a limit, a SYN that a program at a cgroup drops takes two minutes to fail.
+/// How long a connect or a read may take. Without a limit, a connect takes two minutes to fail if a program at a cgroup
+/// drops its SYN.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Where connections are made: in a network namespace of its own, in which nobody's firewall is and the loopback device
-/// is up; in the host's where there are none.
+/// The place of the connections: a network namespace of its own, which has no firewall and an active loopback device,
+/// or the host's namespace if none can be created.
 pub(super) struct Place {
     namespace: Option<NetNs>,
     listener: TcpListener,
@@ -42,7 +43,7 @@ impl Place {
         }
     }
 
-    /// Where connections go to.
+    /// The port that connections go to.
     pub(super) fn port(&self) -> io::Result<u16> {
         Ok(self.listener.local_addr()?.port())
     }
@@ -58,7 +59,7 @@ impl Place {
         let (server, _) = self.listener.accept()?;
         server.set_read_timeout(Some(DEADLINE))?;
         Ok(Connection {
-            // It has one from now on.
+            // Reading the cookie creates it, so the kernel side sees it from now on.
             cookie: rustix::net::sockopt::socket_cookie(&client)?,
             source_port: client.local_addr()?.port(),
             destination_port: address.port(),
@@ -68,13 +69,13 @@ impl Place {
     }
 }
 
-/// Both of its ends.
+/// A connection, with both of its ends.
 pub(super) struct Connection {
     client: TcpStream,
     server: TcpStream,
-    /// Of the client's end.
+    /// Socket cookie of the client's end.
     pub(super) cookie: u64,
-    /// Ports of the client's end and of the other, in host order.
+    /// Ports of the client's end and of the server's, in host order.
     pub(super) source_port: u16,
     pub(super) destination_port: u16,
 }
@@ -96,9 +97,9 @@ impl Sent {
     }
 }
 
-/// What is sent in several parts.
+/// The parts of one send, some of them empty.
 pub(super) const PARTS: [&[u8]; 4] = [b"", b"imds-", b"", b"analyzer"];
-/// Flags that change nothing here, and are found again.
+/// Flags that have no effect here, and that the dump must show.
 pub(super) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 impl Connection {
@@ -122,22 +123,22 @@ impl Connection {
         Ok(sent)
     }
 
-    /// Writes one part, which kernels may pass on in another way than a send.
+    /// Writes one part: kernels may handle write(2) differently from send(2).
     pub(super) fn write_one(&self) -> io::Result<Sent> {
         let [.., part] = PARTS;
-        // The standard library sends.
+        // The standard library would call send(2).
         let len = rustix::io::write(&self.client, part)?;
         let sent = Sent::one(part);
         self.receive(len, &sent)?;
         Ok(sent)
     }
 
-    /// Writes what does not leave by itself (MSG_MORE); how many bytes it is.
+    /// Writes bytes that the kernel holds back (MSG_MORE), and returns how many.
     pub(super) fn leave_waiting(&self) -> io::Result<usize> {
         Ok(send(&self.client, &PARTS.concat(), SendFlags::MORE)?)
     }
 
-    /// Sends one part, and with it what waits.
+    /// Sends one part, and with it the `waiting` bytes.
     pub(super) fn send_waiting(&self, waiting: usize) -> io::Result<()> {
         let [.., part] = PARTS;
         let len = send(&self.client, part, SendFlags::empty())?;

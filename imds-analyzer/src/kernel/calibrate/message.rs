@@ -1,4 +1,4 @@
-//! Sockets and messages: where kernels have them, or not at all.
+//! Sockets and messages: their fields are at known offsets, or calibration fails.
 
 use anyhow::{Context as _, Result, ensure};
 use imds_analyzer_ebpf::abi::legacy::Settings;
@@ -9,7 +9,7 @@ use super::{
     connection::{Connection, FLAGS, Sent},
 };
 
-/// Whether the sock is where it is looked for.
+/// Fails if the fields of the sock are not at the expected offsets.
 pub(super) fn check_sock(sock: Dump<'_>, settings: &Settings, connection: &Connection) -> Result<()> {
     const AF_INET: u16 = 2;
     const LOCALHOST: [u8; 4] = [127, 0, 0, 1];
@@ -25,8 +25,8 @@ pub(super) fn check_sock(sock: Dump<'_>, settings: &Settings, connection: &Conne
     Ok(())
 }
 
-/// Where the sequence number of the byte that is written next stands: `waiting` bytes, written between the two dumps of
-/// one sock, have moved it alone, from where the others still are.
+/// Finds the offset of the sequence number of the next byte to be written. Between the two dumps of the same sock,
+/// `waiting` bytes were written: they moved only this number, away from the value that other fields still hold.
 pub(super) fn find_next_seq(before: Dump<'_>, after: Dump<'_>, waiting: usize) -> Option<u32> {
     let stays = |seq: u32| {
         let is_there = |&at: &u32| before.u32(at) == Some(seq) && after.u32(at) == Some(seq);
@@ -40,9 +40,9 @@ pub(super) fn find_next_seq(before: Dump<'_>, after: Dump<'_>, waiting: usize) -
     })
 }
 
-/// Learns from a message of several segments where they are, and how the kernel marks such.
+/// Learns the offset of the segments, and the kernel's mark for them, from a message of several segments.
 pub(super) fn learn(message: Dump<'_>, settings: &mut Settings, sent: &Sent) -> Result<()> {
-    // The number of bytes stood before the segments until 6.3, and stands behind them since.
+    // The byte count comes before the segments until 6.3, and behind them since.
     let segments = [(32, 40), (40, 32)]
         .into_iter()
         .find(|&(count, _)| message.u64(count) == Some(sent.len()))
@@ -63,16 +63,16 @@ pub(super) fn learn(message: Dump<'_>, settings: &mut Settings, sent: &Sent) -> 
     let kind = message
         .u32(settings.iter_type)
         .context("a message ends before its segments")?;
-    // The direction is a byte of its own, which is set in what is sent.
+    // With numbers, the direction is a byte of its own, which is set in a send.
     let tags = if kind >> 8 == 0 { Tags::Bits } else { Tags::Numbers };
     settings.tag_mask = tags.mask();
     settings.tag_iovec = kind & settings.tag_mask;
-    // Without it, what the kernel itself sends is not readable, and said to be so.
+    // Without this tag, bytes that the kernel itself sends cannot be read, and are reported as such.
     settings.tag_kvec = tags.kvec(settings.tag_iovec).unwrap_or(settings.tag_kvec);
     Ok(())
 }
 
-/// Checks the segments that were found.
+/// Checks that the segments are at the offsets that were learnt.
 pub(super) fn check_segments(iovec: Dump<'_>, sent: &Sent) -> Result<()> {
     for (index, (address, len)) in (0_u32..).zip(&sent.segments) {
         ensure!(
@@ -83,9 +83,10 @@ pub(super) fn check_segments(iovec: Dump<'_>, sent: &Sent) -> Result<()> {
     Ok(())
 }
 
-/// Learns from a message with [`FLAGS`] where they are.
+/// Learns the offset of the flags from a message with [`FLAGS`].
 pub(super) fn learn_flags(message: Dump<'_>, settings: &mut Settings) -> Result<()> {
-    // Until 5.7; behind one field more (commit 1f466e1f15cf); and since they stand before the length of the control data.
+    // Until 5.7; then behind one more field (commit 1f466e1f15cf); in later kernels before the length of the control
+    // data.
     const PLACES: [u32; 3] = [72, 80, 68];
     let is_there = |at: &u32| {
         message
@@ -99,7 +100,7 @@ pub(super) fn learn_flags(message: Dump<'_>, settings: &mut Settings) -> Result<
     Ok(())
 }
 
-/// Learns from a message of one segment, which newer kernels mark otherwise: write(2) since 6.0, send(2) since 6.4.
+/// Learns from a message of one segment, which newer kernels mark differently: write(2) since 6.0, send(2) since 6.4.
 pub(super) fn learn_buffer(message: Dump<'_>, settings: &mut Settings, sent: &Sent) -> Result<()> {
     let tag = message.u8(settings.iter_type).map_or(0, u32::from) & settings.tag_mask;
     if tag != settings.tag_iovec {
@@ -126,11 +127,11 @@ mod tests {
         let before = dump(&[1, 500, 500, 7, 500, 20]);
         let find = |after: &[u32]| find_next_seq(Dump(&before), Dump(&dump(after)), 13);
         assert_eq!(find(&[1, 500, 513, 7, 500, 20]), Some(8));
-        // All of them moved: nothing waits.
+        // All of them moved: no bytes wait.
         assert_eq!(find(&[1, 513, 513, 7, 513, 20]), None);
-        // A counter that moved as far: nothing stays where it was.
+        // A counter moved by the same amount, but no field kept its old value.
         assert_eq!(find(&[1, 500, 500, 20, 500, 20]), None);
-        // Two that might be it.
+        // Two candidates.
         assert_eq!(find(&[1, 513, 513, 7, 500, 20]), None);
         assert_eq!(find(&[1, 500, 500, 7, 500, 20]), None);
     }

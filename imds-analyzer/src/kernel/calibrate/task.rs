@@ -1,5 +1,5 @@
-//! Tasks: fields are found by their values. The order of those that are looked for together is the same in every kernel
-//! since 4.14.
+//! Tasks: fields are found by their values. Fields that are searched for together have had the same order in every
+//! kernel since 4.14.
 
 use std::{io, ops::Range};
 
@@ -12,14 +12,14 @@ use crate::host::{
     proc::{self, Directory},
 };
 
-/// What is known of the thread that learns.
+/// Facts from /proc about the calibrating thread.
 #[derive(Clone, Debug)]
 pub(super) struct TaskFacts {
     tid: u32,
     tgid: u32,
     parent: u32,
     comm: [u8; COMM_LEN],
-    /// Start of the thread, in clock ticks since boot, and a tick in ns.
+    /// Start of the thread in clock ticks since boot, and the length of a tick in ns.
     start: u64,
     tick: u64,
     arguments: (u64, u64),
@@ -40,7 +40,7 @@ impl TaskFacts {
             start: stat.start,
             tick: clock::tick(),
             arguments: stat.arguments,
-            // In the order that the kernel's struct cred has.
+            // In the order of the kernel's struct cred.
             ids: [
                 uid,
                 gid,
@@ -54,13 +54,14 @@ impl TaskFacts {
         })
     }
 
-    /// Until 5.17 what was there before, a longer name, may be behind the end of this one.
+    /// Compares up to the first NUL: until 5.17, the rest of a longer, earlier name may follow it.
     fn is_named(&self, comm: &[u8; COMM_LEN]) -> bool {
         let is_end = |byte: &u8| *byte == 0;
         comm.split(is_end).next() == self.comm.split(is_end).next()
     }
 
-    /// The thread's and the process's own, which are not those of /proc in a pid namespace: nor is the parent's then.
+    /// Sets the ids that the kernel uses. In a pid namespace they differ from those in /proc, and the parent's id is
+    /// unknown.
     pub(super) fn set_numbers(&mut self, pid_tgid: u64) {
         let (tgid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
         if self.tgid != tgid {
@@ -70,7 +71,7 @@ impl TaskFacts {
     }
 }
 
-/// Where the fields of a task are, and what is in those that lead on.
+/// Offsets of the fields of a task, and the values of those that point to other structs.
 #[derive(Clone, Debug)]
 pub(super) struct Task {
     pub(super) pid: u32,
@@ -82,25 +83,25 @@ pub(super) struct Task {
     pub(super) leader: u64,
     pub(super) parent: u64,
     pub(super) cred: u64,
-    /// Kernel pointers that stand there twice, and where.
+    /// Offset and value of each kernel pointer that occurs twice in a row.
     pub(super) doubles: Vec<(u32, u64)>,
 }
 
 impl Task {
-    /// Finds them, or says which is not to be found.
+    /// Finds the fields; the error names the first that is missing.
     pub(super) fn find(dump: Dump<'_>, facts: &TaskFacts) -> Result<Self> {
         let pid = dump
             .only(4, |at| {
                 dump.u32(at) == Some(facts.tid) && dump.u32(at + 4) == Some(facts.tgid)
             })
             .context("cannot find the thread id")?;
-        // What follows the task may be another one, of this process too.
+        // The dump may extend into the next task, which may belong to this process too.
         let comm = dump
             .places(8)
             .find(|&at| at > pid && dump.array::<COMM_LEN>(at).is_some_and(|comm| facts.is_named(&comm)))
             .context("cannot find the thread name")?;
-        // Behind the numbers, and a stack canary where the kernel is built with one: real_parent, parent, the lists
-        // of children and siblings, group_leader.
+        // The fields behind the ids, and behind a stack canary if the kernel is built with one: real_parent, parent,
+        // the lists of children and siblings, group_leader.
         let real_parent = [8, 16]
             .map(|behind| (pid + behind).next_multiple_of(8))
             .into_iter()
@@ -113,7 +114,7 @@ impl Task {
             .filter(|&at| dump.u64(at) == dump.u64(at + 8))
             .filter_map(|at| Some((at, pointer(at)?)))
             .collect();
-        // real_cred and cred are the last but the name, or but one more.
+        // real_cred and cred come directly before the name, or have one more field between them and the name.
         let cred_at = [8, 16].map(|before| comm.wrapping_sub(before)).into_iter().find(|&at| {
             let before = at.wrapping_sub(8);
             doubles.iter().any(|(double, _)| *double == before)
@@ -133,7 +134,7 @@ impl Task {
         })
     }
 
-    /// Holds what leader and parent have in the place of their numbers against what they are.
+    /// Compares the ids found in the leader and the parent with the known ones.
     pub(super) fn check(&self, facts: &TaskFacts, leader: Dump<'_>, parent: Dump<'_>) -> Result<()> {
         ensure!(
             leader.u32(0) == Some(facts.tgid) && leader.u32(4) == Some(facts.tgid),
@@ -146,7 +147,8 @@ impl Task {
         Ok(())
     }
 
-    /// `ids` in the credentials; memory map in the task and arguments' place in that.
+    /// Writes the offsets. `ids`: offset in the credentials. `arguments`: offsets of the memory map in the task, and of
+    /// the argument addresses in the memory map.
     pub(super) fn write_into(&self, settings: &mut Offsets, ids: Option<u32>, arguments: Option<(u32, u32)>) {
         settings.task_pid = self.pid;
         settings.task_tgid = self.pid + 4;
@@ -167,7 +169,8 @@ impl Task {
     }
 }
 
-/// The later of the two start times, which stand side by side `within` the task: the one since boot counts time asleep.
+/// Finds the later of the two start times, which are adjacent and `within` this range of the task: the one since boot,
+/// which counts time asleep.
 fn find_start(dump: Dump<'_>, facts: &TaskFacts, within: Range<u32>) -> Option<u32> {
     let fits = |at: u32| dump.u64(at).is_some_and(|time| time / facts.tick == facts.start);
     let places: Vec<u32> = dump.places(8).filter(|at| within.contains(at) && fits(*at)).collect();
@@ -178,16 +181,16 @@ fn find_start(dump: Dump<'_>, facts: &TaskFacts, within: Range<u32>) -> Option<u
     }
 }
 
-/// Where the numbers of users and groups are in credentials.
+/// Offset of the user and group ids in credentials.
 pub(super) fn find_ids(cred: Dump<'_>, facts: &TaskFacts) -> Option<u32> {
-    // Behind the count of users: 4 bytes of it, since 6.7 8.
+    // Behind the reference count, which has 4 bytes, and 8 since 6.7.
     const PLACES: [u32; 2] = [4, 8];
     let used = cred.u32(0).is_some_and(|count| count > 0 && count < 1 << 24);
     let fits = |at: &u32| (0..8).all(|index| cred.u32(at + index * 4) == facts.ids.get(index as usize).copied());
     PLACES.into_iter().find(fits).filter(|_| used)
 }
 
-/// Where the place of the arguments is in a memory map, if this is one.
+/// Offset of the argument addresses, if `mm` is the memory map of this process.
 pub(super) fn find_arguments(mm: Dump<'_>, facts: &TaskFacts) -> Option<u32> {
     let (start, end) = facts.arguments;
     if start == 0 {
@@ -196,7 +199,7 @@ pub(super) fn find_arguments(mm: Dump<'_>, facts: &TaskFacts) -> Option<u32> {
     mm.only(8, |at| mm.u64(at) == Some(start) && mm.u64(at + 8) == Some(end))
 }
 
-/// An address of the kernel's own: the upper half.
+/// True for an address in the kernel's upper half.
 fn is_pointer(value: u64) -> bool {
     value >> 48 == 0xffff && value != u64::MAX
 }

@@ -1,5 +1,5 @@
-//! The last word before anything is reported: a connection of this process to itself is watched as one to IMDS would be,
-//! and what comes out is held against what was sent.
+//! The last check before anything is reported: watches a connection of this process to itself like one to IMDS, and
+//! compares the records with what was sent.
 
 use std::{io, net::Ipv4Addr};
 
@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// What came out.
+/// The content of the records.
 #[derive(Default)]
 struct Seen {
-    /// Phase, number, result and bytes of each piece, and who sent it from which port.
+    /// Phase, number, result and bytes of each piece, with its sender and source port.
     pieces: Vec<Piece>,
     /// Ancestors of the process that was announced, and its arguments.
     announced: Option<(Vec<u32>, Vec<u8>)>,
@@ -43,8 +43,8 @@ struct Piece {
     seq: u32,
 }
 
-/// Sends, compares, and returns the settings that hold: what tasks are read for is given up if it is wrong, all else must
-/// be right.
+/// Sends, compares, and returns the settings that work. A wrong field of a task only drops the reads of tasks; every
+/// other error fails.
 pub fn verify(
     mut settings: Settings,
     mut write: impl FnMut(&Settings) -> Result<()>,
@@ -66,7 +66,7 @@ pub fn verify(
     drop(connection);
     let seen = Seen::read(buffers)?;
 
-    // In a pid namespace /proc has other numbers.
+    // In a pid namespace, /proc has different process ids.
     let process = if in_first_pid_namespace() {
         std::process::id()
     } else {
@@ -116,7 +116,7 @@ pub fn verify(
         }
     }
 
-    // Without these two, packets cannot be joined: that is all they are for.
+    // These two fields only serve to join packets, so a wrong one is not fatal.
     let begin = |number: u32| {
         let mut pieces = seen.pieces.iter();
         pieces.find(|piece| piece.phase == Phase::Begin as u8 && piece.number == number)
@@ -139,7 +139,7 @@ pub fn verify(
     Ok(Learnt { settings, findings })
 }
 
-/// Throws away what is in the buffers.
+/// Discards the records in the buffers.
 pub fn drain(buffers: &mut [PerfEventArrayBuffer<MapData>]) {
     for buffer in buffers {
         stream::read(buffer, |_taken| {});
@@ -180,14 +180,14 @@ impl Seen {
     }
 }
 
-/// Whether ancestors and arguments are those of /proc.
+/// Fails if ancestors or arguments differ from /proc.
 fn check_process(seen: &Seen, settings: &Settings) -> Result<()> {
     let (ancestors, arguments) = seen.announced.as_ref().context("this process was not announced")?;
     if settings.offsets.task_real_parent != 0 {
         let good = if in_first_pid_namespace() {
             *ancestors == ancestors_in_proc()?
         } else {
-            // That they lead to the first process is all there is to see.
+            // The only possible check: the chain ends at the first process, or has the maximum length.
             ancestors.len() == ANCESTORS_MAX || ancestors.last() == Some(&1)
         };
         ensure!(good, "the ancestors of this process differ from /proc");
@@ -203,7 +203,7 @@ fn check_process(seen: &Seen, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// From the parent to the first process, as far as the kernel side goes.
+/// From the parent towards the first process, at most as many as the kernel side reads.
 fn ancestors_in_proc() -> io::Result<Vec<u32>> {
     let mut ancestors = Vec::new();
     let mut parent = Directory::own()?.stat()?.parent;

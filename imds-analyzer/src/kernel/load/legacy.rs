@@ -1,5 +1,5 @@
-//! The legacy object: the send tap, and the wire tap by packets that are passed on. Nothing is reported before what it reads
-//! has been checked on a connection of its own.
+//! The legacy object: the send tap, and the wire tap that forwards packets to user space. It reports nothing until its
+//! reads have been checked on a connection of this process to itself.
 
 mod packets;
 
@@ -33,16 +33,16 @@ use super::{
 };
 use crate::event::Tap;
 
-/// Aligned as an ELF file wants to be read.
+/// Aligned the way an ELF parser needs it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_LEGACY_OBJECT"));
 
-/// Memory of all perf buffers together, and pages of one of them: at least what the largest packet or two hundred sends
-/// fill, and no more than helps.
+/// Bytes of all perf buffers together, and the allowed pages of one: at least enough for the largest packet or two
+/// hundred sends, and no more than is useful.
 const BUFFERS: usize = 8 * 1024 * 1024;
 const PAGES: std::ops::RangeInclusive<usize> = 32..=128;
 
-/// Programs and the functions they are attached to, ends before begins. What is not essential is left out where the kernel
-/// does not have it.
+/// Programs and the functions they are attached to, ends before begins. A hook that is not essential is left out if the
+/// kernel does not have the function.
 const HOOKS: [(&str, &str, Side, bool); 11] = [
     (program::CLOSE, "tcp_close", Side::Entry, true),
     (program::CLOSE, "tcp_disconnect", Side::Entry, true),
@@ -54,19 +54,20 @@ const HOOKS: [(&str, &str, Side, bool); 11] = [
     (program::SENT, "do_tcp_sendpages", Side::Return, false),
     (program::PAGES, "do_tcp_sendpages", Side::Entry, false),
     (program::CONNECT, "tcp_v4_connect", Side::Entry, true),
-    // Where there is IPv6.
+    // Only on a kernel with IPv6.
     (program::CONNECT, "tcp_v6_connect", Side::Entry, false),
     (program::CALIBRATE, abi::program::SENDER, Side::Entry, true),
 ];
 
-/// The function in which a send waits for room.
+/// The function in which a send waits for buffer space.
 const WAIT_MEMORY: &str = "sk_stream_wait_memory";
 
-/// The tracepoints that say who starts whom.
+/// The tracepoints that report which process starts which.
 const FORK: &str = "sched/sched_process_fork";
 const EXEC: &str = "sched/sched_process_exec";
 
-/// A program at a tracepoint, or at a kprobe: let go of before that is removed.
+/// A program attached to a tracepoint or a kprobe. The fields drop in order: the program detaches before the kprobe is
+/// removed.
 pub(super) struct Attached {
     program: &'static str,
     _perf: OwnedFd,
@@ -75,7 +76,7 @@ pub(super) struct Attached {
 
 type SettingsMap = Array<MapData, [u8; size_of::<Settings>()]>;
 
-/// Loads, learns, checks and attaches.
+/// Loads the object, learns the offsets unless they are `known`, checks them, and attaches the programs.
 pub(super) fn load(known: Option<&Settings>, packets: bool) -> anyhow::Result<Loaded> {
     keep_memory_private()?;
     let tracefs = Tracefs::open().context("cannot open tracefs")?;
@@ -121,7 +122,7 @@ pub(super) fn load(known: Option<&Settings>, packets: bool) -> anyhow::Result<Lo
     };
     kprobes.retain(|attached| attached.program != program::CALIBRATE);
     let learnt = Settings {
-        // Without the hook every send may have waited.
+        // Without this hook any send may have waited.
         send_flags: if kprobes.iter().any(|attached| attached.program == program::WAIT) {
             0
         } else {
@@ -153,12 +154,12 @@ pub(super) fn load(known: Option<&Settings>, packets: bool) -> anyhow::Result<Lo
         let (hook, has_link) = packets::attach(&mut ebpf)?;
         hooks.push(hook);
         must_detach = !has_link;
-        // Sends are to say who, not what: nothing is read of them.
+        // Sends only identify the sender here: their bytes are not read.
         verified.settings.tag_iovec = NO_TAG;
         verified.settings.tag_kvec = NO_TAG;
         verified.settings.tag_buffer = NO_TAG;
     } else {
-        // Nobody asks for them.
+        // Only the packet tap needs these two.
         verified.settings.offsets.sock_cookie = 0;
         verified.settings.offsets.tcp_sock_write_seq = 0;
     }
@@ -187,7 +188,7 @@ pub(super) fn load(known: Option<&Settings>, packets: bool) -> anyhow::Result<Lo
     })
 }
 
-/// Whether sends and packets can be joined.
+/// Fails if sends and packets cannot be joined.
 fn joinable(settings: &Settings) -> anyhow::Result<()> {
     ensure!(
         settings.offsets.sock_cookie != 0 && settings.offsets.tcp_sock_write_seq != 0,
@@ -197,7 +198,7 @@ fn joinable(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// There will be tokens in this process's memory for moments, and in its buffers: no core dump has them.
+/// This process's memory and its buffers will briefly hold tokens: keep them out of core dumps.
 fn keep_memory_private() -> anyhow::Result<()> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("PR_SET_DUMPABLE")
@@ -213,7 +214,7 @@ where
     Ok(T::try_from(map)?)
 }
 
-/// One for each CPU.
+/// Opens one perf buffer per CPU.
 fn open_buffers(ebpf: &mut Ebpf) -> anyhow::Result<Vec<PerfEventArrayBuffer<MapData>>> {
     let mut records: PerfEventArray<MapData> = take(ebpf, map::RECORDS)?;
     let cpus = online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
@@ -227,14 +228,14 @@ fn open_buffers(ebpf: &mut Ebpf) -> anyhow::Result<Vec<PerfEventArrayBuffer<MapD
         .collect()
 }
 
-/// Pages of one buffer of `cpus`, a power of two.
+/// Pages of each buffer with `cpus` buffers, a power of two.
 fn pages(cpus: usize, page_size: usize) -> usize {
     let share = BUFFERS / page_size.max(1) / cpus.max(1);
     let power = usize::BITS - 1 - share.max(1).leading_zeros();
     (1 << power).clamp(*PAGES.start(), *PAGES.end())
 }
 
-/// Loads every program, and puts those that are gone on in into their places.
+/// Loads every program, and puts the tail-called ones into their map slots.
 fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<(Vec<Hook>, ProgramArray<MapData>)> {
     let mut hooks: Vec<Hook> = Vec::new();
     let staged = [(program::OWNER, stage::OWNER), (program::COPY, stage::COPY)];
@@ -285,7 +286,7 @@ fn attach(ebpf: &Ebpf, tracefs: &Tracefs, name: &'static str, function: &str, si
     })
 }
 
-/// Where tasks cannot be read: lets the kernel tell of every process that starts another or executes a program.
+/// For a kernel whose tasks cannot be read: attaches to the tracepoints that report each fork and exec.
 fn follow_processes(
     ebpf: &mut Ebpf,
     tracefs: &Tracefs,
@@ -323,7 +324,8 @@ fn follow_processes(
     Ok(attached)
 }
 
-/// A program is missing only if it is attached nowhere.
+/// Records a failed attach. Only programs that attach to a single function get an error: others may be attached
+/// elsewhere.
 fn note_missing(hooks: &mut [Hook], name: &str, function: &str, error: &anyhow::Error) {
     tracing::debug!("cannot attach {name} to {function}: {error:#}");
     if [program::PAGES, program::SHUTDOWN, program::WAIT].contains(&name) {

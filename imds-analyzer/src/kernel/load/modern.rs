@@ -1,4 +1,4 @@
-//! The modern object, in which the wire tap is.
+//! The modern object, which contains the wire tap.
 
 use std::{thread, time::Instant};
 
@@ -22,10 +22,10 @@ use super::{
 };
 use crate::event::Tap;
 
-/// Aligned as an ELF file wants to be read.
+/// Aligned the way an ELF parser needs it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_MODERN_OBJECT"));
 
-/// Loads and attaches. The tap must succeed, everything else is used as far as it does.
+/// Loads and attaches the programs. The tap must succeed; every other program is optional.
 pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[OwnerHook]) -> anyhow::Result<Loaded> {
     let digest_key = digest_key()?;
     let cgroup = cgroup::Root::open().context("cannot open cgroup2")?;
@@ -43,13 +43,13 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[
         cgroup: &cgroup,
         btf: None,
     };
-    // The place for the proof is made meanwhile: most of both is waiting for the kernel.
+    // Prepare the self-test in parallel: both spend most of their time waiting for the kernel.
     let (hooks, place) = thread::scope(|scope| {
         let place = thread::Builder::new()
             .name("selftest".to_owned())
             .spawn_scoped(scope, Place::new);
-        // Owners first, so that nobody is seen sending whose connecting could have been seen; and before them what looks at
-        // answers, so that no connection is followed whose answers could not be seen.
+        // Owner hooks attach before the tap, so that the tap sees no sender whose connect was missed. The ingress
+        // program attaches before the owner hooks, so that no connection is followed whose answers are invisible.
         let mut owners = owners.iter().copied();
         let ingress = answers.then_some(program::INGRESS);
         let mut hooks: Vec<_> = ingress
@@ -134,23 +134,24 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[
     })
 }
 
-/// Whether the program that sees answers is attached.
+/// True if the program that sees answers is attached.
 fn has_answers(hooks: &[Hook]) -> bool {
     hooks
         .iter()
         .any(|hook| hook.program == program::INGRESS && hook.error.is_none())
 }
 
-/// Where digests of payload are evaluated: no sender may know it.
+/// The point at which digests of payload are evaluated. Random, because no sender may know it.
 fn digest_key() -> anyhow::Result<u32> {
     const PRIME: u32 = (1 << 31) - 1;
     let mut bytes = [0; 4];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("cannot read random numbers")?;
-    // Neither 0 nor 1, at which all digests are much alike.
+    // Neither 0 nor 1, because at these points all digests are similar.
     Ok(u32::from_ne_bytes(bytes) % (PRIME - 2) + 2)
 }
 
-/// The program of a sender hook; `None` for who connected, which has programs anyway.
+/// The program of a sender hook; `None` for hooks without a program of their own. `Connect` uses the connect programs,
+/// which are attached anyway.
 fn sender_program(hook: OwnerHook) -> Option<&'static str> {
     match hook {
         OwnerHook::Fentry => Some(program::FENTRY),
@@ -160,7 +161,7 @@ fn sender_program(hook: OwnerHook) -> Option<&'static str> {
     }
 }
 
-/// Whether a program is one of the sender hooks, of which one is enough.
+/// True if a program is one of the sender hooks, of which one is enough.
 pub fn is_sender(name: &str) -> bool {
     plan::SENDERS
         .iter()
@@ -170,12 +171,12 @@ pub fn is_sender(name: &str) -> bool {
 struct Loader<'a> {
     ebpf: &'a mut Ebpf,
     cgroup: &'a cgroup::Root,
-    /// 15 ms and 20 MB while it lives, and needed for the id of a function or tracepoint alone: read when it is.
+    /// Takes 15 ms to read and 20 MB of memory, and only gives the id of a function or tracepoint: read on first use.
     btf: Option<Btf>,
 }
 
 impl Loader<'_> {
-    /// Attaches the next of `owners` that the kernel takes.
+    /// Attaches the next of `owners` that the kernel accepts.
     fn attach_owner(
         &mut self,
         owners: &mut impl Iterator<Item = OwnerHook>,
@@ -195,7 +196,7 @@ impl Loader<'_> {
         None
     }
 
-    /// Detaches a program that did not prove itself.
+    /// Detaches a program that failed the self-test.
     fn give_up(&mut self, name: &'static str, hooks: &mut [Hook], why: &Failure) {
         let unloaded = match self.ebpf.program_mut(name) {
             Some(Program::BtfTracePoint(program)) => program.unload(),
@@ -251,7 +252,7 @@ fn kernel_btf(btf: &mut Option<Btf>) -> Result<&Btf, ProgramError> {
 }
 
 fn attach_program(name: &str, program: &mut Program, cgroup: &cgroup::Root) -> Result<(), ProgramError> {
-    // A link (5.7) stands beside other programs in any mode; `AllowMultiple` is refused for links.
+    // A link (5.7) works beside other programs in any mode; the kernel rejects `AllowMultiple` for links.
     let mode = CgroupAttachMode::Single;
     match program {
         Program::CgroupSkb(program) => {
@@ -270,13 +271,13 @@ fn attach_program(name: &str, program: &mut Program, cgroup: &cgroup::Root) -> R
     }
 }
 
-/// Why a loaded program could not be attached. Programs of others stand in the way at a cgroup alone.
+/// Explains why a loaded program could not be attached. Only at a cgroup can other programs prevent it.
 fn refused_at_hook(program: &Program, error: String) -> String {
     let at_cgroup = matches!(
         program,
         Program::CgroupSkb(_) | Program::CgroupSockAddr(_) | Program::CgroupSock(_)
     );
-    // __cgroup_bpf_attach, kernel/bpf/cgroup.c: EPERM beside a program that was attached without BPF_F_ALLOW_MULTI.
+    // __cgroup_bpf_attach, kernel/bpf/cgroup.c: EPERM if a program was attached without BPF_F_ALLOW_MULTI.
     if at_cgroup && error.contains("os error 1)") {
         format!("{error}: a program attached there does not allow others; `bpftool cgroup tree` shows it")
     } else {

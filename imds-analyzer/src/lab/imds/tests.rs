@@ -1,4 +1,4 @@
-//! The server as clients see it: curl, and bytes on a socket. Root is needed, for the namespace.
+//! The server as clients see it: curl, and bytes on a socket. Needs root, for the namespace.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -28,7 +28,7 @@ impl Fixture {
         Self::start(Lab::local()?, Tokens::Optional)
     }
 
-    /// Status and body, by curl.
+    /// Status and body that curl gets.
     fn curl(&self, path: &str, arguments: &[&str]) -> anyhow::Result<(u16, String)> {
         let mut curl = self.lab.client.command("curl");
         let url = if path.starts_with('/') {
@@ -80,7 +80,7 @@ impl Fixture {
         Ok(stream)
     }
 
-    /// Everything the server says to `bytes`, until it closes.
+    /// Everything the server answers to `bytes` until it closes the connection.
     fn raw(&self, bytes: &[u8]) -> anyhow::Result<String> {
         let mut stream = self.connect()?;
         stream.write_all(bytes)?;

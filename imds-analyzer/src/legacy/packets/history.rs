@@ -1,7 +1,7 @@
-//! The last bytes of a stream, as hashes: what is sent again can be held against them, and nobody can read them.
+//! Hashes of the last bytes of a stream: bytes that are sent again can be compared with them, but nobody can read them.
 //!
-//! The hash of what came since a mark is a polynomial over a prime field at a point that nobody knows. Marks are where
-//! packets ended, and not far apart in between.
+//! Each hash is a polynomial of the bytes since a mark, over a prime field, at a random secret point. Marks are at the
+//! ends of packets, and at short distances in between.
 
 use std::{
     collections::VecDeque,
@@ -10,13 +10,13 @@ use std::{
 
 use imds_analyzer_ebpf::follow::is_before;
 
-/// Marks kept: at least as many bytes as a head may have, unless packets are smaller than [`STEP`].
+/// Maximum number of marks kept. They cover at least the longest head, unless packets are smaller than [`STEP`].
 const MARKS_MAX: usize = 256;
 const STEP: u32 = 64;
 
 const PRIME: u64 = (1 << 61) - 1;
 
-/// Where polynomials are taken.
+/// The point at which polynomials are evaluated.
 #[derive(Clone, Copy)]
 pub(super) struct Point(u64);
 
@@ -27,7 +27,7 @@ impl Point {
 
     fn add(self, hash: u64, byte: u8) -> u64 {
         let sum = u128::from(hash) * u128::from(self.0) + u128::from(byte) + 1;
-        // 2^61 is 1 more than the prime: what stands from there on counts as it is.
+        // 2^61 is the prime plus 1: the bits from there on are added as they are.
         let folded = (sum as u64 & PRIME) + (sum >> 61) as u64;
         if folded < PRIME { folded } else { folded - PRIME }
     }
@@ -36,11 +36,11 @@ impl Point {
 /// The last bytes of one stream.
 #[derive(Default)]
 pub(super) struct History {
-    /// Position, and the hash of the bytes before it.
+    /// Position of each mark, and the hash of the bytes before it.
     marks: VecDeque<(u32, u64)>,
 }
 
-/// Bytes that were sent again: from where to where they differ, and from where to where nobody can tell.
+/// The result for bytes that were sent again: the range in which they differ, and the range that cannot be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Compared {
     pub(super) other: Option<(u32, u32)>,
@@ -48,7 +48,7 @@ pub(super) struct Compared {
 }
 
 impl History {
-    /// `bytes` are at `position`: behind those before, or something was left out.
+    /// Adds `bytes` at `position`. Starts over if they do not follow the last ones.
     pub(super) fn push(&mut self, position: u32, bytes: &[u8], point: Point) {
         if bytes.is_empty() {
             return;
@@ -68,7 +68,7 @@ impl History {
         }
     }
 
-    /// Holds `bytes`, which are sent again from `position` on, against what was there.
+    /// Compares `bytes`, which are sent again from `position` on, with the bytes sent there before.
     pub(super) fn compare(&self, position: u32, bytes: &[u8], point: Point) -> Compared {
         let mut compared = Compared::default();
         let end = position.wrapping_add(bytes.len() as u32);
@@ -153,7 +153,7 @@ mod tests {
             History::default().compare(START, &stream, point).unknown,
             Some((at(0), at(100)))
         );
-        // Behind a gap nothing is known of what was before it.
+        // After a gap, nothing before it is known.
         let mut history = after(&[&stream], point);
         history.push(at(200), &stream, point);
         assert_eq!(history.compare(START, &stream, point).unknown, Some((at(0), at(100))));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     proptest! {
-        /// However it is cut and sent again: no difference where there is none, and none that is missed.
+        /// For any packets and any bytes sent again: no false difference, and no missed one.
         #[test]
         fn any_cut(stream in proptest::collection::vec(any::<u8>(), 1..400), cut in any::<usize>(), from in any::<usize>(),
             len in any::<usize>(), change in any::<usize>()) {

@@ -32,7 +32,7 @@ const FIN: u8 = 0x11;
 const RST: u8 = 0x04;
 const URG: u8 = 0x20;
 
-/// The wire, and what came out of it.
+/// The wire, and the records that result.
 struct Script {
     cookie: u64,
     wire: Packets,
@@ -56,7 +56,7 @@ impl Script {
         script
     }
 
-    /// The process `tgid` is in `phase` of a send to `seq`, on a socket that is known by then.
+    /// The process `tgid` is in `phase` of a send at `seq`, on a socket whose cookie is known by then.
     fn sent(&mut self, tgid: u32, phase: Phase, seq: u32, change: impl FnOnce(&mut Send)) {
         let mut send = Send::new_zeroed();
         send.sock = SOCK;
@@ -90,12 +90,12 @@ impl Script {
         self.cut_packet(flags, seq, payload, 0);
     }
 
-    /// The last `cut` bytes of the payload are left out on the way.
+    /// A packet of which the kernel side left out the last `cut` bytes.
     fn cut_packet(&mut self, flags: u8, seq: u32, payload: &[u8], cut: usize) {
         self.any_packet(flags, seq, payload, cut, 0);
     }
 
-    /// The byte `pointer` of the payload is behind the urgent one.
+    /// A packet whose urgent pointer is `pointer`: the byte before it is urgent.
     fn urgent_packet(&mut self, seq: u32, payload: &[u8], pointer: u16) {
         self.any_packet(PUSH | URG, seq, payload, 0, pointer);
     }
@@ -141,7 +141,7 @@ impl Script {
     }
 }
 
-/// The sequence number of the byte `offset` of the stream.
+/// The sequence number of the stream's byte `offset`.
 fn at(offset: usize) -> u32 {
     ISN.wrapping_add(1).wrapping_add(offset as u32)
 }
@@ -164,14 +164,14 @@ fn packets_say_what_and_sends_say_who() {
     assert!(script.counters.is_empty());
 }
 
-/// Two processes write in turn, and what they wrote leaves later, in packets of its own.
+/// Two processes write in turn, and their bytes leave later, in different packets.
 #[test]
 fn the_owner_is_who_wrote_the_first_byte() {
     let mut script = Script::connected();
     let (one, two) = (V1.len() - 10, V1.len());
     script.begins(7, at(0));
     script.begins(8, at(one));
-    // It wrote nothing: EAGAIN.
+    // Process 9 wrote nothing: EAGAIN.
     script.begins(9, at(two));
     script.begins(8, at(two));
     script.packet(PUSH, at(0), &[V1, V2].concat());
@@ -215,7 +215,7 @@ fn the_rest_of_a_packet_is_counted() {
         ),
         (1, 10)
     );
-    // Sent again it is nothing new.
+    // Sent again, it adds nothing new.
     script.cut_packet(PUSH, at(0), &[V1, V2].concat(), 10);
     assert_eq!((script.judged().len(), script.counters.of(Loss::PacketBound)), (2, 1));
 }
@@ -234,7 +234,7 @@ fn a_request_in_the_syn() {
     assert_eq!(script.judged(), [(Verdict::V1, 7), (Verdict::V2, 8)]);
 }
 
-/// Nobody can say which of two it was: it is nobody, and not one of them.
+/// Two sockets may have sent it: the record names neither sender.
 #[test]
 fn two_that_open_at_once_are_not_mixed_up() {
     let mut script = Script::new();
@@ -250,7 +250,7 @@ fn two_that_open_at_once_are_not_mixed_up() {
 #[test]
 fn a_connection_that_is_older_is_joined() {
     let mut script = Script::new();
-    // It had no cookie before its first packet.
+    // The socket had no cookie before its first packet.
     script.sent(7, Phase::Begin, at(0), |send| send.cookie = 0);
     script.packet(PUSH, at(0), V1);
     script.sent(7, Phase::End, at(V1.len()), |_| {});
@@ -280,7 +280,7 @@ fn a_head_that_is_not_finished_is_noted_and_then_given_up() {
     assert_eq!(script.judged(), [(Verdict::Unknown, 7)]);
 }
 
-/// A reset leaves in no packet that is seen; but what was written may still leave when the socket is closed.
+/// No hook sees the packet of a reset; but bytes written before may still leave when the socket is closed.
 #[test]
 fn a_head_ends_with_the_socket_once_all_has_left() {
     let mut script = Script::connected();
@@ -293,7 +293,7 @@ fn a_head_ends_with_the_socket_once_all_has_left() {
     assert_eq!(script.requests()[0].reason(), Some(Reason::Closed));
 }
 
-/// What sends for a process is known by who connected, or sent before.
+/// Bytes that a kernel thread sends belong to the process that sent before, or else to the one that connected.
 #[test]
 fn who_connected_is_remembered() {
     let mut script = Script::connected();
@@ -333,7 +333,7 @@ fn reasons(script: &Script) -> Vec<Option<Reason>> {
 
 const URGENT: Option<Reason> = Some(Reason::Urgent);
 
-/// The pointer is in the packet with the byte, in those before it, and again in what is sent again.
+/// The pointer is in the packet with the urgent byte, in earlier packets, and again in packets sent again.
 #[test]
 fn a_head_with_an_urgent_byte_is_unknown_and_its_neighbours_are_judged() {
     let stream = [V1, V2, V1].concat();
@@ -360,7 +360,7 @@ fn a_head_with_an_urgent_byte_is_unknown_and_its_neighbours_are_judged() {
     assert_eq!(reasons(&script), [URGENT, URGENT, None]);
 }
 
-/// A pointer to what was judged before it came.
+/// The pointer arrives after its byte was judged.
 #[test]
 fn an_urgent_byte_that_is_told_of_late() {
     let mut script = Script::connected();
@@ -371,7 +371,7 @@ fn an_urgent_byte_that_is_told_of_late() {
     assert_eq!((request.seq, request.head_len), (at(9), 2));
 }
 
-/// The ranges of what is said to have changed.
+/// The ranges that are reported as changed.
 fn changed(script: &Script) -> Vec<(u32, u32, u32)> {
     let changed = script.records.iter().filter(|(kind, ..)| *kind == RecordKind::Changed);
     changed
@@ -392,7 +392,7 @@ fn what_is_sent_again_with_other_bytes_is_said() {
     let name = V1.len() + V2.windows(5).position(|bytes| bytes == b"token").unwrap();
     let mut other = stream.clone();
     other[name..name + 5].copy_from_slice(b"nekot");
-    // As it was sent, one head of it, all that follows, and from the middle of a block.
+    // The whole stream, the second head, and everything from that head on.
     for (from, to) in [
         (0, stream.len()),
         (V1.len(), V1.len() + V2.len()),
@@ -412,7 +412,7 @@ fn what_is_sent_again_with_other_bytes_is_said() {
     }
 }
 
-/// The head goes on while what came before of it changes: one record, and its neighbours are judged.
+/// A head continues while its first part changes: one record, and its neighbours are judged.
 #[test]
 fn a_head_that_changes_before_it_ends() {
     let mut script = Script::connected();
@@ -427,7 +427,8 @@ fn a_head_that_changes_before_it_ends() {
     assert_eq!(changed(&script), []);
 }
 
-/// Cut otherwise than before: that can be told of whole blocks alone, and matters where pages are the sender's.
+/// Packets end at other places than before: only complete blocks can be compared, which matters for pages of the
+/// sender.
 #[test]
 fn what_cannot_be_compared_is_certain_only_in_pages_of_the_kernel() {
     let middle = V1.len() + 10..V1.len() + 20;
@@ -447,7 +448,7 @@ fn what_cannot_be_compared_is_certain_only_in_pages_of_the_kernel() {
     }
 }
 
-/// From sendfile or with MSG_ZEROCOPY, and what is written behind it as usual.
+/// Bytes from sendfile or with MSG_ZEROCOPY, followed by a normal write.
 #[test]
 fn pages_that_stay_the_sender_s_are_marked_where_they_are() {
     let mut script = Script::connected();
@@ -463,7 +464,7 @@ fn pages_that_stay_the_sender_s_are_marked_where_they_are() {
     assert_eq!(marks, [false, true, false]);
 }
 
-/// TCP_FASTOPEN_CONNECT: connected by one, the SYN leaves with what another one sends.
+/// TCP_FASTOPEN_CONNECT: one process connects, and the SYN leaves with the bytes of another.
 #[test]
 fn with_fast_open_connect_the_sender_is_who_sends() {
     let mut script = Script::new();
@@ -474,7 +475,7 @@ fn with_fast_open_connect_the_sender_is_who_sends() {
     assert_eq!(script.judged(), [(Verdict::V1, 7)]);
 }
 
-/// A head in the part of a packet that did not come here.
+/// A head in the part of a packet that the kernel side left out.
 #[test]
 fn what_is_cut_off_behind_a_head_is_reported() {
     let mut script = Script::connected();
@@ -485,7 +486,6 @@ fn what_is_cut_off_behind_a_head_is_reported() {
     assert_eq!(reasons(&script)[2..], [Some(Reason::Gap), None]);
 }
 
-/// More connections than there is room for.
 #[test]
 fn connections_that_are_given_up_are_reported() {
     let mut script = Script::connected();
@@ -506,7 +506,7 @@ fn connections_that_are_given_up_are_reported() {
     assert_eq!(script.judged()[1..], [(Verdict::Unknown, 8), (Verdict::V1, 8)]);
 }
 
-/// A connection that has ended is no loss.
+/// Dropping a connection that has ended loses nothing.
 #[test]
 fn only_connections_that_are_open_are_given_up() {
     let mut script = Script::new();
@@ -539,7 +539,7 @@ fn what_is_no_tcp_is_counted_or_left_alone() {
 }
 
 proptest! {
-    /// However a stream is cut into packets, and whichever of them are sent again: the same requests.
+    /// For any packets of a stream, and any of them sent again: the same requests.
     #[test]
     fn any_packets_of_a_stream_give_the_same_requests(cuts in proptest::collection::vec((1_usize..60, any::<bool>()), 1..40)) {
         let stream = [V1, V2, V1, V2].concat();
@@ -557,7 +557,7 @@ proptest! {
         assert!(script.counters.is_empty());
     }
 
-    /// Whatever is sent again, cut off, urgent or in the sender's pages: no panic.
+    /// For any packets that are sent again, cut, urgent or in the sender's pages: no panic.
     #[test]
     fn any_packets(packets in proptest::collection::vec(
         (any::<u8>(), -80_i32..300, 0..V2.len(), 0..80_usize, any::<u16>(), 0..8_u32), 0..40)) {

@@ -22,7 +22,7 @@ const SOCK: u64 = 0xffff_8880_0000_1000;
 const V1: &[u8] = b"GET /latest/user-data HTTP/1.1\r\nHost: imds\r\n\r\n";
 const V2: &[u8] = b"GET / HTTP/1.1\r\nX-aws-ec2-metadata-token: secret\r\n\r\n";
 
-/// A tap, and the verdicts that came out of it.
+/// A tap, and its verdicts.
 struct Script {
     tap: LegacyTap,
     number: u32,
@@ -52,7 +52,7 @@ impl Script {
         send.destination = [169, 254, 169, 254, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         send.family = 4;
         send.source_port = 40_000_u16.to_be();
-        // A process that was there before any that /proc could have now.
+        // Started before any process that /proc can show now.
         send.task = Task {
             tgid: 7,
             start: 1,
@@ -75,7 +75,7 @@ impl Script {
         self.take(Phase::End, |send| send.result = result, data);
     }
 
-    /// A send of which nothing is odd.
+    /// A normal send.
     fn send(&mut self, data: &[u8]) {
         self.begin(data);
         self.end(data, data.len() as i32);
@@ -201,7 +201,7 @@ fn pieces_are_put_together_and_their_ends_are_missed() {
         &V1[20..],
     );
     assert_eq!(script.verdicts(), [JUDGED_V1]);
-    // More than one send may be copied of.
+    // More bytes than the kernel side copies of one send.
     script.begin(&V2[..20]);
     script.end(&V2[..20], V2.len() as i32);
     script.take(
@@ -218,7 +218,7 @@ fn pieces_are_put_together_and_their_ends_are_missed() {
 
 #[test]
 fn lost_records_are_gaps_and_never_a_verdict() {
-    // The begin, the end, both, and what would have been a token.
+    // Lost: the begin, the end, or the end and another send. The lost bytes are part of the token header.
     for lost in 0..3 {
         let mut script = Script::connected();
         script.send(&V2[..20]);
@@ -250,7 +250,7 @@ fn the_end_of_a_connection_ends_a_head() {
     script.take(Phase::Shutdown, |_| {}, b"");
     script.close();
     assert_eq!(script.verdicts(), [unknown(Reason::Closed)]);
-    // The same address, another connection.
+    // Another connection with the same sock address.
     script.number = 0;
     script.take(Phase::Connect, |_| {}, b"");
     script.send(V1);
@@ -324,7 +324,7 @@ fn the_kernel_s_own_threads_send_for_who_sent_or_connected_before() {
         script.take(Phase::End, by, V1);
     }
     let owners: Vec<_> = script.requests().iter().map(|request| request.task.tgid).collect();
-    // The process that connected is number 7.
+    // Process 7 connected.
     assert_eq!(owners, [7, 8, 8]);
 }
 
@@ -338,7 +338,7 @@ fn an_unfinished_head_is_noted_once_at_first_and_once_with_its_line() {
     assert!(script.records.iter().all(|(kind, ..)| *kind == RecordKind::Pending));
 }
 
-/// A stream of heads, sent in parts; `flags` of each.
+/// Sends a stream of heads in parts, each with its flags.
 fn with_flags(parts: &[(&[u8], u32)]) -> Script {
     let mut script = Script::connected();
     for (part, flags) in parts {
@@ -353,7 +353,7 @@ fn with_flags(parts: &[(&[u8], u32)]) -> Script {
 const URGENT: u32 = send_flags::URGENT;
 const JUDGED_URGENT: (Verdict, Option<Reason>) = (Verdict::Unknown, Some(Reason::Urgent));
 
-/// In the token's name, the method, the path, the version, and at the ends of the head.
+/// The urgent byte is in the token's name, the method, the path, the version, and at the ends of the head.
 #[test]
 fn a_head_with_an_urgent_byte_is_unknown_and_its_neighbours_are_judged() {
     let stream = [V1, V2, V1, V2].concat();
@@ -367,13 +367,13 @@ fn a_head_with_an_urgent_byte_is_unknown_and_its_neighbours_are_judged() {
         );
         assert_eq!(script.requests()[1].task.tgid, 7);
     }
-    // The last byte of a head: where `tcp_stdurg` is set it is the first byte of the next one.
+    // The last byte of a head: with `tcp_stdurg` the urgent byte is the first byte of the next head.
     let at = V1.len() + V2.len() - 1;
     let script = with_flags(&[(&stream[..=at], URGENT), (&stream[at + 1..], 0)]);
     assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_URGENT, JUDGED_URGENT, JUDGED_V2]);
 }
 
-/// The first of them is one byte, the others are the last bytes of more.
+/// The first part is the urgent byte alone; in the others the last byte is urgent.
 #[test]
 fn several_urgent_bytes() {
     let token = V2.windows(6).position(|bytes| bytes == b"-token").unwrap();
@@ -384,9 +384,9 @@ fn several_urgent_bytes() {
         (&V2[token + 4..], 0),
         (V1, 0),
     ]);
-    // Nobody knows which of them a receiver has left out, and so where a head begins.
+    // It is unknown which of them a receiver left out, and so where a head begins.
     assert_eq!(script.verdicts(), [JUDGED_URGENT, JUDGED_URGENT]);
-    // One after the other they are as one.
+    // One at a time, they count like a single one.
     let mut parts: Vec<(&[u8], u32)> = Vec::new();
     for _ in 0..3 {
         parts.extend([
@@ -399,8 +399,8 @@ fn several_urgent_bytes() {
     assert_eq!(with_flags(&parts).verdicts(), [JUDGED_URGENT, JUDGED_V1].repeat(3));
 }
 
-/// Without the urgent byte there is a length, or the body is longer by one: what follows is read in two ways until both
-/// agree, and what only one of them sees is reported.
+/// Without the urgent byte the head has a length, or its body is one byte longer: the rest is read in two ways until
+/// both agree, and heads that only one of them sees are reported.
 #[test]
 fn an_urgent_byte_that_moves_what_follows() {
     let hidden = b"PUT /x HTTP/1.1\r\n?Content-Length: 44\r\n\r\n";
@@ -412,9 +412,9 @@ fn an_urgent_byte_that_moves_what_follows() {
         (V2, 0),
         (V1, 0),
     ]);
-    // The length ends in the middle of the second head, and certainty begins again behind it.
+    // The body ends in the middle of the second head; requests are certain again after that head.
     assert_eq!(script.verdicts(), [JUDGED_URGENT, JUDGED_URGENT, JUDGED_V1]);
-    // As a body it has a head that the stream itself has not.
+    // A reading with a shorter body has a head that the unchanged stream does not.
     let body = b"PUT /x HTTP/1.1\r\nContent-Length: 40\r\n\r\nGET /latest/user-data?a HTTP/1.1\r\nA: b\r\n\r\n";
     let at = body.windows(4).position(|bytes| bytes == b"40\r\n").unwrap();
     let script = with_flags(&[
@@ -431,8 +431,8 @@ fn an_urgent_byte_that_moves_what_follows() {
     assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_URGENT, JUDGED_V1]);
 }
 
-/// A send that waits leaves in parts, each with an urgent byte of its own; and of one behind much that waits TCP tells
-/// with pointers that do not reach it.
+/// A send that waits leaves in parts, each with an urgent byte of its own. If many bytes wait before the urgent byte,
+/// TCP announces it with pointers that do not reach it.
 #[test]
 fn an_urgent_byte_that_may_be_anywhere() {
     let pipelined = [V2, V2].concat();
@@ -474,7 +474,7 @@ fn pages_that_stay_the_sender_s_are_marked_where_they_are() {
     assert_eq!(marks, [false, true, false, true]);
 }
 
-/// User and name are those of the send, also where the process has changed them since it sent last.
+/// User and name are those of the send, even if the process has changed them since its last send.
 #[test]
 fn each_send_has_its_own_user_and_name() {
     let mut script = Script::connected();
@@ -496,7 +496,7 @@ fn each_send_has_its_own_user_and_name() {
     assert_eq!(seen, [(0, b'a'), (65534, b'a'), (65534, b'b')]);
 }
 
-/// TCP_FASTOPEN_CONNECT: the socket has its peer before the SYN leaves, with what another process sends.
+/// TCP_FASTOPEN_CONNECT: the socket has its peer before the SYN leaves with the bytes of another process.
 #[test]
 fn with_fast_open_connect_the_sender_is_who_sends() {
     let mut script = Script::connected();
@@ -518,7 +518,7 @@ fn a_count_that_begins_again() {
     script.number = 0;
     script.send(V2);
     assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_V1, JUDGED_V2]);
-    // Inside a head nobody can tell.
+    // Inside a head this cannot be recognized.
     script.send(&V2[..20]);
     script.number = 0;
     script.send(&V2[20..]);
@@ -528,7 +528,7 @@ fn a_count_that_begins_again() {
     assert_eq!(script.requests()[3].task.tgid, 7);
 }
 
-/// Nothing is lost without a record that names the sender, though it is in no head that has begun.
+/// Every loss gives a record that names the sender, even if no head has begun.
 #[test]
 fn sends_that_are_lost_between_heads_are_reported() {
     let mut script = Script::connected();
@@ -537,7 +537,7 @@ fn sends_that_are_lost_between_heads_are_reported() {
     script.send(V1);
     assert_eq!(script.verdicts(), [JUDGED_V1, unknown(Reason::Gap), JUDGED_V1]);
     assert_eq!(script.requests()[1].task.tgid, 7);
-    // A send whose end is never heard of, and one that is not heard of at all.
+    // A send without its end, and one that was lost completely.
     script.begin(V1);
     script.close();
     assert_eq!(script.verdicts()[3..], [unknown(Reason::NoState)]);
@@ -549,7 +549,7 @@ fn sends_that_are_lost_between_heads_are_reported() {
     assert_eq!(script.verdicts()[4..], [JUDGED_V1, unknown(Reason::Gap)]);
 }
 
-/// Records that found no room are one record of each connection that they were of, and of no other.
+/// Lost records give one record for each affected connection, and none for others.
 #[test]
 fn what_a_full_buffer_lost_is_told_once() {
     let lose = |script: &mut Script| {
@@ -572,14 +572,14 @@ fn what_a_full_buffer_lost_is_told_once() {
     script.number += 1;
     script.send(V1);
     script.send(V1);
-    // Certainty begins again at an empty line.
+    // Requests are certain again after an empty line.
     assert_eq!(
         script.verdicts()[4..],
         [unknown(Reason::Gap), unknown(Reason::Gap), JUDGED_V1]
     );
 }
 
-/// More connections than there is room for: what is given up and cannot be judged is a record with its sender.
+/// More connections than fit: an unfinished request of a dropped connection gives a record with its sender.
 #[test]
 fn connections_that_are_given_up_are_reported() {
     let mut script = Script::connected();
@@ -595,7 +595,7 @@ fn connections_that_are_given_up_are_reported() {
     assert_eq!(script.counters().of(Kind::ConnectionsGivenUp), 1);
     assert_eq!(script.verdicts(), [unknown(Reason::NoState)]);
     assert_eq!(script.requests()[0].task.tgid, 7);
-    // It goes on with the end of its head, and then with one that can be judged.
+    // The connection continues with the end of its head, and then with a head that can be judged.
     script.number = number;
     for data in [&V1[20..], V1] {
         script.number += 1;
@@ -618,7 +618,7 @@ fn phase() -> impl Strategy<Value = Phase> {
 }
 
 proptest! {
-    /// Whatever is lost, doubled or out of order: no panic, and nothing that was not sent is called v1 with a token in it.
+    /// For records lost, doubled or out of order: no panic, and no token in a capture.
     #[test]
     fn any_records_in_any_order(records in proptest::collection::vec(
         (phase(), 0..6_u32, 0..80_u32, any::<u32>(), any::<i32>(), 0..V2.len(), 0..8_u32), 0..60)) {
@@ -637,7 +637,7 @@ proptest! {
         }
     }
 
-    /// However a stream is cut into sends and these into pieces, the verdicts are the same.
+    /// For any sends and pieces of a stream, the verdicts are the same.
     #[test]
     fn any_cut_is_the_same(cuts in proptest::collection::vec(1..40_usize, 1..40)) {
         let stream = [V1, V2, b"PUT /x HTTP/1.1\r\nContent-Length: 5\r\n\r\nGET /", V1].concat();
@@ -651,14 +651,14 @@ proptest! {
                 break;
             }
         }
-        // Where the body ends, by its length, a request of HTTP/0.9 would be whole.
+        // At the end of the body, by its length, a request in HTTP/0.9 would be complete.
         let framing = (Verdict::Unknown, Some(Reason::Framing));
         assert_eq!(script.verdicts(), [JUDGED_V1, JUDGED_V2, JUDGED_V1, framing, JUDGED_V1]);
     }
 }
 
 proptest! {
-    /// Wherever an urgent byte is, and however it is cut: its head is unknown, the others are judged, and none is missing.
+    /// For any place of an urgent byte and any cut: its head is unknown, the others are judged, and none is missing.
     #[test]
     fn any_urgent_byte(place in 0..V2.len(), cut in 0..20_usize) {
         let stream = [V1, V2, V1, V2].concat();
@@ -667,7 +667,7 @@ proptest! {
         let script = with_flags(&[(&stream[..begin], 0), (&stream[begin..=at], URGENT), (&stream[at + 1..], 0)]);
         let verdicts = script.verdicts();
         assert_eq!(verdicts[..2], [JUDGED_V1, JUDGED_URGENT]);
-        // The end of a head belongs to two.
+        // The end of a head belongs to both heads.
         let merged = place >= V2.len() - 4;
         assert!(merged || verdicts == [JUDGED_V1, JUDGED_URGENT, JUDGED_V1, JUDGED_V2], "{:?}", verdicts);
         assert_eq!(verdicts.last(), Some(&JUDGED_V2));

@@ -290,7 +290,7 @@ fn long_shape(text: &str, before: &str) -> Option<usize> {
     uuid.or(date).or_else(address)
 }
 
-/// True for a random part of letters and digits without separators.
+/// Replaces a part of letters and digits by a star if it looks random, or else the long numbers in it.
 fn part_folded(part: &str, temporary: bool) -> String {
     let digits = part.bytes().filter(u8::is_ascii_digit).count();
     let is_hex = part.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -235,7 +235,7 @@ fn cluster(syntax: Syntax, options: &str) -> Cluster<'_> {
     Cluster::Flags
 }
 
-/// `-` is standard input; a descriptor's number is no help.
+/// `-` is standard input. The number of a descriptor does not identify a script.
 fn file(path: &str) -> Runs<'_> {
     if path.is_empty() || path == "-" {
         Runs::Input

@@ -31,7 +31,7 @@ fn interpreters_are_what_they_run() {
         ("/usr/bin/python3", "python3 -Ic code", "/usr/bin/python3"),
         ("/usr/bin/python3", "python3 -", "/usr/bin/python3"),
         ("/usr/bin/python3", "python3", "/usr/bin/python3"),
-        // As the kernel starts a script with `#!/usr/bin/python3 -Es`.
+        // The command line that the kernel makes for a script with `#!/usr/bin/python3 -Es`.
         (
             "/usr/bin/python3.9",
             "/usr/bin/python3 -Es /usr/bin/cloud-init init",
@@ -130,9 +130,9 @@ fn other_programs_are_their_executable() {
             "/etc/periodic/hourly/tag",
         ),
         ("/bin/busybox", "busybox ash ./tag.sh x", "/srv/app/tag.sh"),
-        // Arguments are the process's own to write: the executable says that this is no python.
+        // A process can write its own arguments; the executable shows that this is not Python.
         ("/opt/agent", "python3 /opt/app/run.py", "/opt/agent"),
-        // Where it is not known, what the process says of itself is all there is to go by, and marked as that.
+        // Without a known executable only the process's own claim is left, in brackets.
         ("", "python3 /opt/app/run.py", "[/opt/app/run.py]"),
         ("", "/opt/agent -x", "[name]"),
         ("", "sh /usr/bin/curl", "[/usr/bin/curl]"),
@@ -271,7 +271,7 @@ fn ancestor(text: &str) -> Ancestor {
     }
 }
 
-/// The program of `tool` (`executable|arguments`), by its ancestors from the parent on; pid 1 is added.
+/// The program of `tool` (`executable|arguments`) with these ancestors, the parent first; adds pid 1.
 fn run(tool: &str, ancestors: &[&str]) -> String {
     let (executable, args) = tool.split_once('|').unwrap_or((tool, ""));
     let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
@@ -309,7 +309,7 @@ fn a_tool_is_what_runs_it() {
             &["deploy.sh|/usr/bin/bash|/bin/bash -e /opt/deploy.sh prod"],
             "/opt/deploy.sh > /usr/bin/curl",
         ),
-        // From an interpreter of any kind, and from a program of its own.
+        // Run by a script of any interpreter, or by a program in its own right.
         (
             CURL,
             &["python3|/usr/bin/python3.8|python3 /opt/tag.py"],
@@ -398,7 +398,7 @@ fn a_tool_is_what_runs_it() {
             &["bash|/usr/bin/bash|bash", script],
             "/opt/backup.sh > /usr/bin/curl",
         ),
-        // Wrappers between.
+        // Wrappers in between.
         (
             CURL,
             &["timeout|/usr/bin/timeout|timeout 5 curl x", script],
@@ -429,13 +429,13 @@ fn a_tool_is_what_runs_it() {
             &["passt.avx2|/usr/bin/passt.avx2|pasta -- curl x", script],
             "/opt/backup.sh > /usr/bin/curl",
         ),
-        // A script that is a tool is nearer than who calls that.
+        // A script that is itself a tool is nearer than its caller.
         (
             CURL,
             &["ec2-metadata|/usr/bin/bash|/bin/bash /usr/bin/ec2-metadata -i", script],
             "/usr/bin/ec2-metadata > /usr/bin/curl",
         ),
-        // By schedules, units and logins: the script, if there is one.
+        // Under schedules, units and logins: the script, if there is one.
         (
             CURL,
             &[
@@ -446,18 +446,18 @@ fn a_tool_is_what_runs_it() {
             "/opt/backup.sh > /usr/bin/curl",
         ),
         (CURL, &[script, BASH, SSHD, SSHD], "/opt/backup.sh > /usr/bin/curl"),
-        // Nearer programs are those that have to be mended.
+        // The nearest program is the one to fix.
         (
             CURL,
             &[script, "python3|/usr/bin/python3|python3 /usr/bin/supervisord -n"],
             "/opt/backup.sh > /usr/bin/curl",
         ),
-        // The script's process was not seen itself: its name is what is known.
+        // The script's process was not described: only its name is known.
         (CURL, &["backup.sh"], "[backup.sh] > /usr/bin/curl"),
         (CURL, &["backup.sh|/usr/bin/dash|"], "[backup.sh] > /usr/bin/curl"),
         (CURL, &["a] > /bin/x"], "[a_ _ /bin/x] > /usr/bin/curl"),
         ("curl|curl x", &[script], "/opt/backup.sh > [curl]"),
-        // Where the shell started is not known, only how the script was called.
+        // The shell's working directory is unknown; only the path in the call is known.
         (
             CURL,
             &["sh|/usr/bin/dash|sh ./jobs/backup.sh"],
@@ -476,7 +476,7 @@ fn a_tool_is_what_runs_it() {
 #[test]
 fn a_tool_stands_alone_where_no_script_runs_it() {
     for ancestors in [
-        // A person, at a terminal or with text for a shell.
+        // A person at a terminal, or with text for a shell.
         [BASH, SSHD, SSHD].as_slice(),
         &["bash|/usr/bin/bash|bash --norc", "tmux: server|/usr/bin/tmux|tmux"],
         &["sudo|/usr/bin/sudo|sudo curl x", BASH, "login|/usr/bin/login|login"],
@@ -509,13 +509,13 @@ fn a_tool_stands_alone_where_no_script_runs_it() {
             "containerd-shim|/usr/bin/containerd-shim-runc-v2|x",
         ],
         &["systemd|/usr/lib/systemd/systemd|/lib/systemd/systemd --user"],
-        // A shell of which nothing but its name is known.
+        // A shell of which only the name is known.
         &["sh"],
         &["sh|/usr/bin/dash|", "backup.sh|/usr/bin/dash|/bin/sh /opt/backup.sh"],
     ] {
         assert_eq!(run(CURL, ancestors), "/usr/bin/curl", "{ancestors:?}");
     }
-    // Programs of their own say enough.
+    // A program in its own right needs no caller.
     let script = "backup.sh|/usr/bin/dash|/bin/sh /opt/backup.sh";
     for (program, expected) in [
         ("/usr/bin/terraform|terraform plan", "/usr/bin/terraform"),

@@ -158,7 +158,7 @@ fn pod(name: &str, parents: &[&str]) -> Option<Orchestrator> {
 const ECS_ROOTS: [&str; 2] = ["ecs", "ecs-anywhere"];
 
 /// `/ecs/<task>/<container>` or `/ecs/<cluster>/<task>/<container>`, and `ecstasks-<task>.slice` with cgroup v2, where
-/// slices nest at each dash of an id that has some.
+/// slices nest at each dash in an id.
 fn task(name: &str, parents: &[&str]) -> Option<Orchestrator> {
     let id = match name.strip_prefix("ecstasks-") {
         Some(slice) => slice.strip_suffix(".slice")?.replace('_', "-"),
@@ -177,7 +177,7 @@ fn is_task_id(id: &str) -> bool {
     matches!(lengths.as_slice(), [32] | [8, 4, 4, 4, 12]) && id.split('-').all(is_hex)
 }
 
-/// `/ecs/<task>/<task>-<number>`, as Fargate names containers; nothing tells their runtime.
+/// `/ecs/<task>/<task>-<number>`, the name that Fargate gives containers. Their runtime is unknown.
 fn of_task(name: &str, parents: &[&str]) -> Option<Container> {
     let (task, number) = name.rsplit_once('-')?;
     let below_ecs = parents.iter().rev().take(3).any(|parent| ECS_ROOTS.contains(parent));

@@ -68,7 +68,7 @@ impl Hierarchies {
         }
     }
 
-    /// The beginning of `path` that the system named, up to the directory that a user got.
+    /// The beginning of `path` that the system named, up to and including the first directory that a user owns.
     pub fn system_part<'a>(&self, controllers: &str, path: &'a str) -> &'a str {
         let path = by_name(path);
         let found = self.mounts.iter().filter(|mount| mount.holds(controllers));
@@ -157,7 +157,7 @@ mod tests {
 
     const ID: &str = "abababababababababababababababababababababababababababababababab";
 
-    /// Directories as a hierarchy of v2 has them, those in `owned` with all below them another user's.
+    /// A v2 hierarchy with `paths`, of which those in `owned` belong to another user.
     fn hierarchy(directory: &Path, paths: &[&str], owned: &[&str]) -> Hierarchies {
         for path in paths {
             fs::create_dir_all(directory.join(path)).expect("a directory");
@@ -236,7 +236,7 @@ nonsense - cgroup";
             ("/system.slice/app.service/a/b", "/system.slice/app.service"),
             ("/system.slice/app.service", "/system.slice/app.service"),
             ("/system.slice/own.service/a", "/system.slice/own.service/a"),
-            // Gone by now: the name was root's to choose, what was below is not known.
+            // Deleted: root chose its name, but the owner of what was below is unknown.
             ("/system.slice/gone.service/a/b", "/system.slice/gone.service"),
             ("/open/a", "/open"),
             ("/../system.slice/app.service/a", "/../system.slice/app.service/a"),
@@ -249,7 +249,7 @@ nonsense - cgroup";
         assert_eq!(found.system_part("pids", path), path);
     }
 
-    /// Every shape that names a container, a pod or a task, below whatever is a user's.
+    /// Every form of container, pod and task names, below directories of a user.
     #[test]
     fn no_name_of_a_user_s_is_a_container_of_the_system_s() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -308,7 +308,7 @@ nonsense - cgroup";
                 assert_eq!(placement.unit.as_deref(), unit, "{path}");
                 assert_eq!(placement.system_unit.as_deref(), unit, "{path}");
             }
-            // A unit's name is no unit of the system's either.
+            // A unit's name is not a unit of the system there either.
             let path = format!("0::{parent}/amazon-ssm-agent.service");
             let placement = parse_in(&path, &found);
             assert_eq!(placement.system_unit.as_deref(), unit, "{path}");
@@ -322,7 +322,7 @@ nonsense - cgroup";
         }
     }
 
-    /// A runtime gives a container with user ids of its own that container's directory.
+    /// A runtime makes a container with its own user ids the owner of the container's directory.
     #[test]
     fn a_container_that_owns_its_directory_is_still_the_system_s() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -345,7 +345,7 @@ nonsense - cgroup";
         }
     }
 
-    /// On v1 each hierarchy has directories of its own, and one may be a user's where the others are not.
+    /// In v1 each hierarchy has its own directories, and a user may own one in only one of the hierarchies.
     #[test]
     fn a_users_directory_in_one_hierarchy_of_v1_says_nothing_for_the_others() {
         let directory = tempfile::tempdir().expect("a directory");

@@ -1,9 +1,9 @@
-//! Shapes of cgroup paths, each as somebody who runs such a host has written it down.
+//! Forms of cgroup paths, each published by someone who runs such a host.
 
 use super::{Placement, parse, parse_path};
 use crate::event::{Container, Orchestrator, Qos, Runtime};
 
-/// What is expected: absent parts are `""`.
+/// The expected parts; absent parts are `""`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Expected {
     unit: &'static str,
@@ -51,7 +51,7 @@ fn check(source: &str, text: &str, expected: Expected) {
     } = expected;
     let expected = [unit, user_unit, runtime, container, orchestrator, qos].map(str::to_owned);
     assert_eq!(summary(&parse(text)), expected, "{source}: {text}");
-    // What the kernel side reads is the path alone.
+    // The kernel side reads only the path.
     if let Some(path) = text.strip_prefix("0::") {
         assert_eq!(summary(&parse_path(path)), expected, "{source}: {path}");
     }
@@ -166,12 +166,12 @@ fn ids_of_ecs_tasks_are_those_of_tasks() {
         (format!("/ecs/{UUID}/{ID}"), UUID, ID, docker),
         (format!("/ecs/my-cluster/{TASK}/{ID}"), TASK, ID, docker),
         (format!("/ecs/my-cluster/{UUID}/{ID}"), UUID, ID, docker),
-        // A cluster that is called as tasks are.
+        // A cluster whose name looks like a task id.
         (format!("/ecs/{UUID}/{TASK}/{ID}"), TASK, ID, docker),
         (format!("/ecs-anywhere/{TASK}/{ID}"), TASK, ID, docker),
         (format!("/ecs/{TASK}/{ID}/system.slice/nginx.service"), TASK, ID, docker),
         (format!("/docker/{ID}/ecs/{TASK}/{ID}"), TASK, ID, docker),
-        // Fargate: the container's id begins as the task's.
+        // Fargate: the container's id begins with the task's id.
         (format!("/ecs/{TASK}/{fargate}"), TASK, &fargate, bare),
         (format!("/ecs/my-cluster/{TASK}/{fargate}"), TASK, &fargate, bare),
         (
@@ -203,7 +203,7 @@ fn ids_of_ecs_tasks_are_those_of_tasks() {
             docker,
         ),
         (format!("/ecstasks.slice/ecstasks-{TASK}.slice"), TASK, "", bare),
-        // No ids of tasks.
+        // Not task ids.
         (format!("/ecs/my-cluster/{ID}"), "", ID, docker),
         (format!("/ecs/{}/{ID}", "-".repeat(40)), "", ID, docker),
         (format!("/ecs/{TASK}abcd/{ID}"), "", ID, docker),
@@ -237,7 +237,7 @@ fn a_process_that_has_exited_is_where_it_was() {
     for (text, of_exited) in [
         ("12:pids:/\n1:name=systemd:/\n", true),
         ("12:pids:/\n1:name=systemd:/\n0::/system.slice/app.service\n", true),
-        // It exited while the text was made.
+        // The process exited while the kernel wrote the text.
         ("12:pids:/system.slice/app.service\n1:name=systemd:/\n", true),
         ("12:pids:/\n", true),
         ("12:pids:/\n1:name=systemd:/system.slice/other.service\n", false),
@@ -250,7 +250,7 @@ fn a_process_that_has_exited_is_where_it_was() {
             assert_eq!(parse(text).or(kernel()).unit.as_deref(), Some("app.service"), "{text}");
         }
     }
-    // What /proc still says counts more, and what belongs together is not torn apart.
+    // Facts still in /proc win, and facts that belong together stay together.
     let now = parse("1:name=systemd:/\n0::/user.slice/user-1000.slice/user@1000.service/app.slice/sync.service\n");
     assert_eq!(now.clone().or(kernel()), now);
     let container = parse_path("/docker/3726184226f5d3147c25fdeab5b60097e378e8a720503a5e19ecfdf29f869860");
@@ -258,7 +258,7 @@ fn a_process_that_has_exited_is_where_it_was() {
     assert_eq!((both.container, both.unit), (container.container, kernel().unit));
     assert_eq!(Placement::default().or(kernel()), kernel());
     assert_eq!(kernel().or(Placement::default()), kernel());
-    // The cgroup is gone, too.
+    // The cgroup was deleted too.
     let gone = parse("0::/system.slice/app.service (deleted)");
     assert_eq!(gone.unit.as_deref(), Some("app.service"));
 }
@@ -491,7 +491,7 @@ fn systemd_units() {
         ),
         ("0::/init.scope", unit("init.scope")),
         ("0::/", NONE),
-        // v1: systemd's own hierarchy says which unit it is, whatever the controllers do.
+        // v1: systemd's own hierarchy names the unit, whatever the controllers' hierarchies contain.
         (
             "11:memory:/system.slice/other.service\n1:name=systemd:/system.slice/amazon-ssm-agent.service\n",
             unit("amazon-ssm-agent.service"),
@@ -502,7 +502,7 @@ fn systemd_units() {
             unit("app.service"),
         ),
         ("1:name=systemd:/\n0::/system.slice/app.service\n", unit("app.service")),
-        // As seen from inside of a cgroup namespace.
+        // Seen from inside a cgroup namespace.
         ("0::/../../system.slice/app.service", unit("app.service")),
     ] {
         check("systemd.io/CGROUP_DELEGATION", text, expected);
@@ -545,7 +545,7 @@ fn shapes_that_nobody_knows() {
     for text in [
         "",
         "nonsense\n0:\n::::",
-        // BuildKit's ids are no container's.
+        // BuildKit's ids are not container ids.
         "0::/docker/buildkit/zw1qkqd2hnuyytsg4zvlsqxqm",
         "0::/garden/0f99ad5f-45163e",
         &format!("0::/{HEX}"),

@@ -13,7 +13,7 @@ use crate::event::Platform;
 
 const ID: &str = "3726184226f5d3147c25fdeab5b60097e378e8a720503a5e19ecfdf29f869860";
 
-/// More than a busy machine takes to read a file.
+/// Longer than a busy machine takes to read a file.
 const LONG: Duration = Duration::from_secs(10);
 
 /// A host with one state file.
@@ -32,7 +32,7 @@ impl Host {
         Self { root, path }
     }
 
-    /// What is found of a container, and how many looks failed.
+    /// The names found for a container and its pod or task, and the number of failed reads.
     fn look(&self, runtime: Option<Runtime>) -> (Container, Orchestrator, u64) {
         let owner = fs::metadata(self.root.path()).unwrap().uid();
         let mut container = Container {
@@ -62,7 +62,7 @@ fn docker() {
     assert_eq!((orchestrator.name, failures), (None, 0));
 }
 
-/// As aws/amazon-ecs-agent labels them (agent/api/container, docker labels).
+/// The labels of aws/amazon-ecs-agent (agent/api/container, docker labels).
 #[test]
 fn amazon_ecs() {
     let text = r#"{"Name":"/ecs-web-3-app-f8a1","Config":{"Image":"1.dkr.ecr.eu-west-1.amazonaws.com/app:7","Labels":{
@@ -96,7 +96,7 @@ fn containerd() {
     }
 }
 
-/// containers/podman pkg/annotations: what CRI-O writes.
+/// The annotations that CRI-O writes (containers/podman pkg/annotations).
 #[test]
 fn crio() {
     let path = format!("run/containers/storage/overlay-containers/{ID}/userdata/config.json");
@@ -178,7 +178,7 @@ fn container(id: &str, runtime: Option<Runtime>) -> Container {
     }
 }
 
-/// One runtime's files hang: the others' names come all the same, and those that were asked for come later.
+/// The files of one runtime hang: the names of others still arrive, and its own arrive later.
 #[test]
 fn a_file_system_that_hangs_costs_its_own_names_only() {
     let (release, hang) = sync_channel::<()>(0);

@@ -13,7 +13,8 @@ use rustix::thread::LinkNameSpaceType;
 use super::{Directory, ExistingSocket, cookie, find_existing, io, socket_inode, target};
 use crate::host::namespace;
 
-/// A network namespace of this thread's own in which lo has IMDS's addresses, so that nothing leaves it. Needs root.
+/// Moves this thread into a new network namespace whose `lo` has IMDS's addresses, so that nothing leaves it. Needs
+/// root.
 fn enter_own_namespace() -> u32 {
     let number = || Directory::own_thread().unwrap().namespace("ns/net").unwrap();
     let before = number();
@@ -31,7 +32,7 @@ fn enter_own_namespace() -> u32 {
     own
 }
 
-/// The kernel makes an IPv6 address usable a little after it was added.
+/// Retries, because the kernel makes an IPv6 address usable some time after it was added.
 fn once_usable<T>(mut attempt: impl FnMut() -> io::Result<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -57,7 +58,7 @@ fn connections_in_another_network_namespace_are_found_with_their_holder() {
         ready
             .send((net_ns, streams.each_ref().map(|stream| stream.local_addr().unwrap())))
             .unwrap();
-        // Until the other end is dropped.
+        // Waits until the other end is dropped.
         is_done.recv().unwrap_err();
     });
     let (net_ns, sources) = is_ready.recv().unwrap();

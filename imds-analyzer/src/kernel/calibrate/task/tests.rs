@@ -20,7 +20,7 @@ fn facts() -> TaskFacts {
     }
 }
 
-/// A task as kernels lay it out: with or without a stack canary, and with or without a field behind the credentials.
+/// A task as kernels lay it out, with or without a stack canary, and with or without a field behind the credentials.
 fn task(canary: bool, requested_key: bool) -> Vec<u8> {
     let mut task = vec![0; 12 * 1024];
     let mut put = |at: u32, bytes: &[u8]| task[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
@@ -45,7 +45,7 @@ fn task(canary: bool, requested_key: bool) -> Vec<u8> {
     {
         put(at, &value);
     }
-    // The end of a longer name before it.
+    // The remains of a longer, earlier name.
     put(2736, b"imds-12345678\0o\0");
     task
 }

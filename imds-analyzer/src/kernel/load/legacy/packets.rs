@@ -1,6 +1,6 @@
 //! The legacy object's packet program, at the root of cgroup2.
 //!
-//! Before 5.7 there are no links: the program is attached beside those of others, never in the place of one, and stays
+//! Before 5.7 there are no links: the program is attached beside other programs, never in place of one, and stays
 //! attached if this process is killed. The next start detaches programs that no process holds any more.
 
 use std::{io, os::fd::AsFd as _, time::Instant};
@@ -19,7 +19,7 @@ use crate::host::{
     proc::{self, Directory, FILE_MAX},
 };
 
-/// Loads and attaches the program. Returns whether a link holds it as well.
+/// Loads and attaches the program. Returns true if a link holds it.
 pub(super) fn attach(ebpf: &mut Ebpf) -> anyhow::Result<(Hook, bool)> {
     let cgroup = cgroup::Root::open().context("cannot open cgroup2")?;
     let mut hook = Hook::new(program::PACKET);
@@ -34,7 +34,7 @@ pub(super) fn attach(ebpf: &mut Ebpf) -> anyhow::Result<(Hook, bool)> {
         )
     })?;
     hook.load = started.elapsed();
-    // The library uses links from 5.7 on, which know no modes. Without them `Single` would replace a program of others.
+    // From 5.7 on aya uses links, which take no mode flag. Without links, `Single` would replace another program.
     let has_links = KernelVersion::current()? >= KernelVersion::new(5, 7, 0);
     let mode = if has_links {
         CgroupAttachMode::Single
@@ -50,9 +50,9 @@ pub(super) fn attach(ebpf: &mut Ebpf) -> anyhow::Result<(Hook, bool)> {
     Ok((hook, has_links))
 }
 
-/// Detaches those of predecessors that were killed, and says how many they were.
+/// Detaches the programs of killed predecessors and returns how many there were.
 pub(super) fn sweep() -> anyhow::Result<usize> {
-    // Elsewhere not every process is to be seen.
+    // In any other pid namespace some processes are not visible.
     if !in_first_pid_namespace() {
         return Ok(0);
     }
@@ -61,7 +61,7 @@ pub(super) fn sweep() -> anyhow::Result<usize> {
     };
     let mut removed = 0;
     for info in loaded_programs() {
-        // It may have been unloaded since it was counted.
+        // The program may have been unloaded since it was listed.
         let Ok(info) = info else { continue };
         if info.name_as_str() == Some(program::PACKET) && !is_held(info.id())? {
             let program = info.fd()?;
@@ -74,7 +74,7 @@ pub(super) fn sweep() -> anyhow::Result<usize> {
     Ok(removed)
 }
 
-/// Whether a process has the program open.
+/// True if a process has the program open, or may have: not every process can be inspected.
 fn is_held(id: u32) -> io::Result<bool> {
     let line = format!("prog_id:\t{id}");
     for pid in proc::pids()? {
@@ -82,7 +82,7 @@ fn is_held(id: u32) -> io::Result<bool> {
         let (files, process) = match found {
             Ok(found) => found,
             Err(error) if proc::is_gone(&error) => continue,
-            // It may be the one.
+            // This process may be the one that holds the program.
             Err(_) => return Ok(true),
         };
         let has_it = |file| {

@@ -5,7 +5,7 @@ use super::{path, unit};
 #[test]
 fn random_parts_are_folded() {
     for (given, expected) in [
-        // Directories and files for a while: Python, mktemp(1), pip, Go, PyInstaller, AppImage, systemd, pytest.
+        // Temporary directories and files: Python, mktemp(1), pip, Go, PyInstaller, AppImage, systemd, pytest.
         ("/tmp/tmpab12cd/x", "/tmp/tmp*/x"),
         ("/tmp/tmpk3_x9q0z/run.py", "/tmp/tmp*/run.py"),
         ("/tmp/tmpqwertzui.py", "/tmp/tmp*.py"),
@@ -80,7 +80,7 @@ fn random_parts_are_folded() {
             "/var/lib/snapd/snap/lxd/24322/bin/lxc",
             "/var/lib/snapd/snap/lxd/*/bin/lxc",
         ),
-        // Ansible's.
+        // Ansible.
         (
             "/root/.ansible/tmp/ansible-tmp-1732500000.12-48213-123456789012345/AnsiballZ_setup.py",
             "/root/.ansible/tmp/ansible-tmp-*/AnsiballZ_setup.py",
