@@ -1,5 +1,5 @@
-//! The answer automaton on whatever the fuzzer thinks of: the same answers wherever the stream is cut, and whether bytes
-//! that nobody has to look at are passed over or walked.
+//! The answer automaton on any input of the fuzzer: it gives the same answers wherever the stream is cut, and whether
+//! bytes that need no look are skipped or walked.
 //!
 //! `cargo +nightly fuzz run answers -- -dict=fuzz/answers.dict -max_len=2048 -max_total_time=180`
 #![no_main]
@@ -7,7 +7,7 @@
 use imds_analyzer_ebpf::answer::{Answers, Step};
 use libfuzzer_sys::fuzz_target;
 
-/// The statuses in a stream, and whether something could not be told.
+/// The statuses in a stream, and whether the automaton lost track.
 fn walk(stream: &[u8], is_head: bool, skips: bool) -> (Vec<u16>, bool) {
     let mut answers = Answers::default();
     let (mut statuses, mut rest, mut lost) = (Vec::new(), stream, false);

@@ -1,4 +1,4 @@
-//! The classifier against the naive reference of the property tests, on whatever the fuzzer thinks of.
+//! The classifier against the naive reference of the property tests, on any input of the fuzzer.
 //!
 //! `cargo +nightly fuzz run classifier -- -dict=fuzz/classifier.dict -max_len=2048 -max_total_time=180`
 #![no_main]
@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(seen, classify([stream]));
     assert_eq!(seen, classify(stream.chunks(1 + usize::from(first))));
 
-    // With parts missing there is no reference, but nothing may panic, and what is shown stays in bounds.
+    // If parts are missing, there is no reference, but nothing may panic, and the shown text stays in bounds.
     let mut classifier = Classifier::new();
     if first & 1 != 0 {
         classifier.join_midstream(Reason::Midstream);

@@ -1,5 +1,5 @@
-//! The masking of secrets, on whatever the fuzzer thinks of: nothing panics, and neither a header's value nor a token
-//! is shown, wherever in the arguments it stands.
+//! The masking of secrets, on any input of the fuzzer: nothing panics, and neither a header's value nor a token is
+//! shown, wherever in the arguments it is.
 //!
 //! `cargo +nightly fuzz run secrets -- -dict=fuzz/secrets.dict -max_len=512 -max_total_time=180`
 #![no_main]
@@ -38,12 +38,12 @@ fuzz_target!(|input: &[u8]| {
         assert!(!escaped.chars().any(char::is_control));
     }
 
-    // The fuzzer knows what it is compared with.
+    // The fuzzer may have learned the secrets from comparisons: such input does not count.
     let secrets = [&TOKEN[8..40], VALUE];
     if secrets.iter().any(|secret| secret.as_bytes().windows(6).any(|part| input.windows(6).any(|found| found == part))) {
         return;
     }
-    // A token between others' text, a header and its value as an argument.
+    // A token inside other text, and a header with its value as an argument.
     let place = usize::from(first) % args.len();
     let mut with_token = args.clone();
     let arg = &mut with_token[place];

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: what the hooks cost everybody else. A paired benchmark: the same sends over loopback without the
-//! analyzer and with it, in turns, so that what else the machine does falls on both.
+//! `cargo xtask bench`: the cost of the hooks for all other programs. A paired benchmark: it makes the same sends over
+//! loopback without the analyzer and with it, in turns, so that other load on the machine affects both.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -61,8 +61,8 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The median time of a batch of sends. One thread sends and then reads: the kernel carries each packet to the receiving
-/// socket inside the send, and no other thread's luck with the scheduler is measured.
+/// The median time of a batch of sends. One thread sends and then reads: the kernel carries each packet to the
+/// receiving socket inside the send, so the time does not depend on when another thread is scheduled.
 fn sends() -> Result<Duration> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut client = TcpStream::connect(listener.local_addr()?)?;

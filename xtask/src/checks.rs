@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every check. What compiles runs beside what waits: on two CPUs that is what the time goes into.
+//! `cargo xtask test`: every check. Steps that compile run beside steps that wait: on two CPUs these take most of the
+//! time.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,7 +29,7 @@ const FULL_FUZZ_SECONDS: u32 = 60;
 pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
     let started = Instant::now();
     let mut rows = vec![step::run("format", cargo_with(&["fmt", "--check"]), shown)?];
-    // Two profiles have nothing in common, and the linker of this one has use for one CPU only.
+    // The two profiles share nothing, and the linker of the release build uses only one CPU.
     let objects = thread::scope(|scope| {
         let release = scope.spawn(release_build);
         rows.push(step::run("unit, property and lab tests", tests(full), shown)?);
@@ -64,12 +65,13 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
         }
     }
     println!("\n== lints, beside other kernels");
-    // Guests wait for their network and for each other at times, and the last one runs alone.
+    // The lints run beside the guests: these wait at times for their network and for each other, and the last one runs
+    // alone.
     let guests = thread::scope(|scope| {
         let lints = scope.spawn(|| lints(workspace));
         let guests = vm::check(crate::depth(full)).unwrap_or_else(|error| {
             println!("no guest could be started: {error:#}");
-            // Which is a failure: there is nothing in the table.
+            // The check fails then, because the table is empty.
             Vec::new()
         });
         rows.extend(joined(lints)?);
@@ -78,12 +80,12 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
     Ok(report(&rows, &guests, started.elapsed()))
 }
 
-/// What a step that ran beside others came to.
+/// The result of a step that ran beside others.
 fn joined<T>(step: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     step.join().map_err(|_| anyhow!("a step panicked"))?
 }
 
-/// Those of the host's side and those of the kernel's.
+/// The lints of the host's side, and those of the kernel's side.
 fn lints(workspace: &Path) -> Result<Vec<Row>> {
     let mut clippy = cargo_with(&["clippy", "--workspace", "--all-targets", "--locked"]);
     clippy.args(["--", "-D", "warnings"]);
@@ -110,7 +112,7 @@ fn cargo_with<A: AsRef<std::ffi::OsStr>>(args: &[A]) -> Command {
     command
 }
 
-/// The kernel side compiled for BPF: the host's clippy sees none of its modules for that target.
+/// Lints the kernel side, compiled for BPF: clippy for the host sees none of the modules for that target.
 fn kernel_lints(workspace: &Path) -> Result<Row> {
     const NAME: &str = "lints of the kernel side";
     const DRIVER: &str = "/usr/bin/clippy-driver";
@@ -127,7 +129,7 @@ fn kernel_lints(workspace: &Path) -> Result<Row> {
         .args(["--quiet", "--locked", "--profile", "bpf", "--package", "imds-analyzer-ebpf"])
         .arg("--target-dir")
         .arg(toolchain::bpf_target_dir(&vm::target(), std::env::consts::ARCH))
-        // As `cargo clippy` does it, which knows only its own driver.
+        // `cargo clippy` sets these variables too, but knows only its own driver.
         .env("RUSTC_WORKSPACE_WRAPPER", DRIVER)
         .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
     Ok(Beside::run(NAME, step::patient(&command), shown)?.show())
@@ -151,7 +153,7 @@ fn end_to_end(args: &[&str]) -> Command {
     command
 }
 
-/// One at a time, as root: they attach to the host's cgroup and make network namespaces.
+/// Runs the tests one at a time and as root: they attach to the host's cgroup and make network namespaces.
 fn run_end_to_end(full: bool) -> Command {
     let mut command = end_to_end(&["--no-fail-fast"]);
     if !is_root() && Host::current().program("sudo").is_some() {
@@ -165,13 +167,13 @@ fn run_end_to_end(full: bool) -> Command {
     command
 }
 
-/// The end-to-end tests share this machine with whatever else runs on it. A few that fail are run once more: those that
-/// pass then are named as flaky, and are no failure of the step.
+/// The end-to-end tests share this machine with whatever else runs on it. If only a few fail, they are run once more:
+/// those that pass then are reported as flaky, and do not fail the step.
 fn end_to_end_rows(full: bool) -> Result<Vec<Row>> {
     const FEW: usize = 3;
     let mut first = step::run("end-to-end tests", run_end_to_end(full), shown)?;
     let failed = first.failed.len();
-    // A program that died has failed without naming a test.
+    // A program that died failed without naming a test.
     if failed == 0 || failed > FEW || first.tests.failed != failed as u64 {
         return Ok(vec![first]);
     }
@@ -185,13 +187,13 @@ fn end_to_end_rows(full: bool) -> Result<Vec<Row>> {
     Ok(vec![first, again])
 }
 
-/// The eBPF objects: the variable with the path, and which kernels must take it.
+/// The eBPF objects: the variable that holds the path, and the kernels that must accept the object.
 const OBJECTS: [(&str, For); 2] = [
     ("IMDS_MODERN_OBJECT", For::AnyKernel),
     ("IMDS_LEGACY_OBJECT", For::OldKernels),
 ];
 
-/// Builds the release binary, beside others; also says where the objects in it are.
+/// Builds the release binary beside other steps. Also returns the paths of the eBPF objects in it.
 fn release_build() -> Result<(Beside, Vec<(PathBuf, For)>)> {
     let mut objects = Vec::new();
     let command = cargo_with(&[
@@ -211,7 +213,7 @@ fn release_build() -> Result<(Beside, Vec<(PathBuf, For)>)> {
     Ok((step, objects))
 }
 
-/// The path in cargo's message that the build script of imds-analyzer was run.
+/// The path that `variable` has in a line of cargo's messages about the build script of imds-analyzer.
 fn object_in_message(line: &str, variable: &str) -> Option<PathBuf> {
     let (_, rest) = line.split_once(&format!(r#"["{variable}",""#))?;
     let (path, _) = rest.split_once('"')?;
@@ -246,7 +248,7 @@ fn object_checks(workspace: &Path, objects: &[(PathBuf, For)]) -> Result<Row> {
     })
 }
 
-/// Those that are written from the code are as the code is.
+/// Checks that the documents written from the code are up to date.
 fn documents() -> Row {
     const NAME: &str = "documents written from the code";
     println!("\n== {NAME}");

@@ -1,9 +1,9 @@
 //! `cargo xtask circles`: no circles among modules.
 //!
-//! The rule: of modules side by side, one may name another only if that other does not name the first, neither itself nor
-//! through others. A module names another where a path in its files, or in those below it, leads there: `crate::other`,
-//! `super::other`. A module and those inside it are one house, and may name each other. Tests may name what they like:
-//! files named `tests.rs` and what follows `#[cfg(test)]` before an inline module are not read.
+//! The rule: a module may name a sibling only if that sibling does not name it, neither directly nor through others. A
+//! module names another if a path in its files, or in the files below it, leads there: `crate::other`, `super::other`.
+//! A module and the modules inside it may name each other. Tests may name any module: files named `tests.rs`, and what
+//! follows `#[cfg(test)]` before an inline module, are not read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,10 +18,10 @@ const CRATES: [&str; 4] = ["imds-analyzer", "imds-analyzer-ebpf", "tests", "xtas
 /// A module by its path from the crate's root.
 type Module = Vec<String>;
 
-/// Whom each module names among those beside it, and in which file.
+/// The siblings that each module names, and the file in which it does.
 type Graph = BTreeMap<Module, BTreeMap<Module, String>>;
 
-/// Fails with the circles of all crates.
+/// Fails if there are circles, and lists those of all crates.
 pub(crate) fn run(workspace: &Path) -> Result<()> {
     let mut modules = 0;
     let mut circles = Vec::new();
@@ -42,7 +42,7 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The modules below a directory with their text.
+/// Adds the modules below a directory to `files`, with their text.
 fn read(directory: &Path, parents: &mut Module, files: &mut Vec<(Module, String)>) -> Result<()> {
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
         let path = entry?.path();
@@ -83,7 +83,8 @@ fn graph(files: &[(Module, String)]) -> Graph {
     graph
 }
 
-/// Where the paths in `text` lead that begin with `crate`, `super` or `self`, from the crate's root.
+/// The modules that the paths in `text` lead to, from the crate's root. Such paths begin with `crate`, `super` or
+/// `self`.
 fn paths(text: &str, module: &[String]) -> Vec<Module> {
     let words = words(text);
     let mut words = words.as_slice();
@@ -135,7 +136,7 @@ fn take(words: &mut &[&str], word: &str) -> bool {
     }
 }
 
-/// Names, `::` and single characters, without comments and tests.
+/// Splits `text` into names, `::` and single characters, without comments and tests.
 fn words(text: &str) -> Vec<&str> {
     let end = text.find("#[cfg(test)]\nmod ").filter(|at| {
         let declaration = text[*at..].lines().nth(1).unwrap_or_default();
@@ -159,7 +160,7 @@ fn words(text: &str) -> Vec<&str> {
     words
 }
 
-/// One circle of each module that is in one, in words.
+/// One circle for each module that is in a circle, in words.
 fn find(graph: &Graph) -> Vec<String> {
     let mut reported = BTreeSet::new();
     let mut circles = Vec::new();

@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: what is released, for each architecture, into `target/dist`.
+//! `cargo xtask dist`: writes the files of a release, for each architecture, into `target/dist`.
 //!
 //! ```text
 //! build     by cargo-zigbuild, against an old glibc       elf       debug information apart, the floor of glibc
@@ -35,25 +35,25 @@ mod tests;
 
 pub(crate) const NAME: &str = "imds-analyzer";
 const ARCHES: [Arch; 2] = [Arch::X86_64, Arch::Arm64];
-/// What DESIGN allows.
+/// The limits in DESIGN.
 const LARGEST_BINARY: u64 = 8 << 20;
 const LARGEST_PACKAGE: u64 = 4 << 20;
 
-/// Where all of it is.
+/// The folder of a release.
 pub(crate) fn folder() -> Result<PathBuf> {
     let folder = vm::target().join("dist");
     fs::create_dir_all(&folder)?;
     Ok(fs::canonicalize(folder)?)
 }
 
-/// What goes into the packages of one architecture.
+/// The parts of the packages of one architecture.
 #[derive(Clone, Debug)]
 pub(crate) struct Release {
     pub(crate) arch: Arch,
-    /// Seconds since 1970, of everything that has a time: two runs give the same bytes.
+    /// The time of everything that has one, in seconds since 1970, so that two runs give the same bytes.
     pub(crate) epoch: String,
     pub(crate) version: String,
-    /// The program, and what it has written of itself.
+    /// The folder with the program and the files that it has printed about itself.
     pub(crate) made: PathBuf,
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
         "there is no such architecture; there are x86_64 and arm64"
     );
     let out = folder()?;
-    // What was there before would be summed and published too.
+    // Old files would be summed and published, too.
     for entry in fs::read_dir(&out)? {
         let path = entry?.path();
         if path.is_file() {
@@ -96,7 +96,7 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Builds the programs, and what goes with them.
+/// Builds the programs and the files that go with them.
 pub(crate) fn releases(arches: &[Arch]) -> Result<Vec<Release>> {
     let version = version()?;
     let epoch = epoch()?;
@@ -138,7 +138,7 @@ pub(crate) fn releases(arches: &[Arch]) -> Result<Vec<Release>> {
             made,
         });
     }
-    // It speaks of itself on this machine's architecture, and says the same everywhere.
+    // The program of this machine's architecture prints these files for all: they are the same everywhere.
     let ours = folder()?.join("made").join(Arch::ours().name()).join(NAME);
     for release in &releases {
         contents::write(&ours, release)?;
@@ -146,7 +146,7 @@ pub(crate) fn releases(arches: &[Arch]) -> Result<Vec<Release>> {
     Ok(releases)
 }
 
-/// Compiles; where the program with its debug information is.
+/// Compiles the program. Returns its path; it has debug information.
 fn build(arch: Arch, packages: &mut Packages) -> Result<PathBuf> {
     let mut command = Cross::prepare(arch, packages)?.cargo("build");
     command.args(["--locked", "--profile", "dist", "--package", NAME]);
@@ -157,7 +157,7 @@ fn build(arch: Arch, packages: &mut Packages) -> Result<PathBuf> {
     Ok(built)
 }
 
-/// Of the workspace.
+/// The version of the workspace.
 fn version() -> Result<String> {
     let metadata = metadata()?;
     let packages = metadata["packages"].as_array().context("cargo names no packages")?;
@@ -172,7 +172,8 @@ fn metadata() -> Result<Value> {
     serde_json::from_str(&packages::run(command)?).context("cargo's metadata")
 }
 
-/// Of the last commit, unless SOURCE_DATE_EPOCH says otherwise: <https://reproducible-builds.org/specs/source-date-epoch/>.
+/// The time of the last commit, unless SOURCE_DATE_EPOCH says otherwise:
+/// <https://reproducible-builds.org/specs/source-date-epoch/>.
 fn epoch() -> Result<String> {
     if let Ok(epoch) = env::var("SOURCE_DATE_EPOCH") {
         return Ok(epoch);
@@ -186,7 +187,7 @@ fn epoch() -> Result<String> {
     Ok(epoch.trim().to_owned())
 }
 
-/// SHA256SUMS, of all files that are there.
+/// Writes SHA256SUMS, with all files in `out`.
 fn sums(out: &Path) -> Result<()> {
     let mut names: Vec<_> = fs::read_dir(out)?
         .filter_map(Result::ok)

@@ -1,5 +1,5 @@
-//! Documents that are written from what the code uses: docs/kernels.md, from the matrix of kernels and from the features
-//! that the analyzer looks for; and the tables in other documents, which a unit test of the analyzer compares and writes.
+//! Documents that are written from the code: docs/kernels.md, from the matrix of kernels and from the features that the
+//! analyzer looks for; and the tables in other documents, which a unit test of the analyzer compares and writes.
 
 use std::{fmt::Write as _, fs, process::Command};
 
@@ -22,7 +22,7 @@ pub(crate) fn write() -> Result<()> {
     Ok(())
 }
 
-/// An error if docs/kernels.md is not as it would be written; a unit test of the analyzer checks the tables.
+/// Fails if docs/kernels.md is out of date; a unit test of the analyzer checks the tables.
 pub(crate) fn check() -> Result<()> {
     let there = fs::read_to_string(KERNELS).with_context(|| format!("cannot read {KERNELS}"))?;
     ensure!(

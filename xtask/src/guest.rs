@@ -1,5 +1,6 @@
-//! `cargo xtask packages`: the packages, installed, used, upgraded and removed in real systemd guests: Debian of several
-//! releases and Ubuntu 18.04 on a virtual disk, started by their own systemd. It takes minutes, so `cargo xtask test` leaves it out.
+//! `cargo xtask packages`: the packages, installed, used, upgraded and removed in real systemd guests: several releases
+//! of Debian, and Ubuntu 18.04, on a virtual disk and started by their own systemd. It takes minutes, so `cargo xtask
+//! test` leaves it out.
 //!
 //! ```text
 //! disk      a file system made by mmdebstrap, with the repositories and tests/packages/guest.sh in it
@@ -67,9 +68,9 @@ const SYSTEMS: [System; 5] = [
 ];
 /// The name of the RPM root among the systems.
 const RPM: &str = "rpm";
-/// Where a guest finds its repositories, served by itself.
+/// The URL of the repositories in a guest, which serves them itself.
 const URL: &str = "http://127.0.0.1:8000";
-/// Of the version to which is upgraded.
+/// The suffix of the version that guests upgrade to.
 const NEXT: &str = "+next";
 
 /// The repositories, before and after the next version came out.
@@ -78,7 +79,7 @@ struct Repositories {
     next: PathBuf,
 }
 
-/// Tests in the systems of these names, or in all; `rpm` is one.
+/// Runs the tests in the systems of these names, or in all; `rpm` is one of them.
 pub(crate) fn run(names: &[String]) -> Result<ExitCode> {
     setup::packaging_tools()?;
     setup::vm_tools()?;
@@ -166,7 +167,7 @@ fn repositories(root: &Path, arch: Arch) -> Result<Repositories> {
     Ok(repositories)
 }
 
-/// Boots a guest until it switches itself off; what its tests said.
+/// Boots a guest until it switches itself off. Returns the output of its tests.
 fn guest(root: &Path, system: &System, kernel: &Kernel, repositories: &Repositories) -> Result<String> {
     let (arch, distribution) = (kernel.arch, kernel.distribution);
     let vm = fs::canonicalize(vm::target())?.join("vm");

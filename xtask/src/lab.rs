@@ -19,7 +19,7 @@ pub(crate) fn binary() -> PathBuf {
     vm::target().join("release/imds-analyzer")
 }
 
-/// Becomes the lab; returns only what went wrong. Loading eBPF programs takes root.
+/// Replaces this process with the lab; returns only if that fails. Loading eBPF programs needs root.
 pub(crate) fn exec(args: &[String]) -> Error {
     let binary = binary();
     let mut command = if is_root() {

@@ -129,7 +129,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Lab { args } => {
             setup::toolchain()?;
             lab::build()?;
-            // Does not come back, unless it fails.
+            // Returns only if it fails.
             Err(lab::exec(&args))
         }
         Task::Test { full } => {
@@ -177,7 +177,7 @@ fn depth(full: bool) -> vm::Depth {
     if full { vm::Depth::Full } else { vm::Depth::Usual }
 }
 
-/// Where this was compiled is where it is run: by `cargo xtask`, inside the workspace.
+/// The workspace in which this was compiled: `cargo xtask` also runs it there.
 fn workspace() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package).to_owned()
@@ -188,7 +188,7 @@ fn cargo() -> std::process::Command {
     std::process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Whether this process is root, as far as `/proc` is concerned.
+/// True if this process is root, as far as `/proc` is concerned.
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|proc| proc.uid() == 0)

@@ -1,4 +1,4 @@
-//! Checks on the eBPF object as a file: what a kernel or a loader would only say at run time.
+//! Checks on the eBPF object as a file. They find errors that a kernel or a loader would report only at run time.
 
 use std::{fmt, fs, path::Path};
 
@@ -17,15 +17,16 @@ const STB_GLOBAL: u8 = 1;
 /// Bytes of an eBPF instruction.
 const INSTRUCTION: u64 = 8;
 
-/// GPL-only helpers are refused to programs without it; the sources are MIT or Apache-2.0, this is the object's.
+/// The licence of the object; the sources are MIT or Apache-2.0. The kernel refuses GPL-only helpers to programs
+/// without it.
 const LICENSE: &[u8] = b"Dual MIT/GPL\0";
 
-/// What the object holds.
+/// The contents of the object.
 #[derive(Debug)]
 pub(crate) struct Summary {
     pub(crate) programs: Vec<Program>,
     bytes: usize,
-    /// Checked for the object for old kernels.
+    /// Only for the object for old kernels.
     floor: Option<Floor>,
 }
 
@@ -57,7 +58,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Which rules an object must keep.
+/// The rules that an object must keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum For {
     AnyKernel,
@@ -65,7 +66,7 @@ pub(crate) enum For {
     OldKernels,
 }
 
-/// Reads the object at `path` and checks it; `machine_paths` are directories whose names must not be inside.
+/// Reads the object at `path` and checks it; `machine_paths` are directories whose names must not occur in it.
 pub(crate) fn check(path: &Path, kernels: For, machine_paths: &[&Path]) -> Result<Summary> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     check_bytes(&bytes, kernels, machine_paths)
@@ -101,7 +102,7 @@ fn check_bytes(bytes: &[u8], kernels: For, machine_paths: &[&Path]) -> Result<Su
     })
 }
 
-/// A 64-bit ELF file in this machine's byte order, as far as it is needed here.
+/// The parts of a 64-bit ELF file in this machine's byte order that the checks need.
 struct Elf<'a> {
     sections: Vec<Section<'a>>,
 }
@@ -111,7 +112,7 @@ struct Section<'a> {
     kind: u32,
     flags: u64,
     link: u32,
-    /// The section that relocations are for.
+    /// For relocations: the section that they apply to.
     info: u32,
     data: &'a [u8],
 }
@@ -163,7 +164,7 @@ impl<'a> Elf<'a> {
         self.sections.iter().find(|section| section.name == name)
     }
 
-    /// Where in the section `name` something is filled in at load, and from which section.
+    /// The relocations of the section `name`: the offset of each, and the name of the section that its symbol is in.
     fn relocations(&self, name: &str) -> Result<impl Iterator<Item = Result<(u64, &'a str)>>> {
         const REL: u32 = 9;
         const ENTRY: usize = 16;
@@ -194,7 +195,7 @@ impl<'a> Elf<'a> {
         }))
     }
 
-    /// Global functions outside `.text`, which holds what they call.
+    /// Global functions outside `.text`, which holds the functions that they call.
     fn programs(&self) -> Result<Vec<Program>> {
         const SYMTAB: u32 = 2;
         const SYMBOL: usize = 24;

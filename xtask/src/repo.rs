@@ -1,5 +1,6 @@
-//! `cargo xtask repo`: a signed APT repository and a signed YUM repository of the packages in `target/dist`, to be served as
-//! they are. Everything is compressed with gzip and signed with RSA: the rpm of Amazon Linux 2 (4.11) knows no more.
+//! `cargo xtask repo`: a signed APT repository and a signed YUM repository of the packages in `target/dist`, to be
+//! served as they are. Everything is compressed with gzip and signed with RSA: the rpm of Amazon Linux 2 (4.11)
+//! supports nothing newer.
 
 use std::{
     ffi::OsStr,
@@ -18,24 +19,24 @@ use crate::{
 };
 
 const SUITE: &str = "stable";
-/// A format's package names and repositories have an architecture in two ways.
+/// The names of each architecture, in APT and in YUM repositories.
 const ARCHES: [(&str, &str); 2] = [("amd64", "x86_64"), ("arm64", "aarch64")];
 
-/// Who signs.
+/// The key that signs.
 pub(crate) struct Key {
-    /// As gpg finds it.
+    /// A name by which gpg finds the key.
     id: String,
-    /// gpg's folder; the user's own if there is none.
+    /// gpg's folder; `None` for the user's own.
     home: Option<PathBuf>,
 }
 
 impl Key {
-    /// A key of the user's.
+    /// A key that the user has.
     pub(crate) fn of_user(id: String) -> Self {
         Self { id, home: None }
     }
 
-    /// A key for tests, made on the spot and gone with the value.
+    /// Makes a key for tests, which is removed when the value is dropped.
     pub(crate) fn of_tests() -> Result<Self> {
         // Not below `target`: the path of gpg's socket is limited to 108 bytes.
         let home = std::env::temp_dir().join(format!("{NAME}-key-{}", std::process::id()));
@@ -97,7 +98,7 @@ impl Key {
         sign.arg("--addsign")
             .args(["--define", &format!("_gpg_name {}", self.id)])
             .args(["--define", "_gpg_digest_algo sha256"])
-            // Where Debian has it, rpm does not look.
+            // rpm does not look where Debian has gpg.
             .args(["--define", "__gpg /usr/bin/gpg"])
             .arg(package);
         if let Some(home) = &self.home {
@@ -139,7 +140,7 @@ pub(crate) fn run_task(key: Option<String>, url: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes both repositories into `out`, which is emptied; they will be found at `url`.
+/// Writes both repositories into `out`, which is emptied first. `url` is where they will be served.
 pub(crate) fn write(out: &Path, packages: &[PathBuf], key: &Key, url: &str) -> Result<()> {
     if out.exists() {
         fs::remove_dir_all(out)?;
@@ -180,7 +181,7 @@ fn collect(packages: &[PathBuf], end: &str, folder: &Path) -> Result<Vec<PathBuf
     Ok(copies)
 }
 
-/// As apt-ftparchive(1) describes; Packages plain, as gzip and as xz.
+/// Writes the APT repository as apt-ftparchive(1) describes, with Packages plain, as gzip and as xz.
 fn apt(out: &Path, packages: &[PathBuf], key: &Key) -> Result<()> {
     let debs = collect(packages, ".deb", &out.join("pool/main"))?;
     ensure!(!debs.is_empty(), "there is no .deb: `cargo xtask dist` makes them");
@@ -218,7 +219,7 @@ fn apt(out: &Path, packages: &[PathBuf], key: &Key) -> Result<()> {
     key.sign(&["--armor", "--detach-sign"], &path, &suite.join("Release.gpg"))
 }
 
-/// One folder for each architecture, as `$basearch` has it.
+/// Writes the YUM repositories, one folder for each value of `$basearch`.
 fn yum(out: &Path, packages: &[PathBuf], key: &Key) -> Result<()> {
     for (_, arch) in ARCHES {
         let folder = out.join(arch);

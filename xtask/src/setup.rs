@@ -1,4 +1,4 @@
-//! Installs what is missing, as far as this system and this user allow; else says which commands to run.
+//! Installs what is missing, as far as this system and this user allow; otherwise reports which commands to run.
 
 use std::{
     env,
@@ -14,7 +14,7 @@ use crate::{
     toolchain::{Host, Missing, Remedy, Toolchain, bpf_target},
 };
 
-/// What the tests call, and the Debian package it is in.
+/// Programs that the tests call, and the Debian package of each.
 const TEST_TOOLS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -27,14 +27,14 @@ const TEST_TOOLS: [(&str, &str); 13] = [
     ("script", "bsdutils"),
     ("bpftool", "bpftool"),
     ("runc", "runc"),
-    // And promtool.
+    // The package also has promtool.
     ("prometheus", "prometheus"),
     ("prometheus-node-exporter", "prometheus-node-exporter"),
-    // Goes with Debian's rustc: lints the kernel side.
+    // Fits Debian's rustc: lints the kernel side.
     ("clippy-driver", "rust-web-clippy"),
 ];
 
-/// What starting other kernels takes, and what is put into their guests beside the above.
+/// Programs that start other kernels, and those that their guests get beside the ones above.
 const VM_TOOLS: [(&str, &str); 9] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-aarch64", "qemu-system-arm"),
@@ -47,7 +47,7 @@ const VM_TOOLS: [(&str, &str); 9] = [
     ("bash", "bash"),
 ];
 
-/// What repositories are made with, and what packages are tested with.
+/// Programs that make repositories, and those that test packages.
 const PACKAGING_TOOLS: [(&str, &str); 9] = [
     ("apt-ftparchive", "apt-utils"),
     ("gpg", "gnupg"),
@@ -60,7 +60,7 @@ const PACKAGING_TOOLS: [(&str, &str); 9] = [
     ("depmod", "kmod"),
 ];
 
-/// What runs programs of another architecture.
+/// Programs that let this kernel run programs of another architecture.
 const EMULATION_TOOLS: [(&str, &str); 3] = [
     ("qemu-aarch64-static", "qemu-user-static"),
     ("update-binfmts", "binfmt-support"),
@@ -72,7 +72,7 @@ pub(crate) fn target() -> &'static str {
     bpf_target(if cfg!(target_endian = "big") { "big" } else { "little" })
 }
 
-/// Brings the eBPF toolchain; quick when it is there.
+/// Installs the eBPF toolchain; quick when it is there.
 pub(crate) fn toolchain() -> Result<()> {
     let mut host = Host::current();
     let mut done: Vec<Remedy> = Vec::new();
@@ -95,22 +95,22 @@ pub(crate) fn toolchain() -> Result<()> {
     }
 }
 
-/// Brings what the tests call.
+/// Installs the programs that the tests call.
 pub(crate) fn test_tools() -> Result<()> {
     programs(&TEST_TOOLS)
 }
 
-/// Brings what `cargo xtask repo` and `cargo xtask packages` call.
+/// Installs the programs that `cargo xtask repo` and `cargo xtask packages` call.
 pub(crate) fn packaging_tools() -> Result<()> {
     programs(&PACKAGING_TOOLS)
 }
 
-/// Brings what `cargo xtask vm` calls.
+/// Installs the programs that `cargo xtask vm` calls.
 pub(crate) fn vm_tools() -> Result<()> {
     programs(&VM_TOOLS)
 }
 
-/// Lets this kernel run programs of other architectures, which a root of one has to while it is made.
+/// Lets this kernel run programs of other architectures: making a root of such an architecture runs some.
 pub(crate) fn emulation() -> Result<()> {
     programs(&EMULATION_TOOLS)?;
     let mut enable = Command::new("update-binfmts");
@@ -156,7 +156,8 @@ fn programs(wanted: &[(&str, &'static str)]) -> Result<()> {
     apt_install(&install)
 }
 
-/// clippy's driver is sought where Debian puts it: rustup's does not fit Debian's compiler.
+/// True if the program is installed. clippy's driver must be where Debian puts it: rustup's does not fit Debian's
+/// compiler.
 fn has_tool(program: &str) -> bool {
     let directories = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
     let in_system = directories
@@ -223,7 +224,7 @@ fn apt_knows(package: &str) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Refreshes apt's lists, once per run; whether they have been refreshed.
+/// Refreshes apt's lists, once per run. True if that succeeded.
 fn update_once() -> bool {
     use std::sync::OnceLock;
     static UPDATED: OnceLock<bool> = OnceLock::new();
@@ -250,7 +251,7 @@ fn apt_install(remedy: &Remedy) -> Result<()> {
     install().or_else(|error| if update_once() { install() } else { Err(error) })
 }
 
-/// One line of progress; what the command prints is shown only if it fails.
+/// Prints one line of progress, and the output of the command only if it fails.
 pub(crate) fn quietly(what: &str, mut command: Command) -> Result<()> {
     eprint!("setup: {what} ...");
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! One step of the checks: a heading, a command whose output passes through, and what it came to.
+//! One step of the checks: a heading, a command whose output passes through, and its result.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
@@ -36,7 +36,7 @@ pub(crate) struct Tests {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) ignored: u64,
-    /// Those that found what they are about missing on this machine.
+    /// Tests that skipped themselves because this machine lacks a feature.
     pub(crate) skipped: u64,
 }
 
@@ -69,13 +69,13 @@ impl Tests {
 #[derive(Debug, Default)]
 pub(crate) struct Counter {
     pub(crate) tests: Tests,
-    /// Why tests were skipped, and what showed it: each once.
+    /// Why tests were skipped, with the proof; each once.
     pub(crate) skips: BTreeSet<String>,
     /// Names of failed tests.
     pub(crate) failed: Vec<String>,
-    /// Skips of the program that runs, which libtest takes for successes.
+    /// Skips of the running program, which libtest counts as passed.
     open: u64,
-    /// Whether the lines that come now are libtest's list of failed tests.
+    /// True while the lines are libtest's list of failed tests.
     in_failures: bool,
 }
 
@@ -91,7 +91,7 @@ impl Counter {
                 None => self.in_failures = false,
             }
         }
-        // `skip!` of the end-to-end tests: the test, what is missing, what showed it.
+        // A line from `skipped` of the end-to-end tests: the test, the feature that is missing, and the proof.
         if let Some(skip) = line.strip_prefix("@skipped\t") {
             self.open += 1;
             self.skips
@@ -118,8 +118,8 @@ impl Row {
         }
     }
 
-    /// What this row adds to the total: a step that fails without naming a failed test (it does not compile, a test
-    /// binary died) is one failure, so that the last line never looks better than the run was.
+    /// The counts that this row adds to the total. A step that fails without naming a failed test (it does not compile,
+    /// a test binary died) counts as one failure, so that the last line never looks better than the run was.
     pub(crate) fn total(&self) -> Tests {
         let mut tests = self.tests;
         if self.outcome == Outcome::Failed && tests.failed == 0 {
@@ -129,7 +129,8 @@ impl Row {
     }
 }
 
-/// Runs `command`, passes its output through and reads libtest's results from it. Lines that `keep` takes are not shown.
+/// Runs `command`, passes its output through and reads libtest's results from it. Lines for which `keep` returns true
+/// are not shown.
 pub(crate) fn run(name: &'static str, mut command: Command, keep: impl FnMut(&str) -> bool) -> Result<Row> {
     println!("\n== {name}: {}", line(&command));
     command.stdout(Stdio::piped());
@@ -147,14 +148,14 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// As [`run`], but all that is said is kept.
+    /// Like [`run`], but keeps all output.
     pub(crate) fn run(name: &'static str, mut command: Command, keep: impl FnMut(&str) -> bool) -> Result<Self> {
         let heading = format!("\n== {name}: {}", line(&command));
         let (reader, writer) = io::pipe()?;
         command.stdout(writer.try_clone()?).stderr(writer);
         let started = Instant::now();
         let child = start(&mut command)?;
-        // The ends of the pipe that are in it.
+        // Closes the ends of the pipe that the command holds.
         drop(command);
         let mut output = String::new();
         let row = read(name, child, reader, started, keep, |line| {
@@ -164,14 +165,14 @@ impl Beside {
         Ok(Self { row, heading, output })
     }
 
-    /// Shows what was said.
+    /// Prints the output that was kept.
     pub(crate) fn show(self) -> Row {
         println!("{}\n{}", self.heading, self.output.trim_end());
         self.row
     }
 }
 
-/// The same command, which takes what CPU time the others leave.
+/// The same command, which takes only the CPU time that the others leave.
 pub(crate) fn patient(command: &Command) -> Command {
     let mut patient = Command::new("nice");
     patient

@@ -1,4 +1,4 @@
-//! Finds what it takes to compile the eBPF object, or says what is absent and which commands bring it.
+//! Finds the tools that compile the eBPF object, or reports which are missing and which commands install them.
 //!
 //! A BPF toolchain is a rustc with a `core` for BPF, and bpf-linker. Such a rustc is either a distribution's, with
 //! `core` precompiled (Debian), or a rustup nightly with rust-src, which compiles `core` along (`-Z build-std`).
@@ -14,7 +14,7 @@ use std::{
 /// The release of bpf-linker that this project is built with.
 pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
 
-/// The BPF target for a byte order as `CARGO_CFG_TARGET_ENDIAN` has it.
+/// The BPF target for a byte order, which is a value of `CARGO_CFG_TARGET_ENDIAN`.
 pub(crate) fn bpf_target(endian: &str) -> &'static str {
     if endian == "big" {
         "bpfeb-unknown-none"
@@ -23,7 +23,7 @@ pub(crate) fn bpf_target(endian: &str) -> &'static str {
     }
 }
 
-/// Where the objects for hosts of `arch` are compiled, below cargo's target directory.
+/// The directory for the objects for hosts of `arch`, below cargo's target directory.
 pub(crate) fn bpf_target_dir(target_dir: &Path, arch: &str) -> PathBuf {
     target_dir.join("ebpf").join(arch)
 }
@@ -36,7 +36,7 @@ pub(crate) struct Toolchain {
     pub(crate) core: Core,
 }
 
-/// Where `core` for BPF comes from.
+/// The source of `core` for BPF.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Core {
     /// In rustc's sysroot; any cargo will do.
@@ -45,7 +45,7 @@ pub(crate) enum Core {
     BuildStd { cargo: PathBuf },
 }
 
-/// What is absent, each with what brings it.
+/// The missing tools, and the commands that install them.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Missing {
     pub(crate) absent: Vec<String>,
@@ -58,7 +58,7 @@ pub(crate) enum Remedy {
     Apt {
         packages: Vec<String>,
     },
-    /// bpf-linker, compiled against LLVM `major`; `None` where that is only known once rustc is there.
+    /// bpf-linker, compiled against LLVM `major`; `None` if the version is known only once rustc is installed.
     LinkerFromSource {
         major: Option<u32>,
     },
@@ -66,7 +66,7 @@ pub(crate) enum Remedy {
     NightlyRustSrc,
 }
 
-/// The machine: where things are looked for.
+/// The machine, and the places where tools are looked for.
 #[derive(Debug)]
 pub(crate) struct Host {
     /// `/`, or a directory that stands for it.
@@ -75,7 +75,7 @@ pub(crate) struct Host {
     pub(crate) path: Vec<PathBuf>,
     pub(crate) cargo_home: Option<PathBuf>,
     pub(crate) rustup_home: Option<PathBuf>,
-    /// Debian or a relative: packages can be had with apt.
+    /// Debian or a relative: packages are available with apt.
     pub(crate) apt: bool,
 }
 
@@ -113,7 +113,7 @@ impl Host {
         Some(self.root.join("usr/bin/rustc")).filter(|rustc| rustc.is_file())
     }
 
-    /// The newest nightly with rust-src; its directory.
+    /// The directory of the newest nightly with rust-src.
     fn nightly(&self) -> Option<PathBuf> {
         let toolchains = self.rustup_home.as_ref()?.join("toolchains");
         let mut nightlies: Vec<PathBuf> = toolchains
@@ -161,10 +161,10 @@ impl Toolchain {
         }
     }
 
-    /// `cargo SUBCOMMAND` for BPF, run in `workspace`; package, profile and the rest are added by the caller.
+    /// `cargo SUBCOMMAND` for BPF, run in `workspace`; the caller adds package, profile and the rest.
     ///
-    /// What the outer build has set for itself (clippy's wrapper, the job server, its own flags and compiler) must not
-    /// reach this one.
+    /// Variables that the outer build has set for itself (clippy's wrapper, the job server, its own flags and compiler)
+    /// must not reach this build.
     pub(crate) fn cargo(&self, subcommand: &str, host: &Host, workspace: &Path, target: &str, arch: &str) -> Command {
         let cargo = match &self.core {
             Core::Precompiled => env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
@@ -191,7 +191,7 @@ impl Toolchain {
             command.env_remove(variable);
         }
         let mut flags = vec![
-            // aya-ebpf picks the layout of pt_regs by it.
+            // aya-ebpf chooses the layout of pt_regs by this.
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             "-Cdebuginfo=2".to_owned(),
             // The debug information becomes BTF.
@@ -239,7 +239,7 @@ impl Missing {
         if linker.is_none() {
             absent.push("bpf-linker".to_owned());
             if debian {
-                // Debian's LLVM is the one its rustc uses: the linker must read what that writes.
+                // The LLVM that Debian's rustc uses: the linker must read what that rustc writes.
                 let major = system.and_then(llvm_major);
                 let llvm = format!(
                     "usr/lib/llvm-{}",
@@ -267,7 +267,7 @@ impl Remedy {
     }
 }
 
-/// LLVM's major version, or the shell's word for it while nobody knows.
+/// LLVM's major version, or a shell variable in its place while it is unknown.
 struct Major(Option<u32>);
 
 impl fmt::Display for Major {
@@ -332,7 +332,7 @@ fn llvm_major(rustc: &Path) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// What `program` prints, if it succeeds. Cargo's library path is for its own toolchain's rustc only.
+/// The output of `program`, if it succeeds. Cargo's library path is only for the rustc of its own toolchain.
 fn run(program: &Path, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(arguments)

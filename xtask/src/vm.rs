@@ -41,12 +41,12 @@ pub(crate) mod result;
 
 /// Names of the commands that every guest runs beside tests.
 const LAB: &str = "lab";
-/// Before the name of an owner hook that is to be had.
+/// Before the name of an owner hook that must be available.
 const CHECK: &str = "check/";
-/// Before the name of an owner hook that is to be refused.
+/// Before the name of an owner hook that must be refused.
 const ABSENT: &str = "absent/";
 
-/// What concerns the whole machine; last, because some of it cannot be taken back.
+/// The tests that change the whole machine; last, because some changes cannot be undone.
 const REFUSALS: &str = "refusals";
 
 /// Before the name of a test whose feature the kernel lacks.
@@ -59,23 +59,24 @@ const TESTS: Duration = Duration::from_secs(900);
 /// Guests at a time: tests wait for each other and for the network more than they compute.
 const AT_A_TIME: usize = 2;
 
-/// The oldest and the newest kernel with the wire tap: what one between them does, one of these does.
+/// The oldest and the newest kernel with the wire tap: a kernel between them behaves like one of these.
 const ENDS: [&str; 2] = ["5.10", "7"];
-/// The guest whose kernel verifies the programs in the shortest time: that is what most of a test's time goes into.
+/// The guest whose kernel verifies the programs in the shortest time: verification takes most of a test's time.
 const QUICKEST: &str = "6.12";
-/// The feature of `check` that is hidden.
+/// The feature of `check` that some runs hide.
 const BTF: &str = "BTF";
 
 /// How much of the matrix is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Depth {
-    /// Kernels of this machine's architecture that have the wire tap; tests as often as they can have another outcome.
+    /// Kernels of this machine's architecture that have the wire tap; tests as often as their outcome can differ.
     Usual,
     /// All kernels, and all tests in each of them, with the send tap too.
     Full,
 }
 
-/// `cargo xtask vm`: the named guests, or those of `depth`. `command`, if there is one, is run instead of the checks.
+/// `cargo xtask vm`: boots the named guests, or those of `depth`. Runs `command`, if there is one, instead of the
+/// checks.
 pub(crate) fn run(names: &[String], depth: Depth, update: bool, command: &[String]) -> Result<ExitCode> {
     let chosen = choose(names, depth)?;
     if command.is_empty() {
@@ -110,14 +111,14 @@ fn choose(names: &[String], depth: Depth) -> Result<Vec<&'static Kernel>> {
     Ok(kernels::ALL
         .iter()
         .filter(|kernel| match names {
-            // The send tap is tried on those of the wire tap, too.
+            // Kernels with the wire tap run tests of the send tap, too.
             [] => depth == Depth::Full || kernel.arch.is_ours() && kernel.tap == Tap::Wire,
             _ => names.iter().any(|name| kernel.name == name),
         })
         .collect())
 }
 
-/// Runs the checks in every guest; what came of each.
+/// Runs the checks in every guest, and returns the result of each.
 fn matrix(chosen: &[&'static Kernel], depth: Depth, update: bool) -> Result<Vec<GuestResult>> {
     let programs = programs::all()?;
     let mut boots = Vec::new();
@@ -145,10 +146,10 @@ fn matrix(chosen: &[&'static Kernel], depth: Depth, update: bool) -> Result<Vec<
             }));
         }
     }
-    // Those with most to do first: the others then end at about the same time.
+    // Those with most to do come first, so that the others end at about the same time.
     boots.sort_by_key(|boot| Reverse(cost(&boot.commands)));
     let queue = Mutex::new(VecDeque::from(boots));
-    // A function, so that the lock is given back before the guest runs.
+    // A function, so that the lock is released before the guest runs.
     let next = || locked(&queue).pop_front();
     let ran = Mutex::new(Vec::new());
     let results = Mutex::new(Vec::new());
@@ -183,17 +184,17 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One start of a guest, and all or a part of what is to be run in it.
+/// One boot of a guest, with all or some of the commands for it.
 struct Boot {
     kernel: &'static Kernel,
     guest: Arc<Result<Guest>>,
     number: usize,
-    /// How many starts there are.
+    /// The number of boots of this guest.
     of: usize,
     commands: Vec<GuestCommand>,
 }
 
-/// One that is over.
+/// A boot that is over.
 struct Ran {
     boot: Boot,
     console: Result<qemu::Console>,
@@ -215,7 +216,7 @@ impl Boot {
     }
 }
 
-/// What came of all boots of a guest.
+/// The result of all boots of a guest.
 fn result_of(kernel: &'static Kernel, mut boots: Vec<Ran>) -> GuestResult {
     boots.sort_by_key(|ran| ran.boot.number);
     let elapsed = boots.iter().map(|ran| ran.elapsed).sum();
@@ -237,9 +238,10 @@ fn result_of(kernel: &'static Kernel, mut boots: Vec<Ran>) -> GuestResult {
     result
 }
 
-/// `commands` in two parts of about the same cost, if they are many: the last guest then does not run alone for long.
+/// Splits `commands`, if they are many, into two parts of about the same cost, so that the last guest does not run
+/// alone for long.
 fn parts(commands: Vec<GuestCommand>) -> Vec<Vec<GuestCommand>> {
-    /// Tests that are worth a boot.
+    /// The number of tests that is worth another boot.
     const MANY: usize = 60;
     let all = cost(&commands);
     if all < MANY {
@@ -259,7 +261,7 @@ fn cost(commands: &[GuestCommand]) -> usize {
     commands.iter().map(|command| command.tests).sum()
 }
 
-/// What the guests of one architecture have in common.
+/// The parts that all guests of one architecture share.
 struct Guests {
     root: PathBuf,
     base: PathBuf,
@@ -304,18 +306,18 @@ impl Guests {
 struct Guest {
     kernel: &'static Kernel,
     unpacked: Unpacked,
-    /// Of all guests.
+    /// The folder of all guests.
     root: PathBuf,
     base: PathBuf,
 }
 
 impl Guest {
-    /// What its console said in one boot.
+    /// The file for the console output of one boot.
     fn log(&self, boot: usize) -> PathBuf {
         self.root.join(format!("log/{}-{boot}.log", self.kernel.name))
     }
 
-    /// Boots it, runs the commands, and returns what the console said.
+    /// Boots the guest, runs the commands, and returns the console output.
     fn run(&self, boot: usize, commands: &[GuestCommand]) -> Result<qemu::Console> {
         let list: String = commands
             .iter()
@@ -342,12 +344,12 @@ struct GuestCommand {
     name: String,
     limit: Duration,
     line: String,
-    /// How many tests it runs, about.
+    /// The approximate number of tests that it runs.
     tests: usize,
 }
 
 impl GuestCommand {
-    /// One that runs no tests.
+    /// A command that runs no tests.
     fn short(name: String, line: String) -> Self {
         Self {
             name,
@@ -400,7 +402,7 @@ fn commands(kernel: &Kernel, programs: &[Program], depth: Depth) -> Vec<GuestCom
     commands
 }
 
-/// A program of tests in a guest.
+/// A test program in a guest.
 struct Tests<'a> {
     kernel: &'a Kernel,
     program: &'a Program,
@@ -409,7 +411,7 @@ struct Tests<'a> {
 }
 
 impl Tests<'_> {
-    /// With each sender hook with which it is to be run.
+    /// The runs with the wire tap, one for each owner hook to be tested.
     fn with_wire_tap(&self, depth: Depth) -> Vec<GuestCommand> {
         let owners = self.kernel.owners.iter();
         let (Tap::Wire, Some(place)) = (self.kernel.tap, self.program.place) else {
@@ -447,8 +449,8 @@ impl Tests<'_> {
         }
     }
 
-    /// With the send tap: without BTF on the oldest kernel, and with it where there is no other tap; both wherever they can
-    /// be if everything is run.
+    /// The runs with the send tap: without BTF on the oldest kernel, and with BTF where there is no other tap. If
+    /// everything is run, both wherever possible.
     fn with_send_tap(&self, depth: Depth) -> Vec<GuestCommand> {
         let (kernel, full) = (self.kernel, depth == Depth::Full);
         let is_its_own = self.program.send_tap;
@@ -472,8 +474,9 @@ impl Tests<'_> {
         shown.into_iter().chain(hidden).collect()
     }
 
-    /// With the legacy object's wire tap, where there is one: all that is for it if everything is run, else what is for
-    /// nothing else, in the oldest guest. BTF is hidden where there is any.
+    /// The run with the wire tap of the legacy object, on kernels that have it. If everything is run, this includes
+    /// every program that is for this tap; otherwise only the programs that are for nothing else, in the oldest guest.
+    /// BTF is hidden where the kernel has it.
     fn with_legacy_wire(&self, depth: Depth) -> Option<GuestCommand> {
         let is_its_own = self.program.place.is_none() && !self.program.send_tap;
         let runs = self.program.packets
@@ -488,7 +491,7 @@ impl Tests<'_> {
         runs.then(|| self.command("packets", &environment, &self.program.not_legacy))
     }
 
-    /// One run of it.
+    /// One run of the program.
     fn command(&self, kind: &str, environment: &str, left_out: &[String]) -> GuestCommand {
         let name = &self.program.name;
         let skip = skipping(self.lacked) + &skipping(left_out);
@@ -510,7 +513,7 @@ fn skipping<T: std::fmt::Display>(tests: &[T]) -> String {
     tests.iter().map(|test| format!(" --skip {test}")).collect()
 }
 
-/// Where cargo builds.
+/// The directory in which cargo builds.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
 }

@@ -1,4 +1,4 @@
-//! Files that the program writes of itself, and changelogs.
+//! Files that the program prints about itself, and changelogs.
 
 use std::{fs, path::Path, process::Command};
 
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{NAME, Release, package};
 use crate::vm::packages::run;
 
-/// Into `release.made`, by `program`.
+/// Writes the files into `release.made`; `program` prints the man pages and the completions.
 pub(crate) fn write(program: &Path, release: &Release) -> Result<()> {
     let (man, completions) = (release.made.join("man"), release.made.join("completions"));
     for folder in [&man, &completions] {
@@ -36,7 +36,7 @@ pub(crate) fn write(program: &Path, release: &Release) -> Result<()> {
     )
 }
 
-/// deb-changelog(5): what changed is in the other one.
+/// A changelog as in deb-changelog(5), which refers to the other one for the changes.
 fn debian_changelog(release: &Release) -> Result<String> {
     let mut date = Command::new("date");
     date.args(["--utc", "--rfc-email", "--date", &format!("@{}", release.epoch)])
@@ -50,7 +50,7 @@ fn debian_changelog(release: &Release) -> Result<String> {
     ))
 }
 
-/// Without a time or a name, so that the same content gives the same bytes.
+/// Compresses `content` without a time or a name, so that the same content gives the same bytes.
 fn gzip(content: &[u8], to: &Path) -> Result<()> {
     let plain = to.with_extension("plain");
     fs::write(&plain, content)?;

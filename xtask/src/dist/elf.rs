@@ -24,7 +24,7 @@ pub(super) fn split(built: &Path, program: &Path, debug: &Path) -> Result<()> {
     Ok(())
 }
 
-/// GNU's knows one architecture only. LLVM's comes with the LLVM that bpf-linker is made with.
+/// LLVM's objcopy, because GNU's knows only one architecture. It comes with the LLVM that bpf-linker is made with.
 fn objcopy() -> Result<PathBuf> {
     let folders = fs::read_dir("/usr/lib")?
         .filter_map(Result::ok)
@@ -46,12 +46,12 @@ pub(super) fn version(text: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(u32::MAX), numbers.next().unwrap_or(0))
 }
 
-/// The newest version of glibc whose symbols it needs.
+/// The newest version of glibc whose symbols the program needs.
 pub(super) fn glibc_floor(program: &Path) -> Result<(u32, u32)> {
     floor(&readelf("--version-info", program)?).context("it needs no symbol of glibc: its versions were not read")
 }
 
-/// In lines such as `  0x0010:   Name: GLIBC_2.17  Flags: none  Version: 4`.
+/// The newest version in lines such as `  0x0010:   Name: GLIBC_2.17  Flags: none  Version: 4`.
 fn floor(text: &str) -> Option<(u32, u32)> {
     text.lines()
         .filter_map(|line| line.split_once("Name: GLIBC_")?.1.split(' ').next())
@@ -59,7 +59,7 @@ fn floor(text: &str) -> Option<(u32, u32)> {
         .max()
 }
 
-/// The libraries it needs.
+/// The libraries that the program needs.
 pub(super) fn needs(program: &Path) -> Result<String> {
     let text = readelf("--dynamic", program)?;
     let libraries = text
@@ -68,7 +68,7 @@ pub(super) fn needs(program: &Path) -> Result<String> {
     Ok(libraries.collect::<Vec<_>>().join(" "))
 }
 
-/// An error if this machine's directories are named in it: another machine would build other bytes.
+/// Fails if the program names directories of this machine: another machine would build other bytes.
 pub(super) fn names_no_directory(program: &Path) -> Result<()> {
     let bytes = fs::read(program)?;
     for directory in [env::current_dir().ok(), Host::current().cargo_home]
@@ -97,7 +97,7 @@ mod tests {
         let text = "  0x0010:   Name: GLIBC_2.9  Flags: none  Version: 4\n  0x0020:   Name: GLIBC_2.17  Flags: none  Version: 3\n";
         assert_eq!(floor(text), Some((2, 17)));
         assert_eq!(floor("No version information found in this file."), None);
-        // What is not understood is not old.
+        // A version that is not understood does not count as old.
         assert!(floor("Name: GLIBC_PRIVATE  Flags") > Some((2, 17)));
     }
 }

@@ -1,4 +1,4 @@
-//! What is installed, in one list for both formats.
+//! The installed files, in one list for both formats.
 
 use std::{
     fs,
@@ -7,17 +7,17 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Where a file of the list comes from.
+/// The source of a file in the list.
 #[derive(Clone, Copy, Debug)]
 enum Source {
     /// The workspace.
     Here(&'static str),
-    /// What `cargo xtask dist` has written, see [`super::contents`].
+    /// The folder that `cargo xtask dist` writes, see [`super::contents`].
     Made(&'static str),
 }
 use Source::{Here, Made};
 
-/// Which formats have a file. They want some of them in different places.
+/// The package format. The formats have some of the files in different places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Deb,
@@ -39,7 +39,7 @@ pub(crate) enum Kind {
 
 struct Entry {
     source: Source,
-    /// A path that ends with `/` is a folder: a folder's files go there.
+    /// A path that ends with `/` is a folder: the files of a source folder go there.
     place: &'static str,
     kind: Kind,
     formats: &'static [Format],
@@ -62,7 +62,7 @@ const LIST: [Entry; 19] = [
         Kind::Config,
         BOTH,
     ),
-    // Read there by systemd whether or not /lib is a link.
+    // systemd reads this place whether or not /lib is a link.
     entry(
         Here("packaging/systemd/imds-analyzer.service"),
         "usr/lib/systemd/system/imds-analyzer.service",

@@ -1,5 +1,5 @@
-//! The packages, by cargo-deb and cargo-generate-rpm from one manifest that is written here: both read the list of files
-//! from `Cargo.toml`, and would need one each.
+//! Builds the packages with cargo-deb and cargo-generate-rpm, from one manifest that is written here. Both tools read
+//! the list of files from `Cargo.toml`, and would need one list each.
 
 use std::{
     fmt::Write as _,
@@ -21,10 +21,10 @@ use crate::{
     vm::{self, packages::run},
 };
 
-/// Nobody has an address of the project's own: whoever publishes packages puts theirs here.
+/// A placeholder: the project has no address of its own, so whoever publishes packages puts theirs here.
 pub(crate) const MAINTAINER: &str = "The imds-analyzer authors <maintainers@imds-analyzer.invalid>";
 const SUMMARY: &str = "find processes that call EC2 instance metadata without a token";
-/// With a capital, as RPM has it.
+/// RPM summaries begin with a capital.
 const RPM_SUMMARY: &str = "Find processes that call EC2 instance metadata without a token";
 const DESCRIPTION: &str = "Finds which process on an EC2 host, started by whom, still talks to the instance \
 metadata service (IMDS) without a session token (IMDSv1), so that tokens can be required without breaking \
@@ -34,7 +34,7 @@ Installing the package neither enables nor starts the service. It rotates its lo
 /// Tools that are compiled once, below `target/tools`.
 const TOOLS: [(&str, &str); 2] = [("cargo-deb", "3.8.0"), ("cargo-generate-rpm", "0.21.1")];
 
-/// Brings what is missing.
+/// Installs the tools that are missing.
 pub(crate) fn tools() -> Result<()> {
     let root = vm::target().join("tools");
     fs::create_dir_all(&root)?;
@@ -53,17 +53,17 @@ pub(crate) fn tools() -> Result<()> {
 
 fn tool(name: &str) -> Result<Command> {
     let mut command = Command::new(fs::canonicalize(vm::target().join("tools/bin").join(name))?);
-    // Cargo's own is for its own programs.
+    // Cargo's own settings are for its own programs.
     command.env_remove("LD_LIBRARY_PATH").env_remove("CARGO_TARGET_DIR");
     Ok(command)
 }
 
-/// As Debian has it; pre-releases sort before what they lead to.
+/// The version in Debian's form, in which a pre-release sorts before its release.
 pub(crate) fn deb_version(release: &Release) -> String {
     format!("{}-1", release.version.replace('-', "~"))
 }
 
-/// Packs in every format; the files that were made.
+/// Packs the release in every format, and returns the files.
 pub(crate) fn all(release: &Release, out: &Path) -> Result<Vec<PathBuf>> {
     Ok(vec![deb(release, out)?, rpm(release, out)?, tar(release, out)?])
 }
@@ -152,7 +152,8 @@ pub(crate) fn rpm(release: &Release, out: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A copy below `tree`, with its mode and as old as the release: cargo-generate-rpm takes the time from the file.
+/// Copies a file below `tree`, with its mode and the time of the release: cargo-generate-rpm takes the time from the
+/// file.
 fn stage(release: &Release, file: &Installed, tree: &Path) -> Result<PathBuf> {
     let copy = tree.join(&file.place);
     fs::create_dir_all(copy.parent().context("a folder")?)?;
@@ -163,7 +164,7 @@ fn stage(release: &Release, file: &Installed, tree: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// Where files are staged, empty.
+/// An empty folder in which files are staged.
 fn tree(release: &Release) -> Result<PathBuf> {
     let tree = release.made.with_file_name(format!("{}.tree", release.arch.name()));
     if tree.exists() {
@@ -172,8 +173,8 @@ fn tree(release: &Release) -> Result<PathBuf> {
     Ok(tree)
 }
 
-/// Shell that removes the folders that are the package's alone, when the last one goes. cargo-generate-rpm 0.21 cannot make
-/// them part of the package: it reads them as files.
+/// A shell script that removes the package's own folders when the last version is removed. cargo-generate-rpm 0.21
+/// cannot make them part of the package: it reads them as files.
 fn without_folders(files: &[Installed]) -> String {
     let mut folders: Vec<String> = files
         .iter()
@@ -183,13 +184,13 @@ fn without_folders(files: &[Installed]) -> String {
         .collect();
     folders.sort();
     folders.dedup();
-    // What is in a folder before the folder.
+    // Folders inside a folder come before it.
     folders.reverse();
     let folders = folders.join(" ");
     format!("if [ \"$1\" -eq 0 ]; then\n    rmdir {folders} 2>/dev/null || :\nfi\nexit 0\n")
 }
 
-/// The same files, to be unpacked at the root.
+/// Packs the same files into an archive to be unpacked at the root.
 fn tar(release: &Release, out: &Path) -> Result<PathBuf> {
     let tree = tree(release)?;
     for file in list(release, Format::Rpm)? {
@@ -230,7 +231,7 @@ fn list(release: &Release, format: Format) -> Result<Vec<Installed>> {
     Ok(files)
 }
 
-/// Writes a package of Cargo's with that metadata, and runs the tool in it.
+/// Writes a Cargo package with that metadata, and runs the tool in it.
 fn pack(release: &Release, mut command: Command, metadata: &str) -> Result<()> {
     let folder = release.made.with_file_name(format!("{}.manifest", release.arch.name()));
     fs::create_dir_all(folder.join("src"))?;

@@ -1,4 +1,5 @@
-//! What is compiled in, as a bill of materials: <https://cyclonedx.org/docs/1.5/json/>. Written from cargo's own metadata.
+//! The bill of materials of what is compiled in, in the format <https://cyclonedx.org/docs/1.5/json/>. Written from
+//! cargo's own metadata.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::NAME;
 
-/// Into `out`.
+/// Writes the bill of materials into `out`.
 pub(super) fn write(out: &Path) -> Result<()> {
     let metadata = super::metadata()?;
     let packages = metadata["packages"].as_array().context("cargo names no packages")?;
@@ -38,7 +39,8 @@ pub(super) fn write(out: &Path) -> Result<()> {
             .context("a package that is not resolved")?;
         let mut needs = Vec::new();
         for dependency in node["deps"].as_array().into_iter().flatten() {
-            // Those of tests are not compiled in; those of build scripts are named, they write parts of it.
+            // Dependencies of tests are not compiled in. Those of build scripts are named, because build scripts write
+            // parts of the program.
             let kinds = dependency["dep_kinds"].as_array();
             if kinds.is_some_and(|kinds| kinds.iter().all(|kind| kind["kind"] == "dev")) {
                 continue;

@@ -1,4 +1,4 @@
-//! What can be said of packaging/ without building a package.
+//! Checks of packaging/ that need no package.
 
 use std::{fs, path::Path, process::Command};
 
@@ -30,7 +30,7 @@ fn unit_starts_before_what_calls_imds_and_delays_nobody() {
     assert_eq!(values("DefaultDependencies"), ["no"]);
     assert_eq!(values("TimeoutStartSec"), ["20s"]);
     assert!(values("Before").contains(&"cloud-init-local.service"));
-    // What these would order it after is ordered after cloud-init, or waits for file systems.
+    // The keys below would order the unit after something that comes after cloud-init or waits for file systems.
     assert_eq!(
         values("After"),
         ["systemd-journald.socket", "systemd-remount-fs.service"]
@@ -39,7 +39,7 @@ fn unit_starts_before_what_calls_imds_and_delays_nobody() {
         assert!(values(key).is_empty(), "{key}");
     }
     assert_eq!(values("WantedBy"), ["multi-user.target"]);
-    // A group of system calls that systemd does not know leaves almost nothing allowed.
+    // If systemd does not know a group of system calls, almost nothing is allowed.
     assert!(values("SystemCallFilter").is_empty());
 }
 

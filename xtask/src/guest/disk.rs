@@ -20,10 +20,10 @@ use crate::{
     },
 };
 
-/// What a host has, and what the tests call.
+/// Packages that a host has, and those that the tests call.
 const PACKAGES: &str =
     "apt,systemd-sysv,udev,dbus,libpam-systemd,kmod,procps,iproute2,curl,python3,cron,runc,ca-certificates,gpgv";
-/// What it takes to mount the disk.
+/// Modules for mounting the disk.
 const MODULES: [&str; 5] = ["crc32c_generic", "virtio_pci", "virtio_mmio", "virtio_blk", "ext4"];
 const SIZE: &str = "1500M";
 
@@ -36,7 +36,8 @@ for module in /modules/*; do /bin/busybox insmod $module; done
 exec /bin/busybox switch_root /root /sbin/init
 ";
 
-/// Runs the tests when all else has been started. It says what happened, so nothing depends on how it ends.
+/// Runs the tests after everything else has started. The tests report the result, so nothing depends on how the unit
+/// ends.
 const UNIT: &str = "[Unit]
 Description=Tests of the packages
 After=multi-user.target
@@ -94,12 +95,12 @@ pub(super) fn write(tree: &Path, kernel: &Unpacked, repositories: &Repositories,
     if !link.exists() {
         std::os::unix::fs::symlink("../package-tests.service", link)?;
     }
-    // dpkg before 1.20 removes nothing without it, and mmdebstrap does not make it.
+    // Without this file dpkg before 1.20 removes nothing, and mmdebstrap does not make it.
     let available = tree.join("var/lib/dpkg/available");
     if !available.exists() {
         fs::write(available, "")?;
     }
-    // Without it, systemd leaves the root read-only.
+    // Without /etc/fstab, systemd leaves the root read-only.
     fs::write(tree.join("etc/fstab"), "/dev/vda / ext4 defaults 0 0\n")?;
     fs::write(tree.join("etc/hostname"), "guest\n")?;
     fs::write(tree.join("etc/hosts"), "127.0.0.1 localhost guest\n")?;
@@ -111,7 +112,7 @@ pub(super) fn write(tree: &Path, kernel: &Unpacked, repositories: &Repositories,
     run(make).map(drop)
 }
 
-/// Mounts the disk, and goes on there.
+/// Writes an initramfs that mounts the disk and goes on there.
 pub(super) fn write_initramfs(path: &Path, kernel: &Unpacked, busybox: &Path) -> Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
     for folder in ["dev", "root", "bin"] {
@@ -129,7 +130,7 @@ pub(super) fn write_initramfs(path: &Path, kernel: &Unpacked, busybox: &Path) ->
     Ok(())
 }
 
-/// A folder with all that is in it.
+/// Copies a folder with its contents.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     let mut copy = Command::new("cp");

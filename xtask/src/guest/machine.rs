@@ -8,10 +8,10 @@ use crate::vm::{arch::Arch, qemu::Machine};
 
 /// Emulated, a boot takes half a minute and installing a package ten seconds.
 const LIMIT: Duration = Duration::from_secs(420);
-/// Before what the test script says, as systemd and the kernel write to the console too.
+/// Before each line of the test script, because systemd and the kernel write to the console, too.
 const MARK: &str = "@test ";
 
-/// What the console said until the guest ended, switched off, restarted, or was late.
+/// Boots the guest. Returns the console output until it switches itself off or restarts, or its time is up.
 pub(super) fn boot(arch: Arch, image: &Path, initramfs: &Path, disk: &Path, log: &Path) -> Result<String> {
     let machine = Machine {
         arch,
@@ -26,7 +26,7 @@ pub(super) fn boot(arch: Arch, image: &Path, initramfs: &Path, disk: &Path, log:
     machine.run(log, LIMIT)
 }
 
-/// A line of the test script on the console.
+/// The text of a line, if the test script wrote it to the console.
 pub(super) fn test_line(line: &str) -> Option<&str> {
     line.split_once(MARK).map(|(_, text)| text.trim_end_matches('\r'))
 }

@@ -1,4 +1,4 @@
-//! The .rpm: dnf installs it from the repository into a root of its own, by the script that says what is tested.
+//! Tests the .rpm: a script has dnf install it from the repository into a root of its own.
 
 use std::{path::Path, process::Command};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::Repositories;
 
-/// What tests/packages/rpm.sh says.
+/// Runs tests/packages/rpm.sh, and returns its output.
 pub(super) fn test(root: &Path, repositories: &Repositories) -> Result<String> {
     let mut command = Command::new("bash");
     command

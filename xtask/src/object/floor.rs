@@ -1,5 +1,5 @@
-//! The oldest kernel's rules, held against the object for old kernels: what 4.14 would only say at load, and in fewer
-//! words.
+//! Checks the object for old kernels against the rules of the oldest one. 4.14 itself would report violations only at
+//! load, and in fewer words.
 //!
 //! Sources: kernel/bpf/verifier.c, kernel/trace/bpf_trace.c and include/uapi/linux/bpf.h of Linux 4.14.
 
@@ -38,15 +38,15 @@ const HELPERS: [i32; 19] = [
     113, // probe_read_kernel
 ];
 
-/// Helpers for programs on packets of a cgroup. Those of 4.14 cannot send records: this is what 5.4 gives them
-/// (`cg_skb_func_proto`), the first kernel that takes such a program.
+/// Helpers for programs on packets of a cgroup. Those of 4.14 cannot send records: these are the helpers of 5.4
+/// (`cg_skb_func_proto`), the first kernel that accepts such a program.
 const PACKET_HELPERS: [i32; 4] = [
     1,  // map_lookup_elem
     5,  // ktime_get_ns
     25, // perf_event_output
     46, // get_socket_cookie
 ];
-/// The section of such programs.
+/// The section of programs on packets.
 const PACKETS: &str = "cgroup/skb";
 
 /// `enum bpf_map_type` of 4.14, as far as programs on kprobes may use it.
@@ -64,7 +64,7 @@ const MAP_TYPES: [(u32, &str); 8] = [
 /// The section of maps that are not described by BTF (4.18).
 const MAPS: &str = "maps";
 
-/// What was found: all of it holds.
+/// The programs and the maps of an object that keeps the rules.
 #[derive(Debug)]
 pub(crate) struct Floor {
     programs: Vec<Counts>,
@@ -172,9 +172,10 @@ fn check_program(elf: &Elf<'_>, section: &Section<'_>, program: &Program) -> Res
     })
 }
 
-/// Follows every way through the program, as `check_cfg` does: none may come back to where it was.
+/// Follows every path through the program, like `check_cfg`: no path may lead back to an instruction that it has
+/// passed.
 fn check_ways(instructions: &[Instruction]) -> Result<()> {
-    /// An instruction on the way being followed, or one behind which everything is known.
+    /// Not visited, on the path being followed, or with everything after it checked.
     #[derive(Clone, Copy, PartialEq)]
     enum Seen {
         No,
@@ -230,12 +231,12 @@ impl Instruction {
         })
     }
 
-    /// Places it takes.
+    /// The number of slots that the instruction takes.
     fn len(&self) -> usize {
         if self.opcode == LD_IMM64 { 2 } else { 1 }
     }
 
-    /// What may be run after it, at `index`: what comes next, and where it jumps to.
+    /// The instructions that may run after this one, which is at `index`: the next one, and the target of its jump.
     fn following(&self, index: usize) -> [Option<usize>; 2] {
         const JUMP: u8 = 5;
         const ALWAYS: u8 = 0x05;
@@ -250,7 +251,7 @@ impl Instruction {
         [Some(next).filter(|_| self.opcode != ALWAYS), target]
     }
 
-    /// `helpers`: those that there are.
+    /// `helpers` are those that the program may call.
     fn check(&self, helpers: &[i32]) -> Result<()> {
         const ALU: [u8; 2] = [4, 7];
         const JUMP32: u8 = 6;
@@ -323,7 +324,7 @@ mod tests {
             };
             offsets.iter().map(instruction).collect()
         };
-        // Instruction 2 ends the program: it is jumped over, and back to.
+        // Instruction 2 ends the program. One jump leads over it, and another one back to it.
         let back = program(&[(0x05, 2), (0xb7, 0), (EXIT, 0), (0x15, -3), (EXIT, 0)]);
         assert!(check_ways(&back).is_ok());
         let around = program(&[(0xb7, 0), (0x15, -2), (EXIT, 0)]);

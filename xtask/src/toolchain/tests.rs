@@ -8,11 +8,11 @@ use super::*;
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// One machine at a time: a script cannot be run while another thread, in the middle of starting a program, still has
-/// it open for writing.
+/// One machine at a time: the kernel refuses to run a script that another thread, which is just starting a program,
+/// still has open for writing.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A directory that stands for a machine's root; removed with the value.
+/// A directory that stands for a machine's root; removed when dropped.
 struct Machine {
     root: PathBuf,
     _alone: MutexGuard<'static, ()>,

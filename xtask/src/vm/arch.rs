@@ -10,7 +10,7 @@ pub(crate) enum Arch {
 }
 
 impl Arch {
-    /// This machine's.
+    /// This machine's architecture.
     pub(crate) fn ours() -> Self {
         if Self::Arm64.is_ours() {
             Self::Arm64
@@ -19,7 +19,7 @@ impl Arch {
         }
     }
 
-    /// As the kernel's own sources and this project's documents have it.
+    /// Its name in the kernel's sources and in this project's documents.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -27,7 +27,7 @@ impl Arch {
         }
     }
 
-    /// As Debian has it.
+    /// Its name in Debian.
     pub(crate) const fn debian(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
@@ -35,7 +35,7 @@ impl Arch {
         }
     }
 
-    /// As Rust has it: the first word of a target.
+    /// Its name in Rust: the first word of a target.
     pub(crate) const fn rust(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -43,7 +43,7 @@ impl Arch {
         }
     }
 
-    /// Whether programs of this machine run in such a guest.
+    /// True if programs of this machine run in such a guest.
     pub(crate) fn is_ours(self) -> bool {
         self.rust() == std::env::consts::ARCH
     }
@@ -56,11 +56,12 @@ impl Arch {
         }
     }
 
-    /// The emulator, with a machine. Emulated: /dev/kvm is not to be had everywhere, and a guest takes seconds without.
+    /// The emulator, with a machine. It does not use KVM, because /dev/kvm is not available everywhere and a guest
+    /// takes only seconds without it.
     ///
-    /// One thread has all CPUs. Where each has its own, one of them can run into a breakpoint that another one has taken out
-    /// of the kernel: while kprobes come and go beside busy senders, also without BPF, that stops some kernels within a
-    /// minute. Two guests at a time are as quick this way, or quicker.
+    /// One thread runs all CPUs. With one thread each, a CPU can run into a breakpoint that another one has already
+    /// removed from the kernel: when kprobes come and go beside busy senders, even without BPF, that stops some kernels
+    /// within a minute. Two guests at a time are as fast this way, or faster.
     pub(crate) fn qemu(self) -> Command {
         let (program, machine) = match self {
             // `max` panics some kernels.

@@ -1,4 +1,4 @@
-//! The release binary, and the crate of end-to-end tests with the guests' `/init`, for an architecture.
+//! Builds the release binary, the end-to-end tests, and the guests' `/init` for an architecture.
 
 use std::{
     path::PathBuf,
@@ -63,7 +63,7 @@ pub(super) fn build(arch: Arch, packages: &mut Packages) -> Result<Built> {
     Ok(built)
 }
 
-/// Runs cargo; kind, name and path of what it built to be executed.
+/// Runs cargo. Returns kind, name and path of each executable that it built.
 fn executables(mut command: Command) -> Result<Vec<(String, String, PathBuf)>> {
     let output = command
         .arg("--message-format=json-render-diagnostics")

@@ -11,7 +11,7 @@ const DIRECTORY: u32 = 0o040_755;
 const SYMLINK: u32 = 0o120_777;
 const FILE: u32 = 0o100_000;
 
-/// Writes an archive, folders before what is in them.
+/// Writes an archive, with folders before their contents.
 #[derive(Debug)]
 pub(crate) struct Archive<W: Write> {
     out: W,
@@ -28,7 +28,7 @@ impl<W: Write> Archive<W> {
         }
     }
 
-    /// Whether something stands at `path`.
+    /// True if the archive has an entry at `path`.
     pub(crate) fn has(&self, path: &Path) -> bool {
         self.written.contains(&name(path))
     }
@@ -50,7 +50,7 @@ impl<W: Write> Archive<W> {
         self.entry(path, DIRECTORY, &[], 0)
     }
 
-    /// The first entry of a name counts, later ones are left out.
+    /// The first entry of a name counts; later ones are left out.
     fn entry(&mut self, path: &Path, mode: u32, content: &[u8], mtime: u32) -> io::Result<()> {
         if self.has(path) {
             return Ok(());
@@ -84,7 +84,7 @@ impl<W: Write> Archive<W> {
         self.pad(content.len())
     }
 
-    /// Everything starts at a multiple of four.
+    /// Pads to a multiple of four bytes, where every part of an entry starts.
     fn pad(&mut self, len: usize) -> io::Result<()> {
         self.out.write_all(&[0; 3][..len.wrapping_neg() % 4])
     }

@@ -1,5 +1,5 @@
-//! Compiles for another architecture, and against an old glibc: by cargo-zigbuild, whose linker has every version of
-//! glibc's symbols. It comes from PyPI with its zig, and stays below `target`.
+//! Compiles for another architecture, and against an old glibc, with cargo-zigbuild: its linker has every version of
+//! glibc's symbols. cargo-zigbuild and its zig come from PyPI, and stay below `target`.
 
 use std::{
     env, fs,
@@ -20,7 +20,8 @@ use crate::{setup, toolchain::Host};
 pub(crate) const GLIBC: &str = "2.17";
 const ZIGBUILD: &str = "cargo-zigbuild==0.24.0";
 const ZIG: &str = "ziglang==0.17.1";
-/// Debian's, which `cargo xtask setup` brings: rustup's has no std for other architectures where it cannot fetch one.
+/// Debian's rustc, which `cargo xtask setup` installs: rustup's has no std for other architectures on a machine that
+/// cannot fetch one.
 const RUSTC: &str = "/usr/bin/rustc";
 const STD: &str = "libstd-rust-web-dev";
 
@@ -29,15 +30,15 @@ const STD: &str = "libstd-rust-web-dev";
 pub(crate) struct Cross {
     arch: Arch,
     tools: PathBuf,
-    /// Where std for the architecture is, if it is not with the compiler.
+    /// The directory of std for the architecture, if it is not with the compiler.
     std: Option<PathBuf>,
 }
 
 impl Cross {
-    /// Brings what is missing.
+    /// Installs what is missing.
     pub(crate) fn prepare(arch: Arch, packages: &mut Packages) -> Result<Self> {
         let root = fs::canonicalize(target())?;
-        // Of its own: pip leaves a folder alone in which something is already.
+        // A folder for this alone: pip leaves a folder as it is if it already has something in it.
         let tools = root.join("tools/zig");
         if !tools.join("bin/cargo-zigbuild").is_file() {
             setup::quietly("fetching cargo-zigbuild and zig", pip(&tools))?;
@@ -50,7 +51,7 @@ impl Cross {
         Ok(Self { arch, tools, std })
     }
 
-    /// `cargo SUBCOMMAND` for that architecture; what it builds is below `target/cross`.
+    /// `cargo SUBCOMMAND` for that architecture, which builds below `target/cross`.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let triple = format!("{}-unknown-linux-gnu", self.arch.rust());
         let variable = triple.to_uppercase().replace('-', "_");
@@ -62,15 +63,16 @@ impl Cross {
             .env("RUSTC", RUSTC)
             .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), self.rustflags())
             .env("CARGO_TARGET_DIR", target().join("cross"))
-            // Guests have no room for it, and this machine's strip may not know the architecture.
+            // Without debug information: guests have no room for it, and this machine's strip may not know the
+            // architecture.
             .env("CARGO_PROFILE_DEV_DEBUG", "false")
             .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")
-            // Cargo's own is for its own programs.
+            // Cargo's library path is for its own programs.
             .env_remove("LD_LIBRARY_PATH");
         command
     }
 
-    /// Where std is, and nothing of this machine's directories in what is built.
+    /// Flags that tell where std is, and keep this machine's directories out of what is built.
     fn rustflags(&self) -> String {
         let workspace = env::current_dir().ok();
         let cargo_home = Host::current().cargo_home;

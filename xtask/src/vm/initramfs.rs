@@ -1,6 +1,6 @@
-//! What a guest finds when it starts: our own `/init`, the analyzer, the tests and the clients they start. These are this
-//! machine's, each with its libraries, or Debian's packages for a guest of another architecture. Nothing is compressed:
-//! under emulation that costs more than it saves.
+//! The file system of a guest at its start: our own `/init`, the analyzer, the tests, and the clients that they start.
+//! The clients are this machine's, each with its libraries, or Debian's packages for a guest of another architecture.
+//! Nothing is compressed: under emulation that costs more than it saves.
 
 use std::{
     collections::BTreeSet,
@@ -46,8 +46,8 @@ const ETC: [(&str, &str); 3] = [
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 ];
 
-/// Runs the analyzer with `--owner $OWNER` and `--object $OBJECT`, if that is set, where it has the choice and no test has
-/// made it; with `NO_BTF` the kernel's type information is hidden from it.
+/// Runs the analyzer with `--owner $OWNER` and, if that is set, `--object $OBJECT`, for commands that have these
+/// options and where the test gives none. With `NO_BTF` the kernel's type information is hidden from the analyzer.
 pub(crate) const WITH_OWNER: &str = "/usr/bin/imds-analyzer-owner";
 const WITH_OWNER_SCRIPT: &str = r#"#!/bin/sh
 case "$1 $*" in
@@ -66,10 +66,11 @@ exec /usr/bin/imds-analyzer "$@"
 
 type Out = Archive<BufWriter<File>>;
 
-/// Writes what is the same for every kernel of an architecture. `system` holds the clients; `None` takes this machine's.
+/// Writes the part that is the same for every kernel of an architecture. `system` holds the clients; `None` takes this
+/// machine's.
 pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built, system: Option<&Path>) -> Result<()> {
     let mut archive = create(path)?;
-    // As in that system: paths of libraries go through them.
+    // The same links as in that system: paths of libraries go through them.
     for link in ["bin", "sbin", "lib", "lib64"] {
         if let Ok(target) = fs::read_link(system.unwrap_or(Path::new("/")).join(link)) {
             archive.symlink(Path::new(link), &target.to_string_lossy())?;
@@ -88,7 +89,7 @@ pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built, system: Opt
     let refusals = ("refusals".to_owned(), built.refusals.clone());
     for (name, path) in built.tests.iter().chain([&refusals]) {
         let content = match system {
-            // Built without; this machine's strip may not know it.
+            // Built without debug information; this machine's strip may not know the architecture.
             Some(_) => fs::read(path)?,
             None => stripped(path, scratch)?,
         };
@@ -103,12 +104,12 @@ pub(crate) fn write_base(path: &Path, scratch: &Path, built: &Built, system: Opt
     Ok(())
 }
 
-/// The clients, and the libraries of all that was built.
+/// Copies the clients, and the libraries of everything that was built.
 fn this_machine(archive: &mut Out, built: &Built) -> Result<()> {
     let mut objects = vec![built.init.clone(), built.refusals.clone(), built.analyzer.clone()];
     objects.extend(built.tests.iter().map(|(_, path)| path.clone()));
     for program in PROGRAMS {
-        // A test that needs one that is not here says so.
+        // A test that needs a program that is not here says so.
         if let Some(path) = find(program) {
             copy(archive, &path)?;
             objects.push(path);
@@ -121,7 +122,7 @@ fn this_machine(archive: &mut Out, built: &Built) -> Result<()> {
     Ok(())
 }
 
-/// All of an unpacked system but what only people read.
+/// Copies an unpacked system, without files that only people read.
 fn tree(archive: &mut Out, root: &Path) -> Result<()> {
     const UNREAD: [&str; 5] = ["doc", "man", "locale", "info", "i18n"];
     let mut folders = vec![root.to_owned()];
@@ -144,7 +145,7 @@ fn tree(archive: &mut Out, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a guest's whole archive: the base, its kernel's modules, and what it is to run. The kernel unpacks archives
+/// Writes a guest's whole archive: the base, its kernel's modules, and the commands to run. The kernel unpacks archives
 /// that follow one another.
 pub(crate) fn write_guest(path: &Path, base: &Path, kernel: &Unpacked, run: &str) -> Result<()> {
     fs::copy(base, path)?;
@@ -167,7 +168,7 @@ fn create(path: &Path) -> Result<Out> {
     Ok(Archive::new(BufWriter::new(file)))
 }
 
-/// In this system's own folders, not in what a user has put before them.
+/// Looks in this system's own folders, not in those that a user has put before them.
 fn find(program: &str) -> Option<PathBuf> {
     ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
         .into_iter()
@@ -186,7 +187,7 @@ fn copy(archive: &mut Out, path: &Path) -> Result<()> {
         let content = fs::read(&real).with_context(|| format!("cannot read {}", real.display()))?;
         let metadata = real.metadata()?;
         let executable = metadata.permissions().mode() & 0o111 != 0;
-        // By which Python tells whether what it has compiled is as old as the source.
+        // Python compares this time to tell whether a compiled file is as old as its source.
         let mtime = u32::try_from(metadata.mtime()).unwrap_or(0);
         archive.file_of(&real, &content, executable, mtime)?;
     }
@@ -202,7 +203,7 @@ fn place(path: &Path) -> Result<PathBuf> {
     Ok(folder.canonicalize()?.join(name))
 }
 
-/// Without symbols and debug information, which are most of a test.
+/// The file without symbols and debug information, which are most of a test.
 fn stripped(path: &Path, scratch: &Path) -> Result<Vec<u8>> {
     let mut strip = Command::new("strip");
     let output = scratch.join("stripped");
@@ -247,7 +248,7 @@ fn python(archive: &mut Out) -> Result<Vec<PathBuf>> {
 fn libraries(objects: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     let output = Command::new("ldd")
         .args(objects)
-        // Cargo's own is for its own programs.
+        // Cargo's library path is for its own programs.
         .env_remove("LD_LIBRARY_PATH")
         .output()
         .context("cannot run ldd")?;
@@ -264,7 +265,7 @@ fn library(line: &str) -> Option<PathBuf> {
     path.starts_with('/').then(|| PathBuf::from(path))
 }
 
-/// Every applet that no real program stands for; busybox itself comes with the system, if it is not this machine's.
+/// Links every applet that has no real program. busybox itself comes with the system, if that is not this machine's.
 fn busybox(archive: &mut Out) -> Result<()> {
     let binary = find("busybox").context("busybox is not here")?;
     if !archive.has(&binary) {
@@ -303,7 +304,8 @@ pub(crate) fn modules(root: &Path, names: &[&str]) -> Result<Vec<(String, Vec<u8
     Ok(loaded)
 }
 
-/// Adds `name` after what it needs. What is not among the files is part of the kernel, or the kernel does without it.
+/// Adds `name` after the modules that it needs. A module that is not among the files is part of the kernel, or the
+/// kernel works without it.
 fn load(name: &str, files: &[(String, PathBuf)], loaded: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     if loaded.iter().any(|(other, _)| other == name) {
         return Ok(());

@@ -12,31 +12,31 @@ pub(crate) struct Kernel {
     pub(crate) distribution: Distribution,
     /// The packages that make it up.
     pub(crate) packages: &'static [Pattern],
-    /// The CPU, where it is another than usual.
+    /// The CPU, if it is not the usual one.
     pub(crate) cpu: Option<&'static str>,
-    /// Whether it is there for what happens without socket storage, and nothing else.
+    /// True if the guest is only for tests without socket storage.
     pub(crate) only_no_storage: bool,
-    /// The tap that is used where none is asked for.
+    /// The tap that is used by default.
     pub(crate) tap: Tap,
-    /// Features of `check` that are not to be found, beside the hooks in `absent`.
+    /// Features that `check` must not find, beside the hooks in `absent`.
     pub(crate) without: &'static [&'static str],
     /// Values of `--owner` that this kernel must offer.
     pub(crate) owners: &'static [&'static str],
-    /// Values of `--owner` that it must refuse: their tests are left out, and the refusal is a test.
+    /// Values of `--owner` that this kernel must refuse: their tests are left out, and the refusal is a test.
     pub(crate) absent: &'static [&'static str],
     /// The value of `--owner` whose load tests run here: one guest for each, they take minutes.
     pub(crate) load: Option<&'static str>,
     pub(crate) lacks: &'static [Absent],
 }
 
-/// Whose packages a kernel is in.
+/// The distribution that packages a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Distribution {
     Debian,
     Ubuntu,
 }
 
-/// How bytes are seen.
+/// How the analyzer sees bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tap {
     Wire,
@@ -48,9 +48,9 @@ pub(crate) enum Tap {
 pub(crate) struct Absent {
     /// The test that is left out.
     pub(crate) test: &'static str,
-    /// In words.
+    /// The reason, in words.
     pub(crate) why: &'static str,
-    /// What succeeds in a guest without the feature, and only there.
+    /// A command that succeeds in a guest without the feature, and only there.
     pub(crate) proof: &'static str,
 }
 
@@ -110,7 +110,7 @@ const IO_URING: Absent = Absent {
             exit(ctypes.get_errno() != 38)'",
 };
 
-/// The two came together: IORING_OP_SEND, and IORING_REGISTER_PROBE, by which a ring is asked for it.
+/// IORING_OP_SEND came together with IORING_REGISTER_PROBE, which asks a ring whether it has that operation.
 const IO_URING_SEND: Absent = Absent {
     test: "io_uring",
     why: "io_uring cannot send before 5.6",
@@ -118,7 +118,7 @@ const IO_URING_SEND: Absent = Absent {
             ring = c.syscall(425, 1, b(120)); exit(ring < 0 or c.syscall(427, ring, 8, b(4096), 256) == 0)'",
 };
 
-/// The program of tests of the legacy object's wire tap, and the value of `--object` for that.
+/// The test program for the wire tap of the legacy object, and the value of `--object` for that tap.
 pub(crate) const LEGACY_WIRE: &str = "legacy_wire";
 pub(crate) const LEGACY_WIRE_OBJECT: &str = "legacy-wire";
 
@@ -141,7 +141,8 @@ const LOCKDOWN: Absent = Absent {
     proof: "! test -e /sys/kernel/security/lockdown",
 };
 
-/// What no guest has, by the names that the tests have for it: a test that skips itself for another reason fails there.
+/// Features that no guest has, by the names that tests give them. A test that skips itself for another reason fails
+/// there.
 pub(crate) const GUESTS_LACK: [&str; 1] = ["tun"];
 
 /// tp_btf's tracepoint, `tcp_sendmsg_locked`, exists since 6.15.
@@ -205,7 +206,7 @@ pub(crate) const ALL: [Kernel; 10] = [
         load: Some("tp_btf"),
         lacks: &[],
     },
-    // Socket storage is never to be had there: `kmalloc_nolock` needs cmpxchg16b.
+    // Socket storage is never available there: `kmalloc_nolock` needs cmpxchg16b.
     Kernel {
         name: "7-nocx16",
         arch: Arch::X86_64,
@@ -223,7 +224,7 @@ pub(crate) const ALL: [Kernel; 10] = [
         load: None,
         lacks: &[],
     },
-    // What Ubuntu 18.04 was released with, and what it ended with.
+    // The first and the last kernel of Ubuntu 18.04.
     Kernel {
         name: "4.15-aws",
         arch: Arch::X86_64,
@@ -267,7 +268,7 @@ pub(crate) const ALL: [Kernel; 10] = [
         load: None,
         lacks: &[IO_URING_SEND],
     },
-    // It has all but BTF.
+    // This kernel has everything but BTF.
     Kernel {
         name: "5.8-aws",
         arch: Arch::X86_64,
@@ -285,7 +286,7 @@ pub(crate) const ALL: [Kernel; 10] = [
         load: None,
         lacks: &[NO_BTF, TRUNCATED_BTF, WRONG_BTF],
     },
-    // fentry needs ftrace's direct calls, which arm64 has since 6.4: before, the kernel loads the program and refuses
+    // fentry needs ftrace's direct calls, which arm64 has since 6.4: earlier, the kernel loads the program and refuses
     // to attach it.
     Kernel {
         name: "6.1-arm64",
@@ -321,7 +322,7 @@ pub(crate) const ALL: [Kernel; 10] = [
 pub(crate) const SUITES: [&str; 4] = ["bullseye", "bookworm", "bookworm-backports", "sid"];
 pub(crate) const SECURITY_SUITES: [&str; 2] = ["bullseye-security", "bookworm-security"];
 
-/// Ubuntu's archive, and the suites that are read of it; Debian has the keys.
+/// Ubuntu's archive, and the suites that are read from it; Debian has a package with the keys.
 pub(crate) const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
 pub(crate) const UBUNTU_SUITES: [&str; 2] = ["bionic-updates", "focal-updates"];
 pub(crate) const UBUNTU_KEYS: &str = "ubuntu-keyring";
@@ -343,7 +344,7 @@ pub(crate) const SYSTEM: [&str; 12] = [
     "wget",
 ];
 
-/// Modules that tests use, where a kernel has them as modules, under the names of then and now.
+/// Modules that tests use, if a kernel has them as modules, under their old and new names.
 pub(crate) const MODULES: [&str; 12] = [
     "veth",
     "sch_netem",
@@ -376,7 +377,7 @@ impl Distribution {
 }
 
 impl Tap {
-    /// As `imds.tap` has it.
+    /// The value of `imds.tap`.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Wire => "wire",
@@ -385,7 +386,7 @@ impl Tap {
     }
 }
 
-/// The one of this name.
+/// The kernel of this name.
 pub(crate) fn named(name: &str) -> Result<&'static Kernel> {
     ALL.iter().find(|kernel| kernel.name == name).with_context(|| {
         let known: Vec<_> = ALL.iter().map(|kernel| kernel.name).collect();
@@ -397,7 +398,8 @@ pub(crate) fn named(name: &str) -> Result<&'static Kernel> {
 }
 
 impl Pattern {
-    /// The newest of `names`; unsigned, debug and backported variants have words where this has a version.
+    /// The newest of `names`. Unsigned, debug and backported variants have words in place of the version, and do not
+    /// count.
     pub(crate) fn newest<'a>(&self, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         let version = |name: &'a str| -> Option<Vec<u64>> {
             let version = name.strip_prefix(self.before)?.strip_suffix(self.after)?;

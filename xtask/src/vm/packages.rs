@@ -15,21 +15,21 @@ use super::{
     kernels::{Distribution, Kernel, Pattern, SECURITY_SUITES, SUITES, UBUNTU, UBUNTU_KEYS, UBUNTU_SUITES},
 };
 
-/// debian-archive-keyring's.
+/// The keyring of the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const UBUNTU_KEYRING: &str = "usr/share/keyrings/ubuntu-archive-keyring.gpg";
-/// Names the packages that a folder holds; written last, so that a folder with it is complete.
+/// The file that names the packages in a folder. It is written last, so a folder that has it is complete.
 const COMPLETE: &str = "packages";
-/// Links into usr, as systems have them now.
+/// Links into usr, as current systems have them.
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 
 /// A kernel, unpacked.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
     pub(crate) image: PathBuf,
-    /// Of its modules.
+    /// The folder of its modules.
     pub(crate) modules: PathBuf,
-    /// As `uname -r` has it.
+    /// The output of `uname -r`.
     pub(crate) release: String,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Mirror {
 #[derive(Debug)]
 pub(crate) struct Packages {
     arch: Arch,
-    /// One folder each.
+    /// Has one folder for each.
     unpacked: PathBuf,
     apt: PathBuf,
     /// Ubuntu's keyring, if these are its packages.
@@ -54,7 +54,7 @@ pub(crate) struct Packages {
 }
 
 impl Packages {
-    /// `update`: look for newer packages although there are some.
+    /// With `update`, looks for newer packages even if there are some already.
     pub(crate) fn new(root: &Path, arch: Arch, update: bool) -> Result<Self> {
         let folder = root.join(arch.name());
         let unpacked = folder.join("packages");
@@ -71,7 +71,7 @@ impl Packages {
         })
     }
 
-    /// Where a whole system of `suite` comes from, if not from where mmdebstrap looks by itself.
+    /// The mirror for a whole system of `suite`; `None` if mmdebstrap finds one itself.
     pub(crate) fn mirror(&mut self, distribution: Distribution, suite: &str) -> Result<Option<Mirror>> {
         let keyring = match distribution {
             Distribution::Debian => return Ok(None),
@@ -81,7 +81,7 @@ impl Packages {
         Ok(Some(Mirror { keyring, sources }))
     }
 
-    /// Ubuntu's.
+    /// The same for Ubuntu's packages.
     fn of_ubuntu(&mut self) -> Result<Self> {
         let keys = self.named(UBUNTU_KEYS, &[UBUNTU_KEYS.to_owned()])?;
         Ok(Self {
@@ -103,12 +103,12 @@ impl Packages {
         find(&folder).with_context(|| format!("{} holds no kernel", folder.display()))
     }
 
-    /// A folder with the packages of these names; `name=version` is one too.
+    /// A folder with the packages of these names; a name may be `name=version`.
     pub(crate) fn named(&mut self, folder: &str, names: &[String]) -> Result<PathBuf> {
         self.unpack(folder, |_| Ok(names.to_vec()))
     }
 
-    /// A folder with `packages` of Debian's `suite` and all they depend on.
+    /// A folder with `packages` of Debian's `suite` and all their dependencies.
     pub(crate) fn system(&mut self, suite: &str, packages: &[&str]) -> Result<PathBuf> {
         self.unpack(&format!("system-{suite}"), |this| {
             let mut simulation = this.apt("apt-get");
@@ -158,7 +158,7 @@ impl Packages {
                 contents.arg("--fsys-tarfile").arg(&archive).stdout(Stdio::piped());
                 let mut contents = contents.spawn().context("cannot run dpkg-deb")?;
                 let mut unpack = Command::new("tar");
-                // Through the links of a merged system, which dpkg-deb would replace.
+                // tar extracts through the links of a merged system, which dpkg-deb would replace.
                 unpack
                     .args(["--extract", "--keep-directory-symlink", "--directory"])
                     .arg(folder);
@@ -198,7 +198,7 @@ impl Packages {
         eprintln!("vm: reading the package lists");
         let mut update = self.apt("apt-get");
         update.args(["-qq", "update"]);
-        // A suite that has left the mirror: whether its packages are missed is seen when they are looked for.
+        // A suite may have left the mirror. If its packages are needed, the search for them fails.
         if let Err(error) = run(update) {
             eprintln!("vm: {error:#}");
         }
@@ -226,7 +226,7 @@ impl Packages {
     }
 }
 
-/// This system's Debian mirrors: that of releases, and that of security updates if it has one.
+/// This system's Debian mirrors: the one of releases, and the one of security updates if there is one.
 fn mirrors() -> Result<(String, Option<String>)> {
     let mut targets = Command::new("apt-get");
     targets.args([
@@ -257,7 +257,8 @@ fn sources((releases, security): &(String, Option<String>)) -> String {
     text
 }
 
-/// deb822, see sources.list(5). Of a suite only the lists of packages are read. Without the keyring, apt's own are used.
+/// A source in the deb822 format, see sources.list(5). Only the package lists of a suite are read. Without the keyring,
+/// apt uses its own keys.
 fn stanza(uri: &str, suites: &[&str], keyring: &Path) -> String {
     let keyring = if keyring.is_file() {
         format!("Signed-By: {}\n", keyring.display())
@@ -270,7 +271,7 @@ fn stanza(uri: &str, suites: &[&str], keyring: &Path) -> String {
     )
 }
 
-/// The kernel image is in `boot` or, of late, beside the modules.
+/// Finds the kernel: its image is in `boot` or, in newer packages, beside the modules.
 fn find(folder: &Path) -> Result<Unpacked> {
     let modules = ["lib/modules", "usr/lib/modules"]
         .into_iter()
@@ -296,7 +297,7 @@ fn find(folder: &Path) -> Result<Unpacked> {
     })
 }
 
-/// Runs to the end; what it printed, or an error with what it complained of.
+/// Runs a command to its end. Returns its output, or an error with its stderr.
 pub(crate) fn run(mut command: Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("cannot run {program}"))?;

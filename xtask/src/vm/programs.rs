@@ -1,24 +1,24 @@
-//! Which program of end-to-end tests runs in which guest: each file of `tests/tests` says so itself, in a line at its top,
-//! `//! guests: <word> ...`, of these:
+//! The guests in which each test program runs. Each file of `tests/tests` names them itself, in a line at its top:
+//! `//! guests: <word> ...`. These are the words:
 //!
 //! ```text
-//! none          on this machine alone: an initramfs is too little of a system for it
-//! full          only if everything is run: what it tests depends on no kernel
+//! none          on this machine only: an initramfs is too little of a system for it
+//! full          only if everything is run: its result depends on no kernel
 //! quickest      in the guest whose tests take the shortest time
-//! oldest        in the oldest kernel with the wire tap: it has the least of what the program relies on, and the host's is newer
-//! ends          in the oldest and the newest kernel with the wire tap: what one between them does, one of these does
+//! oldest        in the oldest kernel with the wire tap: it has the least of what the program relies on
+//! ends          in the oldest and the newest kernel with the wire tap: kernels between them behave like one of these
 //! every-kernel  in each guest
 //! hooks         in each guest, and with each further owner hook in the oldest of the ends that has it
 //! every-hook    in each guest with each owner hook
-//! load          only if everything is run, in each guest with the hook that is its own for that
-//! send-tap      with the send tap, too, or with nothing else
-//! packets       with the wire tap of the object for old kernels, too, or with nothing else
+//! load          only if everything is run, in each guest, with the hook that is the guest's own for load tests
+//! send-tap      with the send tap: in addition to the other places, or as the only one
+//! packets       with the wire tap of the object for old kernels: in addition to the other places, or as the only one
 //! no-storage    in the guest without socket storage, too
 //! whole-load    with as many processes as on the host, with each hook once, if everything is run
 //! ```
 //!
-//! Tests that are not for the object for old kernels are in a line `//! not-legacy: <test> ...`, those that are not for its
-//! send tap in a line `//! not-send-tap: <test> ...`.
+//! A line `//! not-legacy: <test> ...` lists tests that are not for the object for old kernels. A line
+//! `//! not-send-tap: <test> ...` lists tests that are not for its send tap.
 
 use std::{fs, path::Path};
 
@@ -27,7 +27,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 /// The sources, from the workspace's folder.
 const SOURCES: &str = "tests/tests";
 
-/// A program of tests.
+/// A test program.
 #[derive(Debug, Default)]
 pub(crate) struct Program {
     pub(crate) name: String,

@@ -1,4 +1,4 @@
-//! One run of a guest, and what its console said.
+//! One run of a guest, and its console output.
 
 use std::{
     fs::{self, File},
@@ -13,25 +13,25 @@ use anyhow::{Context as _, Result};
 
 use super::arch::Arch;
 
-/// Boot, and slack.
+/// Time to boot, and slack.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// For the kernel's command line: off is what costs much where it is emulated, and nothing of what is tested depends on.
-/// Without page table isolation a system call costs no TLB, which would have to be filled again.
+/// For the kernel's command line: switches off features that cost much under emulation and that no test depends on.
+/// Without page table isolation a system call does not flush the TLB, which would have to be filled again.
 const CHEAP: &str = "mitigations=off kpti=off init_on_alloc=0 hardened_usercopy=off kfence.sample_interval=0";
 
-/// What a guest's console said, in order.
+/// The console output of a guest, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Console {
     pub(crate) results: Vec<Ended>,
     /// The command that was running when the console fell silent.
     pub(crate) unfinished: Option<String>,
-    /// Whether it came to the end of its list.
+    /// True if the guest came to the end of its list.
     pub(crate) done: bool,
 }
 
 impl Console {
-    /// What all boots of a guest said.
+    /// The console output of all boots of a guest together.
     pub(crate) fn of_all(boots: Vec<Self>) -> Self {
         let mut all = Self {
             done: true,
@@ -45,7 +45,7 @@ impl Console {
         all
     }
 
-    /// What the commands printed.
+    /// Prints the output of the commands.
     pub(crate) fn print(&self) {
         for ended in &self.results {
             ended.output.iter().for_each(|line| println!("{line}"));
@@ -66,7 +66,7 @@ pub(crate) struct Ended {
     pub(crate) output: Vec<String>,
 }
 
-/// Runs a guest of the matrix until it switches itself off, or is late.
+/// Runs a guest of the matrix until it switches itself off, or its time is up.
 pub(crate) fn run(
     arch: Arch,
     cpu: Option<&str>,
@@ -90,7 +90,7 @@ pub(crate) fn run(
 /// A guest's machine.
 pub(crate) struct Machine<'a> {
     pub(crate) arch: Arch,
-    /// Another one than the architecture's.
+    /// A CPU that is not the architecture's usual one.
     pub(crate) cpu: Option<&'a str>,
     pub(crate) image: &'a Path,
     pub(crate) initramfs: &'a Path,
@@ -102,8 +102,8 @@ pub(crate) struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// Runs until it switches itself off, starts again, or is late; what its console said, which is in `log` too. It has
-    /// no network device: no packet leaves it.
+    /// Runs until the machine switches itself off or restarts, or its time is up. Returns the console output, which is
+    /// in `log`, too. The machine has no network device, so no packet leaves it.
     pub(crate) fn run(&self, log: &Path, limit: Duration) -> Result<String> {
         let console = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = self.arch.qemu();
@@ -134,8 +134,8 @@ impl Machine<'_> {
                 &format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()),
             ]);
         }
-        // No guest outlives this program, however it ends. The signal comes when the thread ends that starts the
-        // guest, which is the one that waits for it.
+        // No guest outlives this program, however it ends. The signal comes when the thread that started the guest
+        // ends, and that thread waits for the guest.
         let end_with_parent = || {
             // SAFETY: two numbers; nothing of this process is touched.
             match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
@@ -156,12 +156,12 @@ impl Machine<'_> {
     }
 }
 
-/// Ends with the value.
+/// Killed when dropped.
 struct Guest(Child);
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // One that has ended already is past both.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -173,7 +173,7 @@ fn parse(text: &str) -> Console {
     let mut output = Vec::new();
     for line in text.lines() {
         let line = line.trim_end_matches('\r');
-        // A command's output need not end with a line's end.
+        // A command's output need not end with a newline.
         let Some((before, message)) = line.split_once("@vm ") else {
             output.push(line.to_owned());
             continue;

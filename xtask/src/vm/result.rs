@@ -1,4 +1,4 @@
-//! What came of a guest, and the table of all.
+//! The result of a guest, and the table of all results.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::step::{Counter, Tests};
 
-/// `check` on a host that cannot do what is asked for.
+/// The exit code on a host that cannot do what is asked.
 const CANNOT_RUN: i32 = 4;
 
-/// What came of one guest.
+/// The result of one guest.
 #[derive(Debug)]
 pub(crate) struct GuestResult {
     name: &'static str,
@@ -27,7 +27,7 @@ pub(crate) struct GuestResult {
     /// Names of commands, and the seconds they took.
     times: Vec<(String, f64)>,
     programs: Vec<Program>,
-    /// In words; none is a success.
+    /// In words; empty if the guest succeeded.
     problems: Vec<String>,
     elapsed: Duration,
 }
@@ -75,7 +75,7 @@ impl GuestResult {
             result.times.push((ended.name.clone(), ended.seconds));
             if let Err(problem) = result.take(kernel, ended) {
                 result.problems.push(format!("{}: {problem}", ended.name));
-                // What it said is the way to the reason.
+                // The output shows the reason.
                 ended.output.iter().for_each(|line| println!("  {line}"));
             }
         }
@@ -111,7 +111,7 @@ impl GuestResult {
                 verified: program["verified_instructions"].as_u64(),
                 load_ms: program["load_ms"].as_f64().unwrap_or_default(),
             };
-            // Every owner hook's report has the programs that all have in common.
+            // The programs that all owner hooks share are in the report for each of them.
             if !self.programs.iter().any(|known| known.name == program.name) {
                 self.programs.push(program);
             }
@@ -123,15 +123,15 @@ impl GuestResult {
             .filter(|program| !program.attached)
             .map(|program| program.name.as_str())
             .collect();
-        // What it counts is in the sockets' storage.
+        // `imds_ingress` keeps its counts in socket storage.
         let expected: &[&str] = if kernel.only_no_storage { &["imds_ingress"] } else { &[] };
         if refused != expected {
             return Err(format!("not attached: {}", refused.join(", ")));
         }
-        // All the rest was found, the fields of every struct among it.
+        // All other features must be found, including the fields of every struct.
         for feature in report["features"].as_array().into_iter().flatten() {
             let name = feature["name"].as_str().unwrap_or_default();
-            // What keeps a hook from being used may show when it is attached, and not before.
+            // The obstacle to a hook may show only when the hook is attached.
             let of_absent_hook = kernel.absent.iter().any(|owner| name.starts_with(owner));
             let expected = !kernel.without.contains(&name);
             if (feature["available"] == true) != expected && !of_absent_hook {
@@ -173,7 +173,7 @@ impl GuestResult {
         self.name
     }
 
-    /// What there is to say when the guest is off.
+    /// Prints the result when the guest is off.
     pub(crate) fn print(&self, logs: &[PathBuf]) {
         println!("\n== kernel {} ({})", self.name, self.release);
         for problem in &self.problems {
@@ -192,7 +192,7 @@ impl GuestResult {
     }
 }
 
-/// Every client got its answer, and every request was understood.
+/// Fails unless every client got its answer and every request was understood.
 fn lab(ended: &Ended) -> Result<(), String> {
     ended_with(ended, 0)?;
     if let Some(line) = ended
@@ -232,7 +232,7 @@ fn json(ended: &Ended) -> impl Iterator<Item = Value> {
         .filter_map(|line| serde_json::from_str(line).ok())
 }
 
-/// Prints what came of all guests; the sum of their tests, and whether all is well.
+/// Prints the results of all guests. Returns the sum of their tests, and whether all is well.
 pub(crate) fn table(results: &[GuestResult]) -> (Tests, bool) {
     println!(
         "\n{:<11} {:<28} {:<30} {:<7} {:>6} {:>6} {:>7} {:>8} {:>8}",
@@ -244,7 +244,7 @@ pub(crate) fn table(results: &[GuestResult]) -> (Tests, bool) {
         let ok = result.problems.is_empty();
         failed |= !ok;
         let mut tests = result.tests;
-        // A guest that fails without a failed test is one failure.
+        // A guest that fails without a failed test counts as one failure.
         if !ok && tests.failed == 0 {
             tests.failed = 1;
         }
@@ -267,7 +267,7 @@ pub(crate) fn table(results: &[GuestResult]) -> (Tests, bool) {
     (total, !failed)
 }
 
-/// Where the time goes: seconds of each program of tests in each guest, with all hooks together; the longest first.
+/// Prints how many seconds each test program took in each guest, with all hooks together; the longest first.
 fn times(results: &[GuestResult]) {
     let mut programs: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (column, result) in results.iter().enumerate() {
@@ -295,7 +295,7 @@ fn times(results: &[GuestResult]) {
     }
 }
 
-/// Verified instructions of each program on each kernel (reported since 5.16), or whether it is attached at all.
+/// Prints the verified instructions of each program on each kernel (reported since 5.16), or whether it is attached.
 fn instructions(results: &[GuestResult]) {
     let mut names: Vec<&str> = Vec::new();
     for program in results.iter().flat_map(|result| &result.programs) {
