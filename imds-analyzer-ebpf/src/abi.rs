@@ -1,10 +1,10 @@
 //! Records, offsets, loss kinds and names that both sides use.
 //!
-//! Layout is `repr(C)` without padding bytes; sizes are asserted below, so a change is seen by the compiler.
+//! Layout is `repr(C)` without padding bytes; sizes are asserted below, so the compiler catches a change.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes of masked head that travel with a request at most.
+/// Maximum bytes of masked head that travel with a request.
 pub use crate::classify::CAPTURE_MAX;
 use crate::classify::{Method, PathClass, Reason, Verdict};
 
@@ -22,7 +22,7 @@ pub mod program {
     pub const FENTRY: &str = "imds_fentry";
     pub const KPROBE: &str = "imds_kprobe";
 
-    /// What the sender hooks are attached to: the function, and the tracepoint of the same name.
+    /// The function that the sender hooks are attached to, and the tracepoint of the same name.
     pub const SENDER: &str = "tcp_sendmsg_locked";
 }
 
@@ -38,23 +38,23 @@ pub mod constant {
     pub const OFFSETS: &str = "OFFSETS";
     /// A [`super::Budget`].
     pub const BUDGET: &str = "BUDGET";
-    /// Whether to track the answers on each connection: a `u32`, 0 or 1.
+    /// A `u32`: 1 to track the answers on each connection, 0 not to.
     pub const ANSWERS: &str = "ANSWERS";
-    /// Where digests of payload are evaluated: a random `u32` below 2^31 - 1.
+    /// The point at which digests of payload are evaluated: a random `u32` below 2^31 - 1.
     pub const DIGEST_KEY: &str = "DIGEST_KEY";
 }
 
-/// Bytes of argv read in the kernel at most: the first page of it.
+/// Maximum bytes of argv that the kernel side reads: its first page.
 pub const ARGV_MAX: usize = 4096;
-/// Most processes' argv fits here, and their announcement takes this much less of the ring buffer.
+/// The argv of most processes fits here, and their announcement takes so much less of the ring buffer.
 pub const ARGV_SHORT: usize = 512;
-/// Ancestors recorded in the kernel at most; deeper chains are continued from /proc.
+/// Maximum number of ancestors that the kernel side records; user space continues longer chains from /proc.
 pub const ANCESTORS_MAX: usize = 24;
-/// Most heads' capture fits here.
+/// The capture of most heads fits here.
 pub const CAPTURE_SHORT: usize = 256;
-/// Bytes of paths that travel with an announced process at most: the names of all three.
+/// Maximum bytes of paths that travel with an announced process: the names of all three paths.
 pub const PATHS_MAX: usize = 1024;
-/// Room that a name has to have, or else its path is left out: `NAME_MAX` of Linux and a NUL.
+/// Bytes that must be free for a name, or else its path is left out: `NAME_MAX` of Linux and a NUL.
 pub const NAME_MAX: usize = 256;
 /// Length of the kernel's `comm`, `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
@@ -67,8 +67,8 @@ pub enum RecordKind {
     Owner = 1,
     /// A [`Request`] and its capture.
     Request = 2,
-    /// As [`RecordKind::Request`], for a head that is not finished yet: a later record with the same socket and
-    /// sequence replaces it.
+    /// Like [`RecordKind::Request`], for a head that is not finished yet: a later record with the same socket and
+    /// sequence number replaces it.
     Pending = 3,
     /// A [`legacy::Send`] and its bytes.
     Send = 4,
@@ -76,8 +76,8 @@ pub enum RecordKind {
     ForkOrExec = 5,
     /// A [`legacy::Packet`] and its bytes, from the IP header on.
     Packet = 6,
-    /// A [`Request`] that stands for `head_len` bytes of the stream from `seq` on, which were judged before and have been
-    /// sent again with other bytes: heads in that range are [`Reason::Changed`].
+    /// A [`Request`] that stands for `head_len` bytes of the stream from `seq` on, which were judged and then sent
+    /// again with other bytes: heads in that range are [`Reason::Changed`].
     Changed = 7,
     /// An [`exchange::Answer`].
     Answer = 8,
@@ -102,7 +102,7 @@ impl RecordKind {
     }
 }
 
-/// Which hook said who owns a socket or sent a request; the discriminants are the ABI.
+/// The hook that identified the owner of a socket or the sender of a request; the discriminants are the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum OwnerHook {
@@ -116,7 +116,7 @@ pub enum OwnerHook {
     Kprobe = 4,
     /// Found by user space: the socket is older than the tool.
     SockDiag = 5,
-    /// The task that was running when the SYN left: the last resort, where no other hook saw the socket.
+    /// The task that was running when the SYN left: the last resort, if no other hook saw the socket.
     Egress = 6,
 }
 
@@ -142,7 +142,7 @@ impl OwnerHook {
         })
     }
 
-    /// The contract's name, `imds.owner`.
+    /// The value of `imds.owner`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -163,22 +163,22 @@ pub struct Header {
     pub time: u64,
     /// A [`RecordKind`].
     pub kind: u16,
-    /// Bytes of variable data (argv or capture) behind the fixed part that are meaningful.
+    /// Valid bytes of variable data (argv or capture) after the fixed part.
     pub data_len: u16,
     /// Always 0.
     pub reserved: u32,
 }
 
-/// A process and the thread of it that acted. `tgid` 0 means that nobody is known.
+/// A process and its thread that acted. `tgid` is 0 if the process is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Task {
     /// When the process started: `start_boottime` of its group leader, ns since boot.
     pub start: u64,
-    /// Changes when the process executes another program, and never comes back; otherwise opaque. The kernel's
-    /// `self_exec_id`, which counts a process's execs, where it can be read.
+    /// Changes when the process executes another program, and never repeats; otherwise opaque. The kernel's
+    /// `self_exec_id`, which counts a process's execs, if it can be read.
     pub exec: u64,
-    /// Id of the cgroup v2, 0 where there is none or the hook cannot ask for it.
+    /// Id of the cgroup v2; 0 if there is none or the hook cannot read it.
     pub cgroup: u64,
     /// Process id and thread id, in the initial pid namespace.
     pub tgid: u32,
@@ -196,19 +196,19 @@ pub struct Task {
     pub thread_comm: [u8; COMM_LEN],
 }
 
-/// One ancestor, the parent first.
+/// One ancestor; a list of ancestors begins with the parent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Ancestor {
-    /// As [`Task::start`].
+    /// Like [`Task::start`].
     pub start: u64,
     pub tgid: u32,
     pub uid: u32,
     pub comm: [u8; COMM_LEN],
 }
 
-/// A process seen connecting or sending, with all that is lost when it exits. `paths_room` bytes of [`Paths`] follow,
-/// then `data_len` bytes of argv, as the process holds it: NUL-separated.
+/// A process seen connecting or sending, with the facts that are lost when it exits. `paths_room` bytes of [`Paths`]
+/// follow, then `data_len` bytes of argv, as the process holds it: NUL-separated.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Owner {
@@ -223,22 +223,22 @@ pub struct Owner {
     /// Length of the whole argv in the process, in bytes; more than `data_len` when it was cut.
     pub argv_len: u32,
     pub ancestors_len: u32,
-    /// [`PATHS_MAX`], or 0 where no paths are read.
+    /// [`PATHS_MAX`], or 0 if no paths are read.
     pub paths_room: u32,
     pub executable: Executable,
-    /// The user who logged in, as audit has it, and the audit session; `u32::MAX` where there is none.
+    /// The user who logged in and the session, both according to audit; `u32::MAX` if there is none.
     pub login_uid: u32,
     pub login_session: u32,
     pub paths: Paths,
     pub ancestors: [Ancestor; ANCESTORS_MAX],
 }
 
-/// The file that a process executes (`mm->exe_file`) and the namespaces it does so in: what a path alone does not prove.
-/// All zeroes where the kernel side did not read it.
+/// The file that a process executes (`mm->exe_file`) and the namespaces it runs in, which a path alone does not prove.
+/// All zeroes if the kernel side did not read them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Executable {
-    /// Inode number, and the device as the kernel's `dev_t` has it (20 bits of minor number).
+    /// Inode number, and the device in the format of the kernel's `dev_t` (20 bits of minor number).
     pub inode: u64,
     pub device: u32,
     /// Owner in the initial user namespace, and `i_mode`.
@@ -250,8 +250,8 @@ pub struct Executable {
     pub reserved: u32,
 }
 
-/// Where the paths of a process end among the bytes that follow its [`Owner`]: the executable's first, the working
-/// directory's from there, the cgroup's last. The innermost name comes first, each with a NUL:
+/// Where each path of a process ends in the bytes that follow its [`Owner`]: first the executable's, then the working
+/// directory's, then the cgroup's. Each path begins with its innermost name, and each name ends with a NUL:
 /// `python3\0bin\0usr\0`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -263,7 +263,7 @@ pub struct Paths {
     pub flags: u16,
 }
 
-/// Bits of [`Paths::flags`]. A path without its bit was not read up to its root, and is none.
+/// Bits of [`Paths::flags`]. A path without its bit was not read up to its root and is not valid.
 pub mod path_flags {
     pub const EXECUTABLE: u16 = 1;
     pub const WORKING_DIRECTORY: u16 = 1 << 1;
@@ -312,13 +312,13 @@ pub struct Request {
     pub source: [u8; 16],
     /// The socket's peer: what the sender connected to.
     pub destination: [u8; 16],
-    /// What the packet's header says, which differs where netfilter rewrote it.
+    /// The destination in the packet's header, which differs if netfilter rewrote it.
     pub packet_destination: [u8; 16],
     pub source_port: u16,
     pub destination_port: u16,
     pub packet_port: u16,
     pub reserved2: u16,
-    /// Which request of its connection it is, from 0 on, with [`request_flags::NUMBERED`].
+    /// Number of the request on its connection, from 0 on; valid with [`request_flags::NUMBERED`].
     pub index: u32,
     pub reserved3: u32,
 }
@@ -341,11 +341,11 @@ pub mod request_flags {
     pub const SEND_TAP: u16 = 1 << 2;
     /// Bytes of the head are in pages that the sender can still write: MSG_ZEROCOPY, vmsplice, splice, sendfile.
     pub const SENDER_PAGES: u16 = 1 << 3;
-    /// Its answer can be told from others: an [`super::exchange::Answer`] with its index comes.
+    /// The request's answer can be told from others: an [`super::exchange::Answer`] with its index follows.
     pub const NUMBERED: u16 = 1 << 4;
 }
 
-/// How much of the ring buffer one user may fill, in records of a class; all zeroes where there is no limit.
+/// How much of the ring buffer one user may fill, in records of a class; all zeroes if there is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Budget {
@@ -389,7 +389,7 @@ pub struct Offsets {
     pub sock_cookie: u32,
     pub net_inum: u32,
     pub tcp_sock_write_seq: u32,
-    // What follows is 0 on kernels without the field: user space looks for the facts that depend on it.
+    // Offsets from here on are 0 on kernels without the field: user space looks for the facts that depend on it.
     // match-struct task_struct: loginuid sessionid fs cgroups
     pub task_loginuid: u32,
     pub task_sessionid: u32,
@@ -411,7 +411,7 @@ pub struct Offsets {
     pub mount_mountpoint: u32,
     pub vfsmount_root: u32,
     pub css_set_dfl_cgrp: u32,
-    /// Of the pointer for the v1 hierarchy that is read instead, where there is one.
+    /// Offset of the pointer for the v1 hierarchy that is read instead of v2; 0 if v2 is read.
     pub css_set_subsys: u32,
     pub css_cgroup: u32,
     // match-struct cgroup: kn
@@ -438,8 +438,8 @@ pub struct Offsets {
     // match-struct sk_buff: head end
     pub skb_head: u32,
     pub skb_end: u32,
-    /// Flags of a packet's pages: `flags` from 5.12 on, `tx_flags` before, and the bits of it that say that a page is still
-    /// the sender's.
+    /// Flags of a packet's pages (`flags` from 5.12 on, `tx_flags` before), and the mask of the bits that say that a
+    /// page is still the sender's.
     pub shared_info_flags: u32,
     pub shared_info_mask: u32,
     // match-struct sock: sk_lock
@@ -447,7 +447,7 @@ pub struct Offsets {
     pub tcp_sock_is_mptcp: u32,
 }
 
-/// What the kernel side counts, one slot each in the per-CPU map [`map::LOSS`].
+/// The losses that the kernel side counts, one slot each in the per-CPU map [`map::LOSS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Loss {
@@ -457,7 +457,8 @@ pub enum Loss {
     OwnerRing = 1,
     /// The ring buffer had no room for the notice of an unfinished head.
     PendingRing = 2,
-    /// No memory for a connection's state, and no room in the spare table: its requests are `unknown`, reason `no-state`.
+    /// No memory for a connection's state, and no room in the spare table: its requests are `unknown`, reason
+    /// `no-state`.
     SocketState = 3,
     /// Stream bytes that never passed the hook: requests in them are not seen.
     GapBytes = 4,
@@ -469,7 +470,7 @@ pub enum Loss {
     SenderQueue = 7,
     /// A field of the task could not be read; what depends on it is left out.
     TaskRead = 8,
-    /// argv could not be read, or not whole.
+    /// argv could not be read, or only in part.
     ArgvRead = 9,
     /// v1 requests over their user's budget: not reported.
     BudgetV1 = 10,
@@ -477,17 +478,18 @@ pub enum Loss {
     BudgetOther = 11,
     /// Processes and unfinished heads over their user's budget: requests are reported with less known about them.
     BudgetNotice = 12,
-    /// The send tap could not keep what it needs of a send or could not hand it over: a gap in its stream.
+    /// The send tap could not keep the data it needs about a send, or could not hand it over: a gap in the stream.
     SendState = 13,
-    /// Connections whose own memory has no room for their state: it is in the spare table.
+    /// Connections whose own memory has no room for their state, which is in the spare table instead.
     SpareState = 14,
-    /// The notes on who sends on a connection were pushed out by those of others: who connected is named instead.
+    /// Notes on other connections evicted the notes about the senders on a connection: its requests name the process
+    /// that connected instead.
     SenderNotes = 15,
-    /// The ring buffer had no room for the notice of an answer: its request's is not known.
+    /// The ring buffer had no room for the notice of an answer: the answer to its request is not known.
     AnswerRing = 16,
-    /// No memory to follow the answers of a connection: those of its requests are not known.
+    /// No memory to follow the answers on a connection: the answers to its requests are not known.
     AnswerState = 17,
-    /// Connections on which the count of answers broke: those of its later requests are not known.
+    /// Connections on which the count of answers broke: the answers to later requests are not known.
     AnswerStreams = 18,
     /// The ring buffer had no room for a connection that carried no request.
     AttemptRing = 19,
@@ -519,7 +521,7 @@ impl Loss {
 }
 
 impl Request {
-    /// The verdict, or `None` for a byte that is none.
+    /// The verdict, or `None` for a byte that is not a verdict.
     pub const fn verdict(&self) -> Option<Verdict> {
         Verdict::from_raw(self.verdict)
     }

@@ -1,34 +1,35 @@
-//! From a byte stream to verdicts: one request head at a time, a byte at a time.
+//! Turns a byte stream into verdicts: one request head at a time, one byte at a time.
 //!
-//! A [`Classifier`] belongs to one connection and follows the stream the client sends, however it is cut. It is driven
-//! by two tables built at compile time (`dfa` for heads, `path` for request targets), allocates nothing and calls
-//! nothing, so that the very same code runs in the kernel, in host tests and under a fuzzer. Every value a `Classifier`
-//! can have is valid, all zeroes is a new connection.
+//! A [`Classifier`] belongs to one connection and follows the stream that the client sends, however the stream is cut.
+//! It is driven by two tables built at compile time (`dfa` for heads, `path` for request targets), allocates nothing
+//! and calls nothing, so the very same code runs in the kernel, in host tests and under a fuzzer. Every value a
+//! `Classifier` can have is valid; all zeroes means a new connection.
 //!
-//! # What is decided how
+//! # Rules
 //! Grammar: RFC 9112, with the tolerance of real servers where it cannot change the verdict: bare LF ends a line (2.2),
-//! empty lines before a request are skipped (2.2), several spaces may separate the parts of the request line (3),
-//! `obs-fold` continues the value of the line before it (5.2). A request line without version is an HTTP/0.9 request if
-//! its method is GET (RFC 1945, 4.1): it has no headers, so nothing after it belongs to it.
+//! empty lines before a request are skipped (2.2), several spaces may separate the parts of the request line (3), and
+//! `obs-fold` continues the value of the line before it (5.2). A request line without a version is an HTTP/0.9 request
+//! if its method is GET (RFC 1945, 4.1): it has no headers, so nothing after it belongs to it.
 //!
-//! Duplicate headers: one token header with a value is a token, whatever stands beside it.
+//! Duplicate headers: one token header with a value counts as a token, whatever its duplicates hold.
 //!
-//! Not HTTP (`not-http`): a first line that is no request line, a version other than HTTP/1.x.
+//! Not HTTP (`not-http`): a first line that is not a request line, or a version other than HTTP/1.x.
 //!
-//! Malformed: a header line without colon or with an invalid name, blanks before its colon, before the first header or
-//! alone on a line, a control character or a bare CR in a value or at a line's end, a byte outside visible ASCII in the
-//! target. Servers differ in what they make of those. If none of them can see a token or TTL header the head is judged, and
-//! marked; if one can - the name stands behind a bare CR, or at the beginning of a folded line too - it is `unknown`,
-//! reason `malformed`.
+//! Malformed: a header line without a colon or with an invalid name; blanks before its colon, before the first header
+//! or alone on a line; a control character or a bare CR in a value or at a line's end; a byte outside visible ASCII in
+//! the target. Servers read such heads in different ways. If no reading has a token or TTL header, the head is judged,
+//! and marked as malformed. If any reading has one (its name also counts after a bare CR, or at the beginning of a
+//! folded line), the head is `unknown`, reason `malformed`.
 //!
 //! # Bodies
-//! Every body is scanned: IMDS has no call that takes one, and what its server does with one is not known. Any line in it
-//! that ends like a request line (the end of the body may end it too) is reported `unknown`, reason `framing`, and the
-//! rest of that head is passed over. The scan ends where the body does (its length, its last chunk), or at the next empty
-//! line if no length is certain: a double or invalid Content-Length, or one with blanks before its colon, another coding
-//! than chunked. Where a chunk's size has to stand and a request line begins, no reading has a body there (after
-//! `Expect: 100-continue` clients leave it out, RFC 9110, 10.1.1): it is judged like any other. A line that was found is
-//! shown only if nothing but a request line is in it and all of it was seen: it may be a header with a secret otherwise.
+//! Every body is scanned: no IMDS call takes a body, and it is not known what the IMDS server does with one. Any line
+//! in a body that ends like a request line (the end of the body may end the line, too) is reported as `unknown`, reason
+//! `framing`, and the rest of that head is skipped. The scan ends where the body does (its length, its last chunk), or
+//! at the next empty line if the length is not certain: a double or invalid Content-Length, one with blanks before its
+//! colon, or a coding other than chunked. If a request line begins where a chunk's size is expected, no reading has a
+//! body there (after `Expect: 100-continue` clients leave it out, RFC 9110, 10.1.1), so the line is judged like any
+//! other. A line found in a body is shown only if it holds nothing but a request line and all of it was seen: otherwise
+//! it may be a header with a secret.
 
 mod capture;
 mod dfa;
@@ -44,13 +45,13 @@ use self::{
     path::Target,
 };
 
-/// A head may be this long, its final empty line included; a longer one is reported [`Reason::TooLong`].
+/// Maximum length of a head in bytes, its final empty line included; a longer one is reported as [`Reason::TooLong`].
 pub const HEAD_MAX: u32 = 16 * 1024;
 
-/// A Content-Length above this is taken for invalid.
+/// A Content-Length above this is invalid.
 const LENGTH_MAX: u64 = 1 << 53;
 
-/// What a byte did.
+/// The effect of one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
@@ -73,7 +74,7 @@ pub struct Head {
     pub len: u32,
 }
 
-/// A value of [`Classifier::keep`].
+/// Value of [`Classifier::keep`] for a line that must not be shown.
 const ODD: u8 = 2;
 
 /// How the bytes after a head are framed.
@@ -88,15 +89,15 @@ mod framing {
     pub(super) const SCAN_LINE: u8 = 3;
 }
 
-/// Where a chunked body is (RFC 9112, 7.1).
+/// Position in a chunked body (RFC 9112, 7.1).
 mod chunk {
-    /// In a chunk's size, and where there are no chunks.
+    /// In a chunk's size; also outside of chunked bodies.
     pub(super) const SIZE: u8 = 0;
     pub(super) const EXTENSION: u8 = 1;
     pub(super) const DATA: u8 = 2;
     pub(super) const DATA_END: u8 = 3;
     pub(super) const TRAILER: u8 = 4;
-    /// A size has to begin.
+    /// A chunk's size must begin.
     pub(super) const BEGIN: u8 = 5;
 }
 
@@ -123,19 +124,20 @@ pub struct Classifier {
     reason: u8,
     /// Why heads found while scanning are not certain: a [`Reason`].
     scan_reason: u8,
-    /// The stream was joined in its middle and no request line has been seen since: a [`Reason`], 0 for certain.
+    /// Why it is not certain that this is a head (the stream was joined in its middle, and no request line has been
+    /// seen since): a [`Reason`], 0 for certain.
     uncertain: u8,
-    /// This head has been reported already (it was too long).
+    /// Not 0 if this head has been reported already (it was too long).
     reported: u8,
-    /// Not 0 while the capture takes the bytes of this line; [`ODD`] if they are not to be shown after all.
+    /// Not 0 while the capture takes the bytes of this line; [`ODD`] if the line must not be shown after all.
     keep: u8,
-    /// Why this head cannot be judged, whatever its bytes are, and why the ones that begin from now on cannot: a
+    /// Why this head cannot be judged, whatever its bytes are, and why heads that begin from now on cannot: each a
     /// [`Reason`], 0 for none.
     spoiled: u8,
     spoiling: u8,
-    /// Lines belong to a head that was found in a body.
+    /// Not 0 while lines belong to a head that was found in a body.
     found: u8,
-    /// As [`Self::found`], when its body had ended: only a request line is reported.
+    /// Like [`Self::found`], after the body has ended: only a request line is reported.
     trailing: u8,
     target: Target,
     capture: Capture,
@@ -174,7 +176,7 @@ impl Classifier {
         }
     }
 
-    /// Makes the state that of a connection that has just been opened, without writing all of it.
+    /// Resets the state to that of a new connection, without writing all of it.
     #[inline(always)]
     pub fn restart(&mut self) {
         self.begin_head();
@@ -184,8 +186,8 @@ impl Classifier {
         self.trailing = 0;
     }
 
-    /// What a receiver makes of the bytes from here on cannot be told: the head in progress is `unknown` for `reason`, and
-    /// so is each that begins before [`Self::end_spoil`].
+    /// Notes that it is not known how a receiver reads the bytes from here on: the head in progress is `unknown` for
+    /// `reason`, and so is each head that begins before [`Self::end_spoil`].
     #[inline(always)]
     pub fn spoil(&mut self, reason: Reason) {
         self.spoiling = reason as u8;
@@ -199,8 +201,8 @@ impl Classifier {
     }
 
     /// Joins a stream whose beginning was not seen. If the next bytes are a request line (with a version: a line like
-    /// `GET /x` may as well be the end of a header) they are judged as usual; if not, `reason` is reported and the stream
-    /// is picked up again after the next empty line.
+    /// `GET /x` may as well be the end of a header) they are judged as usual. If not, `reason` is reported and the
+    /// stream is picked up again after the next empty line.
     #[inline(always)]
     pub fn join_midstream(&mut self, reason: Reason) {
         self.begin_head();
@@ -208,7 +210,8 @@ impl Classifier {
         self.trailing = 0;
     }
 
-    /// `missing` bytes of the stream were not seen. If a head was cut by that, it is to be reported now.
+    /// Notes that `missing` bytes of the stream were not seen. Returns [`Step::Head`] if that cut off a head, which
+    /// must be reported now.
     #[inline(always)]
     pub fn gap(&mut self, missing: u32) -> Step {
         if self.framing == framing::SCAN_LENGTH && self.remaining >= missing as u64 {
@@ -221,7 +224,7 @@ impl Classifier {
             return Step::More;
         }
         if self.framing == framing::HEAD && self.state != dfa::START && self.head_len > 0 {
-            // What follows belongs to this head, also if that has been reported already.
+            // The bytes that follow belong to this head, even if it has been reported already.
             let reported = self.reported != 0;
             self.reason = Reason::Gap as u8;
             if self.is_doubtful() {
@@ -231,7 +234,7 @@ impl Classifier {
             return if reported { Step::More } else { Step::Head };
         }
         if self.framing >= framing::SCAN_CHUNKED {
-            // Where the body ends can no longer be told: the next empty line is the first safe place.
+            // The end of the body is no longer known: the next empty line is the first safe place.
             self.scan(framing::SCAN_LINE, Reason::Gap);
             return Step::More;
         }
@@ -239,7 +242,7 @@ impl Classifier {
         Step::More
     }
 
-    /// The connection ended. If a head was cut by that, it is to be reported now.
+    /// Notes that the connection ended. Returns [`Step::Head`] if that cut off a head, which must be reported now.
     #[inline(always)]
     pub fn close(&mut self) -> Step {
         if self.is_unfinished() {
@@ -250,7 +253,7 @@ impl Classifier {
         Step::More
     }
 
-    /// Whether a head has begun that has neither ended nor been reported.
+    /// True if a head has begun and has neither ended nor been reported.
     #[inline(always)]
     pub fn is_unfinished(&self) -> bool {
         self.framing == framing::HEAD && self.state != dfa::START && self.reported == 0 && self.head_len > 0
@@ -262,13 +265,13 @@ impl Classifier {
         self.framing == framing::HEAD && self.state == dfa::START && self.uncertain == 0
     }
 
-    /// Whether the request line of the head in progress is complete.
+    /// True if the request line of the head in progress is complete.
     #[inline(always)]
     pub fn has_request_line(&self) -> bool {
         self.framing == framing::HEAD && self.state >= dfa::FIRST_HEADER_STATE
     }
 
-    /// What there is to say about the head last reported by a [`Step::Head`], or about the one in progress.
+    /// The head last reported by a [`Step::Head`], or the one in progress.
     #[inline(always)]
     pub fn head(&self) -> Head {
         let method = Method::from_dfa(self.method);
@@ -293,7 +296,7 @@ impl Classifier {
         }
     }
 
-    /// The parts of the head that may be shown, empty while it is not certain that they are a head at all.
+    /// The parts of the head that may be shown, and their length: 0 while it is not certain that the bytes are a head.
     #[inline(always)]
     pub fn capture(&self) -> (&[u8; capture::SIZE], usize) {
         let len = if self.uncertain != 0 || self.is_doubtful() {
@@ -304,8 +307,8 @@ impl Classifier {
         (self.capture.bytes(), len)
     }
 
-    /// Whether what has been read of a request line may be anything, the rest of a body whose length was wrong too: it
-    /// is not complete and its method is none of those that IMDS knows.
+    /// True if the request line is not complete and its method is none that IMDS knows: its bytes may be anything, even
+    /// the rest of a body whose length was wrong.
     #[inline(always)]
     fn is_doubtful(&self) -> bool {
         let known =
@@ -316,7 +319,7 @@ impl Classifier {
     /// Takes the next byte of the stream.
     #[inline(always)]
     pub fn push(&mut self, byte: u8) -> Step {
-        // A method's first letter, and no digit of a size.
+        // The first letter of a method, and not a digit of a chunk's size.
         if self.chunk == chunk::BEGIN && HEAD.next(dfa::START, byte) >= dfa::METHOD && hex_value(byte) > 15 {
             self.chunk = chunk::SIZE;
             self.begin_head();
@@ -379,7 +382,7 @@ impl Classifier {
             Action::METHOD => {
                 self.method = HEAD.method(self.state);
                 if self.uncertain != 0 && self.method == Method::Other as u8 {
-                    // It may be the rest of another one, as "UT" is of "PUT".
+                    // It may be the rest of another method, like "UT" of "PUT".
                     return self.not_http(byte);
                 }
             }
@@ -406,7 +409,7 @@ impl Classifier {
                 }
             }
             _ => {
-                // A header line that is not shown; what it means is in the table.
+                // A header line that is not shown; the table has its meaning.
                 if action == Action::LENGTH {
                     if self.facts & facts::LENGTH != 0 {
                         self.facts |= facts::LENGTH_INVALID;
@@ -431,7 +434,7 @@ impl Classifier {
         Step::More
     }
 
-    /// The empty line after the headers: decides, and how the bytes behind it are framed.
+    /// Handles the empty line after the headers: judges the head, and decides how the bytes after it are framed.
     #[inline(always)]
     fn end(&mut self) -> Step {
         self.capture.rewind();
@@ -465,7 +468,7 @@ impl Classifier {
         if reported { Step::More } else { Step::Head }
     }
 
-    /// What has been read since the last head is no request line.
+    /// Handles bytes after the last head that are not a request line.
     #[inline(always)]
     fn not_http(&mut self, byte: u8) -> Step {
         let reason = if self.uncertain != 0 {
@@ -477,12 +480,12 @@ impl Classifier {
         let reported = self.reported != 0;
         let trailing = self.trailing;
         if self.uncertain != 0 || self.is_doubtful() {
-            // What was taken for a method may be the middle of anything, a token too.
+            // The supposed method may be the middle of anything, even of a token.
             self.capture.clear();
         }
         let scan_reason = Reason::from_raw(self.uncertain).unwrap_or(Reason::Framing);
         self.scan(framing::SCAN_LINE, scan_reason);
-        // The rest of this line is part of what is being reported.
+        // The rest of this line belongs to the head that is being reported.
         self.state = if byte == b'\n' { dfa::SCAN_LINE } else { dfa::SCAN_DEAD };
         self.uncertain = 0;
         self.trailing = 0;
@@ -490,7 +493,7 @@ impl Classifier {
         if reported { Step::More } else { Step::Head }
     }
 
-    /// The next byte begins a head.
+    /// Begins a head with the next byte.
     #[inline(always)]
     fn begin_head(&mut self) {
         self.framing = framing::HEAD;
@@ -513,11 +516,11 @@ impl Classifier {
         }
     }
 
-    /// A byte of a body that is scanned: the line automaton has taken it already, now the framing does.
+    /// Takes a byte of a scanned body and follows the framing; the line automaton has taken the byte already.
     #[inline(always)]
     fn push_scanned(&mut self, byte: u8, action: u8) -> Step {
         if self.keep == 0 && action != Action::SCAN_DEAD {
-            // The first byte of a line: what it may turn out to be is reported as a head of its own.
+            // The first byte of a line: if the line is a head, it is reported as a head of its own.
             self.start_head();
             self.head_len = 1;
             self.capture.push(byte, false);
@@ -555,8 +558,8 @@ impl Classifier {
         if found { Step::Head } else { Step::More }
     }
 
-    /// Follows chunked framing; true at the end of the body. Framing that breaks its grammar goes on as a scan to the
-    /// next empty line.
+    /// Follows chunked framing. Returns true at the end of the body. If the framing breaks its grammar, continues as a
+    /// scan to the next empty line.
     #[inline(always)]
     fn push_chunked(&mut self, byte: u8) -> bool {
         let digit = hex_value(byte);
@@ -567,7 +570,7 @@ impl Classifier {
                 self.chunk_line += 1;
             }
             chunk::SIZE if digit > 15 && HEAD.next(dfa::METHOD, byte) == dfa::METHOD => {
-                // A method that begins like a size, as DELETE does.
+                // A method that begins like a size, for example DELETE.
                 self.framing = framing::HEAD;
                 self.state = dfa::METHOD;
             }
@@ -620,7 +623,7 @@ pub fn path_class(target: &[u8]) -> PathClass {
     path.class().0
 }
 
-/// 0 to 15, or 16 for a byte that is no hexadecimal digit.
+/// 0 to 15, or 16 for a byte that is not a hexadecimal digit.
 #[inline(always)]
 const fn hex_value(byte: u8) -> u8 {
     match byte {

@@ -1,7 +1,7 @@
-//! Packets in the order of their TCP stream: where a packet's payload is, and what of it is new.
+//! Follows packets in the order of their TCP stream: finds a packet's payload, and which part of it is new.
 //!
-//! Pure, like [`crate::classify`]: the modern object follows streams with it in the kernel, the user side of the legacy
-//! object follows them with it when packets are passed on.
+//! Pure, like [`crate::classify`]: the modern object follows streams with it in the kernel. User space follows streams
+//! with it when the legacy object passes packets on.
 
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
@@ -9,7 +9,7 @@ const TCP: u8 = 6;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const DESTINATION_OPTIONS: u8 = 60;
-/// Extension headers passed at most. Linux sends at most four of these.
+/// Maximum number of extension headers skipped. Linux sends at most four of these.
 // VERIFIER: a constant bound.
 const EXTENSIONS_MAX: u32 = 5;
 
@@ -42,7 +42,7 @@ pub enum NotTcp {
 /// The headers of a TCP packet: IPv4 (RFC 791) or IPv6 (RFC 8200), then TCP (RFC 9293).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
-    /// IPv6, else IPv4.
+    /// True for IPv6, false for IPv4.
     pub v6: bool,
     pub source_port: u16,
     pub destination_port: u16,
@@ -101,31 +101,32 @@ impl Headers {
         })
     }
 
-    /// The packet opens a connection.
+    /// True if the packet opens a connection.
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {
         self.flags & SYN != 0
     }
 
-    /// The packet ends the stream.
+    /// True if the packet ends the stream.
     #[inline(always)]
     pub const fn is_last(&self) -> bool {
         self.flags & (FIN | RST) != 0
     }
 
-    /// The packet ends the stream, and says that all of it was sent.
+    /// True if the packet ends the stream and says that all of it was sent.
     #[inline(always)]
     pub const fn is_fin(&self) -> bool {
         self.flags & FIN != 0
     }
 
-    /// The packet ends the connection at once.
+    /// True if the packet ends the connection at once.
     #[inline(always)]
     pub const fn is_reset(&self) -> bool {
         self.flags & RST != 0
     }
 
-    /// Sequence number of the byte behind the urgent one, as nearly every system has it: the pointer's own value.
+    /// Sequence number of the byte after the urgent one, as nearly every system reads it: the urgent pointer's own
+    /// value.
     #[inline(always)]
     pub const fn behind_urgent(&self) -> Option<u32> {
         if self.flags & URG == 0 {
@@ -134,7 +135,7 @@ impl Headers {
         Some(self.first().wrapping_add(self.urgent_pointer as u32))
     }
 
-    /// Sequence number of the urgent byte. A pointer of 0 is to the first byte.
+    /// Sequence number of the urgent byte. An urgent pointer of 0 points to the first byte.
     pub const fn urgent_byte(&self) -> Option<u32> {
         if self.flags & URG == 0 {
             return None;
@@ -149,7 +150,7 @@ impl Headers {
     }
 }
 
-/// Offset of the TCP header behind IPv6 extension headers.
+/// Offset of the TCP header after IPv6 extension headers.
 #[inline(always)]
 fn behind_extensions(packet: &(impl Bytes + ?Sized)) -> Result<u32, NotTcp> {
     let Some([mut next]) = packet.load::<1>(6) else {
@@ -192,31 +193,31 @@ fn address(packet: &(impl Bytes + ?Sized), v6: bool, at_in_v4: u32, at_in_v6: u3
     Some([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
-/// TTL of a packet, or its hop limit.
+/// TTL of an IPv4 packet, or hop limit of an IPv6 packet.
 #[inline(always)]
 pub fn hop_limit(packet: &(impl Bytes + ?Sized), v6: bool) -> Option<u8> {
     let [hops] = packet.load::<1>(if v6 { 7 } else { 8 })?;
     Some(hops)
 }
 
-/// True if the sequence number `one` is before `other`: half of the circle is before, as TCP compares them.
+/// True if the sequence number `one` is before `other` as TCP compares them: half of the circle of numbers is before.
 #[inline(always)]
 pub const fn is_before(one: u32, other: u32) -> bool {
     one.wrapping_sub(other) > i32::MAX as u32
 }
 
-/// Where bytes stand in a stream.
+/// Position of bytes in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// They come next.
+    /// The bytes come next.
     New,
-    /// So many of them, or all, were sent before.
+    /// This many of the bytes, possibly all of them, were sent before.
     Known(u32),
-    /// So many bytes before them were not seen.
+    /// This many bytes before them were not seen.
     Gap(u32),
 }
 
-/// Where `len` bytes from `seq` on stand in a stream whose next byte is `next`. No bytes leave no gap.
+/// The position of `len` bytes from `seq` on in a stream whose next byte is `next`. With a `len` of 0 there is no gap.
 #[inline(always)]
 pub const fn place(next: u32, seq: u32, len: u32) -> Place {
     if is_before(seq, next) {

@@ -1,17 +1,17 @@
-//! What the kernel side and user space of imds-analyzer share.
+//! The code and types that the kernel side and user space of imds-analyzer share.
 //!
 //! This library half is pure: `no_std`, no helper calls, no allocation, no `unsafe`. The same code runs inside the
 //! eBPF programs, in the user-space loader and in host tests.
 //!
 //! # The ABI
-//! The kernel side sends records through a ring buffer, or through perf buffers where there is none. Every record starts with an [`abi::Header`] whose `kind` names
-//! the rest: an [`abi::Owner`] announces a process (with its ancestors, paths and argv) before it can vanish, an
-//! [`abi::Request`] is one judged request head, a pending one is a head that a packet left unfinished. All integers are
-//! in the host's byte order, addresses in network order, times in nanoseconds of `CLOCK_BOOTTIME`, of the send tap
-//! ([`abi::legacy`]) `CLOCK_MONOTONIC`.
+//! The kernel side sends records through a ring buffer, or through perf buffers on kernels without one. Every record
+//! starts with an [`abi::Header`] whose `kind` names the rest: an [`abi::Owner`] announces a process (with its
+//! ancestors, paths and argv) before it can vanish, an [`abi::Request`] is one judged request head, and a pending
+//! request is a head that a packet left unfinished. All integers are in host byte order, addresses in network byte
+//! order. Times are in nanoseconds of `CLOCK_BOOTTIME`, those of the send tap ([`abi::legacy`]) of `CLOCK_MONOTONIC`.
 //!
-//! The order to read in: [`target`] (what counts as IMDS), [`follow`] (packets to a stream), [`classify`] (bytes to verdict), [`answer`] (what comes
-//! back), [`abi`] (what is sent).
+//! Read in this order: [`target`] (what counts as IMDS), [`follow`] (packets to a stream), [`classify`] (bytes to
+//! verdict), [`answer`] (answers to the requests), [`abi`] (the records that are sent).
 #![no_std]
 
 pub mod abi;

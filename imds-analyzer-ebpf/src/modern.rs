@@ -1,6 +1,6 @@
 //! The eBPF object for kernels with a ring buffer (5.8 and later).
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// Instructions of eBPF itself: see `bpf/common/counters.rs`.
+// For inline assembly of eBPF instructions: see `bpf/common/counters.rs`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]

@@ -5,7 +5,7 @@
 /// `169.254.169.254`.
 pub const IPV4: [u8; 4] = [169, 254, 169, 254];
 
-/// The same in the first four of sixteen bytes.
+/// [`IPV4`] in the first four of sixteen bytes.
 pub const IPV4_IN_16: [u8; 16] = [169, 254, 169, 254, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// `fd00:ec2::254`, served on Nitro instances with `HttpProtocolIpv6=enabled`.
@@ -14,13 +14,13 @@ pub const IPV6: [u8; 16] = [0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 /// IMDS speaks plain HTTP on port 80 only.
 pub const PORT: u16 = 80;
 
-/// Whether `address` is IMDS's IPv4 address.
+/// True if `address` is IMDS's IPv4 address.
 #[inline(always)]
 pub const fn is_imds_v4(address: [u8; 4]) -> bool {
     u32::from_ne_bytes(address) == u32::from_ne_bytes(IPV4)
 }
 
-/// Whether `address` is IMDS's IPv6 address, or its IPv4 address in mapped form (`::ffff:169.254.169.254`).
+/// True if `address` is IMDS's IPv6 address, or its IPv4 address in mapped form (`::ffff:169.254.169.254`).
 #[inline(always)]
 pub const fn is_imds_v6(address: [u8; 16]) -> bool {
     let address = u128::from_be_bytes(address);

@@ -12,15 +12,15 @@ use proptest::{
     sample::select,
 };
 
-/// What was seen of a stream: the statuses, and whether something could not be told.
+/// What a stream showed: its statuses, and whether it could no longer be followed.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     statuses: Vec<u16>,
     lost: bool,
 }
 
-/// Follows a stream as the kernel side does: bytes that nobody has to look at are passed over. `heads` says which
-/// requests were HEAD.
+/// Follows a stream like the kernel side does: bytes that need no parsing are skipped. `heads` says which requests were
+/// HEAD.
 fn follow(pieces: &[&[u8]], heads: &[bool]) -> Seen {
     let mut answers = Answers::default();
     let mut seen = Seen {
@@ -310,7 +310,7 @@ proptest! {
         prop_assert_eq!(follow(&pieces, &heads), Seen { statuses: expected, lost: false });
     }
 
-    /// httparse decides what a head is, and this the length of what follows it.
+    /// httparse finds the end of a head, and this test finds the end of the body after it.
     #[test]
     fn statuses_are_those_of_another_parser(answers in vec(answer(), 1..6)) {
         let stream: Vec<u8> = answers.iter().flat_map(|answer| answer.bytes.clone()).collect();

@@ -1,4 +1,4 @@
-//! Packet headers, and where payload stands in its stream.
+//! Packet headers, and the position of payload in its stream.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -36,7 +36,7 @@ fn ipv4(flags: u8, urgent: u16, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// fd..fd to ee..ee, behind extension headers: pairs of a type and its length in units of eight bytes, less one.
+/// fd..fd to ee..ee, with extension headers: pairs of a type and its length in units of eight bytes, less one.
 fn ipv6(extensions: &[(u8, u8)], last: u8) -> Vec<u8> {
     let types = extensions.iter().map(|(kind, _)| *kind).chain([last]);
     let mut types = types.collect::<Vec<_>>().into_iter();
@@ -115,7 +115,7 @@ fn other_protocols_and_truncated_packets_are_told_apart() {
     assert_eq!(Headers::read(&ipv6(&[(0, 0)], 17)[..]), Err(NotTcp::OtherProtocol));
     let endless = [(60, 0); 9];
     assert_eq!(Headers::read(&ipv6(&endless, 6)[..]), Err(NotTcp::OtherProtocol));
-    // The TCP header's own option does not matter: nobody reads it.
+    // The option of the TCP header may be cut off: nobody reads it.
     for packet in [ipv4(0, 0, b""), ipv6(&[(43, 1)], 6)] {
         let needed = read(&packet).payload as usize - 4;
         for len in 0..needed {
@@ -154,20 +154,20 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         if let Ok(headers) = Headers::read(&bytes[..]) {
-            // 60 bytes of TCP header at most, behind five extension headers at most.
+            // At most 60 bytes of TCP header, after at most five extension headers.
             assert!(headers.payload <= 40 + 5 * 2048 + 60);
         }
     }
 
-    /// Of two numbers less than half of the circle apart, the one that is reached later is not before the other.
+    /// If two numbers are less than half of the circle apart, the one that is reached later is not before the other.
     #[test]
     fn one_of_two_is_before_the_other(one in any::<u32>(), distance in 1..i32::MAX as u32) {
         let other = one.wrapping_add(distance);
         assert!(is_before(one, other) && !is_before(other, one) && !is_before(one, one));
     }
 
-    /// A stream cut anywhere, sent again in part or with parts left out, wherever its numbers wrap around: what is new
-    /// together with what is missing is the whole stream, once.
+    /// A stream is cut anywhere, sent again in part or with parts left out, and its numbers wrap around anywhere: the
+    /// new bytes together with the missing ones are the whole stream, once.
     #[test]
     fn every_byte_is_new_or_missing_once(
         start in any::<u32>(),

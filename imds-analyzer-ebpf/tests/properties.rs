@@ -38,7 +38,7 @@ impl Deref for Bytes {
     }
 }
 
-/// One head, and whether it is free of what httparse refuses though servers take it.
+/// One head, and whether it is free of everything that httparse rejects although servers accept it.
 #[derive(Clone, Debug)]
 struct Text {
     bytes: Bytes,
@@ -148,7 +148,7 @@ const VALUES: &[&str] = &[
     "GET /latest/user-data",
 ];
 
-/// `text` with the letters' case as `upper` says.
+/// `text` with the case of each letter set by `upper`.
 fn in_case(text: &str, upper: &[bool]) -> String {
     let cased = |(at, letter): (usize, char)| match upper.get(at) {
         Some(true) => letter.to_ascii_uppercase(),
@@ -339,7 +339,7 @@ fn requests() -> impl Strategy<Value = Bytes> {
     vec(request(), 1..4).prop_map(|requests| Bytes(requests.concat()))
 }
 
-/// Anything at all, mostly of pieces that mean something.
+/// Any bytes, mostly made of meaningful pieces.
 fn soup() -> impl Strategy<Value = Bytes> {
     let pieces = [
         "GET",
@@ -405,7 +405,7 @@ fn places() -> impl Strategy<Value = Vec<prop::sample::Index>> {
     vec(any::<prop::sample::Index>(), 0..8)
 }
 
-/// What httparse makes of the first head: its length, method, target, and how many headers it has by the names counted.
+/// The first head as httparse reads it: its length, method, target, and how many token and TTL headers it has.
 fn httparse(stream: &[u8]) -> Option<(usize, String, String, usize, usize)> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);
@@ -437,7 +437,7 @@ proptest! {
         let seen = classify([&text.bytes[..]]);
         expected.check(&seen, &text.bytes).map_err(TestCaseError::fail)?;
         let Expected::Judged { .. } = expected.heads[0] else {
-            // Blanks before a colon or a line, and a token header's name that not all see.
+            // Blanks before a colon or a line, or a token header's name that only some readers see.
             prop_assert!(!text.strict, "{:?}", expected);
             return Ok(());
         };
@@ -471,7 +471,8 @@ proptest! {
         prop_assert_eq!(seen[0].head.facts & facts::CLOUD_PATH != 0, cloud);
     }
 
-    /// 4. Anything at all: no panic, as the reference has it, however it is cut; httparse's heads are heads.
+    /// 4. Any bytes: there is no panic, the result is the reference's however the stream is cut, and a head to httparse
+    /// is a head.
     #[test]
     fn any_bytes_mean_the_same_however_they_are_cut(stream in soup(), places in places()) {
         let seen = classify([&stream[..]]);
@@ -491,7 +492,7 @@ proptest! {
 proptest! {
     #![proptest_config(cases(150))]
 
-    /// 2. One result a request, in order, for every place to cut once and for cuts in many.
+    /// 2. One result per request, in order, with one cut at every place and with many cuts.
     #[test]
     fn requests_are_judged_one_by_one(stream in requests(), places in places()) {
         let seen = classify([&stream[..]]);
@@ -505,7 +506,7 @@ proptest! {
         }
     }
 
-    /// 3. A stream that ends anywhere: what was complete stays, what was not is unknown.
+    /// 3. A stream may end anywhere: complete heads keep their verdict, a cut one is unknown.
     #[test]
     fn a_cut_head_is_never_v1(stream in requests()) {
         let whole = classify([&stream[..]]);
@@ -521,10 +522,10 @@ proptest! {
     }
 }
 
-/// What the values of secret headers are made of.
+/// The content of the values of secret headers.
 const MARKER: &str = "zQ9secretmarker7Kw";
 
-/// A stream with [`MARKER`] in the values of headers that are never shown, in the way of everything that is.
+/// A stream with [`MARKER`] in the values of headers that are never shown, mixed with everything that is shown.
 fn secrets(like_lines: bool) -> impl Strategy<Value = Bytes> {
     let names = [
         "X-aws-ec2-metadata-token",
@@ -544,8 +545,8 @@ fn secrets(like_lines: bool) -> impl Strategy<Value = Bytes> {
     let values: &[&str] = &[
         "M", "Bearer M", "a=M; b=1", "\tM\t", "M\r\n M", "\r\n\tM", "M\0M", "M\rM", "M:M",
     ];
-    // Lines that end like a request line: where requests begin nobody can tell them from one, so not with gaps and
-    // lengths that are wrong.
+    // Lines that end like a request line. Where requests begin nobody can tell them from one, so they are left out of
+    // tests with gaps and wrong lengths.
     let lines: &[&str] = &[
         "M HTTP/1.1",
         "a M HTTP/1.1",
@@ -623,13 +624,14 @@ fn assert_nothing_leaks(classifier: &mut Classifier, stream: &[u8]) -> Result<()
 proptest! {
     #![proptest_config(cases(2000))]
 
-    /// 5. The values of headers are not shown, in heads, in what is no head, and in scanned bodies, wherever it ends.
+    /// 5. The values of headers are not shown in heads, in bytes that are not a head, or in scanned bodies, wherever
+    /// the stream ends.
     #[test]
     fn secrets_are_never_shown(stream in secrets(true)) {
         assert_nothing_leaks(&mut Classifier::new(), &stream)?;
     }
 
-    /// 5. Nor when parts of the stream are missing.
+    /// 5. The values of headers are not shown when parts of the stream are missing, either.
     #[test]
     fn secrets_are_never_shown_after_a_gap(stream in secrets(false), places in places(), joined in any::<bool>()) {
         let mut classifier = Classifier::new();
@@ -655,7 +657,7 @@ proptest! {
     }
 }
 
-/// A head that no head before it can change the meaning of.
+/// A head whose meaning no head before it can change.
 const NEXT: &[u8] = b"GET /latest/user-data HTTP/1.1\r\nX-aws-ec2-metadata-token: t\r\n\r\n";
 
 fn is_next(seen: &Seen) -> bool {
@@ -666,7 +668,8 @@ fn is_next(seen: &Seen) -> bool {
 proptest! {
     #![proptest_config(cases(150))]
 
-    /// 8. A gap anywhere in a head, or joining anywhere in it: the head is unknown or was whole, the next is judged.
+    /// 8. After a gap anywhere in a head, or after joining anywhere in it: that head is unknown or was whole, and the
+    /// next one is judged.
     #[test]
     fn after_a_cut_head_the_next_one_is_judged(text in head(&[]), length in any::<prop::sample::Index>()) {
         let stream = &text.bytes;
@@ -683,7 +686,7 @@ proptest! {
             feed(&mut classifier, NEXT, &mut seen);
             let last = seen.pop();
             prop_assert!(last.as_ref().is_some_and(is_next), "{last:?}, gap {from}..{to}");
-            // What follows the first bytes of a method looks like a method, and is all the rest of the head.
+            // After a gap in the first bytes of a method, the rest looks like a method, and the head like a whole one.
             if from > 0 || to >= method {
                 prop_assert!(seen.iter().all(|seen| seen.head.verdict == Verdict::Unknown), "{seen:?}, gap {from}..{to}");
             }
@@ -745,7 +748,7 @@ proptest! {
         let (smuggled, next, seen) = reports(&length, &body)?;
         prop_assert!(smuggled && next, "{seen:?}");
 
-        // The body may end before the head's last line ends do: other readings still see them.
+        // The body may end before the line end of the head's first line: other readings still see the whole line.
         let line_end = inner.bytes.iter().position(|&byte| byte == b'\n').unwrap();
         let short = &body[..before.len() + line_end + 1 - cut_short.min(2)];
         let length = format!("HEAD / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", short.len());
@@ -754,7 +757,7 @@ proptest! {
             prop_assert!(smuggled && next, "{seen:?}");
         }
 
-        // In chunks, a head inside one of them: a head that chunk lines cut is none in any reading.
+        // A head inside one chunk: a head that chunk lines cut is not a head in any reading.
         let whole = [&before[..], &inner.bytes].concat();
         let mut chunked = format!("{:x}\r\n", whole.len()).into_bytes();
         chunked.extend(whole);

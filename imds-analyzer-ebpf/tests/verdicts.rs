@@ -1,4 +1,4 @@
-//! Whole heads and their verdicts, as the contract's table has them; each also cut at every byte.
+//! Whole heads and their verdicts, as in the contract's table; each is also cut at every byte.
 #![allow(clippy::panic, reason = "a failed assertion is the point of a test")]
 
 use imds_analyzer_ebpf::classify::{Classifier, Head, PathClass, Reason, Step, Verdict, facts};
@@ -214,7 +214,7 @@ fn what_is_not_a_whole_head_is_unknown_with_its_reason() {
     }
 }
 
-/// Readers differ in what they make of a malformed head: it is judged if none of them can see a token in it.
+/// Readers take a malformed head in different ways: it is judged if none of them can see a token in it.
 #[test]
 fn a_malformed_head_is_judged_if_there_is_no_token_in_any_reading() {
     let seen = |line: &str, headers: &str| {
@@ -293,8 +293,8 @@ fn a_malformed_head_is_judged_if_there_is_no_token_in_any_reading() {
     assert_eq!((verdict, reason, malformed), (Verdict::InvalidTokenRequest, None, true));
 }
 
-/// Where a chunk's size has to stand and a request line does, nothing is a body: clients leave it out after
-/// `Expect: 100-continue`.
+/// A request line where a chunk's size is expected is not part of a body: clients leave the body out after `Expect:
+/// 100-continue`.
 #[test]
 fn a_request_in_the_place_of_a_chunk_is_judged() {
     use Verdict::{V1, V2, V2TokenRequest};
@@ -560,7 +560,7 @@ fn a_request_line_that_the_end_of_a_body_cuts_is_found() {
         "x\r\nGET /latest/user-data HTTP/1.1 ",
         "GET /latest/",
     ] {
-        // A server that does not read bodies of GET finds a whole request here, only empty lines come behind.
+        // A server that does not read bodies of GET finds a whole request here, followed by empty lines only.
         let stream = format!("GET / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}\r\n\r\n", body.len());
         let seen = verdicts(&stream);
         assert_eq!((seen.len(), seen[1].1), (2, Some(Reason::Framing)), "{stream:?}");
@@ -583,12 +583,12 @@ fn the_body_of_a_malformed_head_is_scanned() {
 #[test]
 fn what_may_be_a_header_or_a_body_is_not_shown() {
     for stream in [
-        // In a body that is scanned, what ends like a request line.
+        // In a scanned body: lines that end like a request line.
         "GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nAuthorization: Bearer SECRET HTTP/1.1\r\n",
         "GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nCookie:SECRET x HTTP/1.1\r\n SECRET x HTTP/1.1\r\n",
         "GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nCookie :SECRET HTTP/1.1\r\nx : SECRET HTTP/1.1\r\n",
         "GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nA: x HTTP/1.1\ra SECRET HTTP/1.1\r\n",
-        // Where a request should begin.
+        // Lines where a request should begin.
         "GET /\r\nAuthorization :SECRET\r\n\r\n",
         "GET /\r\nAuthorization : SECRET\r\n\r\n",
         "POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nPassword=SECRET\r\n",
@@ -599,12 +599,12 @@ fn what_may_be_a_header_or_a_body_is_not_shown() {
         assert!(seen.len() > 1, "{stream:?}");
         assert!(seen.iter().all(|seen| !seen.3.contains("SECRET")), "{seen:?}");
     }
-    // A request line alone is.
+    // A line that is only a request line is shown.
     let seen = classify(&[b"GET / HTTP/1.1\r\nContent-Length: 99\r\n\r\nx\nGET /latest/ HTTP/1.1\r\n"]);
     assert_eq!(seen[1].3, "GET /latest/ HTTP/1.1");
 }
 
-/// The heads seen behind bytes that were not.
+/// The heads seen, with `missing` bytes left out between `before` and `after`.
 fn after_a_gap(before: &str, missing: u32, after: &str) -> Vec<Seen> {
     let mut classifier = Classifier::new();
     let mut seen = Vec::new();
@@ -637,7 +637,7 @@ fn a_gap_in_a_scanned_body_or_in_a_head_reported_already_ends_neither() {
     let seen = after_a_gap(head, 4, &format!("\nGET /latest/ HTTP/1.1\r\n\r\n{next}"));
     let reasons: Vec<_> = seen.iter().map(|seen| seen.1).collect();
     assert_eq!(reasons, [Some(Reason::Gap), None]);
-    // Too long, reported as such before the gap.
+    // The head is too long, and reported as such before the gap.
     let head = format!("GET / HTTP/1.1\r\nCookie: {}", "a".repeat(17_000));
     let seen = after_a_gap(&head, 4, &format!("aaa\r\nHost: h\r\n\r\n{next}"));
     assert_eq!(seen.iter().map(|seen| seen.0).collect::<Vec<_>>(), [Verdict::V1]);

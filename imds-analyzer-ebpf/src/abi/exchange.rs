@@ -1,4 +1,4 @@
-//! What a server sends back, and connections that carried no request.
+//! Records about the answers of a server, and about connections that carried no request.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -10,9 +10,9 @@ use super::{Header, Request};
 pub enum News {
     /// The request at `index` is answered.
     Answer = 1,
-    /// Which answer belongs to the request at `index`, and to any behind it, cannot be told.
+    /// It is unknown which answers belong to the request at `index` and to all later ones.
     Lost = 2,
-    /// The connection ended: the request at `index`, and any behind it, has no answer.
+    /// The connection ended: the request at `index` and all later ones have no answer.
     End = 3,
 }
 
@@ -37,7 +37,7 @@ pub struct Answer {
     pub cookie: u64,
     /// [`Request::index`].
     pub index: u32,
-    /// HTTP status code; 0 if the event is no answer.
+    /// HTTP status code; 0 if the event is not an answer.
     pub status: u16,
     /// TTL of the IP packet in which the status line began, or its hop limit.
     pub hop_limit: u8,
@@ -51,14 +51,14 @@ pub struct Answer {
 pub struct Attempt {
     /// The process and both addresses; the fields about a head are not used.
     pub request: Request,
-    /// When it was begun, as the header's time.
+    /// When the connection was begun, on the clock of the header's time.
     pub started: u64,
     /// An [`Outcome`].
     pub outcome: u8,
     pub reserved: [u8; 7],
 }
 
-/// How such a connection ended, `imds.attempt`; the discriminants are the ABI.
+/// How a connection without a request ended, `imds.attempt`; the discriminants are the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Outcome {
@@ -68,12 +68,12 @@ pub enum Outcome {
     Unreachable = 2,
     /// Nothing came back until the kernel or the process gave up.
     Timeout = 3,
-    /// It was established, and closed.
+    /// The connection was established, and closed.
     Closed = 4,
 }
 
-/// How soon the kernel gives up when it knows why, in ns: a neighbour that does not answer takes three seconds; without
-/// any answer it waits for two minutes (`tcp_syn_retries` of 6).
+/// The time in ns within which the kernel gives up if it knows why: a neighbour that does not answer takes three
+/// seconds. Without any answer the kernel waits for two minutes (`tcp_syn_retries` of 6).
 pub const UNREACHABLE_MAX: u64 = 7_000_000_000;
 
 impl Outcome {
@@ -89,7 +89,7 @@ impl Outcome {
         })
     }
 
-    /// The contract's word.
+    /// The value of `imds.attempt`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",

@@ -1,5 +1,4 @@
-//! The programs of the modern object. Entry points are a few lines each; what they do is in the modules, in the order data
-//! flows.
+//! The programs of the modern object. Each entry point is a few lines; the modules hold the logic.
 
 mod attempt;
 mod budget;
@@ -28,7 +27,7 @@ use aya_ebpf::{
 };
 use imds_analyzer_ebpf::abi::OwnerHook;
 
-/// Every hook lets everything pass: this tool watches.
+/// What every hook returns: this tool only watches, so it lets everything through.
 const PASS: i32 = 1;
 
 /// match-proto: int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, enum cgroup_bpf_attach_type atype)
@@ -66,8 +65,8 @@ fn imds_release(ctx: SockContext) -> i32 {
     PASS
 }
 
-// The sender hooks sit where the socket is locked, so that the sequence number they see is the one that will be written:
-// before the lock, as in tcp_sendmsg, two writers would note the same one.
+// The sender hooks run while the socket is locked, so the sequence number they read is the one that will be written.
+// Before the lock, in tcp_sendmsg, two writers could read the same number.
 
 /// match-proto: void trace_tcp_sendmsg_locked(const struct sock *sk, const struct msghdr *msg, const struct sk_buff *skb, int size_goal)
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]

@@ -1,13 +1,13 @@
 //! The part of a head that may be shown.
 //!
-//! An allow list, not a deny list: the request line and the lines of the headers that [`super::dfa`] keeps
-//! (User-Agent, Host), each ended by LF. Every other line, the values of the token, of Authorization and of headers
-//! nobody has thought of included, is never kept.
+//! An allow list, not a deny list: the request line and the lines of the headers that [`super::dfa`] keeps (User-Agent,
+//! Host), each ended by LF. Every other line is never kept, including the values of the token, of Authorization and of
+//! headers that nobody has thought of.
 
-/// Bytes kept at most.
+/// Maximum length of a capture, in bytes.
 pub const SIZE: usize = 1024;
 
-/// The request line may take this much of it, so that room is left for the User-Agent.
+/// Maximum bytes of the request line in a capture, so that room is left for the User-Agent.
 const REQUEST_LINE_SIZE: usize = SIZE - 256;
 
 /// A bounded buffer with one mark to go back to.
@@ -34,7 +34,7 @@ impl Capture {
         if len > SIZE { SIZE } else { len }
     }
 
-    /// At an address that is a multiple of eight.
+    /// The whole buffer, aligned to eight bytes.
     #[inline(always)]
     pub(super) fn bytes(&self) -> &[u8; SIZE] {
         &self.bytes
@@ -46,13 +46,13 @@ impl Capture {
         self.mark = 0;
     }
 
-    /// Remembers this place: a line begins.
+    /// Marks this place, the beginning of a line.
     #[inline(always)]
     pub(super) fn mark(&mut self) {
         self.mark = self.len;
     }
 
-    /// Forgets what came after the mark.
+    /// Drops the bytes after the mark.
     #[inline(always)]
     pub(super) fn rewind(&mut self) {
         self.len = self.mark;
@@ -64,7 +64,7 @@ impl Capture {
         let limit = if request_line { REQUEST_LINE_SIZE } else { SIZE };
         let at = self.len as usize;
         if at < limit && byte != b'\r' {
-            // VERIFIER: the mask repeats what the comparison has established, in a form it can follow.
+            // VERIFIER: the mask repeats what the comparison has established, in a form that the verifier can follow.
             self.bytes[at & (SIZE - 1)] = byte;
             self.len = at as u16 + 1;
         }

@@ -1,7 +1,7 @@
 //! The automaton over request lines, header lines and scanned bodies, built at compile time.
 //!
 //! A state is a number; entering it may mean an [`Action`]. States below [`FIRST_HEADER_STATE`] belong to the request
-//! line, those whose action is at least [`Action::SCAN`] to a body that is scanned.
+//! line, states whose action is at least [`Action::SCAN`] to a scanned body.
 
 use super::{Method, facts};
 
@@ -14,25 +14,25 @@ impl Action {
     pub(super) const TARGET: u8 = 1;
     /// Between heads.
     pub(super) const IDLE: u8 = 2;
-    /// The method is complete: which one it is stands in the table.
+    /// The method is complete; see [`Table::method`].
     pub(super) const METHOD: u8 = 3;
     pub(super) const NOT_HTTP: u8 = 4;
     /// The request line ended without a version.
     pub(super) const SIMPLE_END: u8 = 5;
     /// A line of the head begins.
     pub(super) const LINE: u8 = 6;
-    /// As [`Self::LINE`], and the line before was no header line.
+    /// Like [`Self::LINE`], and the line before was not a header line.
     pub(super) const MALFORMED_LINE: u8 = 7;
     /// The head is complete.
     pub(super) const END: u8 = 8;
     pub(super) const LENGTH_DIGIT: u8 = 9;
     /// Nothing but the state's facts.
     pub(super) const FACT: u8 = 12;
-    /// A Content-Length begins. As [`Self::DROP`] otherwise.
+    /// A Content-Length begins. Otherwise like [`Self::DROP`].
     pub(super) const LENGTH: u8 = 10;
     /// The line is not to be shown.
     pub(super) const DROP: u8 = 11;
-    /// A byte of a scanned body; so are the following.
+    /// A byte of a scanned body; so are the actions that follow.
     pub(super) const SCAN: u8 = 32;
     /// A byte of a line that has been reported already.
     pub(super) const SCAN_DEAD: u8 = 33;
@@ -40,13 +40,13 @@ impl Action {
     pub(super) const SCAN_FOUND: u8 = 34;
     /// The line is empty.
     pub(super) const SCAN_BLANK: u8 = 35;
-    /// The line is more or other than a request line, whatever it ends like: it may be a header.
+    /// The line has more than a request line or something else in it, whatever it ends like: it may be a header.
     pub(super) const SCAN_ODD: u8 = 36;
     /// The line would be a request line if it ended here.
     pub(super) const SCAN_WHOLE: u8 = 37;
 }
 
-// States other code names. Tries get theirs from `Builder::state`.
+// States that other code names. Tries get their states from `Builder::state`.
 pub(super) const START: u8 = 0;
 const START_CR: u8 = 1;
 const BAD: u8 = 2;
@@ -64,7 +64,8 @@ const VERSION_OTHER: u8 = 13;
 const VERSION_END: u8 = 14;
 const VERSION_CR: u8 = 15;
 const VERSION_CRS: u8 = 16;
-/// In a target, and behind one, with a byte that no target has: only a version shows that the line is a request line.
+/// In a target that has a byte no target may have, and after such a target: only a version shows that the line is a
+/// request line.
 const TARGET_ODD: u8 = 17;
 const TARGET_ODD_END: u8 = 18;
 /// The tries of "GET", "HEAD", "PUT" and of "HTTP/1." lie between the request line's named states and
@@ -73,8 +74,8 @@ const METHOD_TRIES: u8 = 19;
 
 /// Below this number the request line is not complete.
 pub(super) const FIRST_HEADER_STATE: u8 = 40;
-/// A header line begins; after a token without value, a Content-Length, a Transfer-Encoding, a User-Agent: obs-fold
-/// means another thing after each.
+/// A header line begins: in general, and after a token without a value, a Content-Length, a Transfer-Encoding, a
+/// User-Agent. obs-fold means something else after each.
 const LINE: u8 = 40;
 const LINE_TOKEN: u8 = 41;
 const LINE_LENGTH: u8 = 42;
@@ -114,14 +115,14 @@ const METADATA: u8 = 75;
 const METADATA_SPACE: u8 = 76;
 const KEPT: u8 = 77;
 const KEPT_CR: u8 = 78;
-/// The first header line begins: no line goes on in it.
+/// The first header line begins: there is no line before it that it can continue.
 const LINE_FIRST: u8 = 79;
 /// From here on: scanned bodies.
 pub(super) const SCAN_LINE: u8 = 80;
 pub(super) const SCAN_DEAD: u8 = 81;
 const SCAN_BLANK: u8 = 82;
 const SCAN_BLANK_CR: u8 = 83;
-/// Outside any word; in the first word, behind it, in a later word, behind that.
+/// Outside any word; in the first word, after it; in a later word, after that.
 const SCAN_GAP: u8 = 84;
 const SCAN_WORD: u8 = 85;
 const SCAN_SPACE: u8 = 86;
@@ -132,20 +133,21 @@ const SCAN_VERSION_END: u8 = 90;
 const SCAN_FOUND: u8 = 91;
 const SCAN_FOUND_CR: u8 = 92;
 const SCAN_SIMPLE: u8 = 93;
-/// In a first word that is no method; in a word after the second that is no version.
+/// In a first word that is not a method; in a word after the second that is not a version.
 const SCAN_ODD: u8 = 94;
 const SCAN_MORE: u8 = 95;
-/// Behind a CR after the second word.
+/// After a CR that follows the second word.
 const SCAN_WORDS_CR: u8 = 96;
-/// Tries take what is left.
+/// Tries take the states that are left.
 const HEADER_TRIES: u8 = 97;
 
-/// How many rows the table has; all of a byte's values, so that no state is out of range.
+/// Rows of the table: one for each value of a byte, so that no state is out of range.
 const STATES: usize = 256;
 /// Columns: a power of two above the number of classes.
 const CLASSES: usize = 64;
 
-/// Classes of bytes. Letters have one each, in both cases; those of methods and of "HTTP" a second one in upper case.
+/// Classes of bytes. Each letter has one class for both cases; the letters of methods and of "HTTP" have a second one
+/// for upper case.
 mod class {
     pub(super) const HIGH: u8 = 0;
     pub(super) const CONTROL: u8 = 1;
@@ -231,7 +233,7 @@ pub(super) struct Table {
     classes: [u8; 256],
     next: [u8; STATES * CLASSES],
     actions: [u8; STATES],
-    /// What is known of a head that enters the state.
+    /// Facts about a head that enters the state.
     facts: [u16; STATES],
 }
 
@@ -262,7 +264,7 @@ impl Table {
     }
 }
 
-/// A `static`, not a `const`: one table in memory, that the eBPF object's `.rodata` map holds.
+/// A `static`, not a `const`: one table in memory, in the eBPF object's `.rodata` map.
 pub(super) static HEAD: Table = build();
 
 struct Builder {
@@ -271,29 +273,30 @@ struct Builder {
     readings: Readings,
 }
 
-/// States of a head's lines of which readers have more than one reading: some see a header begin where others see the line
-/// before go on, or nothing that counts. The name of the token header or TTL header is looked for behind each.
+/// States in a head's lines that readers take in more than one way: some see a header begin where others see the line
+/// before continue, or nothing that counts. The automaton looks for the name of the token or TTL header after each of
+/// these states.
 #[derive(Clone, Copy)]
 struct Readings {
-    /// A header may begin, in a head that is malformed anyhow: behind a bare CR and blanks, behind a byte that no name begins
-    /// with.
+    /// A header may begin, in a head that is malformed anyhow: after a bare CR and blanks, or after a byte that no name
+    /// begins with.
     malformed: u8,
-    /// The same, behind the first letter of the name.
+    /// Like `malformed`, after the first letter of the name.
     malformed_x: u8,
-    /// Behind the blanks that a line begins with: it goes on with the value of the line before (obs-fold).
+    /// After the blanks at the beginning of a line: the line continues the value of the line before it (obs-fold).
     fold: u8,
-    /// CR behind nothing but such blanks.
+    /// After a CR that follows nothing but such blanks.
     blank_cr: u8,
     /// The name has been seen.
     named: u8,
-    /// It has been seen in a line that breaks the grammar.
+    /// The name has been seen in a line that breaks the grammar.
     named_malformed: u8,
-    /// The line behind one that is the name alone, without a colon.
+    /// The line after one that is the name alone, without a colon.
     named_line: u8,
 }
 
 impl Builder {
-    /// A state nobody has a name for.
+    /// Adds a state that has no name.
     const fn state(&mut self) -> u8 {
         let state = self.used;
         self.used += 1;
@@ -304,7 +307,7 @@ impl Builder {
         self.table.actions[state as usize] = action;
     }
 
-    /// Entering `state` means `action`, and adds `facts`.
+    /// Makes entering `state` mean `action` and add `facts`.
     const fn fact(&mut self, state: u8, action: u8, facts: u16) {
         self.action(state, action);
         self.table.facts[state as usize] = facts;
@@ -336,7 +339,8 @@ impl Builder {
         self.table.next[state as usize * CLASSES + class as usize]
     }
 
-    /// Adds `word` from `root` on: states of a trie whose other transitions are those of `like`. Returns the last one.
+    /// Adds `word` from `root` on, as states of a trie whose other transitions are those of `like`. Returns the last
+    /// state.
     const fn word(&mut self, root: u8, word: &[u8], any_case: bool, like: u8) -> u8 {
         let mut state = root;
         let mut i = 0;
@@ -357,15 +361,15 @@ impl Builder {
         state
     }
 
-    /// Adds a header: its name from the beginning of a line on, and the colon that leads to `value`. Returns the name's last
-    /// state.
+    /// Adds a header: its name from the beginning of a line on, and the colon that leads to `value`. Returns the last
+    /// state of the name.
     const fn header(&mut self, name: &[u8], value: u8) -> u8 {
         let last = self.word(LINE, name, true, NAME);
         self.on(last, class::COLON, value);
         last
     }
 
-    /// Adds a header that counts with blanks before its colon too: they lead to `value`, and add `facts`.
+    /// Makes a header count with blanks before its colon, too: the blanks lead to `value` and add `facts`.
     const fn header_spaced(&mut self, last: u8, value: u8, facts: u16) {
         let space = self.state();
         self.copy(NAME_SPACE, space);
@@ -375,7 +379,7 @@ impl Builder {
         self.fill(last, Set::Blank, space);
     }
 
-    /// Adds a header that makes a call one of IMDSv2: its name counts in every reading.
+    /// Adds a header that makes a call an IMDSv2 call: its name counts in every reading.
     const fn token_header(&mut self, name: &[u8], value: u8) {
         let last = self.header(name, value);
         self.header_spaced(last, value, facts::TOKEN_NAME);
@@ -391,7 +395,7 @@ impl Builder {
         }
     }
 
-    /// The transitions of a header's value: white space, other bytes, and how the line may end.
+    /// Sets the transitions of a header's value: white space, other bytes, and how the line may end.
     const fn value(&mut self, state: u8, blank: u8, other: u8, cr: u8, line: u8) {
         self.fill(state, Set::All, other);
         self.fill(state, Set::Blank, blank);
@@ -400,7 +404,7 @@ impl Builder {
         self.on(state, class::LF, line);
     }
 
-    /// The state after a CR: only LF may follow. Some end a line at a bare CR.
+    /// Sets the transitions after a CR: only LF may follow. Some readers end a line at a bare CR.
     const fn cr(&mut self, state: u8, line: u8) {
         self.fill(state, Set::All, MALFORMED);
         self.begins_malformed(state);
@@ -408,8 +412,8 @@ impl Builder {
         self.on(state, class::LF, line);
     }
 
-    /// In another reading a header begins in `state`, maybe behind bytes that some readers cut off: blanks, and what
-    /// languages count as white space (VT, FF, NEL, no-break space).
+    /// Lets a header begin in `state` in another reading, maybe after bytes that some readers cut off: blanks, and what
+    /// programming languages count as white space (VT, FF, NEL, no-break space).
     const fn begins_malformed(&mut self, state: u8) {
         self.fill(state, Set::Blank, self.readings.malformed);
         self.on(state, class::CONTROL, self.readings.malformed);
@@ -478,7 +482,7 @@ const fn request_line(b: &mut Builder) {
         b.fill(space, Set::Visible, TARGET);
         b.on(space, class::HIGH, TARGET_ODD);
         b.on(space, class::CONTROL, TARGET_ODD);
-        // No form of a target begins like this (RFC 9112, 3.2); "Authorization :..." does.
+        // No form of a target begins with a colon (RFC 9112, 3.2); "Authorization :..." does.
         b.on(space, class::COLON, BAD);
         b.on(space, class::SPACE, space);
         space += 1;
@@ -493,7 +497,7 @@ const fn request_line(b: &mut Builder) {
     b.on(TARGET_END, class::CR, SIMPLE_CR);
     b.on(TARGET_END, class::LF, SIMPLE_END);
     b.on(SIMPLE_CR, class::LF, SIMPLE_END);
-    // A variable of a shell script that was read from a file with CRLF.
+    // CR, then a space: the target is a shell variable that was read from a file with CRLF.
     b.on(SIMPLE_CR, class::SPACE, TARGET_ODD_END);
     b.action(SIMPLE_END, Action::SIMPLE_END);
 
@@ -526,7 +530,7 @@ const fn request_line(b: &mut Builder) {
     b.fact(VERSION_CRS, Action::FACT, facts::MALFORMED);
 }
 
-/// Where a header may begin for some readers only.
+/// Adds the states in which a header may begin for some readers only.
 const fn readings(b: &mut Builder) {
     b.readings = Readings {
         malformed: b.state(),
@@ -547,7 +551,7 @@ const fn readings(b: &mut Builder) {
         ..
     } = b.readings;
     b.value(VALUE, VALUE, VALUE, VALUE_CR, LINE);
-    // The letter x, then as much of the name as no other header has.
+    // The letter x, then as much of the name as it takes to tell it from other headers.
     let x = b.state();
     b.copy(VALUE, x);
     let before_last = b.word(x, b"-aws-ec2-", true, VALUE);
@@ -567,7 +571,7 @@ const fn readings(b: &mut Builder) {
     b.begins_malformed(fold);
     b.fill(fold, Set::Blank, fold);
     b.on(fold, class::of(b'x'), x);
-    // Bytes over 0x7f may begin a value; some readers cut off those that are white space in their character set.
+    // Bytes above 0x7f may begin a value; some readers cut off those that are white space in their character set.
     let fold_text = b.state();
     b.copy(VALUE, fold_text);
     b.fill(fold_text, Set::Blank, fold_text);
@@ -576,14 +580,14 @@ const fn readings(b: &mut Builder) {
     b.on(fold_text, class::of(b'x'), x);
     b.on(fold, class::HIGH, fold_text);
     b.on(fold, class::CR, blank_cr);
-    // Blanks alone: an empty line to some.
+    // Blanks alone: some readers see an empty line.
     b.on(fold, class::LF, LINE_MALFORMED);
     b.action(fold, Action::DROP);
     b.cr(blank_cr, LINE_MALFORMED);
 }
 
 const fn header_values(b: &mut Builder) {
-    // Values nothing depends on; the states of headers that count by their presence alone do the same.
+    // Values that nothing depends on. Headers that count by their presence alone have the same transitions.
     let plain = [
         (VALUE, Action::NONE, 0),
         (DROPPED, Action::DROP, 0),
@@ -635,7 +639,7 @@ const fn header_values(b: &mut Builder) {
     b.fact(ENCODING, Action::DROP, facts::ENCODING);
     b.fact(CHUNKED, Action::DROP, facts::CHUNKED);
     b.fact(ENCODING_OTHER, Action::DROP, facts::ENCODING_OTHER);
-    // The letters between, like any other value where they are not "chunked".
+    // The letters in between: like any other value unless they become "chunked".
     let inside = b.state();
     b.value(inside, ENCODING_OTHER, ENCODING_OTHER, ENCODING_CR, LINE_ENCODING);
     let before_last = b.word(ENCODING, b"chunke", true, inside);
@@ -684,7 +688,7 @@ const fn header_lines(b: &mut Builder) {
     b.fact(end_crs, Action::FACT, facts::MALFORMED);
     b.action(END, Action::END);
 
-    // What a length or coding in such a line is worth, nobody knows.
+    // Blanks before the colon: nobody knows whether a server uses a length or coding in such a line.
     let encoding_spaced = b.state();
     b.copy(ENCODING_OTHER, encoding_spaced);
     b.fact(encoding_spaced, Action::DROP, facts::ENCODING | facts::ENCODING_OTHER);
@@ -773,7 +777,7 @@ const fn scan(b: &mut Builder) {
     b.on(SCAN_VERSION_END, class::CR, SCAN_FOUND_CR);
     b.on(SCAN_VERSION_END, class::LF, SCAN_FOUND);
 
-    // A line of its own that is an HTTP/0.9 request.
+    // A whole line that is an HTTP/0.9 request.
     b.copy(SCAN_GAP, SCAN_LINE);
     b.fill(SCAN_LINE, Set::Tchar, SCAN_WORD);
     let get = b.word(SCAN_LINE, b"GET", false, SCAN_WORD);

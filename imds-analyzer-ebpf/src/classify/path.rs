@@ -1,15 +1,15 @@
-//! The class of a request target, while its bytes go by.
+//! Classifies a request target while its bytes go by.
 //!
-//! The path is normalised as it is read: percent-encoding is decoded, empty and `.` segments are passed over, `..`
-//! goes back one, scheme and authority of an absolute-form target (RFC 9112, 3.2.2) are stripped, query and fragment
-//! end it. What is classified is what a server that normalises would serve; the record keeps the original.
+//! The path is normalised as it is read: percent-encoding is decoded, empty and `.` segments are skipped, `..` goes
+//! back one segment, scheme and authority of an absolute-form target (RFC 9112, 3.2.2) are stripped, and a query or
+//! fragment ends it. The class is that of the path a normalising server would serve; the record keeps the original.
 //!
 //! Classes: IMDS.md B8 of the project's notes, from the EC2 User Guide, "Instance metadata categories".
 
 use super::PathClass;
 
-/// Rows of [`PATHS`]: each directory or file that has a class of its own. `#` is any digit. A class holds for the path
-/// and, unless a longer row says otherwise, for all below it.
+/// Each directory or file that has a class of its own. `#` is any digit. A class holds for the path and, unless a
+/// longer row says otherwise, for everything below it.
 const PATHS: &[(&[u8], Class)] = &[
     (b"meta-data", Class::Imds(PathClass::Plain)),
     (b"meta-data/iam", Class::Imds(PathClass::Plain)),
@@ -49,8 +49,8 @@ const PATHS: &[(&[u8], Class)] = &[
 /// The roots that hold [`PATHS`].
 const ROOTS: &[&[u8]] = &[b"latest", b"1.0", b"20##-##-##"];
 
-/// First segments that other clouds' services answer at the same address: Google; Azure, DigitalOcean and IBM; Oracle;
-/// OpenStack; Hetzner; Vultr and Linode; IBM.
+/// First segments of the paths that other clouds' services serve at the same address: Google; Azure, DigitalOcean and
+/// IBM; Oracle; OpenStack; Hetzner; Vultr and Linode; IBM.
 const CLOUDS: &[&[u8]] = &[
     b"computeMetadata",
     b"metadata",
@@ -82,7 +82,7 @@ impl Class {
 
 const STATES: usize = 512;
 const COLUMNS: usize = 64;
-/// The root directory, and the first of the absorbing states: one a class, for segments nobody knows.
+/// The root directory, and the first of the absorbing states: one per class, for unknown segments.
 const ROOT: u16 = 0;
 const ABSORBING: u16 = 1;
 const CLOUD: u16 = ABSORBING + PathClass::ALL.len() as u16;
@@ -133,7 +133,7 @@ impl Builder {
         self.table.columns[byte as usize] as usize
     }
 
-    /// A new state in a directory whose unknown segments have `below`.
+    /// Adds a state to a directory whose unknown segments have class `below`.
     const fn state(&mut self, below: u8) -> u16 {
         let state = self.used;
         self.used += 1;
@@ -148,7 +148,7 @@ impl Builder {
         state
     }
 
-    /// The directory behind the segment that ends in `state`, made when it is first asked for.
+    /// The directory after the segment that ends in `state`, created when it is first asked for.
     const fn directory(&mut self, state: u16, below: u8) -> u16 {
         let directory = self.table.directory[state as usize];
         if directory >= ABSORBING && directory <= CLOUD {
@@ -159,7 +159,7 @@ impl Builder {
         directory
     }
 
-    /// Walks one segment from `directory`, making the states that are missing.
+    /// Walks one segment from `directory`, creating the states that are missing.
     const fn segment(&mut self, directory: u16, segment: &[u8], below: u8) -> u16 {
         let mut state = directory;
         let mut i = 0;
@@ -277,18 +277,18 @@ const fn insert(b: &mut Builder, root: u16, path: &[u8], class: u8) {
     }
 }
 
-/// What part of the target comes next.
+/// The part of the target that comes next.
 mod stage {
     pub(super) const FIRST: u8 = 0;
     pub(super) const PATH: u8 = 1;
     pub(super) const AUTHORITY: u8 = 2;
     /// Nothing more matters.
     pub(super) const DONE: u8 = 3;
-    /// From here on: so many bytes of "http://" have matched.
+    /// From here on: `SCHEME + n` if n bytes of "http://" have matched.
     pub(super) const SCHEME: u8 = 16;
 }
 
-/// What the segment being read is so far.
+/// What the current segment is so far.
 mod segment {
     pub(super) const EMPTY: u8 = 0;
     pub(super) const DOT: u8 = 1;
@@ -363,13 +363,13 @@ impl Target {
     #[inline(always)]
     pub(super) fn class(&self) -> (PathClass, bool) {
         let state = match self.segment {
-            // The target ends inside an encoded byte: no name that is known has a '%'.
+            // The target ends inside an encoded byte: no known name has a '%'.
             _ if self.percent != 0 => TABLE.next(self.state, b'%'),
             segment::EMPTY | segment::DOT => self.directory(self.depth),
             segment::DOTS => self.directory(self.depth.saturating_sub(1)),
             _ => self.state,
         };
-        // A target that never got to its path is none that IMDS serves.
+        // IMDS serves no target that ends before its path or authority.
         let class = match self.stage {
             stage::FIRST | stage::SCHEME.. => PathClass::NotImds as u8,
             _ => TABLE.class(state),
@@ -394,7 +394,7 @@ impl Target {
         if self.percent != 0 {
             let digit = super::hex_value(byte);
             if digit > 15 {
-                // Not an encoded byte, so this one means what it always does: it may be '%', '/' or '?'.
+                // Not an encoded byte, so this byte has its usual meaning: it may be '%', '/' or '?'.
                 self.percent = 0;
                 self.push_name(b'%');
             } else if self.percent == 1 {
@@ -447,7 +447,7 @@ impl Target {
         self.segment = segment::EMPTY;
     }
 
-    /// The directory at `depth`. Below the last one remembered all are alike: no name is known there.
+    /// The directory at `depth`. All directories below the last remembered one are alike: no name in them is known.
     #[inline(always)]
     fn directory(&self, depth: u16) -> u16 {
         let depth = depth as usize;

@@ -33,7 +33,8 @@ impl Verdict {
         Self::V1,
     ];
 
-    /// The verdict on a complete head, if all readers agree on whether it has a token; the first rule that fits decides.
+    /// The verdict on a complete head, if all readers agree on whether it has a token; the first rule that fits
+    /// decides.
     #[inline(always)]
     pub const fn of(method: Method, path_class: PathClass, facts: u16) -> Self {
         let put_token = matches!(method, Method::Put) && matches!(path_class, PathClass::Token);
@@ -113,11 +114,11 @@ impl Version {
 pub enum Reason {
     /// The stream does not begin like an HTTP/1 request.
     NotHttp = 1,
-    /// A head that breaks the grammar, with a token or TTL header in one reading of it at least.
+    /// The head breaks the grammar, and has a token or TTL header in at least one reading.
     Malformed = 2,
     /// The head is over 16 KiB.
     TooLong = 3,
-    /// Found where, by another reading of the framing, a body may be.
+    /// The head was found where a body may be in another reading of the framing.
     Framing = 4,
     /// Bytes of the stream were not seen.
     Gap = 5,
@@ -134,7 +135,7 @@ pub enum Reason {
     Unfinished = 10,
     /// The bytes are not in the sender's memory: sendfile, splice (send tap).
     Unreadable = 11,
-    /// An urgent byte (`MSG_OOB`) was sent inside the head: servers disagree on whether it belongs to it.
+    /// An urgent byte (`MSG_OOB`) was sent inside the head: servers disagree on whether that byte belongs to it.
     Urgent = 12,
     /// There was no memory left for the state of its connection.
     NoState = 13,
@@ -236,7 +237,7 @@ impl Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum PathClass {
-    /// A path that no IMDS serves.
+    /// A path that IMDS does not serve.
     NotImds = 0,
     Credential = 1,
     UserData = 2,
@@ -304,7 +305,7 @@ impl PathClass {
     }
 }
 
-/// What a head was seen to hold, as bits.
+/// Bits for what a head holds.
 pub mod facts {
     /// `X-aws-ec2-metadata-token`, and that it has a value.
     pub const TOKEN: u16 = 1;
@@ -320,7 +321,7 @@ pub mod facts {
     pub const MALFORMED: u16 = 1 << 6;
     pub const HTTP_0_9: u16 = 1 << 7;
     pub const HTTP_1_0: u16 = 1 << 8;
-    /// Content-Length: seen, seen without a digit yet, seen twice or with a value that is no number.
+    /// Content-Length: seen, seen without a digit yet, seen twice or with a value that is not a number.
     pub const LENGTH: u16 = 1 << 9;
     pub const LENGTH_EMPTY: u16 = 1 << 10;
     pub const LENGTH_INVALID: u16 = 1 << 11;

@@ -1,8 +1,8 @@
-//! What a stream of requests means, worked out the slow and obvious way: on a whole buffer, line by line, with `Vec`s.
+//! Judges a stream of requests in the slow and obvious way: on a whole buffer, line by line, with `Vec`s.
 //!
-//! It shares nothing with the classifier but the words of a verdict, and is what property tests and the fuzz target
-//! compare it with. [`judge`] knows streams that are seen from their beginning and whole up to their end; gaps and
-//! streams joined in their middle have properties of their own in `properties.rs`.
+//! The reference shares nothing with the classifier but the words of a verdict. Property tests and the fuzz target
+//! compare the classifier with it. [`judge`] takes streams that are seen from their beginning and whole up to their
+//! end; gaps and streams joined in their middle have properties of their own in `properties.rs`.
 #![allow(dead_code, reason = "the fuzz target uses a part of it")]
 
 use std::fmt;
@@ -11,7 +11,7 @@ use imds_analyzer_ebpf::classify::{Classifier, Head, Method, PathClass, Reason, 
 
 /// The longest head that is judged (the contract's 16 KiB).
 pub(crate) const HEAD_MAX: usize = 16384;
-/// What a capture may hold of a request line, and in all.
+/// Maximum bytes that a capture holds of a request line, and in all.
 const SHOWN_LINE_MAX: usize = 768;
 const SHOWN_MAX: usize = 1024;
 
@@ -66,10 +66,10 @@ pub(crate) fn classify<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Se
     seen
 }
 
-/// What a head is expected to be reported as.
+/// How a head is expected to be reported.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Expected {
-    /// A complete head, and the text that may be shown of it (none: it is too long to be shown whole).
+    /// A complete head, and the text that may be shown of it (`None` if the head is too long to be shown whole).
     Judged { head: Head, shown: Option<Vec<u8>> },
     /// `unknown`, for one of these reasons.
     Unknown(Vec<Reason>),
@@ -79,13 +79,13 @@ pub(crate) enum Expected {
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
     pub(crate) heads: Vec<Expected>,
-    /// The last one is a malformed head with a Content-Length or Transfer-Encoding that is itself malformed: what
-    /// comes after it is anybody's guess.
+    /// True if the last one is a malformed head with a Content-Length or Transfer-Encoding that is itself malformed:
+    /// what comes after it is anybody's guess.
     pub(crate) open: bool,
 }
 
 impl Stream {
-    /// Says what is wrong unless `seen` is what is expected.
+    /// Returns an error that says what is wrong unless `seen` is what is expected.
     pub(crate) fn check(&self, seen: &[Seen], stream: &[u8]) -> Result<(), String> {
         let pairs = self.heads.iter().zip(seen);
         let wrong = pairs.clone().find(|(expected, seen)| !expected.is(seen));
@@ -126,8 +126,8 @@ impl Expected {
     }
 }
 
-/// Without what is of no interest: that an invalid Content-Length was empty too, that a coding which is not chunked (or
-/// not alone) begins like it, what the framing headers of a malformed head are worth.
+/// Drops facts that do not matter: that an invalid Content-Length was also empty, that a coding which is not chunked
+/// (or not only chunked) begins like it, and the values of a malformed head's framing headers.
 fn comparable(mut facts: u16) -> u16 {
     if facts & facts::LENGTH_INVALID != 0 {
         facts &= !facts::LENGTH_EMPTY;
@@ -141,7 +141,7 @@ fn comparable(mut facts: u16) -> u16 {
     facts
 }
 
-/// The heads in `stream`, which ends (is closed) behind its last byte.
+/// The heads in `stream`, which ends (is closed) after its last byte.
 pub(crate) fn judge(stream: &[u8]) -> Stream {
     let mut found = Stream::default();
     let mut rest = stream;
@@ -155,7 +155,7 @@ pub(crate) fn judge(stream: &[u8]) -> Stream {
             return found;
         }
         let Some(line_end) = rest.iter().position(|&byte| byte == b'\n') else {
-            // Whether it could still have become a request line is not worked out here.
+            // The reference does not work out whether the line could still have become a request line.
             let cut = if rest.len() > HEAD_MAX {
                 Reason::TooLong
             } else {
@@ -168,7 +168,7 @@ pub(crate) fn judge(stream: &[u8]) -> Stream {
         };
         let (line, after) = (&rest[..line_end], &rest[line_end + 1..]);
         let Some(request) = request_line(line) else {
-            // A line that is too long may be so before it shows that it is no request line.
+            // A line may be too long before it shows that it is not a request line.
             let mut reasons = vec![Reason::NotHttp];
             if line.len() >= HEAD_MAX {
                 reasons.push(Reason::TooLong);
@@ -218,7 +218,7 @@ fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Behind the empty line that ends a head; stray CRs in it do not matter.
+/// The place after the empty line that ends a head; stray CRs in that line do not matter.
 fn head_end(text: &[u8]) -> Option<usize> {
     let mut start = 0;
     while let Some(length) = text[start..].iter().position(|&byte| byte == b'\n') {
@@ -231,7 +231,7 @@ fn head_end(text: &[u8]) -> Option<usize> {
     None
 }
 
-/// Behind the first empty line.
+/// The place after the first empty line.
 fn empty_line(text: &[u8]) -> Option<usize> {
     let mut start = 0;
     while let Some(length) = text[start..].iter().position(|&byte| byte == b'\n') {
@@ -247,7 +247,7 @@ fn empty_line(text: &[u8]) -> Option<usize> {
 struct RequestLine<'a> {
     method: &'a [u8],
     target: &'a [u8],
-    /// The digit behind "HTTP/1."; none for HTTP/0.9.
+    /// The digit after "HTTP/1."; `None` for HTTP/0.9.
     version: Option<u8>,
     malformed: bool,
 }
@@ -337,7 +337,7 @@ impl RequestLine<'_> {
     }
 }
 
-/// The contract's table.
+/// The verdict by the contract's table.
 fn verdict(method: &[u8], class: PathClass, facts: u16) -> Verdict {
     let has = |fact| facts & fact != 0;
     if method == b"PUT" && class == PathClass::Token {
@@ -401,7 +401,7 @@ fn percent_decoded(path: &str) -> String {
             .filter(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
         match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) if bytes[at] == b'%' => {
-                // A byte above 0x7f stands in no known name; as which character it is kept does not matter.
+                // No known name has a byte above 0x7f, so it does not matter as which character it is kept.
                 decoded.push(char::from(byte));
                 at += 3;
             }
@@ -446,22 +446,22 @@ fn class_below_root(segments: &[&str]) -> PathClass {
     }
 }
 
-/// What the header lines of a head hold.
+/// Facts from the header lines of a head.
 #[derive(Default)]
 struct Headers {
     facts: u16,
     length: u64,
     malformed: bool,
-    /// The token header's name is where only some readers see a header.
+    /// The token header's name is in a place where only some readers see a header.
     named: bool,
     framing_malformed: bool,
     shown: Vec<u8>,
 }
 
-/// A header, its value as the lines it stands on.
+/// A header; its value is the list of lines that it is on.
 struct Header<'a> {
     name: String,
-    /// Blanks stand before its colon.
+    /// True if blanks precede its colon.
     spaced: bool,
     value: Vec<&'a [u8]>,
     raw: Vec<&'a [u8]>,
@@ -477,7 +477,7 @@ impl Headers {
     fn parse(block: &[u8]) -> Self {
         let mut headers = Self::default();
         let mut list: Vec<Header> = Vec::new();
-        // Whether a line that begins with white space belongs to the last of the list.
+        // True if a line that begins with white space belongs to the last header of the list.
         let mut folds = false;
         let mut first_line = true;
         for raw in block.split_inclusive(|&byte| byte == b'\n') {
@@ -486,7 +486,7 @@ impl Headers {
                 headers.malformed |= !raw.is_empty();
                 break;
             }
-            // Some end a line at a bare CR, and cut off what they take for white space.
+            // Some readers end a line at a bare CR, and cut off what they take for white space.
             let mut pieces = raw.split(|&byte| byte == b'\r');
             let first = pieces.next().unwrap_or_default();
             let begins = |piece: &[u8]| {
@@ -559,7 +559,7 @@ impl Headers {
         let value = header.value.join(&b' ');
         let value = trimmed(&value);
         let folded = header.value.len() > 1;
-        // In a head that is malformed by its blanks these decide nothing.
+        // With blanks before the colon, which make the head malformed, only these headers count.
         let counts = [
             "x-aws-ec2-metadata-token",
             "x-aws-ec2-metadata-token-ttl-seconds",
@@ -579,7 +579,8 @@ impl Headers {
             "x-aws-ec2-metadata-token-ttl-seconds" => self.facts |= facts::TTL,
             "x-forwarded-for" => self.facts |= facts::FORWARDED,
             "metadata-flavor" | "metadata-token" => self.facts |= facts::FOREIGN_HEADER,
-            // More generous than "is true, over folds too", which costs states and decides between two harmless words.
+            // The check is more generous than "is true, over folds too": that would cost states, and it decides between
+            // two harmless words only.
             "metadata" => {
                 let word = trimmed(header.value[0]).get(..4).unwrap_or(b"");
                 if word.eq_ignore_ascii_case(b"true") {
@@ -613,14 +614,14 @@ impl Headers {
                 if chunked {
                     self.facts |= facts::CHUNKED;
                 }
-                // "chunk" is another coding too, but that it is not chunked is all that counts.
+                // "chunk" is another coding, too, but all that counts is that it is not chunked.
                 if folded || header.spaced || !(chunked || b"chunked".starts_with(&word)) {
                     self.facts |= facts::ENCODING_OTHER;
                 }
                 self.framing_malformed |= has_control(value);
             }
             "user-agent" => {
-                // Some see a header of its own in a line that begins with blanks.
+                // Some readers see another header in a line that begins with blanks.
                 self.shown.extend_from_slice(header.raw[0]);
                 self.shown.push(b'\n');
             }
@@ -643,7 +644,7 @@ fn trimmed(text: &[u8]) -> &[u8] {
     &text[start..end]
 }
 
-/// Passes over the body behind a head, noting what is found in it. Returns the rest, and whether lines of a head that was
+/// Skips the body after a head, and notes what is found in it. Returns the rest, and whether lines of a head that was
 /// found may follow.
 fn after_body<'a>(body: &'a [u8], headers: &Headers, found: &mut Stream) -> (&'a [u8], bool) {
     let has = |fact| headers.facts & fact != 0;
@@ -666,10 +667,10 @@ fn after_body<'a>(body: &'a [u8], headers: &Headers, found: &mut Stream) -> (&'a
     (&body[end..], trailing)
 }
 
-/// Where a chunked body ends, and whether it does so because a request stands where a chunk's size has to. If its framing
-/// breaks: the next empty line.
+/// The end of a chunked body, and whether it ends because a request begins where a chunk's size is expected. If the
+/// framing breaks, the body ends at the next empty line.
 fn chunked_end(body: &[u8]) -> (usize, bool) {
-    // Not before the byte that breaks it.
+    // The body does not end before the byte that breaks its framing.
     let broken = |at: usize| {
         let mut end = 0;
         while end <= at + 1 {
@@ -693,7 +694,7 @@ fn chunked_end(body: &[u8]) -> (usize, bool) {
             return (at, true);
         }
         let Some(end) = line_end(at) else {
-            // Cut in the line of a chunk's size, or broken there: nothing more is to come either way.
+            // The body is cut in the line of a chunk's size, or broken there: nothing more follows either way.
             return (body.len(), false);
         };
         let digits: String = body[at..end]
@@ -731,8 +732,8 @@ fn chunked_end(body: &[u8]) -> (usize, bool) {
     }
 }
 
-/// Notes every line that ends like a request line. `ends`: so does the last one, although no line end follows in here.
-/// `trailing`: it begins in a head that was found. Returns whether it ends in one.
+/// Notes every line that ends like a request line. `ends` says that the last line is complete although `text` has no
+/// line end after it, `trailing` that `text` begins in a head that was found. Returns whether `text` ends in one.
 fn scan(text: &[u8], ends: bool, trailing: bool, found: &mut Stream) -> bool {
     let mut in_found = trailing;
     let mut begin_line = true;
@@ -782,7 +783,8 @@ fn scan(text: &[u8], ends: bool, trailing: bool, found: &mut Stream) -> bool {
     in_found
 }
 
-/// The words of `text`, which begins a line or follows a byte that ends words. Behind a target a CR may stand.
+/// True if `text` ends like a request line. `text` begins a line or follows a byte that ends words; a CR may follow a
+/// target.
 fn ends_like_request_line(text: &[u8], begin_line: bool) -> bool {
     let words: Vec<&[u8]> = text
         .split(|&byte| byte == b' ')

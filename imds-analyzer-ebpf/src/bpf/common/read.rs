@@ -1,19 +1,19 @@
-//! Reading what is not ours: the kernel's memory, a process's memory, a program's context.
+//! Reads memory outside the program: the kernel's, a process's, and the program's context.
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use zerocopy::FromBytes;
 
-/// The value at a kernel address.
+/// The value at a kernel address; `None` if it cannot be read.
 #[inline(always)]
 pub(crate) fn kernel<T: FromBytes>(address: u64) -> Option<T> {
     let (value, failed) = kernel_or_zero(address);
     (failed == 0).then_some(value)
 }
 
-/// The value at a kernel address, and 0; zeroes and 1 where it cannot be read.
-// VERIFIER: no branch. Kernels up to 6.1 follow both ways of each one to the end of the program.
+/// The value at a kernel address and 0, or zeroes and 1 if it cannot be read.
+// VERIFIER: no branch, because kernels up to 6.1 walk both sides of each branch to the end of the program.
 #[inline(always)]
 pub(crate) fn kernel_or_zero<T: FromBytes>(address: u64) -> (T, u64) {
     let mut value = MaybeUninit::<T>::uninit();
@@ -25,7 +25,8 @@ pub(crate) fn kernel_or_zero<T: FromBytes>(address: u64) -> (T, u64) {
             address as *const c_void,
         )
     };
-    // SAFETY: all of it was written, zeroes on failure (kernel/trace/bpf_trace.c), and any bytes are a valid `T`.
+    // SAFETY: the helper wrote all of `value`, zeroes on failure (kernel/trace/bpf_trace.c), and any bytes are a valid
+    // `T`.
     (unsafe { value.assume_init() }, result as u64 >> 63)
 }
 
@@ -43,21 +44,21 @@ pub(crate) fn user_into<const N: usize>(to: &mut [u8; N], address: u64, len: u32
     if len == 0 {
         return false;
     }
-    // VERIFIER: a size it can bound from both sides, 1..=N. The volatile read keeps LLVM from removing the mask as
-    // redundant.
+    // VERIFIER: the verifier must be able to bound the size from both sides, 1..=N. The volatile read keeps LLVM from
+    // removing the mask as redundant.
     let len = bounded(len - 1) & (N as u32 - 1);
     // SAFETY: at most N bytes are written to `to`; the helper checks the address it reads from.
     unsafe { bpf_probe_read_user(to.as_mut_ptr().cast(), len + 1, address as *const c_void) == 0 }
 }
 
-/// The same number, as one the compiler knows nothing about.
+/// Returns `value` as a number that the compiler knows nothing about.
 #[inline(always)]
 pub(crate) fn bounded(value: u32) -> u32 {
     // SAFETY: a reference to a local is valid to read.
     unsafe { core::ptr::read_volatile(&value) }
 }
 
-/// A field of a program's context, by the pointer to it.
+/// Reads a field of a program's context through the pointer to the context.
 macro_rules! context_field {
     ($context:expr, $($path:tt)+) => {{
         // SAFETY: the context is valid while the program runs.

@@ -10,7 +10,7 @@ use super::read::context_field;
 pub(crate) struct Skb(pub(crate) *mut __sk_buff);
 
 impl Skb {
-    /// Whether the socket's peer is IMDS. The first thing every packet of the machine meets: the port decides for
+    /// True if the socket's peer is IMDS. Every packet of the machine passes this check first; the port decides for
     /// nearly all of them.
     #[inline(always)]
     pub(crate) fn is_imds(self) -> bool {
@@ -18,7 +18,7 @@ impl Skb {
         if context_field!(self.0, remote_port) != (target::PORT as u32).to_be() {
             return false;
         }
-        // A socket of AF_INET6 with a mapped peer has the IPv4 address here as well.
+        // An AF_INET6 socket with an IPv4-mapped peer has the IPv4 address here as well.
         if context_field!(self.0, remote_ip4) == u32::from_ne_bytes(target::IPV4) {
             return true;
         }
@@ -65,7 +65,7 @@ impl Skb {
     }
 }
 
-/// IMDS's IPv6 address in words as the context has them.
+/// IMDS's IPv6 address as four words in the context's format.
 #[inline(always)]
 pub(crate) const fn ipv6_words() -> [u32; 4] {
     let a = target::IPV6;

@@ -1,4 +1,5 @@
-//! Shows user space the structs of one send of its own, so that it can learn where their fields are.
+//! Copies the kernel structs of a send that user space made itself, so that user space can learn where their fields
+//! are.
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_comm, bpf_get_current_task},
@@ -13,10 +14,10 @@ use crate::bpf::common::read;
 #[map]
 static CALIBRATION: Array<[u8; SLOT]> = Array::with_max_entries(slot::LEN, 0);
 
-/// Bytes of a msghdr and of segments that are shown: there need not be more.
+/// Bytes of a msghdr and of its segments that are copied: their memory may end after these.
 const SHORT: usize = 128;
 
-/// Dumps what the send of `message` on `sock` has to do with, if user space waits for it.
+/// Dumps the structs that the send of `message` on `sock` uses, if user space waits for them.
 #[inline(always)]
 pub(super) fn dump(sock: u64, message: u64) {
     let Some(settings) = settings() else { return };
@@ -54,7 +55,7 @@ fn pointer(address: u64, offset: u32) -> u64 {
     read::kernel(address + offset as u64).unwrap_or(0)
 }
 
-/// A struct may end, and the kernel's memory with it: a part that cannot be read is left as it is.
+/// Copies [`SLOT`] bytes. A struct may end where the kernel's memory ends, so a failed read is ignored.
 #[inline(always)]
 fn show(index: u32, address: u64) {
     if let Some(to) = CALIBRATION.get_ptr_mut(index) {

@@ -1,4 +1,5 @@
-//! Who sends, on kernels where less can be asked: facts that cannot be had are 0, and user space looks in /proc.
+//! Facts about the sender, on kernels where programs can read less: facts that cannot be read are 0, and user space
+//! looks for them in /proc.
 
 use core::mem::offset_of;
 
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::bpf::common::{counters, read};
 
-/// Where an announcement is put together.
+/// Buffer for the announcement in progress.
 #[map]
 static OWNER: PerCpuArray<OwnerRecord<ARGV_MAX>> = PerCpuArray::with_max_entries(1, 0);
 
@@ -32,7 +33,7 @@ fn current_task() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
-/// A field at an offset that may not be known.
+/// The field at `offset`; `None` if the offset is not known (0) or the field cannot be read.
 #[inline(always)]
 fn field<T: FromBytes>(address: u64, offset: u32) -> Option<T> {
     if offset == 0 || address == 0 {
@@ -45,7 +46,7 @@ fn field<T: FromBytes>(address: u64, offset: u32) -> Option<T> {
     value
 }
 
-/// Writes the facts of the current task.
+/// Writes the facts about the current task.
 #[inline(always)]
 pub(super) fn task_into(to: &mut Task, settings: &Settings) {
     let known = &settings.offsets;
@@ -82,17 +83,19 @@ pub(super) fn task_into(to: &mut Task, settings: &Settings) {
 fn exec(task: u64, settings: &Settings) -> u64 {
     let known = &settings.offsets;
     if known.task_self_exec_id != 0 {
-        // 64 bits since 5.7 (commit d1e7fd6462ca), of which the lower ones come first.
+        // 64 bits since 5.7 (commit d1e7fd6462ca); the low half comes first.
         return field::<u32>(task, known.task_self_exec_id).unwrap_or(0) as u64;
     }
-    // Memory maps are used again, at the second exec. The arguments then are elsewhere: the stack begins at random.
+    // The kernel reuses the address of a memory map at the second exec. The arguments are at another address then,
+    // because the stack begins at a random address.
     let mm: u64 = field(task, known.task_mm).unwrap_or(0);
     let start: u64 = field(mm, known.mm_arg_start).unwrap_or(0);
     let end: u64 = field(mm, known.mm_arg_end).unwrap_or(0);
     mm ^ start << 24 ^ end << 44
 }
 
-/// Announces the process of the call under way, if that is not what it did last for this socket.
+/// Announces the process of the call in progress, unless it was the last one announced for this socket, and continues
+/// with the copy.
 #[inline(always)]
 pub(super) fn announce(ctx: &impl EbpfContext) {
     let (Some(settings), Some(call)) = (settings(), sends::call()) else {
@@ -100,13 +103,13 @@ pub(super) fn announce(ctx: &impl EbpfContext) {
     };
     let sock = call.sock;
     if let Some(owner) = OWNER.get_ptr_mut(0) {
-        // SAFETY: this CPU's own.
+        // SAFETY: this CPU's own value of the map.
         let record = unsafe { &mut *owner };
         task_into(&mut record.owner.task, settings);
         if is_new(sock, &record.owner.task) {
             fill(record, sock, settings);
             let len = record.owner.header.data_len as u32;
-            // VERIFIER: bounded, and never 0.
+            // VERIFIER: the length is bounded and never 0.
             let len =
                 offset_of!(OwnerRecord<ARGV_MAX>, argv) as u64 + (read::bounded(len) & (ARGV_MAX as u32 - 1)) as u64;
             transport::output(ctx, record, len);
@@ -137,7 +140,7 @@ fn fill(record: &mut OwnerRecord<ARGV_MAX>, sock: u64, settings: &Settings) {
     let start: u64 = field(mm, settings.offsets.mm_arg_start).unwrap_or(0);
     let end: u64 = field(mm, settings.offsets.mm_arg_end).unwrap_or(0);
     let argv_len = end.saturating_sub(start);
-    // One byte less than there is room for: the length's bound is a mask.
+    // One byte less than the room: a mask bounds the length.
     let room = ARGV_MAX as u32 - 1;
     let wanted = if argv_len > room as u64 { room } else { argv_len as u32 };
     let mut data_len = wanted;
@@ -159,7 +162,7 @@ fn fill(record: &mut OwnerRecord<ARGV_MAX>, sock: u64, settings: &Settings) {
     } else {
         argv_len as u32
     };
-    // Their room stays empty: reading them takes loops, and /proc has them.
+    // The paths stay empty: reading them takes loops, and /proc has them.
     owner.paths_room = PATHS_MAX as u32;
     owner.paths.executable_end = 0;
     owner.paths.working_directory_end = 0;
@@ -170,7 +173,7 @@ fn fill(record: &mut OwnerRecord<ARGV_MAX>, sock: u64, settings: &Settings) {
     owner.ancestors_len = ancestors(&mut owner.ancestors, settings);
 }
 
-/// Walks `real_parent` up to pid 1 or to the bound.
+/// Walks `real_parent` up to pid 1, for at most [`ANCESTORS_MAX`] ancestors. Returns how many it found.
 #[inline(always)]
 fn ancestors(to: &mut [Ancestor; ANCESTORS_MAX], settings: &Settings) -> u32 {
     let known = &settings.offsets;
@@ -180,7 +183,8 @@ fn ancestors(to: &mut [Ancestor; ANCESTORS_MAX], settings: &Settings) -> u32 {
     let Some(mut task) = read::kernel::<u64>(current_task() + known.task_group_leader as u64) else {
         return 0;
     };
-    // VERIFIER: no loops before 5.3: the steps are written out, each returns or goes on to the next.
+    // VERIFIER: kernels before 5.3 allow no loops, so the steps are written out: each returns or continues with the
+    // next.
     macro_rules! steps {
         ($($i:literal)*) => {$(
             let Some(parent) = leader_of_parent(task, settings) else { return $i };
@@ -198,7 +202,8 @@ fn ancestors(to: &mut [Ancestor; ANCESTORS_MAX], settings: &Settings) -> u32 {
     ANCESTORS_MAX as u32
 }
 
-/// The parent may be any thread of its process; facts are its leader's.
+/// The group leader of the parent of `task`: the parent may be any thread of its process, and the facts are the
+/// leader's.
 #[inline(always)]
 fn leader_of_parent(task: u64, settings: &Settings) -> Option<u64> {
     let parent: u64 = read::kernel(task + settings.offsets.task_real_parent as u64)?;

@@ -1,4 +1,4 @@
-//! Copies a send out, one piece a run, at its begin and again at its end.
+//! Copies the bytes of a send, one piece per run, when the send begins and again when it ends.
 
 use core::{ffi::c_void, mem::offset_of};
 
@@ -23,24 +23,24 @@ use super::{
 };
 use crate::bpf::common::read;
 
-/// Where a record is put together: programs on kprobes are not interrupted by others of their kind.
+/// Buffer for the record in progress: a program on a kprobe is not interrupted by another one of its kind.
 #[map]
 static SCRATCH: PerCpuArray<SendRecord> = PerCpuArray::with_max_entries(1, 0);
 
-/// A part of a send that lies in one place.
+/// A contiguous part of a send.
 struct Slice {
     address: u64,
     len: u64,
 }
 
-/// Passes on the next piece, and goes on with what follows.
+/// Sends the next piece to user space, and continues with the one after it.
 #[inline(always)]
 pub(super) fn next(ctx: &impl EbpfContext) {
     let (Some(settings), Some(call)) = (settings(), sends::call()) else {
         return;
     };
     let Some(record) = SCRATCH.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's own.
+    // SAFETY: this CPU's own value of the map.
     let record = unsafe { &mut *record };
     let send = &mut record.send;
     send.sock = call.sock;
@@ -96,13 +96,13 @@ pub(super) fn next(ctx: &impl EbpfContext) {
     };
     record.send.missing = missing;
     if copied | missing != 0 || left == 0 {
-        // VERIFIER: bounded, and never 0.
+        // VERIFIER: the length is bounded and never 0.
         let len = offset_of!(SendRecord, data) as u64 + (read::bounded(copied) & (2 * PIECE_MAX as u32 - 1)) as u64;
         transport::output(ctx, record, len);
     }
     if done < call.limit {
         transport::go_on(ctx, stage::COPY);
-        // As often as the kernel lets it: the rest is missing.
+        // The kernel allows no more tail calls: the rest of the send is missing.
         record.send.offset = done;
         record.send.missing = call.limit.wrapping_sub(done);
         record.send.header.data_len = 0;
@@ -113,7 +113,7 @@ pub(super) fn next(ctx: &impl EbpfContext) {
     }
 }
 
-/// Where the next bytes are; `None` where they cannot be read.
+/// Where the next bytes are; `None` if they cannot be read.
 #[inline(always)]
 fn slice(call: &Call) -> Option<Slice> {
     if call.source == source::NONE {

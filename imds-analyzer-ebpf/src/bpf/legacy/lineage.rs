@@ -1,4 +1,5 @@
-//! Who starts whom, where tasks cannot be read: what the two tracepoints and the current task say by themselves.
+//! Reports which process starts which, on kernels whose task structs cannot be read: uses only the two tracepoints and
+//! helpers for the current task.
 
 use aya_ebpf::{
     EbpfContext,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::bpf::common::{counters, read};
 
-/// The current process starts another, or a thread.
+/// Reports that the current process starts another one, or a thread.
 #[inline(always)]
 pub(super) fn forked(ctx: &TracePointContext) {
     let Some(settings) = settings() else { return };
@@ -27,7 +28,7 @@ pub(super) fn forked(ctx: &TracePointContext) {
     }
 }
 
-/// The current process has begun to execute another program.
+/// Reports that the current process has begun to execute another program.
 #[inline(always)]
 pub(super) fn executed(ctx: &TracePointContext) {
     send(ctx, 0);

@@ -1,4 +1,4 @@
-//! Passes packets on as they are, to user space, which does with them what the other object does in the kernel.
+//! Passes unparsed packets on to user space, which processes them like the modern object does in the kernel.
 
 use imds_analyzer_ebpf::abi::{
     Header, RecordKind,
@@ -8,7 +8,7 @@ use imds_analyzer_ebpf::abi::{
 use super::{current::now, transport};
 use crate::bpf::common::skb::Skb;
 
-/// Passes on what leaves a socket whose peer is IMDS.
+/// Passes on a packet that leaves a socket whose peer is IMDS.
 #[inline(always)]
 pub(super) fn pass_on(skb: Skb) {
     if !skb.is_imds() {

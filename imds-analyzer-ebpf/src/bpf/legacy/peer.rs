@@ -1,4 +1,4 @@
-//! Whether a socket's peer is IMDS, and the connection's two ends.
+//! Finds out whether a socket's peer is IMDS, and reads the two ends of its connection.
 
 use imds_analyzer_ebpf::abi::legacy::{Send, Settings};
 
@@ -7,7 +7,7 @@ use crate::bpf::common::read;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// What the socket at `sock` is connected to.
+/// What a socket is connected to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
     Target,
@@ -16,7 +16,7 @@ pub(super) enum Peer {
     Other,
 }
 
-/// The port decides for nearly every socket.
+/// The peer of the socket at `sock`. The port decides for nearly every socket.
 #[inline(always)]
 pub(super) fn of(sock: u64, settings: &Settings) -> Peer {
     let port: u16 = read::kernel(sock + settings.offsets.sock_dport as u64).unwrap_or(0);
@@ -35,7 +35,7 @@ pub(super) fn of(sock: u64, settings: &Settings) -> Peer {
     Peer::Other
 }
 
-/// Whether the `sockaddr` at a kernel address is the target's.
+/// True if the `sockaddr` at a kernel address is the target's.
 #[inline(always)]
 pub(super) fn is_target(address: u64, settings: &Settings) -> bool {
     let family = read::kernel::<u16>(address).unwrap_or(0);
@@ -68,7 +68,7 @@ fn family(sock: u64, settings: &Settings) -> u16 {
     read::kernel(sock + settings.offsets.sock_family as u64).unwrap_or(0)
 }
 
-/// Writes the two ends, as far as the socket has them.
+/// Writes the two ends of the connection, as far as the socket knows them.
 #[inline(always)]
 pub(super) fn ends_into(to: &mut Send, sock: u64, settings: &Settings) {
     to.source = [0; 16];
@@ -77,7 +77,7 @@ pub(super) fn ends_into(to: &mut Send, sock: u64, settings: &Settings) {
         .unwrap_or(0)
         .to_be();
     to.net_ns = net_namespace(sock, settings);
-    // A mapped peer is an IPv4 one.
+    // An IPv4-mapped peer counts as IPv4.
     let daddr: u32 = read::kernel(sock + settings.offsets.sock_daddr as u64).unwrap_or(0);
     if family(sock, settings) == AF_INET6 && daddr != settings.target_v4 {
         to.family = 6;
@@ -90,7 +90,7 @@ pub(super) fn ends_into(to: &mut Send, sock: u64, settings: &Settings) {
     }
 }
 
-/// An IPv4 address in the place of sixteen bytes.
+/// Reads an IPv4 address into the first four of sixteen bytes.
 #[inline(always)]
 fn v4_into(to: &mut [u8; 16], address: u64) {
     let bytes: [u8; 4] = read::kernel(address).unwrap_or([0; 4]);
@@ -100,7 +100,7 @@ fn v4_into(to: &mut [u8; 16], address: u64) {
     to[3] = bytes[3];
 }
 
-/// The socket's cookie; 0 where it has none, or where that stands is not known.
+/// The socket's cookie; 0 if it has none, or if the offset of the cookie is not known.
 #[inline(always)]
 pub(super) fn cookie(sock: u64, settings: &Settings) -> u64 {
     match settings.offsets.sock_cookie {
@@ -109,7 +109,7 @@ pub(super) fn cookie(sock: u64, settings: &Settings) -> u64 {
     }
 }
 
-/// Sequence number of the byte that is written next; 0 where it cannot be told.
+/// Sequence number of the next byte written; 0 if it cannot be read.
 #[inline(always)]
 pub(super) fn next_seq(sock: u64, settings: &Settings) -> u32 {
     match settings.offsets.tcp_sock_write_seq {
@@ -118,7 +118,7 @@ pub(super) fn next_seq(sock: u64, settings: &Settings) -> u32 {
     }
 }
 
-/// Inode number of the network namespace; 0 where it cannot be told.
+/// Inode number of the network namespace; 0 if it cannot be read.
 #[inline(always)]
 pub(super) fn net_namespace(sock: u64, settings: &Settings) -> u32 {
     if settings.offsets.net_inum == 0 {

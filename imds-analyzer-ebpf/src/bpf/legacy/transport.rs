@@ -1,4 +1,4 @@
-//! Records leave through a perf buffer, one a CPU, at their own length; and the way from one program to the next.
+//! Sends records of any length through one perf buffer per CPU, and tail-calls the next program.
 
 use core::{ffi::c_void, ptr};
 
@@ -25,10 +25,10 @@ pub(super) fn output<T>(ctx: &impl EbpfContext, record: &T, len: u64) {
     pass_on(ctx.as_ptr(), BPF_F_CURRENT_CPU, record, len);
 }
 
-/// Sends `record` and the first `len` bytes of the packet, which it has.
+/// Sends `record` and the first `len` bytes of the packet, which must have as many.
 #[inline(always)]
 pub(super) fn output_packet<T>(skb: Skb, record: &T, len: u32) {
-    /// Where the flags have the number of the packet's bytes, `BPF_F_CTXLEN_MASK` of include/uapi/linux/bpf.h.
+    /// Shift of the packet length in the flags, `BPF_F_CTXLEN_MASK` of include/uapi/linux/bpf.h.
     const LEN: u32 = 32;
     let flags = BPF_F_CURRENT_CPU | (len as u64) << LEN;
     pass_on(skb.0.cast(), flags, record, size_of::<T>() as u64);
@@ -41,13 +41,13 @@ fn pass_on<T>(ctx: *mut c_void, flags: u64, record: &T, len: u64) {
     let data = ptr::from_ref(record).cast_mut().cast::<c_void>();
     // SAFETY: `len` is at most the record's size, which the verifier checks.
     let result = unsafe { bpf_perf_event_output(ctx, map, flags, data, len) };
-    // A buffer that is full is counted by the kernel, in the buffer.
+    // The kernel itself counts records that a full buffer loses, in the buffer.
     if result < 0 && result as i64 != NO_SPACE {
         counters::add(Loss::SendState, 1);
     }
 }
 
-/// Goes on in another program; returns only if the kernel does not let it.
+/// Continues in another program. Returns only if the kernel refuses the tail call.
 #[inline(always)]
 pub(super) fn go_on(ctx: &impl EbpfContext, stage: u32) {
     // SAFETY: nothing here waits to be dropped.

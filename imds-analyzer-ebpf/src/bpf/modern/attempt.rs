@@ -1,4 +1,4 @@
-//! A connection to IMDS that ended without a byte of a request.
+//! Reports connections to IMDS that ended without a single byte of a request.
 
 use aya_ebpf::bindings::bpf_sock;
 use imds_analyzer_ebpf::{
@@ -77,14 +77,16 @@ const NO_HEAD: Head = Head {
     len: 0,
 };
 
-/// Bytes may wait in the socket's queue when it is closed (TCP_CORK), and leave after that.
+/// True if a byte was written to the socket. Bytes may still wait in the socket's queue when it is closed (TCP_CORK),
+/// and leave afterwards.
 #[inline(always)]
 fn was_written(sk: *mut bpf_sock, socket: &Socket) -> bool {
     let initial_seq = socket.initial_seq.get();
     if socket.next_seq.get() != initial_seq {
         return true;
     }
-    // No SYN has left, or the connection failed: nothing is queued then, and the sequence number is another.
+    // No SYN has left, or the connection failed: nothing is queued, and the next sequence number is unrelated to
+    // `initial_seq`.
     if socket.synced.get() == 0 || context_field!(sk, dst_port) == 0 {
         return false;
     }

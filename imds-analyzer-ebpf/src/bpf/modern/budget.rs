@@ -1,17 +1,17 @@
-//! How much of the ring buffer one user may fill. What is over it is only counted, exactly; without a budget
-//! none of this is left in the programs.
+//! Limits how much of the ring buffer one user may fill. Records over the budget are only counted, and counted exactly.
+//! Without a budget none of this code is left in the programs.
 //!
-//! Half of the ring buffer is for users who have used little of their budget: a flood, within its user's budget too, leaves
-//! room for the records of others.
+//! Half of the ring buffer is reserved for users who have used little of their budget, so that a flood leaves room for
+//! the records of others even if it is within its user's budget.
 
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
 
 use super::{constants, task, transport};
 
-/// Stands for the user of a connection whose connecting nobody saw, and whose sender is not known.
+/// The user of a connection that no hook saw connect and whose sender is unknown.
 pub(super) const NOBODY: u32 = u32::MAX;
 
-/// What has a budget of its own, so that none uses up another's.
+/// Kinds of records. Each has its own budget, so that no kind uses up the budget of another.
 #[derive(Clone, Copy)]
 pub(super) enum Class {
     Request = 0,
@@ -21,20 +21,20 @@ pub(super) enum Class {
     Owner = 3,
 }
 
-/// So many records of a [`Class`] at once are little. Announced processes are the largest ones.
+/// How many records of a [`Class`] at once count as little use. Records of announced processes are the largest.
 #[inline(always)]
 const fn light(class: u32) -> u64 {
     if class == Class::Owner as u32 { 100 } else { 400 }
 }
 
-/// When a user's budget of one class would be full again, in ns since boot. The least recently active go first, which
-/// fills their budgets.
+/// When a user's budget of one class will be full again, in ns since boot. The map evicts the least recently active
+/// users first, which refills their budgets.
 #[btf_map]
 static BUDGETS: LruHashMap<u64, u64, 4096> = LruHashMap::new();
 
-/// Takes one record of a [`Class`] from the budget of `uid`: 1 if there was one left, else 0. Two CPUs at once may take the
-/// same one: a budget is not exact, the count of what is over it is.
-// VERIFIER: a global function, as `imds_announce`.
+/// Takes one record of a [`Class`] from the budget of `uid`. Returns 1 if the budget had one left, else 0. Two CPUs may
+/// take the same one at once: budgets are approximate, but the count of records over them is exact.
+// VERIFIER: a global function, like `imds_announce`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_allows(uid: u32, class: u32) -> u32 {
@@ -46,7 +46,7 @@ pub(crate) extern "C" fn imds_allows(uid: u32, class: u32) -> u32 {
     let key = (uid as u64) << 8 | class as u64;
     let now = task::now();
     let Some(full_at) = BUDGETS.get_ptr_mut(key) else {
-        // No room for the entry is no reason to keep silent.
+        // If there is no room for the entry, the record is sent anyway.
         let _ = BUDGETS.insert(key, now + cost, 0);
         return 1;
     };

@@ -13,8 +13,8 @@ pub(super) struct ClassifierCell(UnsafeCell<Classifier>);
 impl ClassifierCell {
     #[inline(always)]
     fn with<T>(&self, action: impl FnOnce(&mut Classifier) -> T) -> T {
-        // SAFETY: the only reference while `action` runs: actions are those of this file, which look at no socket, and the
-        // socket's lock keeps others out.
+        // SAFETY: the only reference while `action` runs: all actions are in this file and none looks up a socket, and
+        // the socket's lock keeps other programs out.
         action(unsafe { &mut *self.0.get() })
     }
 
@@ -68,17 +68,17 @@ impl ClassifierCell {
         self.with(|classifier| classifier.head())
     }
 
-    /// Bytes of the head's masked capture.
+    /// Length of the head's masked capture, in bytes.
     #[inline(always)]
     pub(super) fn capture_len(&self) -> usize {
         self.with(|classifier| classifier.capture().1)
     }
 
-    /// Copies the first N bytes of the room for the capture.
+    /// Copies the first N bytes of the capture's buffer.
     ///
     /// # Safety
     ///
-    /// `to` begins at a multiple of eight.
+    /// `to` must be aligned to eight bytes.
     #[inline(always)]
     pub(super) unsafe fn copy_capture<const N: usize>(&self, to: &mut [u8; N]) {
         self.with(|classifier| {

@@ -1,4 +1,5 @@
-//! connect(2) to IMDS: the early notice, and the floor of who owns a socket.
+//! Sees connect(2) to IMDS: announces the process early, and records it as the owner of the socket if no better one is
+//! found later.
 
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
 use imds_analyzer_ebpf::{
@@ -46,7 +47,7 @@ pub(super) fn observe_v6(ctx: &SockAddrContext) {
     }
 }
 
-/// The port as the context has it: big-endian, in the low half.
+/// The port in the format of the context: big-endian, in the low half.
 #[inline(always)]
 const fn port() -> u32 {
     target::PORT.to_be() as u32
@@ -64,14 +65,14 @@ fn observe(ctx: &SockAddrContext, family: u8, destination: [u8; 16]) {
         return;
     }
     let context = ctx.sock_addr.cast();
-    // A failed attempt, after which the socket is used again.
+    // An earlier attempt failed, and the process uses the socket again.
     if let Some(socket) = socket::existing(sk, context)
         && let Some(exchange) = exchange::of(sk)
     {
         attempt::report(sk, socket, exchange);
     }
     socket::forget(sk, context);
-    // Without state its packets are reported as such, with who sends them.
+    // Without state, the egress program reports the socket's packets with reason `no-state` and their sender.
     let Some(socket) = socket::of(sk, context) else { return };
     let (identity, leader) = task::identity();
     let cgroup = task::current_cgroup();
@@ -80,7 +81,7 @@ fn observe(ctx: &SockAddrContext, family: u8, destination: [u8; 16]) {
     // SAFETY: the program's own context.
     let cookie = unsafe { bpf_get_socket_cookie(context) };
     endpoints::begin(&socket.endpoints, socket.sock(), cookie, family, destination);
-    // Of MPTCP, answers come to sockets of its own.
+    // The answers on an MPTCP connection arrive on its subflows' sockets.
     if protocol == IPPROTO_TCP {
         exchange::begin(sk);
     }

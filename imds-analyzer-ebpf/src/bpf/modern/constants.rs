@@ -1,9 +1,9 @@
-//! Constants of the object: read-only data that user space writes before load, known values to the verifier.
+//! Constants of the object: read-only data that user space writes before load, so the verifier knows the values.
 
 use imds_analyzer_ebpf::abi::{Budget, Offsets};
 
 #[unsafe(no_mangle)]
-// SAFETY: integers alone, for which zeroes are valid.
+// SAFETY: the struct has only integers, for which zeroes are valid.
 static OFFSETS: Offsets = unsafe { core::mem::zeroed() };
 
 #[unsafe(no_mangle)]
@@ -23,31 +23,31 @@ macro_rules! offset {
 }
 pub(super) use offset;
 
-/// What [`offset!`] stands for.
+/// Implements [`offset!`].
 #[inline(always)]
 pub(super) fn load_offset(field: impl FnOnce(&Offsets) -> &u32) -> u64 {
     load(field(&OFFSETS))
 }
 
-/// What one record costs of its user's budget, and how much can be saved up, in us.
+/// The cost of one record, and the most that a user can save up, both in us.
 #[inline(always)]
 pub(super) fn budget() -> (u64, u64) {
     (load(&BUDGET.cost), load(&BUDGET.depth))
 }
 
-/// Whether connections are followed for their answers.
+/// True if the programs follow the answers on connections.
 #[inline(always)]
 pub(super) fn answers() -> bool {
     load(&ANSWERS) != 0
 }
 
-/// Where digests of payload are evaluated.
+/// The point at which digests of payload are evaluated.
 #[inline(always)]
 pub(super) fn digest_key() -> u64 {
     load(&DIGEST_KEY)
 }
 
-/// Loads a constant where it is used: the compiler must not fold the zeroes above.
+/// Loads a constant at run time: the compiler must not fold the zeroes above.
 #[inline(always)]
 fn load(constant: &u32) -> u64 {
     // SAFETY: a reference is valid to read.

@@ -1,4 +1,5 @@
-//! The wire tap: every packet a socket sends, judged by the socket's peer, followed by sequence number.
+//! The wire tap: sees every packet that a socket sends, selects packets by the socket's peer, and follows the stream by
+//! sequence number.
 
 use aya_ebpf::{bindings::__sk_buff, programs::SkBuffContext};
 use aya_log_ebpf::debug;
@@ -29,9 +30,8 @@ pub(super) fn observe(ctx: *mut __sk_buff) {
     }
 }
 
-/// A packet of a socket whose peer is IMDS.
-// VERIFIER: a global function is verified once, on its own (5.6, commit 51c39bb1d5d1), not once for every way that
-// leads to it.
+/// Processes a packet of a socket whose peer is IMDS.
+// VERIFIER: a global function is verified once, on its own (5.6, commit 51c39bb1d5d1), not once for every call path.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_stream(ctx: *mut __sk_buff) -> u32 {
@@ -82,7 +82,8 @@ pub(crate) extern "C" fn imds_stream(ctx: *mut __sk_buff) -> u32 {
     0
 }
 
-/// The first packet of a connection, or the first one seen: what stays the same for all that follow.
+/// Processes the first packet of a connection, or the first one seen: records what stays the same for all later
+/// packets.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
@@ -99,8 +100,8 @@ pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
     if !sk.is_null() {
         exchange::begin_unless_begun(sk);
     }
-    // No hook saw who connected (MPTCP on some kernels). A first SYN leaves in the context of its connect(2), so the current
-    // task is it, unless it is a kernel thread.
+    // No hook saw the task that connected (MPTCP on some kernels). A first SYN leaves in the context of its connect(2),
+    // so the current task is the one that connects, unless it is a kernel thread.
     if socket.connector().tgid == 0 {
         let (identity, leader) = task::identity();
         if identity.mm != 0 && identity.tgid != 0 {
@@ -111,9 +112,9 @@ pub(crate) extern "C" fn imds_open(ctx: *mut __sk_buff) -> u32 {
     0
 }
 
-/// Notes the current task as the sender of the bytes from `seq` on, where that is certain though no sender hook sees it: a
-/// SYN with data (TCP Fast Open) leaves in the context of its send, and so do the packets of an MPTCP connection while a
-/// process holds the lock of its socket.
+/// Notes the current task as the sender of the bytes from `seq` on, if that is certain although no sender hook sees the
+/// send: a SYN with data (TCP Fast Open) leaves in the context of its send, and so do the packets of an MPTCP
+/// connection while a process holds the lock of its socket.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_sender(ctx: *mut __sk_buff, seq: u32, syn: u32) -> u32 {
@@ -138,7 +139,7 @@ pub(crate) extern "C" fn imds_sender(ctx: *mut __sk_buff, seq: u32, syn: u32) ->
     0
 }
 
-/// Takes the new part of `len` bytes of payload, and compares the rest with what was judged.
+/// Takes the new part of `len` bytes of payload, and compares the rest with the bytes that were judged before.
 #[inline(always)]
 fn take(skb: Skb, socket: &Socket, headers: &Headers, len: u32) {
     let mut offset = headers.payload;
@@ -159,7 +160,7 @@ fn take(skb: Skb, socket: &Socket, headers: &Headers, len: u32) {
     }
     let seq = socket.next_seq.get();
     let flags = socket.endpoints.flags.get();
-    // What leaves now decides: the way to IMDS may have been another when the connection was opened.
+    // The current packet decides: the route to IMDS may have changed since the connection was opened.
     if skb.is_local() {
         socket.endpoints.flags.set(flags | request_flags::LOCAL);
         socket.local.set(1);
@@ -178,7 +179,8 @@ fn take(skb: Skb, socket: &Socket, headers: &Headers, len: u32) {
         socket.urgent.set(1);
         socket.urgent_seq.set(behind);
     }
-    // The byte before the urgent pointer, and the one behind it as RFC 1122 has it (tcp_stdurg).
+    // The urgent byte is the one before the urgent pointer, or the one after that as RFC 1122 reads the pointer
+    // (tcp_stdurg).
     let urgent_seq = socket.urgent_seq.get();
     let from_urgent = seq.wrapping_sub(urgent_seq);
     let before_urgent = urgent_seq.wrapping_sub(1).wrapping_sub(seq);
@@ -187,7 +189,7 @@ fn take(skb: Skb, socket: &Socket, headers: &Headers, len: u32) {
         socket.classifier.spoil(Reason::Urgent);
     }
     let left_out = scan::payload(skb.0, offset, left);
-    // Whether or not it was spoilt: another branch would make two loops of the one above.
+    // Called even if nothing was spoiled: another branch would turn the loop above into two.
     socket.classifier.end_spoil();
     if left_out > 0 {
         counters::add(Loss::PacketBound, 1);
@@ -199,7 +201,7 @@ fn take(skb: Skb, socket: &Socket, headers: &Headers, len: u32) {
     }
 }
 
-/// `missing` bytes of the stream are not to be seen.
+/// Handles `missing` bytes of the stream that no hook saw.
 #[inline(always)]
 fn gap(skb: Skb, socket: &Socket, missing: u32) {
     counters::add(Loss::GapBytes, missing as u64);
@@ -212,7 +214,8 @@ fn gap(skb: Skb, socket: &Socket, missing: u32) {
     socket.next_seq.set(seq.wrapping_add(missing));
 }
 
-/// Tells user space, which keeps the time, of a head that is not whole yet: once at first, once with its request line.
+/// Tells user space, which applies the time limit, about a head that is not complete yet: once when it begins, and once
+/// more with its request line.
 #[inline(always)]
 fn note_unfinished(ctx: *mut __sk_buff, socket: &Socket) {
     let seq = socket.next_seq.get().wrapping_sub(socket.classifier.head().len);

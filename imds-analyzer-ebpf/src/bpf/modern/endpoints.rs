@@ -1,4 +1,4 @@
-//! The two ends of a connection, as one of its packets has them.
+//! The two ends of a connection, read from one of its packets.
 
 use imds_analyzer_ebpf::{
     abi::request_flags,
@@ -9,7 +9,7 @@ use imds_analyzer_ebpf::{
 use super::{socket::Endpoints, task};
 use crate::bpf::common::skb::Skb;
 
-/// Writes what is known of them when the socket at `sock` connects: its own address is chosen later.
+/// Writes what is known of the two ends when the socket at `sock` connects: the kernel chooses the local address later.
 #[inline(always)]
 pub(super) fn begin(endpoints: &Endpoints, sock: u64, cookie: u64, family: u8, destination: [u8; 16]) {
     endpoints.cookie.set(cookie);

@@ -1,11 +1,12 @@
-//! Requests and answers of one connection, by their numbers: the k-th answer is to the k-th request.
+//! Matches the answers on one connection to its requests by number: the k-th answer belongs to the k-th request.
 //!
-//! The egress program counts requests, under the socket's lock. The ingress program runs before a packet gets to that lock
-//! (`tcp_filter` stands before `bh_lock_sock_nested` in `tcp_v4_rcv`, net/ipv4/tcp_ipv4.c): two packets of one connection may
-//! be looked at on two CPUs at once. One of them is then left out, and what follows on the connection is not told.
+//! The egress program counts requests under the socket's lock. The ingress program runs before the kernel takes that
+//! lock (`tcp_v4_rcv` calls `tcp_filter` before `bh_lock_sock_nested`, net/ipv4/tcp_ipv4.c), so two CPUs may process
+//! two packets of one connection at once. One of the packets is then skipped, and later answers on the connection are
+//! not reported.
 //!
-//! Both may run at once, too, and each writes fields of its own. An answer comes after its request has left, so what the
-//! egress program wrote of that request is there to be read.
+//! The egress and the ingress program may also run at once; each writes its own fields. An answer arrives after its
+//! request has left, so the ingress program can rely on what the egress program wrote about that request.
 
 use core::{
     cell::{Cell, UnsafeCell},
@@ -28,13 +29,14 @@ use imds_analyzer_ebpf::{
 use super::{constants, task};
 use crate::bpf::common::{counters, skb::Skb};
 
-/// Requests that may wait for their answers at once: one bit each.
+/// Requests that may wait for an answer at the same time: one bit each.
 const WAITING_MAX: u32 = u64::BITS;
 
-/// The value of the map; all zeroes is a connection that has just begun.
+/// The value of the map; all zeroes means a new connection.
 #[repr(C)]
 struct Storage {
-    // VERIFIER: it has to be a field of the value itself, of this type (btf_find_spin_lock, kernel/bpf/btf.c).
+    // VERIFIER: the lock must be a field of the map's value itself, of this type (btf_find_spin_lock,
+    // kernel/bpf/btf.c).
     lock: bpf_spin_lock,
     exchange: Exchange,
 }
@@ -42,30 +44,30 @@ struct Storage {
 /// Requests and answers of one connection.
 #[repr(C)]
 pub(super) struct Exchange {
-    /// When it began, in ns since boot.
+    /// When the connection began, in ns since boot.
     pub(super) started: Cell<u64>,
-    /// Of the request at `index`, bit `index % 64`: its method is HEAD.
+    /// Bit `index % 64` is set if the method of the request at `index` is HEAD.
     heads: Cell<u64>,
-    /// User space has it.
+    /// Bit `index % 64` is set if user space has the request at `index`.
     reported: Cell<u64>,
     /// Requests so far.
     pub(super) requests: Cell<u32>,
-    /// How many answers come to further requests cannot be told.
+    /// Not 0 once later requests can no longer be counted.
     uncertain: Cell<u32>,
 
-    /// A program looks at a packet, and another packet came meanwhile; guarded by the lock.
+    /// Guarded by the lock: not 0 while a program processes a packet, and not 0 if another packet arrived in that time.
     busy: Cell<u32>,
     conflict: Cell<u32>,
 
-    // From here on, what the ingress program writes while it is busy.
-    /// When the first byte of the last status line came, in ns since boot, and in a packet of which TTL.
+    // The fields from here on are written by the ingress program only, while it is busy.
+    /// When the first byte of the last status line arrived, in ns since boot, and the TTL of its packet.
     line_time: Cell<u64>,
     line_hops: Cell<u8>,
-    /// TTL of the packet in hand.
+    /// TTL of the current packet.
     hops: Cell<u8>,
-    /// The answer in hand is to HEAD.
+    /// Not 0 if the current answer is to a HEAD request.
     is_head: Cell<u8>,
-    /// The connection was accepted, or refused.
+    /// Not 0 if the peer accepted the connection; not 0 if the peer refused it.
     pub(super) synced: Cell<u8>,
     pub(super) refused: Cell<u8>,
     reserved: [u8; 3],
@@ -73,13 +75,13 @@ pub(super) struct Exchange {
     pub(super) next_seq: Cell<u32>,
     /// Answers so far.
     count: Cell<u32>,
-    /// Requests of which it was told that there are no more answers.
+    /// The number of requests when user space was last told that no more answers come.
     told: Cell<u32>,
     reserved2: u32,
     answers: UnsafeCell<Answers>,
 }
 
-/// An answer that user space is to hear of.
+/// An answer to report to user space.
 pub(super) struct Answered {
     pub(super) index: u32,
     pub(super) status: u16,
@@ -90,7 +92,7 @@ pub(super) struct Answered {
 #[btf_map]
 static EXCHANGES: SkStorage<Storage> = SkStorage::new();
 
-/// Those of `sk`, if they are followed.
+/// The exchange of `sk`, if it is followed.
 #[inline(always)]
 pub(super) fn of<'a>(sk: *mut bpf_sock) -> Option<&'a Exchange> {
     let storage = storage(sk, 0);
@@ -100,7 +102,7 @@ pub(super) fn of<'a>(sk: *mut bpf_sock) -> Option<&'a Exchange> {
     exchange(storage)
 }
 
-/// Those of the socket that a packet belongs to, if they are followed.
+/// The exchange of the socket that a packet belongs to, if it is followed.
 #[inline(always)]
 pub(super) fn of_packet<'a>(skb: Skb) -> Option<&'a Exchange> {
     let sk = skb.full_sock();
@@ -110,7 +112,7 @@ pub(super) fn of_packet<'a>(skb: Skb) -> Option<&'a Exchange> {
     of(sk)
 }
 
-/// Begins to follow those of `sk`, which connects.
+/// Begins to follow the exchange of `sk`, which connects.
 #[inline(always)]
 pub(super) fn begin(sk: *mut bpf_sock) {
     if !constants::answers() {
@@ -125,7 +127,7 @@ pub(super) fn begin(sk: *mut bpf_sock) {
     }
 }
 
-/// Begins to follow those of `sk`, whose SYN leaves, unless that was done when it connected.
+/// Begins to follow the exchange of `sk`, whose SYN leaves, unless [`begin`] already ran when it connected.
 #[inline(always)]
 pub(super) fn begin_unless_begun(sk: *mut bpf_sock) {
     match of(sk) {
@@ -134,8 +136,8 @@ pub(super) fn begin_unless_begun(sk: *mut bpf_sock) {
     }
 }
 
-/// Takes the turn at the connection of `sk`: false if it is not followed, or if another CPU has the turn. It ends with
-/// [`leave`].
+/// Takes the turn to process a packet of `sk`. Returns false if the exchange is not followed or if another CPU has the
+/// turn. The turn ends with [`leave`].
 #[inline(always)]
 pub(super) fn enter(sk: *mut bpf_sock) -> bool {
     let storage = storage(sk, 0);
@@ -150,8 +152,8 @@ pub(super) fn enter(sk: *mut bpf_sock) -> bool {
     was_busy == 0
 }
 
-/// Ends the turn at the connection of `sk`; true, and it does not end, if another packet came meanwhile. That one was left
-/// out.
+/// Ends the turn of a packet of `sk`. Returns true, and keeps the turn, if another packet arrived during it: that
+/// packet was skipped.
 #[inline(always)]
 pub(super) fn leave(sk: *mut bpf_sock) -> bool {
     let storage = storage(sk, 0);
@@ -166,7 +168,7 @@ pub(super) fn leave(sk: *mut bpf_sock) -> bool {
     conflict != 0
 }
 
-/// Ends the turn at the connection of `sk`, of which nothing can be told any more.
+/// Ends the turn of a packet of `sk`, whose answers can no longer be matched.
 #[inline(always)]
 pub(super) fn leave_lost(sk: *mut bpf_sock) {
     let storage = storage(sk, 0);
@@ -177,8 +179,8 @@ pub(super) fn leave_lost(sk: *mut bpf_sock) {
     unlock(storage);
 }
 
-/// What the lock guards, while it is held.
-// VERIFIER: no call between lock and unlock: each of these is a load or a store.
+/// The fields that the lock guards; usable while it is held.
+// VERIFIER: no call is allowed between lock and unlock; each method here is one load or one store.
 #[derive(Clone, Copy)]
 struct Turn {
     busy: *mut u32,
@@ -211,7 +213,7 @@ impl Turn {
     }
 }
 
-/// `storage` is not null.
+/// `storage` must not be null.
 #[inline(always)]
 fn lock(storage: *mut Storage) -> Turn {
     // SAFETY: a map's value: the address of its field is valid.
@@ -225,12 +227,12 @@ fn lock(storage: *mut Storage) -> Turn {
     Turn { busy, conflict }
 }
 
-/// `storage` is not null, and was locked.
+/// `storage` must not be null, and must be locked.
 #[inline(always)]
 fn unlock(storage: *mut Storage) {
     // SAFETY: a map's value: the address of its field is valid.
     let lock = unsafe { &raw mut (*storage).lock };
-    // SAFETY: it was locked.
+    // SAFETY: the caller holds the lock.
     unsafe { generated::bpf_spin_unlock(lock) };
 }
 
@@ -239,8 +241,8 @@ fn exchange<'a>(storage: *mut Storage) -> Option<&'a Exchange> {
     if storage.is_null() {
         return None;
     }
-    // SAFETY: not null, so the socket's own storage, to which all references are shared ones; fields are written by one
-    // program at a time, as the module says.
+    // SAFETY: not null, so the socket's own storage. All references to it are shared, and one program at a time writes
+    // a field, as the module documentation says.
     Some(unsafe { &(*storage).exchange })
 }
 
@@ -256,7 +258,7 @@ fn map() -> *mut c_void {
 }
 
 impl Exchange {
-    /// Counts a head that left: its index, if its answer can be told from others'.
+    /// Counts a head that left. Returns its index if its answer can be told from others.
     #[inline(always)]
     pub(super) fn count_request(&self, head: &Head) -> Option<u32> {
         if self.uncertain.get() != 0 {
@@ -269,7 +271,7 @@ impl Exchange {
         self.heads.set(if is_head { heads | bit } else { heads });
         self.reported.set(self.reported.get() & !bit);
         if let Some(reason) = head.reason {
-            // What a server makes of the rest of the stream is not known.
+            // It is unknown how a server reads the rest of the stream.
             self.uncertain.set(1);
             let reason = reason as u8;
             let is_answered =
@@ -288,19 +290,19 @@ impl Exchange {
         self.reported.set(self.reported.get() | bit(index));
     }
 
-    /// Which of the bytes that leave are requests cannot be told from here on.
+    /// Stops counting requests: from here on, it is unknown which outgoing bytes are requests.
     #[inline(always)]
     pub(super) fn set_uncertain(&self) {
         self.uncertain.set(1);
     }
 
-    /// The TTL of the packet in hand.
+    /// Notes the TTL of the current packet.
     #[inline(always)]
     pub(super) fn set_hops(&self, hops: u8) {
         self.hops.set(hops);
     }
 
-    /// Which answer is to which request cannot be told from here on.
+    /// Stops following answers: from here on, it is unknown which answer belongs to which request.
     #[inline(always)]
     pub(super) fn lose(&self) {
         if self.with(|answers| answers.is_lost()) {
@@ -315,7 +317,7 @@ impl Exchange {
         self.with(|answers| answers.is_lost())
     }
 
-    /// `missing` bytes of the stream were not seen.
+    /// Notes that `missing` bytes of the stream were not seen.
     #[inline(always)]
     pub(super) fn gap(&self, missing: u32) {
         if self.with(|answers| answers.gap(missing.into())) == Step::Lost {
@@ -324,7 +326,7 @@ impl Exchange {
         self.next_seq.set(self.next_seq.get().wrapping_add(missing));
     }
 
-    /// How many of the next `len` bytes nobody has to look at; they are passed over.
+    /// Skips those of the next `len` bytes that need no parsing. Returns how many it skipped.
     #[inline(always)]
     pub(super) fn skip(&self, len: u32) -> u32 {
         let skipped = self.with(|answers| {
@@ -353,13 +355,14 @@ impl Exchange {
         step
     }
 
-    /// Counts an answer, whose status code has just ended; `None` if user space does not know its request.
+    /// Counts an answer whose status code has just ended. Returns `None` if no request waits for it or if user space
+    /// does not have its request.
     #[inline(always)]
     pub(super) fn count_answer(&self) -> Option<Answered> {
         let index = self.count.get();
         let waiting = self.requests.get().wrapping_sub(index);
         if waiting == 0 || waiting > WAITING_MAX {
-            // An answer to nothing, or to what is not remembered any more.
+            // No request waits for this answer, or its request is no longer remembered.
             self.lose();
             return None;
         }
@@ -376,7 +379,8 @@ impl Exchange {
         })
     }
 
-    /// The index of the first request without an answer, if there are such that user space was not told of.
+    /// The index of the first request without an answer, if there are unanswered requests that user space has not been
+    /// told about.
     #[inline(always)]
     pub(super) fn to_tell(&self) -> Option<u32> {
         let (requests, count) = (self.requests.get(), self.count.get());
@@ -389,8 +393,8 @@ impl Exchange {
 
     #[inline(always)]
     fn with<T>(&self, action: impl FnOnce(&mut Answers) -> T) -> T {
-        // SAFETY: the only reference while `action` runs: actions are those of this file, which look at no exchange, and
-        // other programs are kept out by `busy`.
+        // SAFETY: the only reference while `action` runs: all actions are in this file and none looks up an exchange,
+        // and `busy` keeps other programs out.
         action(unsafe { &mut *self.answers.get() })
     }
 }

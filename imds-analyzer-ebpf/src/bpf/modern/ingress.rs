@@ -1,5 +1,5 @@
-//! What IMDS sends back: every packet that a socket receives, followed by sequence number, for the status lines in it.
-//! Bodies are passed over.
+//! Answers of IMDS: follows every packet that a socket receives by sequence number and finds the status lines. Bodies
+//! are skipped.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use imds_analyzer_ebpf::{
@@ -18,13 +18,13 @@ use super::{
 use crate::bpf::common::{counters, skb::Skb};
 
 /// Bytes looked at by one call of [`imds_answer_bytes`].
-// VERIFIER: it follows every way through the automaton for each of them.
+// VERIFIER: the verifier walks every path through the automaton for each of these bytes.
 const CHUNK: usize = 4;
-/// Calls of [`imds_answer_bytes`] by one of [`imds_answer_span`], and of that for one packet: 64 KiB in chunks.
-// VERIFIER: two loops of few rounds, because it follows each round of each.
+/// Calls of [`imds_answer_bytes`] per [`imds_answer_span`], and of [`imds_answer_span`] per packet: 64 KiB in chunks.
+// VERIFIER: two loops with few iterations, because the verifier walks every iteration of a loop.
 const STEPS: u32 = 128;
 const SPANS: u32 = 136;
-/// In the result of [`imds_answer_bytes`]: a status code has ended. The bits below are the bytes taken.
+/// Flag in the result of [`imds_answer_bytes`]: a status code has ended. The lower bits are the number of bytes taken.
 const ANSWER: u32 = 1 << 31;
 
 /// Entry of the program.
@@ -35,8 +35,8 @@ pub(super) fn observe(ctx: *mut __sk_buff) {
     }
 }
 
-/// A packet for a socket whose peer is IMDS.
-// VERIFIER: a global function, as `imds_stream`.
+/// Processes a packet for a socket whose peer is IMDS.
+// VERIFIER: a global function, like `imds_stream`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_answers(ctx: *mut __sk_buff) -> u32 {
@@ -53,7 +53,7 @@ pub(crate) extern "C" fn imds_answers(ctx: *mut __sk_buff) -> u32 {
     0
 }
 
-/// A packet was left out, and nobody knows what was in it.
+/// Gives up on the answers of a connection after a packet was skipped: nobody knows what was in that packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_left_out(ctx: *mut __sk_buff) -> u32 {
@@ -65,7 +65,8 @@ pub(crate) extern "C" fn imds_left_out(ctx: *mut __sk_buff) -> u32 {
     0
 }
 
-/// A bare acknowledgement. Timers send them, on any CPU: such a packet must not take the turn of one that has an answer.
+/// True if the packet is a bare acknowledgement. Timers send those on any CPU: such a packet must not take the turn of
+/// one that carries an answer.
 #[inline(always)]
 fn says_nothing(skb: Skb) -> bool {
     match Headers::read(&skb) {
@@ -74,7 +75,7 @@ fn says_nothing(skb: Skb) -> bool {
     }
 }
 
-/// The same, with the turn taken.
+/// Processes a packet that has taken the turn.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_receive(ctx: *mut __sk_buff) -> u32 {
@@ -116,7 +117,7 @@ pub(crate) extern "C" fn imds_receive(ctx: *mut __sk_buff) -> u32 {
 fn take(skb: Skb, exchange: &Exchange, headers: &Headers, len: u32) {
     let (mut offset, mut left) = (headers.payload, len);
     if exchange.synced.get() == 0 {
-        // Where its stream begins was not seen.
+        // The beginning of the stream was not seen.
         exchange.lose();
         return;
     }
@@ -143,8 +144,8 @@ fn take(skb: Skb, exchange: &Exchange, headers: &Headers, len: u32) {
     }
 }
 
-/// Takes `len` payload bytes at `offset`, or as many as one call may look at, and reports the answers in them. Returns how
-/// many it took.
+/// Takes `len` payload bytes at `offset`, or as many as one call may look at, and reports the answers in them. Returns
+/// how many it took.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_answer_span(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
@@ -163,7 +164,7 @@ pub(crate) extern "C" fn imds_answer_span(ctx: *mut __sk_buff, offset: u32, len:
     taken
 }
 
-/// Takes up to [`CHUNK`] of `len` payload bytes at `offset`, or more that nobody has to look at. Returns how many it took,
+/// Takes up to [`CHUNK`] of `len` payload bytes at `offset`, or more if they need no parsing. Returns how many it took,
 /// with [`ANSWER`] set if the last of them ended a status code; 0 if the packet could not be read.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -230,7 +231,7 @@ pub(crate) extern "C" fn imds_answered(ctx: *mut __sk_buff) -> u32 {
     0
 }
 
-/// Says of the requests without an answer that none comes, or that none can be told.
+/// Tells user space that the requests without an answer get none, or that their answers cannot be matched.
 #[inline(always)]
 fn tell(skb: Skb, exchange: &Exchange, news: News) {
     let sk = skb.full_sock();
@@ -239,7 +240,7 @@ fn tell(skb: Skb, exchange: &Exchange, news: News) {
     }
 }
 
-/// The same, of the connection of `sk`.
+/// Like [`tell`], for the connection of `sk`.
 #[inline(always)]
 pub(super) fn end(sk: *mut bpf_sock, cookie: u64, exchange: &Exchange, news: News) {
     if let Some(index) = exchange.to_tell() {

@@ -1,26 +1,27 @@
-//! Memory of records and of maps' values, read and written so that the verifier can follow.
+//! Reads and writes the memory of records and map values in a way that the verifier can follow.
 
 use core::cell::Cell;
 
-/// A pointer as a number. `scratch` is memory of a map's value or a record.
+/// A pointer as a number. `scratch` must be in a map's value or in a record.
 #[inline(always)]
 pub(super) fn number<T>(pointer: *mut T, scratch: &Cell<u64>) -> u64 {
     let scratch = scratch.as_ptr();
-    // VERIFIER: what is loaded from such memory is a number; the pointer that was stored could not be computed with.
+    // VERIFIER: a value loaded from such memory is a plain number. The verifier restricts arithmetic on the pointer
+    // that was stored.
     // SAFETY: a reference is valid to write.
     unsafe { core::ptr::write_volatile(scratch, pointer as u64) };
-    // SAFETY: and to read.
+    // SAFETY: a reference is valid to read.
     unsafe { core::ptr::read_volatile(scratch) }
 }
 
-/// A field of a record or of a map's value, as it is there: the verifier knows nothing of the number.
+/// Loads a field of a record or of a map's value: the verifier knows nothing about the number.
 #[inline(always)]
 pub(super) fn load(field: &u16) -> u16 {
     // SAFETY: a reference is valid to read.
     unsafe { core::ptr::read_volatile(field) }
 }
 
-/// Writes such a field, for [`load`] to read.
+/// Writes a field of a record or of a map's value, for [`load`] to read.
 #[inline(always)]
 pub(super) fn store(field: &mut u16, value: u16) {
     // SAFETY: a reference is valid to write.
@@ -31,8 +32,9 @@ pub(super) fn store(field: &mut u16, value: u16) {
 ///
 /// # Safety
 ///
-/// `to` and `from` begin at multiples of eight.
-// VERIFIER: a copy of unknown alignment is compiled to one load and one store a byte, eight times as many to follow.
+/// `to` and `from` must be aligned to eight bytes.
+// VERIFIER: the compiler turns a copy of unknown alignment into one load and one store per byte, eight times as many
+// instructions to verify.
 #[inline(always)]
 pub(super) unsafe fn copy_aligned<const N: usize, const M: usize>(to: &mut [u8; N], from: &[u8; M]) {
     const { assert!(N <= M && N.is_multiple_of(8)) };

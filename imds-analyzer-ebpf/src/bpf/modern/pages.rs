@@ -1,5 +1,6 @@
-//! Bytes that can change after they were judged: pages that are still the sender's (MSG_ZEROCOPY, vmsplice, splice,
-//! sendfile) are read again when the packet is sent again, and a packet may be sent again by another way.
+//! Detects bytes that change after they were judged: the kernel reads pages that the sender can still write
+//! (MSG_ZEROCOPY, vmsplice, splice, sendfile) again when it retransmits a packet, and a retransmission may take another
+//! route.
 
 use aya_ebpf::bindings::__sk_buff;
 use imds_analyzer_ebpf::{abi::RecordKind, classify::Reason, follow::is_before};
@@ -14,12 +15,12 @@ use crate::bpf::common::{read, skb::Skb};
 
 /// Bytes read by one call of [`imds_digest`].
 const CHUNK: usize = 64;
-/// Calls of [`imds_digest`] by one of [`imds_digests`], and of that for one packet: 64 KiB.
+/// Calls of [`imds_digest`] per [`imds_digests`], and of [`imds_digests`] per packet: 64 KiB.
 const STEPS: u32 = 32;
 const SPANS: u32 = 32;
 
-/// Remembers `len` new payload bytes at `offset`, `seq` in the stream, if the sender can still write them or could those of
-/// an earlier packet, with which the kernel may join them when it sends again.
+/// Remembers `len` new payload bytes at `offset`, which are at `seq` in the stream, if the sender can still write them
+/// or could write those of an earlier packet: the kernel may merge the two packets when it retransmits.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_remember(ctx: *mut __sk_buff, seq: u32, offset: u32, len: u32) -> u32 {
@@ -47,7 +48,8 @@ pub(crate) extern "C" fn imds_remember(ctx: *mut __sk_buff, seq: u32, offset: u3
     0
 }
 
-/// Compares `len` payload bytes at `offset`, sent before as those from `seq` on, with what was judged then.
+/// Compares `len` retransmitted payload bytes at `offset`, which are at `seq` in the stream, with the bytes that were
+/// judged.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_again(ctx: *mut __sk_buff, seq: u32, offset: u32, len: u32) -> u32 {
@@ -78,18 +80,18 @@ pub(crate) extern "C" fn imds_again(ctx: *mut __sk_buff, seq: u32, offset: u32, 
     0
 }
 
-/// True if the sender of the packet at `skb` can write its pages.
+/// True if the sender of the packet at `skb` can still write its pages.
 #[inline(always)]
 fn are_senders(skb: u64) -> bool {
     let head: u64 = read::kernel(skb + offset!(skb_head)).unwrap_or(0);
     let end: u32 = read::kernel(skb + offset!(skb_end)).unwrap_or(0);
-    // What cannot be read is not known to be the kernel's own.
+    // If the flags cannot be read, the pages may be the sender's.
     read::kernel::<[u8; 1]>(head + end as u64 + offset!(shared_info_flags))
         .is_none_or(|[flags]| flags as u64 & offset!(shared_info_mask) != 0)
 }
 
-/// A digest of `len` payload bytes at `offset`: a polynomial over the field of 2^31 - 1, at a place that no sender knows, so
-/// that none can make other bytes with the same digest.
+/// A digest of `len` payload bytes at `offset`: a polynomial over the field of 2^31 - 1, evaluated at a point that no
+/// sender knows, so that no sender can find other bytes with the same digest.
 #[inline(always)]
 fn digest(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
     let mut digest = 0;
@@ -123,7 +125,7 @@ pub(crate) extern "C" fn imds_digests(ctx: *mut __sk_buff, offset: u32, len: u32
 }
 
 /// Continues a digest with up to [`CHUNK`] of `len` bytes at `offset`.
-// VERIFIER: a function of its own, so that its bytes are gone through once.
+// VERIFIER: a separate function, so that the verifier walks its loop once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_digest(ctx: *mut __sk_buff, offset: u32, len: u32, digest: u32) -> u32 {
@@ -134,7 +136,7 @@ pub(crate) extern "C" fn imds_digest(ctx: *mut __sk_buff, offset: u32, len: u32,
     let wanted = if len > CHUNK as u32 { CHUNK as u32 } else { len };
     let mut chunk = [0; CHUNK];
     if !Skb(ctx).load_into(offset, &mut chunk, wanted) {
-        // Never the same as anything.
+        // No digest has this value: digests are below 2^31 - 1.
         return u32::MAX;
     }
     let mut digest = digest as u64;

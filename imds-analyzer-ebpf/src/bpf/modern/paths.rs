@@ -1,5 +1,5 @@
-//! Paths of the current task: its executable, its working directory, its cgroup. No lock is taken on the way up, so a
-//! directory that is renamed meanwhile may be seen half renamed.
+//! Paths of the current task: its executable, its working directory, its cgroup. The walk to the root takes no lock, so
+//! a directory that is renamed during the walk may appear half renamed.
 
 use core::ffi::c_void;
 
@@ -9,9 +9,9 @@ use imds_analyzer_ebpf::abi::{NAME_MAX, PATHS_MAX, Paths, path_flags};
 use super::{constants::offset, memory};
 use crate::bpf::common::read;
 
-/// Names and mounts passed at most on the way to the root of all files.
+/// Maximum number of names and mounts visited on the way to the root of all files.
 const FILE_DEPTH: usize = 20;
-/// Names passed at most on the way to the root of all cgroups.
+/// Maximum number of names visited on the way to the root of all cgroups.
 const CGROUP_DEPTH: usize = 16;
 
 type Names = [u8; PATHS_MAX];
@@ -23,12 +23,12 @@ pub(super) const NONE: Paths = Paths {
     flags: 0,
 };
 
-/// Reads all three, as far as they fit; one that does not takes no room. Of the task that acts: a group leader that has
-/// exited has no files any more.
+/// Reads the three paths of `task`. A path that does not fit takes no room. `task` is the thread that acts, not its
+/// group leader: a group leader that has exited has no files any more.
 #[inline(always)]
 pub(super) fn read_into(paths: &mut Paths, names: &mut Names, task: u64, mm: u64) {
-    // VERIFIER: where the names end is kept in the record, of which the verifier remembers no values. Kept in a register,
-    // each length it may have would be another state to follow.
+    // VERIFIER: the end of the names is kept in the record, whose values the verifier does not track. In a register,
+    // each possible length would be another state to verify.
     let end = &mut paths.cgroup_end;
     memory::store(end, 0);
     let mut flags = 0;
@@ -60,7 +60,8 @@ pub(super) fn read_into(paths: &mut Paths, names: &mut Names, task: u64, mm: u64
     paths.flags = flags;
 }
 
-/// Whether a path was read up to its root; one that was not is forgotten: it would begin somewhere.
+/// True if a path was read up to its root. Otherwise drops the names that were read: without its root the path would
+/// begin at an arbitrary directory.
 #[inline(always)]
 fn whole(walked: Option<()>, end: &mut u16, start: u16) -> bool {
     if walked.is_none() {
@@ -69,14 +70,14 @@ fn whole(walked: Option<()>, end: &mut u16, start: u16) -> bool {
     walked.is_some()
 }
 
-/// Walks from the `struct path` at an address to the root of its mount namespace. `None` where it has no such way, or
-/// a longer one than there is room for.
+/// Walks from the `struct path` at an address to the root of its mount namespace. Returns `None` if the root cannot be
+/// reached or the path does not fit.
 #[inline(always)]
 fn walk(path: u64, end: &mut u16, names: &mut Names) -> Option<()> {
     let (mut dentry, _) = read::kernel_or_zero::<u64>(path + offset!(path_dentry));
     let (vfsmount, _) = read::kernel_or_zero::<u64>(path + offset!(path_mnt));
     let mut mount = vfsmount.wrapping_sub(offset!(mount_vfsmount));
-    // VERIFIER: a constant bound; every pass is looked at.
+    // VERIFIER: a constant bound; the verifier walks every iteration.
     for _ in 0..FILE_DEPTH {
         let (root, _) = read::kernel_or_zero::<u64>(mount + offset!(mount_vfsmount) + offset!(vfsmount_root));
         let (parent, failed) = read::kernel_or_zero::<u64>(dentry + offset!(dentry_parent));
@@ -92,7 +93,7 @@ fn walk(path: u64, end: &mut u16, names: &mut Names) -> Option<()> {
             mount = above;
         } else {
             append(dentry + offset!(dentry_name), end, names)?;
-            // A root that is no mount's: what cannot be reached has no path.
+            // The root of a directory tree, but of no mount: a file that cannot be reached has no path.
             if parent == dentry {
                 return None;
             }
@@ -102,19 +103,19 @@ fn walk(path: u64, end: &mut u16, names: &mut Names) -> Option<()> {
     None
 }
 
-/// Whether the file of the `struct path` at an address was removed from its directory.
+/// True if the file of the `struct path` at an address was removed from its directory.
 #[inline(always)]
 fn is_deleted(path: u64) -> bool {
     let Some(dentry) = read::kernel::<u64>(path + offset!(path_dentry)) else {
         return false;
     };
-    // The entry's back pointer, behind its pointer to the next: removed from the table of names.
+    // The hash entry's back pointer (`pprev`), after its `next`: null once the name is removed from the table of names.
     read::kernel::<u64>(dentry + offset!(dentry_hash) + 8) == Some(0)
-        // A root has no name to be removed.
+        // A root has no name that could be removed.
         && read::kernel::<u64>(dentry + offset!(dentry_parent)) != Some(dentry)
 }
 
-/// The cgroup of v2, or of a v1 hierarchy where those are in use.
+/// Reads the path of the task's v2 cgroup, or of its cgroup in a v1 hierarchy on hosts that use v1.
 #[inline(always)]
 fn cgroup(task: u64, end: &mut u16, names: &mut Names) -> Option<()> {
     let (css_set, _) = read::kernel_or_zero::<u64>(task + offset!(task_cgroups));
@@ -137,7 +138,7 @@ fn cgroup(task: u64, end: &mut u16, names: &mut Names) -> Option<()> {
     None
 }
 
-/// Appends the name that the pointer at an address leads to.
+/// Appends the name that the pointer at address `pointer` points to.
 #[inline(always)]
 fn append(pointer: u64, end: &mut u16, names: &mut Names) -> Option<()> {
     let (name, _) = read::kernel_or_zero::<u64>(pointer);
@@ -147,8 +148,8 @@ fn append(pointer: u64, end: &mut u16, names: &mut Names) -> Option<()> {
     Some(())
 }
 
-/// Copies a NUL-terminated string of at most N bytes, its NUL included, to `to` from `start` on, where there has to be
-/// room for N. Returns its length with the NUL.
+/// Copies a NUL-terminated string of at most N bytes, its NUL included, into `to` at `start`; N bytes must be free
+/// there. Returns the length with the NUL.
 #[inline(always)]
 fn kernel_str_into<const N: usize, const ROOM: usize>(to: &mut [u8; ROOM], start: u16, address: u64) -> Option<u16> {
     const { assert!(N <= ROOM) };
@@ -156,7 +157,7 @@ fn kernel_str_into<const N: usize, const ROOM: usize>(to: &mut [u8; ROOM], start
     if start > ROOM - N {
         return None;
     }
-    // SAFETY: `start` and N bytes behind it are within `to`, as just checked.
+    // SAFETY: the N bytes from `start` on are within `to`, as just checked.
     let at = unsafe { to.as_mut_ptr().add(start) };
     // SAFETY: at most N bytes are written there; the helper checks the address it reads from.
     let len = unsafe { bpf_probe_read_kernel_str(at.cast(), N as u32, address as *const c_void) };

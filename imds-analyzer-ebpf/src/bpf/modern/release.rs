@@ -1,5 +1,5 @@
-//! The last reference to a socket goes away. A connection the peer reset leaves no packet of its own; a head it cut is
-//! reported here, and so is a connection that never carried one.
+//! Runs when the last reference to a socket goes away. A connection that the peer reset sends no last packet, so this
+//! module reports a head that the reset cut off, and a connection that never carried a head.
 
 use aya_ebpf::bindings::bpf_sock;
 use imds_analyzer_ebpf::{
@@ -18,7 +18,7 @@ use crate::bpf::common::read::context_field;
 pub(super) fn observe(sk: *mut bpf_sock) {
     let dst_port = context_field!(sk, dst_port);
     let is_closed = context_field!(sk, state) == TCP_CLOSE;
-    // A connection that failed has no peer any more: the kernel takes it away (`tcp_disconnect`, net/ipv4/tcp.c).
+    // A failed connection has no peer any more: the kernel clears it (`tcp_disconnect`, net/ipv4/tcp.c).
     if dst_port != target::PORT.to_be() && (dst_port != 0 || !is_closed) {
         return;
     }
@@ -26,7 +26,7 @@ pub(super) fn observe(sk: *mut bpf_sock) {
         return;
     };
     let exchange = exchange::of(sk);
-    // In any other state the kernel still sends what is queued, and then a FIN or RST, and takes what comes back.
+    // In any other state the kernel still sends the queued bytes and then a FIN or RST, and still receives.
     if is_closed {
         if socket.classifier.close() == Step::Head {
             report::send(socket, None, RecordKind::Request);

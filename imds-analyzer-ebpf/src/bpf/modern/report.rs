@@ -1,4 +1,4 @@
-//! A judged head becomes a record.
+//! Turns a judged head into a record.
 
 use core::cell::Cell;
 
@@ -36,7 +36,8 @@ pub(crate) extern "C" fn imds_report(ctx: *mut __sk_buff, kind: u32) -> u32 {
     0
 }
 
-/// Reports `len` bytes of the stream from `seq` on, which cannot be judged for a [`Reason`].
+/// Reports `len` bytes of the stream from `seq` on, which cannot be judged. `kind` is a [`RecordKind`], `reason` a
+/// [`Reason`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_unjudged(ctx: *mut __sk_buff, kind: u32, seq: u32, len: u32, reason: u32) -> u32 {
@@ -59,7 +60,7 @@ pub(crate) extern "C" fn imds_unjudged(ctx: *mut __sk_buff, kind: u32, seq: u32,
     0
 }
 
-/// The same for a connection without state.
+/// Like [`imds_unjudged`], for a connection without state.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_stateless(ctx: *mut __sk_buff, seq: u32, len: u32, reason: u32) -> u32 {
@@ -76,8 +77,8 @@ pub(crate) extern "C" fn imds_stateless(ctx: *mut __sk_buff, seq: u32, len: u32,
     0
 }
 
-/// Sends what the socket's classifier has to say about the head it reported last or is reading, if the budget of its user
-/// allows. A whole head is counted in its `exchange`.
+/// Sends a record about the head that the socket's classifier reported last or is reading, if its user's budget allows.
+/// A complete head is counted in `exchange`.
 #[inline(always)]
 pub(super) fn send(socket: &Socket, exchange: Option<&Exchange>, kind: RecordKind) {
     let head = socket.classifier.head();
@@ -103,7 +104,7 @@ pub(super) fn send(socket: &Socket, exchange: Option<&Exchange>, kind: RecordKin
     }
 }
 
-/// True if the budget of the user lets the record through; a refusal is counted.
+/// True if the user's budget allows the record; counts a record over the budget.
 #[inline(always)]
 fn admits(uid: u32, head: &Head, kind: RecordKind) -> bool {
     let is_notice = kind as u16 == RecordKind::Pending as u16;
@@ -152,8 +153,8 @@ fn unjudged(socket: &Socket, kind: RecordKind, seq: u32, len: u32, reason: Reaso
     entry.submit(0);
 }
 
-/// The same where there is no memory for the socket's state: by the latest note on who sends, else the task whose packet
-/// this is.
+/// Like [`unjudged`], for a socket without state. Names the sender of the latest note, or else the task that is sending
+/// the packet.
 #[inline(always)]
 fn stateless(skb: Skb, sk: *mut bpf_sock, seq: u32, len: u32, reason: Reason) {
     let head = unknown(len, reason);
@@ -170,9 +171,10 @@ fn stateless(skb: Skb, sk: *mut bpf_sock, seq: u32, len: u32, reason: Reason) {
         assert!(align_of::<RequestRecord<CAPTURE_SHORT>>() >= align_of::<Endpoints>());
         assert!(core::mem::offset_of!(RequestRecord<CAPTURE_SHORT>, capture).is_multiple_of(align_of::<Endpoints>()));
     }
-    // VERIFIER: the stack is too small for them, and there is no capture to take this room.
+    // VERIFIER: the stack is too small for the endpoints, and this record has no capture, so they use its room.
     let endpoints = record.capture.as_mut_ptr().cast::<Endpoints>();
-    // SAFETY: large enough and aligned, as just checked; integers alone, for which any bytes are valid.
+    // SAFETY: the room is large enough and aligned, as just checked. `Endpoints` has only integers, for which any bytes
+    // are valid.
     let endpoints = unsafe { &*endpoints };
     endpoints::write(endpoints, skb, sock);
     let cookie = endpoints.cookie.get();
@@ -186,7 +188,7 @@ fn stateless(skb: Skb, sk: *mut bpf_sock, seq: u32, len: u32, reason: Reason) {
         let (identity, leader) = task::identity();
         task::facts_into(&mut request.task, &identity, leader, 0, OwnerHook::Egress as u8);
         if identity.mm == 0 {
-            // A thread of the kernel's own.
+            // A kernel thread.
             request.task.tgid = 0;
         }
     }
@@ -197,7 +199,7 @@ fn stateless(skb: Skb, sk: *mut bpf_sock, seq: u32, len: u32, reason: Reason) {
     entry.submit(0);
 }
 
-/// Bytes nobody can judge.
+/// A head of `len` bytes that cannot be judged.
 #[inline(always)]
 fn unknown(len: u32, reason: Reason) -> Head {
     Head {
@@ -210,7 +212,7 @@ fn unknown(len: u32, reason: Reason) -> Head {
     }
 }
 
-/// False without room.
+/// Sends the record that [`send`] describes. Returns false if the ring buffer has no room.
 #[inline(always)]
 fn fill<const N: usize>(socket: &Socket, kind: RecordKind, note: u32, capture_len: usize, index: Option<u32>) -> bool {
     let Some(mut entry) = transport::reserve::<RequestRecord<N>>() else {
@@ -308,7 +310,7 @@ pub(super) fn request_into(
     request.reserved3 = 0;
 }
 
-/// The sender: as the note that was found says. Without one, who connected.
+/// Writes the sender: the task of the note that was found, or else the task that connected.
 #[inline(always)]
 fn owner_into(to: &mut Task, socket: &Socket, note: u32) {
     *to = socket.connector();
@@ -324,10 +326,10 @@ fn owner_into(to: &mut Task, socket: &Socket, note: u32) {
     }
 }
 
-/// The user of the same.
+/// The user of the task that [`owner_into`] writes.
 #[inline(always)]
 fn sender_uid(socket: &Socket, note: u32) -> u32 {
-    // Not root's, though all is zeroes, where nobody was seen.
+    // If no hook saw the task that connected, its facts are all zeroes, but the budget to use is not root's.
     let connector = socket.connector();
     let connector = if connector.tgid == 0 {
         budget::NOBODY
@@ -337,8 +339,8 @@ fn sender_uid(socket: &Socket, note: u32) -> u32 {
     imds_note_uid(socket.sock(), socket.endpoints.cookie.get(), note, connector)
 }
 
-/// The user in the note at `place`; `otherwise` without a note.
-// VERIFIER: a global function, as `imds_announce`.
+/// The user in the note at `place`, or `otherwise` if there is no note.
+// VERIFIER: a global function, like `imds_announce`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_note_uid(sock: u64, cookie: u64, place: u32, otherwise: u32) -> u32 {
@@ -348,38 +350,38 @@ pub(crate) extern "C" fn imds_note_uid(sock: u64, cookie: u64, place: u32, other
     }
 }
 
-/// The place of a note.
+/// The place of a note as an index.
 // VERIFIER: as in `read::user_into`.
 #[inline(always)]
 fn within_notes(place: u32) -> usize {
     read::bounded(place) as usize & (NOTES - 1)
 }
 
-// Instead of the place of a note.
+// Results of `note` other than the place of a note.
 const NO_NOTE: u32 = NOTES as u32;
-/// There were notes on this socket, until others' took their place.
+/// There were notes on this socket, until notes on other sockets evicted them.
 const PUSHED_OUT: u32 = NO_NOTE + 1;
-/// More changes of sender than are remembered have come since.
+/// The sender has changed more often since than is remembered.
 const TOO_LATE: u32 = NO_NOTE + 2;
 
-/// Where the note on the sender of the byte at `seq` is: of those taken before it, the latest.
+/// The place of the note about the sender of the byte at `seq`: the latest note that does not begin after that byte.
 #[inline(always)]
 fn note(socket: &Socket, seq: u32) -> u32 {
-    // Then the socket's notes were made when it connected.
+    // The connect hook creates the notes of a socket.
     let had_notes = socket.connector().hook == OwnerHook::Connect as u8;
     imds_note(socket.sock(), socket.endpoints.cookie.get(), had_notes as u32, seq)
 }
 
-/// The same by the address of the socket; `had_notes` is 1 if they were ever made.
-// VERIFIER: a global function, as `imds_announce`.
+/// Like [`note`], by the address of the socket. `had_notes` is 1 if notes were ever created for it.
+// VERIFIER: a global function, like `imds_announce`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_note(sock: u64, cookie: u64, had_notes: u32, seq: u32) -> u32 {
     let Some(senders) = socket::senders(sock, cookie) else {
         return if had_notes != 0 { PUSHED_OUT } else { NO_NOTE };
     };
-    // Notes are taken in the order of the stream: from the latest back, the first that is not behind the byte. One place is
-    // that of the next.
+    // Notes are in the order of the stream: search backwards from the latest one for the first that does not begin
+    // after the byte. One slot is reserved for the next note.
     for back in 1..NOTES as u32 {
         if back > senders.count {
             return NO_NOTE;

@@ -1,4 +1,4 @@
-//! New payload goes through the socket's classifier, a few bytes a call.
+//! Feeds new payload to the socket's classifier, a few bytes per call.
 
 use aya_ebpf::bindings::__sk_buff;
 use imds_analyzer_ebpf::{abi::RecordKind, classify::Step};
@@ -7,18 +7,20 @@ use super::{report::imds_report, socket};
 use crate::bpf::common::skb::Skb;
 
 /// Bytes looked at by one call of [`imds_scan`].
-// VERIFIER: it follows every way through the classifier for each of them, about 6,000 instructions a byte.
+// VERIFIER: the verifier walks every path through the classifier for each of these bytes, about 6,000 instructions per
+// byte.
 const CHUNK: usize = 2;
-/// Calls of [`imds_scan`] by one of [`imds_span`], of that by one of [`imds_payload`], and of that for one packet: 64 KiB
-/// in chunks, and a quarter more for pipelined heads, each of which ends a call early.
-// VERIFIER: three loops of few rounds, because it follows each round of each.
+/// Calls of [`imds_scan`] per [`imds_span`], of [`imds_span`] per [`imds_payload`], and of [`imds_payload`] per packet:
+/// 64 KiB in chunks, and a quarter more for pipelined heads, each of which ends a call early.
+// VERIFIER: three loops with few iterations, because the verifier walks every iteration of a loop.
 const STEPS: u32 = 32;
 const SPANS: u32 = 32;
 const PAYLOADS: u32 = 40;
-/// In the result of [`imds_scan`]: a head is to be reported. The bits below are the bytes taken.
+/// Flag in the result of [`imds_scan`]: a head is to be reported. The lower bits are the number of bytes taken.
 const HEAD: u32 = 1 << 31;
 
-/// Takes `len` payload bytes at `offset`. Returns how many it left out, because they are more than one packet may take.
+/// Takes `len` payload bytes at `offset`. Returns how many bytes are left over because the packet has more than the
+/// loops may take.
 #[inline(always)]
 pub(super) fn payload(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
     let (mut offset, mut left) = (offset, len);
@@ -34,7 +36,7 @@ pub(super) fn payload(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
     left
 }
 
-/// As [`imds_span`], for more of them.
+/// Like [`imds_span`], for up to [`SPANS`] spans.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_payload(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
@@ -50,8 +52,8 @@ pub(crate) extern "C" fn imds_payload(ctx: *mut __sk_buff, offset: u32, len: u32
     taken
 }
 
-/// Takes `len` payload bytes at `offset`, or as many as one call may look at, and reports the heads in them. Returns how
-/// many it took.
+/// Takes `len` payload bytes at `offset`, or as many as one call may look at, and reports the heads in them. Returns
+/// how many it took.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_span(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {

@@ -1,4 +1,5 @@
-//! The sender's own context: whose bytes are these, from which sequence number on. One body for every hook.
+//! Runs in the sender's own context and notes which task writes from which sequence number on. All hooks share one
+//! body.
 
 use aya_ebpf::{EbpfContext, programs::ProbeContext};
 use imds_analyzer_ebpf::{
@@ -13,8 +14,8 @@ use super::{
 };
 use crate::bpf::common::{read, skb};
 
-/// Entry of the hooks with typed arguments, of which the socket is the first; leaves at once if the socket's peer has
-/// another port, as nearly every send does.
+/// Entry of the hooks with typed arguments; the socket is the first argument. Returns at once if the socket's peer has
+/// another port, as in nearly every send.
 #[inline(always)]
 pub(super) fn observe_typed(ctx: &impl EbpfContext, hook: OwnerHook) {
     let sk = Argument::first(ctx);
@@ -45,9 +46,10 @@ fn observe(sock: u64, hook: OwnerHook) {
     imds_note_sender(sock, cookie, task::current_cgroup(), hook as u32, seq);
 }
 
-/// Notes that the current task sends from `seq` on on the socket at `sock`, if it is another than before or has changed its
-/// user or name since, and announces it, if it is not the process announced last. `hook` is an [`OwnerHook`].
-// VERIFIER: a global function, as `imds_announce`.
+/// Notes that the current task sends from `seq` on, on the socket at `sock`, unless the latest note already has this
+/// task with the same facts (user, name). Announces the task's process unless it was the last one announced. `hook` is
+/// an [`OwnerHook`].
+// VERIFIER: a global function, like `imds_announce`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_note_sender(sock: u64, cookie: u64, cgroup: u64, hook: u32, seq: u32) -> u32 {
@@ -61,7 +63,7 @@ pub(crate) extern "C" fn imds_note_sender(sock: u64, cookie: u64, cgroup: u64, h
     let (identity, leader) = task::identity();
     let count = senders.count;
     let next = count as usize & (NOTES - 1);
-    // The place of the oldest note serves for the comparison: it is the next one to be taken.
+    // Write the facts into the slot of the oldest note to compare them there: that slot is the next one to be taken.
     let fresh = &mut senders.notes[next];
     fresh.seq = seq;
     task::facts_into(&mut fresh.task, &identity, leader, cgroup, hook as u8);
@@ -71,7 +73,8 @@ pub(crate) extern "C" fn imds_note_sender(sock: u64, cookie: u64, cgroup: u64, h
     }
     if !senders.is_announced(&identity) {
         senders.set_announced(&identity);
-        // Another than who connected, as few are: its paths are left to /proc.
+        // Few sockets are used by a process other than the one that connected. User space reads the paths of this
+        // process from /proc.
         imds_announce(sock, cookie, cgroup, hook);
     }
     0
@@ -88,7 +91,7 @@ fn is_same(a: &Task, b: &Task) -> bool {
     different == 0
 }
 
-/// Whether the peer of the socket at `sock` has IMDS's address.
+/// True if the peer of the socket at `sock` has IMDS's address.
 #[inline(always)]
 fn is_imds_address(sock: u64) -> bool {
     if read::kernel::<[u8; 4]>(sock + offset!(sock_daddr)).is_some_and(target::is_imds_v4) {
@@ -117,21 +120,21 @@ impl Argument {
         Self(ctx.as_ptr().cast())
     }
 
-    /// The two bytes at `offset`, without a helper's call: the verifier knows the pointer's type, and the kernel catches
-    /// the fault should the memory be gone.
+    /// The two bytes at `offset`, loaded without a helper call: the verifier knows the pointer's type, and the kernel
+    /// handles the fault if the memory is gone.
     #[inline(always)]
     fn u16(self, offset: u64) -> u16 {
         // SAFETY: the context holds at least one argument.
         let argument = unsafe { core::ptr::read_volatile(self.0) };
         let field = argument.wrapping_add(offset as usize).cast::<u16>();
-        // SAFETY: the offset is that of a field of the argument's struct, by the kernel's own BTF.
+        // SAFETY: `offset` is the offset of a field of the argument's struct, from the kernel's own BTF.
         unsafe { core::ptr::read_volatile(field) }
     }
 
     /// The pointer as a number.
     #[inline(always)]
     fn address(self) -> u64 {
-        // VERIFIER: read as bytes, so that arithmetic on it is not restricted.
+        // VERIFIER: the pointer is read as bytes, so that arithmetic on it is not restricted.
         read::kernel(self.0 as u64).unwrap_or(0)
     }
 }

@@ -1,4 +1,4 @@
-//! What only the modern object asks of a packet: its bytes, its socket and the socket's addresses.
+//! What only the modern object reads from a packet: its bytes, its socket and the socket's addresses.
 
 use core::ffi::c_void;
 
@@ -72,7 +72,7 @@ impl Skb {
         unsafe { bpf_sk_fullsock(sk) }
     }
 
-    /// The first `len` bytes at `offset` into `bytes`; `len` is 1..=N, N a power of two.
+    /// Loads `len` bytes at `offset` into `bytes`; `len` must be 1..=N, N a power of two. Returns false on failure.
     #[inline(always)]
     pub(super) fn load_into<const N: usize>(self, offset: u32, bytes: &mut [u8; N], len: u32) -> bool {
         const { assert!(N.is_power_of_two()) };
@@ -94,7 +94,7 @@ impl Bytes for Skb {
     }
 }
 
-/// Four bytes in the place of sixteen.
+/// An IPv4 address in the first four of sixteen bytes.
 #[inline(always)]
 fn mapped(word: u32) -> [u8; 16] {
     bytes([word, 0, 0, 0])

@@ -1,4 +1,4 @@
-//! Who is running: facts of the current task, its ancestors and its argv, read while it is there.
+//! Facts about the current task, its ancestors and its argv, read while the task exists.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns};
 use imds_analyzer_ebpf::abi::{
@@ -9,15 +9,16 @@ use zerocopy::FromBytes;
 use super::{constants::offset, paths, transport};
 use crate::bpf::common::{counters, read};
 
-/// What tells one run of one program from another.
+/// Identifies one run of one program.
 #[derive(Clone, Copy)]
 pub(super) struct Identity {
     pub(super) tgid: u32,
     pub(super) tid: u32,
     pub(super) start: u64,
-    /// How often the process executed a program, `self_exec_id`: it never comes back, as the address of a memory map does.
+    /// How many programs the process has executed (`self_exec_id`). The count never repeats; the address of a memory
+    /// map does.
     pub(super) exec: u64,
-    /// Address of its memory map, 0 for a kernel thread.
+    /// Address of the process's memory map, 0 for a kernel thread.
     pub(super) mm: u64,
 }
 
@@ -61,7 +62,7 @@ impl Fields {
         value
     }
 
-    /// A user or group; -1 on failure, which is nobody's.
+    /// A user or group id; -1 on failure, which no user or group has.
     #[inline(always)]
     fn read_id(&mut self, address: u64) -> u32 {
         let (value, failed) = read::kernel_or_zero::<u32>(address);
@@ -77,8 +78,8 @@ impl Fields {
     }
 }
 
-/// Whether the current task is the kernel's own, which sends for somebody else: io_uring's workers were such until 5.12
-/// (commit 3bfe6106693b).
+/// True if the current task is a kernel thread, which sends on behalf of another task: io_uring's workers were kernel
+/// threads until 5.12 (commit 3bfe6106693b).
 #[inline(always)]
 pub(super) fn is_kernel_thread() -> bool {
     /// include/linux/sched.h
@@ -89,15 +90,16 @@ pub(super) fn is_kernel_thread() -> bool {
     flags & PF_KTHREAD != 0
 }
 
-/// Id of the current task's cgroup. `cgroup_skb` has no such helper on older kernels.
+/// Id of the current task's cgroup. On older kernels `cgroup_skb` programs cannot call this helper.
 #[inline(always)]
 pub(super) fn current_cgroup() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_get_current_cgroup_id() }
 }
 
-/// The identity of the current task, and its group leader's address. Read and not asked for: `cgroup_skb` has neither
-/// `bpf_get_current_pid_tgid` (6.10) nor `bpf_get_current_uid_gid` on older kernels.
+/// The identity of the current task, and its group leader's address. Read from the task's struct, because on older
+/// kernels `cgroup_skb` programs can call neither `bpf_get_current_pid_tgid` (since 6.10) nor
+/// `bpf_get_current_uid_gid`.
 #[inline(always)]
 pub(super) fn identity() -> (Identity, u64) {
     let task = current_task();
@@ -111,7 +113,7 @@ pub(super) fn identity() -> (Identity, u64) {
         exec: if offset!(task_self_exec_id) == 0 {
             mm
         } else {
-            // 64 bits since 5.7 (commit d1e7fd6462ca), of which the low half is enough.
+            // 64 bits since 5.7 (commit d1e7fd6462ca); the low half is enough.
             fields.read::<u32>(task + offset!(task_self_exec_id)) as u64
         },
         mm,
@@ -120,8 +122,8 @@ pub(super) fn identity() -> (Identity, u64) {
     (identity, leader)
 }
 
-/// Writes the facts of the current task where they are kept: they are too large to pass around on the stack. `hook` is
-/// an [`OwnerHook`](imds_analyzer_ebpf::abi::OwnerHook).
+/// Writes the facts about the current task to `to`: they are too large to pass around on the stack. `hook` is an
+/// [`OwnerHook`](imds_analyzer_ebpf::abi::OwnerHook).
 #[inline(always)]
 pub(super) fn facts_into(to: &mut Task, identity: &Identity, leader: u64, cgroup: u64, hook: u8) {
     let task = current_task();
@@ -134,7 +136,7 @@ pub(super) fn facts_into(to: &mut Task, identity: &Identity, leader: u64, cgroup
     to.tid = identity.tid;
     to.uid = fields.read_id(cred + offset!(cred_uid));
     to.gid = fields.read_id(cred + offset!(cred_gid));
-    // The innermost of its numbers is that of the namespace it lives in.
+    // The innermost of the task's pid numbers belongs to the pid namespace it runs in.
     let pid: u64 = fields.read(task + offset!(task_thread_pid));
     let level: u32 = fields.read(pid + offset!(pid_level));
     let number = pid + offset!(pid_numbers) + level as u64 * offset!(upid_size);
@@ -146,9 +148,9 @@ pub(super) fn facts_into(to: &mut Task, identity: &Identity, leader: u64, cgroup
     fields.count_failures();
 }
 
-/// True if the socket at `sock` is a path of an MPTCP connection and the current process is at work on it: it holds the
-/// socket's lock, and then nobody else sends. Timers and softirqs find the lock taken, and leave the work to its holder
-/// (`tcp_write_timer`, `tcp_tsq_handler`, net/ipv4).
+/// True if the socket at `sock` is a subflow of an MPTCP connection and the current process holds its lock, so that
+/// nobody else sends. Timers and softirqs that find the lock taken leave the work to its holder (`tcp_write_timer`,
+/// `tcp_tsq_handler`, net/ipv4).
 #[inline(always)]
 pub(super) fn is_mptcp_sender(sock: u64) -> bool {
     if read::kernel::<[u8; 1]>(sock + offset!(tcp_sock_is_mptcp)).is_none_or(|[is]| is == 0) {
@@ -170,9 +172,9 @@ pub(super) fn net_namespace(sock: u64) -> u32 {
     inum
 }
 
-/// Announces the current task as it stands: it acts on the socket at `sock`, and is in `cgroup` by its own account. `hook`
-/// is an [`OwnerHook`](imds_analyzer_ebpf::abi::OwnerHook).
-// VERIFIER: a global function, verified once (5.6, commit 51c39bb1d5d1) and not for each way that leads here.
+/// Announces the current task, which acts on the socket at `sock`. `cgroup` is the id of the task's cgroup, 0 if the
+/// hook cannot read it. `hook` is an [`OwnerHook`](imds_analyzer_ebpf::abi::OwnerHook).
+// VERIFIER: a global function is verified once (5.6, commit 51c39bb1d5d1), not once for every call path.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_announce(sock: u64, cookie: u64, cgroup: u64, hook: u32) -> u32 {
@@ -180,7 +182,7 @@ pub(crate) extern "C" fn imds_announce(sock: u64, cookie: u64, cgroup: u64, hook
     0
 }
 
-/// The same with the paths of the task.
+/// Like [`imds_announce`], with the paths of the task.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_announce_paths(sock: u64, cookie: u64, cgroup: u64, hook: u32) -> u32 {
@@ -265,7 +267,7 @@ fn fill<const PATHS: bool, const N: usize>(
     entry.submit(0);
 }
 
-/// The file that a task executes, and the namespaces it does so in.
+/// Writes which file a task executes and the namespaces it runs in.
 #[inline(always)]
 fn executable_into(to: &mut Executable, task: u64, mm: u64) {
     *to = Executable {
@@ -297,7 +299,7 @@ fn executable_into(to: &mut Executable, task: u64, mm: u64) {
     fields.count_failures();
 }
 
-/// A field that audit keeps in the task, where the kernel was built with it.
+/// A field that audit keeps in the task; `u32::MAX` if the kernel was built without audit.
 #[inline(always)]
 fn login(leader: u64, offset: u64) -> u32 {
     if offset == 0 {
@@ -309,18 +311,18 @@ fn login(leader: u64, offset: u64) -> u32 {
     id
 }
 
-/// Walks `real_parent` up to pid 1 or to the bound.
+/// Walks `real_parent` up to pid 1, for at most [`ANCESTORS_MAX`] ancestors. Returns how many it found.
 #[inline(always)]
 fn ancestors(leader: u64, to: &mut [Ancestor; ANCESTORS_MAX]) -> u32 {
     let mut task = leader;
     let mut len = 0;
-    // VERIFIER: a constant bound; every pass is looked at.
+    // VERIFIER: a constant bound; the verifier walks every iteration.
     for slot in to.iter_mut() {
-        // The parent may be any thread of its process; facts are its leader's.
+        // The parent may be any thread of its process; the facts are read from the group leader.
         let (parent, _) = read::kernel_or_zero::<u64>(task + offset!(task_real_parent));
         let (parent, _) = read::kernel_or_zero::<u64>(parent + offset!(task_group_leader));
         let (tgid, _) = read::kernel_or_zero::<u32>(parent + offset!(task_tgid));
-        // The parent of pid 1 is the idle task, and what cannot be read is nobody.
+        // The parent of pid 1 is the idle task, whose tgid is 0; a failed read gives 0, too.
         if tgid == 0 {
             break;
         }

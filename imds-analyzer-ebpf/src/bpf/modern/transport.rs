@@ -1,4 +1,4 @@
-//! Records leave through a ring buffer: reserved, filled in place, submitted.
+//! Sends records through a ring buffer: they are reserved, filled in place and submitted.
 
 use core::ptr;
 
@@ -8,14 +8,14 @@ use aya_ebpf::{
 };
 use imds_analyzer_ebpf::abi::{CAPTURE_MAX, RequestRecord};
 
-/// Room for about 4,600 short requests, or 1,600 long ones, or 1,300 announced processes, that user space has not read yet.
-/// Twice of it counts as resident memory of user space, which maps it.
+/// Room for about 4,600 short requests, or 1,600 long ones, or 1,300 announced processes, that user space has not read
+/// yet. User space maps the ring buffer, and twice this size counts as its resident memory.
 const RING_SIZE: usize = 2 * 1024 * 1024;
 
 #[btf_map]
 static RECORDS: RingBuf<RequestRecord<CAPTURE_MAX>, RING_SIZE> = RingBuf::new();
 
-/// True if records that user space has not read yet take more than half of the room.
+/// True if records that user space has not read yet take more than half of the ring buffer.
 #[inline(always)]
 pub(super) fn is_half_full() -> bool {
     let map = ptr::from_ref(&RECORDS).cast_mut().cast();
@@ -24,7 +24,7 @@ pub(super) fn is_half_full() -> bool {
     unread > RING_SIZE as u64 / 2
 }
 
-/// Room for a `T`, or `None` if user space is too far behind.
+/// Reserves room for a `T`; `None` if user space is too far behind.
 #[inline(always)]
 pub(super) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
     RECORDS.reserve_untyped::<T>(0)
