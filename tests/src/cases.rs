@@ -2,7 +2,7 @@
 
 use crate::{Stage, briefs, exchange, of_port, port};
 
-/// What one connection carries, and the records it must produce, in short ([`brief`](crate::brief)).
+/// The bytes of one connection, and the records they must produce, in short ([`brief`](crate::brief)).
 pub struct Case {
     pub name: &'static str,
     /// Sent one by one, each in its own packet. Then the connection ends.

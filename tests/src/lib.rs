@@ -1,7 +1,7 @@
-//! What the end-to-end tests share: the analyzer as a process of its own, seen from outside.
+//! The parts that the end-to-end tests share: they see the analyzer from outside, as a process of its own.
 //!
-//! A test starts a [`Stage`]: the [`Analyzer`], a [`Lab`](imds_analyzer::lab::Lab) and the IMDS in it. Then it runs real
-//! clients and waits for records with a deadline. Failures panic and show what the analyzer said.
+//! A test starts a [`Stage`]: the [`Analyzer`], a [`Lab`](imds_analyzer::lab::Lab) and the IMDS in it. Then it runs
+//! real clients, and waits for records with a deadline. Failures panic and show what the analyzer said.
 //!
 //! The analyzer sees the whole machine, so tests choose the records of their own processes and ports, and most of them
 //! share one analyzer, which is started for the first. A test that needs arguments, or looks at the analyzer itself or

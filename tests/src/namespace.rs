@@ -1,4 +1,4 @@
-//! What tests do in a network namespace of a lab.
+//! Helpers for tests in a network namespace of a lab.
 
 use std::{
     fs,
@@ -20,14 +20,14 @@ pub fn sysctl(namespace: &NetNs, name: &str, value: &str) {
         .unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
-/// Runs a program inside `namespace` to its end, which has to be good.
+/// Runs a program inside `namespace` to its end; it must succeed.
 pub fn run(namespace: &NetNs, program: &str, args: &[&str]) -> Output {
     let mut command = namespace.command(program);
     command.args(args).stdin(Stdio::null());
     output(command)
 }
 
-/// Runs a command to its end, which has to be good.
+/// Runs a command to its end; it must succeed.
 pub fn output(mut command: Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {output:?}");

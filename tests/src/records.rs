@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::tap;
 
-/// A record in short: verdict (with its reason), method, target and path class, `-` for each that is absent. `v1 GET
-/// /latest/user-data user-data`, `unknown/closed - - not-imds`.
+/// A record in short: verdict (with its reason), method, target and path class, `-` for each that is absent.
+/// `v1 GET /latest/user-data user-data`, `unknown/closed - - not-imds`.
 pub fn brief(record: &Value) -> String {
     let imds = &record["imds"];
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();

@@ -8,7 +8,7 @@ use crate::imds_analyzer;
 
 static SCHEMA: OnceLock<jsonschema::Validator> = OnceLock::new();
 
-/// What `imds-analyzer schema` prints.
+/// The schema that `imds-analyzer schema` prints.
 pub fn schema() -> &'static jsonschema::Validator {
     SCHEMA.get_or_init(|| {
         let schema = serde_json::from_str(&imds_analyzer(&["schema"]).stdout).expect("JSON");

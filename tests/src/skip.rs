@@ -41,7 +41,7 @@ pub fn skipped(lack: &Lack, place: &str) {
             lack.what
         );
     }
-    // Not `println!`: libtest shows nothing of it when the test is over. libtest has already begun a line.
+    // Not `println!`, which libtest does not show once the test is over. libtest has already begun a line.
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "\n@skipped\t{test}\t{}\t{proof}", lack.what).expect("stdout");
 }

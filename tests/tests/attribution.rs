@@ -1,4 +1,4 @@
-//! Processes that are gone before anybody could look at them: every one has its record, and every record has its own
+//! Processes that are gone before the analyzer could look at them: each has its record, and every record has its own
 //! process, with arguments, executable, working directory and the whole chain.
 //!
 //! guests: oldest whole-load
@@ -22,7 +22,7 @@ use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{Analyzer, Stage, StopAtEnd, at_load, get, is_legacy, owner, parent, process, resident};
 use serde_json::Value;
 
-/// Started at a time.
+/// The number of clients that run at a time.
 const WIDTH: usize = 4;
 const CLIENT: &CStr = c"short-lived-client";
 
@@ -48,8 +48,7 @@ extern "C" fn client(count: c_int, args: *const *const c_char, _environment: *co
     address.sin_port = 80_u16.to_be();
     address.sin_addr.s_addr = u32::from_ne_bytes([169, 254, 169, 254]);
     let mut byte = 0_u8;
-    // SAFETY: descriptor 0 is a network namespace, by the parent's arrangement; buffers live for the calls, with their
-    // sizes.
+    // SAFETY: the parent made descriptor 0 a network namespace; buffers live for the calls, with their sizes.
     let done = unsafe {
         let entered = libc::setns(0, libc::CLONE_NEWNET);
         let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
@@ -68,7 +67,7 @@ extern "C" fn client(count: c_int, args: *const *const c_char, _environment: *co
 #[unsafe(link_section = ".init_array")]
 static CLIENT_FIRST: extern "C" fn(c_int, *const *const c_char, *const *const c_char) = client;
 
-/// Whoever runs on a CPU has to be moved aside for everybody else.
+/// Keeps a CPU busy: the kernel must move this thread aside for every other one.
 fn busy(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         std::hint::spin_loop();
@@ -162,7 +161,7 @@ fn short_lived(hook: &str, load: usize) {
     let callers = counts(&|_, _, record| {
         record["imds"]["caller"]
             .as_str()
-            // The hash of the build, which guests have not, is folded.
+            // The hash of the build is folded; guests do not have it.
             .is_some_and(|caller| caller.starts_with(program.trim_end_matches(|c: char| c.is_ascii_hexdigit())))
     });
     println!(
@@ -172,7 +171,7 @@ fn short_lived(hook: &str, load: usize) {
     );
     assert_eq!([records, pids, args, chains], [count; 4]);
     assert!(memory <= 32 << 10, "{memory} KiB");
-    // The legacy object finds no paths, and /proc is a matter of luck.
+    // The legacy object finds no paths, and /proc does only with luck.
     if !is_legacy() {
         assert_eq!([files, callers], [count; 2]);
     }
@@ -214,7 +213,7 @@ fn processes_that_never_call_cost_nothing() {
         "{count} processes that never call: {spent:?} of CPU time, {} records",
         ended.requests().len()
     );
-    // Whoever calls IMDS on this machine meanwhile is no matter of these processes.
+    // Calls by others on this machine take time that these processes do not cause.
     assert!(
         spent < Duration::from_millis(20) || !ended.requests().is_empty(),
         "{spent:?}"

@@ -1,4 +1,4 @@
-//! `watch` reports so many calls of one user; what is more is counted, exactly. The send tap has no budgets.
+//! `watch` reports a limited number of calls of one user, and counts exactly those beyond. The send tap has no budgets.
 //!
 //! guests: quickest
 //! not-legacy: what_is_over_the_budget_of_a_user_is_counted a_condition_that_may_have_matched_is_said
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 const CALLS: usize = 300;
 
-/// So many v1 calls, on one connection.
+/// Makes that many v1 calls, on one connection.
 const FLOOD: &str = r#"
 connection = connect()
 for number in range(300):
@@ -28,11 +28,11 @@ fn counted_only(summary: &Value) -> u64 {
 
 #[test]
 fn what_is_over_the_budget_of_a_user_is_counted() {
-    // All at once are five times as many as in a second.
+    // A burst may have five times as many calls as a second.
     for (rate, at_least, at_most) in [
         ("0", CALLS, CALLS),
         ("2000", CALLS, CALLS),
-        // Two less: those of the self-test.
+        // Two fewer, because of the calls of the self-test.
         ("10", 48, CALLS - 1),
         ("1", 3, CALLS - 1),
     ] {

@@ -44,7 +44,7 @@ os.close(start)
 os.wait()
 print(os.read(ends, 100).decode())
 "#;
-    // The middle process's pid is not known beforehand: it is passed on by the script itself.
+    // The pid of the middle process is not known beforehand, so the script passes it on.
     let script = script.replace(
         "    if os.fork() != 0: os._exit(0)\n",
         "    os.environ['PARENT'] = str(os.getpid())\n    if os.fork() != 0: os._exit(0)\n",
@@ -79,7 +79,7 @@ fn a_program_executed_after_connecting_is_the_sender() {
     assert_eq!(process["name"], "sh");
     assert_eq!(process["args"][0], "sender");
     assert_eq!(process["args"][3], "argument");
-    // Absent where the process was gone before it was looked at.
+    // Absent if the process was gone before the analyzer looked at it.
     let executable = json!(fs::canonicalize("/bin/sh").expect("a shell"));
     assert!(
         process["executable"].is_null() || process["executable"] == executable,
@@ -181,7 +181,7 @@ thread.join()
     assert_ne!(process["thread"]["id"], pid);
 }
 
-/// The user at the time of each call, not that of the first.
+/// Each record has the user at the time of its call, not the user at the first call.
 #[test]
 fn a_process_that_drops_its_privileges_between_calls() {
     let stage = Stage::shared();
@@ -273,7 +273,7 @@ fn a_deleted_executable() {
     let record = stage.record();
     assert_eq!(record["process"]["name"], "fetcher");
     let executable = &record["process"]["executable"];
-    // The send tap has it from /proc, while the process is there.
+    // The send tap reads it from /proc, while the process exists.
     if !is_legacy() || !executable.is_null() {
         assert_eq!(text(executable), format!("{} (deleted)", program.display()));
     }
@@ -318,7 +318,7 @@ fn script(path: &Path, text: &str) {
 
 fn caller(record: &Value) -> String {
     let caller = text(&record["imds"]["caller"]);
-    // Tests may run in a unit.
+    // Tests may run in a unit, which then follows in parentheses.
     caller.split(" (").next().unwrap_or(caller).to_owned()
 }
 
@@ -328,9 +328,9 @@ fn two_scripts_with_one_tool_are_two_callers() {
     let directory = tempfile::tempdir().expect("a directory");
     let directory = directory.path().canonicalize().expect("a directory");
     let url = stage.url();
-    // What follows curl keeps the shells from becoming it.
+    // A command follows curl, so that the shells do not turn into curl.
     let call = format!("curl -sm10 {url}");
-    // Every process on the way, until its call has been described.
+    // Keeps every process in the chain until its call has been described.
     let stay = "read -r _ || true";
     let mut count = 0;
     for (name, text) in [
@@ -388,7 +388,7 @@ fn the_same_program_in_another_temporary_directory_is_the_same_caller() {
     assert!(callers.len() == 1 || is_legacy(), "{callers:?}");
 }
 
-/// The executable is not known of a sender that is gone before it is looked at.
+/// The executable of a sender is unknown if the sender is gone before the analyzer looks at it.
 #[test]
 fn a_name_is_no_executable() {
     let stage = Stage::of_senders();
@@ -459,7 +459,7 @@ fn what_a_network_helper_repeats_is_told_apart() {
     call(&outside, helper, "none");
     call(&outside, PYTHON, "tun");
     call(&outside, helper, "tun");
-    // There is nothing left that it could repeat.
+    // No call is left that the helper could repeat.
     call(&outside, helper, "tun");
     let ended = stage.end();
     let relays: Vec<bool> = ended.requests().iter().map(|it| it["imds"]["relay"] == true).collect();

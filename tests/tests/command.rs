@@ -4,10 +4,11 @@
 
 use std::process::Command;
 
-use imds_analyzer_tests::{Output, Stage, binary, run_to_end as run};
+use imds_analyzer_tests::{Output, Stage, binary, run_to_end as run, wait};
 use serde_json::{Value, json};
 
-/// Runs `watch` with these arguments and a shell script, which knows the lab's network namespace as `$LAB`, `$URL`.
+/// Runs `watch` with these arguments and a shell script. In the script, `$LAB` enters the lab's network namespace, and
+/// `$URL` is a URL in it.
 fn watch(stage: &Stage, args: &[&str], script: &str) -> Output {
     let mut command = Command::new(binary());
     command.args(["watch", "--format", "json"]).args(args);
@@ -31,15 +32,12 @@ fn requests(output: &Output) -> Vec<Value> {
 fn only_the_commands_tree_with_its_orphans() {
     let stage = Stage::shared();
     // The stranger is no child of the command, though it runs while the command does.
-    let mut stranger = stage.start(
-        "sh",
-        &[
-            "-c",
-            "for i in $(seq 500); do curl -sm10 -A stranger \"$0\"; sleep 0.02; done",
-            &stage.url(),
-        ],
-    );
-    // Twice forked: its parent is gone before it calls, and the command waits for the end of what it writes.
+    let running = tempfile::NamedTempFile::new().expect("a file");
+    let path = running.path().to_str().expect("UTF-8");
+    let script = "while [ -e \"$1\" ]; do curl -sm10 -A stranger \"$0\"; sleep 0.02; done";
+    let mut stranger = stage.start("sh", &["-c", script, &stage.url(), path]);
+    // The orphan is forked twice: its parent is gone before it calls, and the command waits until the orphan's output
+    // ends.
     let script = r#"
         $LAB curl -sm10 -A child $URL
         ($LAB sh -c 'curl -sm10 -A grandchild $URL; true')
@@ -51,8 +49,9 @@ fn only_the_commands_tree_with_its_orphans() {
         end=$( (sh -c "$orphan" &); true )
     "#;
     let output = watch(&stage, &[], script);
-    stranger.kill().expect("our own child");
-    stranger.wait().expect("our own child");
+    // Not killed: its last call would go on without it, and end after the test.
+    drop(running);
+    assert!(wait(&mut stranger).success());
     assert_eq!(output.code, Some(0), "{output:#?}");
     let agents: Vec<_> = requests(&output)
         .iter()
@@ -118,7 +117,7 @@ fn a_command_that_cannot_be_started() {
     assert!(output.stderr.contains("No such file"), "{}", output.stderr);
 }
 
-/// As every orphan becomes the analyzer's child, it has to wait for them: else they stay as zombies.
+/// Every orphan becomes the analyzer's child, so the analyzer must wait for it: otherwise it stays as a zombie.
 #[test]
 fn orphans_that_end_are_not_left_as_zombies() {
     let stage = Stage::shared();

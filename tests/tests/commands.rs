@@ -1,4 +1,4 @@
-//! `check`, `schema`, `completions`, `man`, and hosts that refuse: no root, no capabilities, no cgroup2 in sight.
+//! `check`, `schema`, `completions`, `man`, and hosts that refuse: no root, no capabilities, no visible cgroup2.
 //!
 //! guests: full
 //! not-legacy: nobody_may_not_watch_and_is_told_what_helps check_as_nobody_explains without_the_capabilities_root_is_not_enough with_the_capabilities_that_it_names_it_runs_without_root with_the_capabilities_that_it_names_but_one_it_cannot_prove_itself
@@ -10,9 +10,9 @@ use std::{fs, process::Command};
 use imds_analyzer_tests::{Output, Stage, binary, imds_analyzer, run_to_end as run, tap};
 use serde_json::Value;
 
-/// Runs the analyzer with what comes before it, such as `setpriv`, wanting a backtrace if there is one to have.
+/// Runs the analyzer below a program such as `setpriv`, with backtraces switched on.
 ///
-/// A copy, as the folder of the binary may be closed to others.
+/// Runs a copy, because the folder of the binary may be closed to others.
 fn below(before: &[&str], args: &[&str]) -> Output {
     let dir = tempfile::Builder::new()
         .prefix("e2e-")
@@ -46,7 +46,7 @@ fn nobody_may_not_watch_and_is_told_what_helps() {
         assert_eq!(output.stdout, "");
         plain_words(&output);
     }
-    // The lab wants more than the hooks: a namespace.
+    // The lab needs more rights than the hooks, for its namespace.
     let output = below(&NOBODY, &["lab"]);
     assert_eq!(output.code, Some(4), "{output:#?}");
     assert!(output.stderr.contains("sudo"), "{}", output.stderr);
@@ -88,7 +88,7 @@ fn without_the_capabilities_root_is_not_enough() {
     }
 }
 
-/// Not root, with capabilities.
+/// Runs the analyzer without root, with capabilities.
 fn with_capabilities(names: &str, args: &[&str]) -> Output {
     let (ambient, inheritable) = (format!("--ambient-caps={names}"), format!("--inh-caps={names}"));
     let nobody = [
@@ -102,7 +102,7 @@ fn with_capabilities(names: &str, args: &[&str]) -> Output {
     below(&nobody, args)
 }
 
-/// What the remedy says is enough must be.
+/// The capabilities that the remedy names must be enough.
 #[test]
 fn with_the_capabilities_that_it_names_it_runs_without_root() {
     let names = "-all,+bpf,+perfmon,+net_admin,+sys_ptrace,+sys_admin";
@@ -114,7 +114,7 @@ fn with_the_capabilities_that_it_names_it_runs_without_root() {
     assert!(output.stdout.contains("self-test passed"), "{}", output.stdout);
 }
 
-/// Without a request of its own it does not say that it is ready.
+/// Without a request of its own the analyzer does not report that it is ready.
 #[test]
 fn with_the_capabilities_that_it_names_but_one_it_cannot_prove_itself() {
     let output = with_capabilities("-all,+bpf,+perfmon,+net_admin,+sys_ptrace", &["watch"]);
@@ -124,7 +124,7 @@ fn with_the_capabilities_that_it_names_but_one_it_cannot_prove_itself() {
     plain_words(&output);
 }
 
-/// Where a container or an old host shows no cgroup2, it is mounted for the analyzer alone.
+/// If a container or an old host shows no cgroup2, the analyzer mounts it for itself alone.
 #[test]
 fn no_cgroup2_in_sight() {
     let stage = Stage::shared();
@@ -149,7 +149,7 @@ fn no_cgroup2_in_sight() {
     assert_eq!(stage.records().len(), 1, "seen at the root by the other analyzer too");
 }
 
-/// In a cgroup namespace, as in a container, the hooks see a part of the host; that is said.
+/// In a cgroup namespace, as in a container, the hooks see only a part of the host, and the analyzer says so.
 #[test]
 fn a_cgroup_namespace_is_not_the_host() {
     let script = "
@@ -175,7 +175,7 @@ fn check_in_words() {
         "This host supports",
         "It would use",
         if tap() == "send" { "imds_send" } else { "imds_egress" },
-        // With the number of instructions since 5.16 only.
+        // The number of instructions is there only since 5.16.
         " ms",
         "imds-analyzer works here.",
     ] {
@@ -198,7 +198,7 @@ fn check_in_json() {
             .is_some_and(|it| it.starts_with(release.trim_end())),
         "{report:#}"
     );
-    // Of the sender hooks one is enough, and this kernel may refuse any of them; do_tcp_sendpages is gone since 6.5.
+    // One sender hook is enough, and this kernel may refuse any of them; do_tcp_sendpages is gone since 6.5.
     let optional = ["imds_fentry", "imds_tp_btf", "imds_kprobe", "imds_pages"];
     for program in report["programs"].as_array().expect("programs") {
         println!("{program}");
@@ -220,7 +220,7 @@ fn schema_completions_and_manual() {
             assert!(output.stdout.contains(word), "{shell}: {word}");
         }
     }
-    // Bash at least must take it, and complete with it.
+    // Bash must accept the script, and complete with it.
     let script = "source <(\"$0\" completions bash) && COMP_WORDS=(imds-analyzer wat) COMP_CWORD=1 \
                   && _imds__analyzer imds-analyzer wat imds-analyzer && echo \"${COMPREPLY[@]}\"";
     let output = run(Command::new("bash").args(["-c", script]).arg(binary()));

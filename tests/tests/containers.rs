@@ -17,7 +17,7 @@ use imds_analyzer_tests::{
 };
 use serde_json::{Value, json};
 
-/// A bundle where containerd has those of its namespace `default`, gone when this is dropped.
+/// A bundle where containerd has those of its namespace `default`; removed when dropped.
 struct Bundle {
     id: String,
     path: PathBuf,
@@ -41,7 +41,7 @@ impl Bundle {
             })
             .collect();
         mounts.push(json!({ "destination": "/proc", "type": "proc", "source": "proc" }));
-        // No network namespace of its own: it has that of whoever starts it.
+        // Without a network namespace of its own: the container has that of the process that starts it.
         let namespaces = ["pid", "mount", "ipc", "uts"].map(|kind| json!({ "type": kind }));
         let config = json!({
             "ociVersion": "1.0.2",
@@ -63,7 +63,7 @@ impl Bundle {
 impl Drop for Bundle {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.path);
-        // Its parents too, if they are empty: then they were not there before.
+        // Also remove the parents, if they are empty: then they were not there before.
         for parent in Path::new(TASKS).ancestors().take(3) {
             let _ = fs::remove_dir(parent);
         }
@@ -101,7 +101,8 @@ fn a_container_of_runc() {
     );
 }
 
-/// Mounts a file system that answers nothing but its beginning at the first argument, and says so.
+/// Mounts a file system at the first argument that answers only the first request of the kernel, and says when it is
+/// mounted.
 const HUNG: &str = r#"
 import ctypes, os, struct, sys, time
 fd = os.open('/dev/fuse', os.O_RDWR)
@@ -114,8 +115,8 @@ os.write(fd, struct.pack('<IiQIIIIHHIIHH', 76, 0, struct.unpack('<Q', r[8:16])[0
 time.sleep(600)
 "#;
 
-/// State that hangs costs names, for as long as it hangs, and nothing else: for callers in containers of each runtime, for the
-/// others, and for the end of the service.
+/// Container state that hangs costs only names, and only for as long as it hangs: for callers in containers of each
+/// runtime, for other callers, and for the end of the service.
 #[test]
 fn container_state_that_hangs_stops_nothing() {
     needs!(lack("fuse", Path::new("/dev/fuse").exists(), "/dev/fuse is not there"));
@@ -124,7 +125,7 @@ fn container_state_that_hangs_stops_nothing() {
         .find(|root| Path::new(root).join("cgroup.procs").exists())
         .expect("cgroup2");
     let (lab, _server) = lab_with_imds();
-    // In a mount namespace of its own; a file system goes with the process that serves it.
+    // In a mount namespace of its own; a file system ends with the process that serves it.
     let script = format!(
         "set -e; mount --make-rprivate /; top=$1; shift; mkdir $top/lib $top/lib/docker; \
          mkdir -p /run/containerd /var/lib; mount --bind $top/lib /var/lib; \
@@ -193,7 +194,7 @@ fn container_state_that_hangs_stops_nothing() {
     let overdue = summary["imds"]["loss"]["container_names_overdue"].as_u64();
     assert!(overdue.is_some_and(|count| count >= 9), "{summary:#}");
     for directory in ["docker", "kubepods/pod1", "kubepods"] {
-        // There may be others' in it.
+        // This fails if others have cgroups in it.
         let _ = fs::remove_dir(format!("{root}/{directory}"));
     }
 }
@@ -211,13 +212,13 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         for pid in &self.0 {
-            // SAFETY: of this test's own making; they wait for nothing but this.
+            // SAFETY: the test started these processes; they wait only for this signal.
             unsafe { libc::kill(*pid, libc::SIGKILL) };
         }
     }
 }
 
-/// A cgroup in both v1 hierarchies that say where a process runs, gone when this is dropped.
+/// A cgroup in both v1 hierarchies that say where a process runs; removed when dropped.
 struct V1Cgroup(Vec<PathBuf>);
 
 impl V1Cgroup {
@@ -239,13 +240,13 @@ impl Drop for V1Cgroup {
     fn drop(&mut self) {
         for cgroup in &self.0 {
             let _ = fs::remove_dir(cgroup);
-            // Its parent too, if nobody else is in there.
+            // Also remove the parent, if nobody else is in there.
             let _ = cgroup.parent().map(fs::remove_dir);
         }
     }
 }
 
-/// A v1 hierarchy shows the root for whoever waits to be waited for.
+/// A v1 hierarchy shows a process at the root while it waits to be reaped.
 #[test]
 fn a_process_that_nobody_has_waited_for_is_where_it_was() {
     let id = format!("{:064x}", process::id());
@@ -290,7 +291,7 @@ fn a_process_that_nobody_has_waited_for_is_where_it_was() {
         drop(parent.stdin.take());
         assert!(wait(&mut parent).success());
         let record = stage.record();
-        // Without the kernel's path nothing is known of it.
+        // Without the path from the kernel the analyzer knows nothing of it.
         if !is_legacy() {
             assert_eq!(record.pointer(field), Some(&json!(expected)), "{path}: {record:#}");
         }

@@ -49,11 +49,11 @@ fn a_call_is_in_the_log_with_all_that_is_said_about_it() {
         .iter()
         .find(|record| record["url"]["path"] == path)
         .expect("seen");
-    // What announces a caller comes before the call.
+    // The record that announces a caller comes before the call.
     assert_eq!(request["event"]["action"], "imds-analyzer-first-seen", "{request:#}");
     assert_eq!(request["imds"]["first"], serde_json::json!(["v1", "credential"]));
     assert_eq!(request["process"]["pid"], pid);
-    // It can still read /proc without most of its rights.
+    // The daemon can still read /proc without most of its rights.
     assert!(
         request["process"]["executable"]
             .as_str()
@@ -220,7 +220,7 @@ fn rights_are_dropped() {
         journal = Some(UnixDatagram::bind(config.with_file_name("journal")).expect("a socket"));
     });
     let pid = service.pid();
-    // A user that no file has, in something that looks like a container: names are asked for.
+    // A user that is in no file, in something that looks like a container, so that the daemon looks up names.
     let in_container = call_from_a_container_of_nobody(&lab);
     let mut seen = BTreeSet::new();
     let mut looks = 0;
@@ -236,7 +236,7 @@ fn rights_are_dropped() {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let _stop = StopAtEnd(&done);
-        // The log is set aside again and again, which starts what compresses it; the textfile comes by itself.
+        // The log is set aside again and again, which starts the thread that compresses it; the textfile has a timer.
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 send(&lab, "/latest/meta-data/rights", 200);
@@ -273,7 +273,8 @@ fn rights_are_dropped() {
         core.split_whitespace().filter(|word| *word == "0").count() == 2,
         "{core}"
     );
-    // Not dumpable: its files under /proc are root's, whoever it is; nobody without CAP_SYS_PTRACE may look in.
+    // The process is not dumpable: its files under /proc belong to root, whatever its user is, and reading them needs
+    // CAP_SYS_PTRACE.
     let as_nobody = |file: &str| {
         run_to_end(
             Command::new("setpriv")
@@ -288,8 +289,8 @@ fn rights_are_dropped() {
 }
 
 fn check_rights(tid: i32, status: &procfs::process::Status) {
-    // CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE; what old kernels ask for to read counters: CAP_BPF, and before there
-    // was that (5.8), CAP_SYS_ADMIN.
+    // CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE, and the capability that old kernels require to read counters: CAP_BPF, or
+    // CAP_SYS_ADMIN before CAP_BPF existed (5.8).
     let bpf = if capability_exists(39) { 39 } else { 21 };
     let allowed = 1 << 2 | 1 << 19 | 1 << bpf;
     let bounding = status.capbnd.expect("a mask");
@@ -301,7 +302,8 @@ fn check_rights(tid: i32, status: &procfs::process::Status) {
     assert_eq!(status.seccomp, Some(2), "{name}");
 }
 
-/// A call by a user without a name, in a cgroup named as Docker names those of containers; whether there are such cgroups.
+/// Makes a call as a user without a name, in a cgroup with a name like those of Docker's containers. True if this host
+/// has such cgroups.
 fn call_from_a_container_of_nobody(lab: &Lab) -> bool {
     const ID: &str = "a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4";
     let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
@@ -320,7 +322,7 @@ fn call_from_a_container_of_nobody(lab: &Lab) -> bool {
         until("the cgroup is empty", || {
             fs::remove_dir(format!("{root}/docker/{ID}")).is_ok()
         });
-        // There may be others' in it.
+        // This fails if others have cgroups in it.
         let _ = fs::remove_dir(format!("{root}/docker"));
     }
     root.is_some()
@@ -448,7 +450,7 @@ print(count)
     assert!(written < 100);
 }
 
-/// More comes than can be handled, without end.
+/// Requests come without end, faster than the daemon can handle them.
 #[test]
 fn it_ends_in_a_flood() {
     let (lab, _server) = lab();
@@ -475,7 +477,7 @@ fn it_ends_in_a_flood() {
     assert_eq!(last["event"]["action"], "imds-analyzer-summary", "{last:#}");
 }
 
-/// With everything that could have a timer.
+/// Everything that could have a timer is switched on.
 #[test]
 fn asleep_when_there_is_nothing_to_do() {
     let config = "name_service = true\n[log]\ncompress = true\n[stdout]\nformat = \"json\"\n\
@@ -491,7 +493,7 @@ fn asleep_when_there_is_nothing_to_do() {
     assert!(quiet <= 1, "{quiet} wake-ups in 3 s for nothing");
 }
 
-/// The service, and the check of its configuration, say the same.
+/// The service and the check of its configuration report the same.
 #[test]
 fn directories_that_others_can_write_are_refused() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -572,7 +574,7 @@ fn directories_that_others_can_write_are_refused() {
     }
 }
 
-/// A directory that comes to be another user's while the service runs: nothing is written there, and nothing is lost by it.
+/// The log directory gets another owner while the service runs: the service writes nothing there, and loses nothing.
 #[test]
 fn a_log_directory_that_is_given_away() {
     let (lab, _server) = lab();
@@ -583,7 +585,7 @@ fn a_log_directory_that_is_given_away() {
     let log = service.log();
     let size = || fs::metadata(&log).map_or(0, |found| found.len());
     chown(&directory, Some(65534), None).expect("root");
-    // What its owner does: the log is another name of a file of root's.
+    // The new owner makes the log another name of a file that belongs to root.
     let victim = service.dir.path().join("victim");
     fs::write(&victim, "precious").expect("written");
     fs::rename(service.log(), directory.join("kept")).expect("renamed");
@@ -605,7 +607,8 @@ fn a_log_directory_that_is_given_away() {
     assert!(said.contains("set it aside"), "{said}");
 }
 
-/// Whoever could open the lock of an older version holds it: a daemon starts all the same, and its own lock is nobody's to hold.
+/// Other users could open the lock of an older version, and hold it. A daemon starts nevertheless, and nobody else can
+/// hold the daemon's own lock.
 #[test]
 fn the_lock_is_nobody_elses() {
     let mut service = Service::start_with("", |command| {

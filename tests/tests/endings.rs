@@ -27,12 +27,12 @@ fn ready_is_said_once_on_stderr_and_what_follows_is_caught() {
     }
 }
 
-/// Not so for root without CAP_SYS_PTRACE: then not everything can be found out, and that is said.
+/// False for root without CAP_SYS_PTRACE: then the analyzer cannot find out everything, and says so.
 fn pid_1_can_be_read() -> bool {
     fs::metadata("/proc/1/ns/net").is_ok()
 }
 
-/// Where nothing is wrong there is nothing to say but that it is ready.
+/// If nothing is wrong, the analyzer only says that it is ready.
 #[test]
 fn stderr_holds_nothing_but_what_was_promised() {
     let stage = Stage::watch(&[]);
@@ -114,7 +114,7 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     }
 }
 
-/// As with `imds-analyzer ... | true`.
+/// As in `imds-analyzer ... | true`.
 #[test]
 fn a_reader_that_was_never_there() {
     for args in [
@@ -217,7 +217,7 @@ fn two_at_once_do_not_disturb_each_other() {
         assert_eq!(record[0]["process"]["pid"], pid);
         assert_eq!(record[0]["imds"]["verdict"], "v1");
     }
-    // One is killed, one ends well: neither takes anything from the one that is left.
+    // One analyzer is killed, one ends well: neither takes anything from the one that is left.
     // SAFETY: our own child, which has not been waited for.
     unsafe { libc::kill(second.pid() as i32, libc::SIGKILL) };
     assert_eq!(second.wait().code, None);

@@ -19,7 +19,7 @@ fn pids(ended: &Ended) -> Vec<u64> {
 fn total(ended: &Ended) -> Value {
     let [summary] = ended.of_kind("imds-analyzer-summary").try_into().expect("one summary");
     let summary: Value = summary;
-    // These labs are this host itself.
+    // Calls in these labs are local to this host.
     summary["imds"]["summary"]["local_total"].clone()
 }
 

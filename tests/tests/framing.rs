@@ -1,4 +1,4 @@
-//! Where a head ends and the next one begins: bodies, what is smuggled in them, and what is no HTTP.
+//! Where a head ends and the next one begins: bodies, requests smuggled in them, and bytes that are not HTTP.
 //!
 //! guests: oldest send-tap packets
 
@@ -74,7 +74,7 @@ fn nothing_is_smuggled_in_a_body() {
     ]);
 }
 
-/// Where a body ends is anybody's guess: what is in it and what is behind it is reported, as unknown.
+/// Nobody can tell where the body ends: requests in it and behind it are reported as unknown.
 #[test]
 fn two_lengths_are_no_length() {
     let twice = "Content-Length: 5\r\nContent-Length: 70\r\n";
@@ -176,7 +176,7 @@ fn what_is_no_http_is_unknown() {
         case(
             "HTTP/2",
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            // What is behind the empty line is looked at as a request of its own.
+            // The bytes behind the empty line count as a request of their own.
             &["unknown/not-http - - not-imds", "unknown/not-http - - not-imds"],
         ),
         case(
@@ -219,7 +219,7 @@ fn a_head_cut_by_a_reset_is_unknown() {
     let port = port(&stream);
     put_token(&mut stream);
     stream.write_all(UNFINISHED.as_bytes()).expect("write");
-    // The server has not read it, perhaps, or has: then it closes, and the client's next byte meets a reset.
+    // The server may have read the head or not. It closes, and the client's next byte meets a reset.
     drop(server);
     while stream.write_all(b"a").is_ok() {}
     drop(stream);
@@ -259,7 +259,7 @@ fn an_endless_head_times_out_once() {
     }
     stage.analyzer.wait_for(|records| !of_port(records, port).is_empty());
     assert!(begun.elapsed().as_secs() >= 29, "too early");
-    // Its end comes late, and is no second record; the next request is judged as ever.
+    // The end of the head comes late and makes no second record; the next request is judged as ever.
     stream.write_all(format!("\r\n{NEXT}").as_bytes()).expect("write");
     drop(second);
     let records = stage.expect(port, 2);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// The analyzer where the kernel's BTF reads as `btf`.
+/// Runs the analyzer with `btf` as the kernel's BTF.
 fn with_btf(btf: &[u8], args: &[&str]) -> Output {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("vmlinux");
@@ -25,7 +25,7 @@ fn with_btf(btf: &[u8], args: &[&str]) -> Output {
     )
 }
 
-/// It cannot be used, `check` says why, and `watch` does the same as `check` says.
+/// Checks that the analyzer cannot use `btf`, that `check` says why, and that `watch` does what `check` says.
 fn refused(btf: &[u8], why: &str) {
     let check = with_btf(btf, &["check"]);
     assert!(check.stdout.contains(why), "{why}: {check:#?}");
@@ -64,7 +64,7 @@ fn renamed_field() {
     refused(&btf, "write_seq");
 }
 
-/// Whatever else is at the same hooks: both see each request, with its owner.
+/// Another tracer is at the same hooks: both see each request, with its owner.
 #[test]
 fn another_tracer_on_the_same_function() {
     let stage = Stage::of_senders();
@@ -81,7 +81,7 @@ fn another_tracer_on_the_same_function() {
     }
 }
 
-/// What the kernel refuses is replaced by the next hook, and that is said.
+/// If the kernel refuses a hook, the next one replaces it, and `check` says so.
 #[test]
 fn a_refused_hook_is_replaced() {
     let output = imds_analyzer_tests::imds_analyzer(&["check", "--format", "json"]);

@@ -1,4 +1,5 @@
-//! Who is named is who it was at the time of the call: a program that executes another, or shows other arguments than before.
+//! Records name a process as it was at the time of the call, also if it executes another program or shows other
+//! arguments later.
 //!
 //! guests: quickest
 //! not-legacy: a_program_after_two_execs_is_itself
@@ -14,21 +15,21 @@ fn command_line(process: &Value) -> &str {
     process["command_line"].as_str().unwrap_or_default()
 }
 
-/// Whether a record's path ends so.
+/// True if a record's path ends with `end`.
 fn is_call(record: &Value, end: &str) -> bool {
     record["url"]["original"]
         .as_str()
         .is_some_and(|path| path.ends_with(end))
 }
 
-/// The record of the call whose path ends so.
+/// The record of the call whose path ends with `end`.
 fn of_call<'a>(records: &'a [Value], end: &str) -> &'a Value {
     let found = records.iter().find(|record| is_call(record, end));
     found.unwrap_or_else(|| panic!("no call {end} in {records:#?}"))
 }
 
-/// Each script makes its first call, executes what makes the second, and goes on after each once its record is there: what
-/// an ancestor was can be read only while it still is that.
+/// Each script makes its first call, executes the program that makes the second, and goes on after each call once its
+/// record is there: an ancestor can be read only until it executes another program.
 #[test]
 fn an_ancestor_that_executes_its_own_kind_is_another_one() {
     for (kind, depth, script) in [
@@ -80,7 +81,8 @@ fn an_ancestor_that_executes_its_own_kind_is_another_one() {
     }
 }
 
-/// Arguments as a process shows them by now, which setproctitle(3) writes over those it was started with.
+/// Changes the arguments that a process shows: like setproctitle(3), it overwrites those that the process was started
+/// with.
 const TITLE: &str = r#"
 fields = open("/proc/self/stat").read().rsplit(")", 1)[1].split()
 begin, end = int(fields[45]), int(fields[46])
@@ -108,7 +110,7 @@ fn arguments_are_those_of_the_call() {
     assert_eq!(of("/idle"), "worker: idle");
 }
 
-/// The third program's memory is where the first one's was: an address is no identity.
+/// The third program's memory is at the address of the first one's: an address does not identify a program.
 #[test]
 fn a_program_after_two_execs_is_itself() {
     for round in 0..5 {

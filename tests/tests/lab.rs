@@ -39,7 +39,7 @@ fn records(output: &Output) -> Vec<Value> {
     records.collect()
 }
 
-/// Of the requests those of the tour's clients; others on this machine may call meanwhile.
+/// The requests of the tour's clients; others on this machine may call at the same time.
 fn own(records: &[Value], pid: u32) -> Vec<&Value> {
     let is_own = |it: &&Value| {
         let ancestors = it["process"]["ancestors"].as_array();
@@ -79,7 +79,7 @@ fn the_tour_in_json() {
     let schema = imds_analyzer_tests::schema();
     assert!(records.iter().all(|record| schema.is_valid(record)));
     let requests = own(&records, pid);
-    // And a v1 call by the orphan, which has nobody of ours above it.
+    // The orphan makes a v1 call, too, but the analyzer is not among its ancestors.
     assert_eq!(versions(&requests), [6, 4, 1, 0], "{requests:#?}");
     let mut orphans = records
         .iter()
@@ -96,7 +96,7 @@ fn the_tour_in_json() {
         records.last().expect("a record")["event"]["action"],
         "imds-analyzer-summary"
     );
-    // Each was announced: what is on stderr are headings, not errors.
+    // stderr holds headings, and no errors.
     assert!(
         !output.stderr.contains("failed") && !output.stderr.contains("WARN"),
         "{}",
@@ -112,7 +112,7 @@ fn the_tour_in_words() {
     assert_eq!(output.code, Some(0), "{output:#?}");
     assert!(!output.stdout.contains('\u{1b}') && !output.stderr.contains('\u{1b}'));
     let line = |text: &str| {
-        // Others may call meanwhile.
+        // Others may call at the same time.
         let mut own = output.stdout.lines().filter(|line| line.contains(&parent));
         let found = own.find(|line| line.contains(text));
         found.unwrap_or_else(|| panic!("{text} in {}", output.stdout))
@@ -146,7 +146,7 @@ fn where_tokens_are_required() {
     let (output, pid) = lab(&["--format", "json", "--tokens", "required"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
     let records = records(&output);
-    // That they are refused changes nothing about what they are.
+    // A refusal does not change what a call is.
     assert_eq!(versions(&own(&records, pid))[1], 4);
     assert!(versions(&own(&records, pid))[0] >= 6);
     assert!(output.stderr.contains("IMDS refused it"), "{}", output.stderr);
@@ -158,7 +158,7 @@ fn kept_open_for_ones_own_calls() {
     command.args(["lab", "--keep", "--format", "json"]);
     let mut analyzer = Analyzer::start(command);
     let net = format!("--net=/proc/{}/fd", analyzer.pid());
-    // The namespace is one of its descriptors.
+    // One of the analyzer's descriptors is the namespace.
     let deadline = Instant::now() + Duration::from_secs(20);
     let call = loop {
         assert!(Instant::now() < deadline, "no namespace");
@@ -177,13 +177,13 @@ fn kept_open_for_ones_own_calls() {
     let is_by_hand = |it: &Value| it["url"]["path"] == "/latest/meta-data/by-hand";
     let records = analyzer.wait_for(|records| records.iter().any(is_by_hand));
     assert!(records.iter().any(is_by_hand));
-    // After the tour it says how to call, and goes on.
+    // After the tour the analyzer says how to call, and goes on.
     let ended = analyzer.stop();
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     assert_eq!(ended.of_kind("imds-analyzer-summary").len(), 1);
 }
 
-/// Network namespaces that any process is in or holds, by inode.
+/// Network namespaces that the process holds open, by inode.
 fn namespaces_of(pid: u32) -> BTreeSet<u64> {
     let inode = |path: String| fs::metadata(path).map(|it| it.ino());
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -201,11 +201,11 @@ fn is_held(namespace: u64) -> bool {
     })
 }
 
-/// What the names of our programs begin with.
+/// The prefix of the names of our programs.
 const OURS: &str = "imds_";
 
-/// Programs of this analyzer in the kernel: by the descriptors it holds, or where those do not tell (before 4.18) the
-/// ones that have come since `before`.
+/// The programs of this analyzer in the kernel, from the descriptors that it holds. Before 4.18 these do not tell: then
+/// the programs that have come since `before`.
 fn programs_of(pid: u32, before: &BTreeSet<u64>) -> BTreeSet<u64> {
     let infos = fs::read_dir(format!("/proc/{pid}/fdinfo"))
         .into_iter()
@@ -258,7 +258,7 @@ fn nothing_is_left_behind_even_when_killed() {
 
 #[test]
 fn check_leaves_nothing_behind() {
-    // Others' analyzers come and go: look only for what was not there and stays.
+    // Other analyzers come and go: look only for programs that were not there before, and stay.
     let before = programs_in_the_kernel(OURS);
     assert_eq!(imds_analyzer(&["check"]).code, Some(0));
     let mut new: BTreeSet<_> = programs_in_the_kernel(OURS).difference(&before).copied().collect();

@@ -1,5 +1,5 @@
-//! The wire tap of the legacy object: packets are passed on, and judged in user space. It is used if it is asked for; a
-//! kernel that cannot pass packets on is named as the reason.
+//! The wire tap of the legacy object, which passes packets on to user space and judges them there. It is used only on
+//! request. If the kernel cannot pass packets on, the analyzer names that as the reason.
 //!
 //! guests: packets
 
@@ -31,7 +31,8 @@ const PATH: &str = "/latest/user-data";
 const PROGRAM: &str = "imds_packet";
 const ARGS: [&str; 2] = ["--object", "legacy-wire"];
 
-/// What this kernel lacks for it: kprobes, or programs on packets that write to a perf buffer (5.4). That is what it says.
+/// The feature that this kernel lacks for this tap: kprobes, or programs on packets that write to a perf buffer (5.4).
+/// `check` must say so.
 fn packets() -> Option<Lack> {
     let check = imds_analyzer(&[&["check"][..], &ARGS].concat());
     if check.code == Some(0) {
@@ -51,7 +52,7 @@ fn packets() -> Option<Lack> {
     lack("packets", false, line)
 }
 
-/// That none is left; the kernel frees them when it has time.
+/// Waits until none of our programs is left; the kernel frees them when it has time.
 fn gone() {
     until("our programs to go", || programs_in_the_kernel(PROGRAM).is_empty());
 }
@@ -66,7 +67,7 @@ fn start() -> Analyzer {
     Analyzer::start(watch())
 }
 
-/// What is in no memory of the sender is in the packet.
+/// Bytes that are not in the sender's memory are in the packet.
 #[test]
 fn a_file_that_is_sent_is_judged() {
     needs!(packets());
@@ -93,7 +94,7 @@ fn a_file_that_is_sent_is_judged() {
     gone();
 }
 
-/// Each is there beside the other, and goes without it.
+/// Two programs are attached side by side, and one goes without the other.
 #[test]
 fn nobody_s_program_is_replaced() {
     needs!(packets());
@@ -113,7 +114,7 @@ fn nobody_s_program_is_replaced() {
     assert_eq!(briefs(&records), ["v1 GET /latest/user-data user-data"; 2]);
 }
 
-/// Before 5.7 the program of one that is killed stays, until the next one comes.
+/// Before 5.7 the program of a killed analyzer stays until the next analyzer comes.
 #[test]
 fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     needs!(packets());
@@ -135,8 +136,8 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     gone();
 }
 
-/// The daemon uses it where that is configured, after it has given up its rights too, and detaches its program when it is
-/// stopped: without links that takes a right.
+/// The daemon uses this tap if it is configured, also after it has dropped its rights, and detaches the program when it
+/// stops: without links that needs a right.
 #[test]
 fn the_daemon_uses_it_if_that_is_configured() {
     needs!(packets());
@@ -183,7 +184,7 @@ fn urgent_bytes() {
     gone();
 }
 
-/// The first packets are lost, and what is sent again is what the page holds by then: with MSG_ZEROCOPY, by sendfile from
+/// The first packets are lost, and the kernel sends again what the page then holds: with MSG_ZEROCOPY, by sendfile from
 /// a file that is written to, and by vmsplice.
 #[test]
 fn bytes_that_change_before_they_are_sent_again() {
@@ -228,7 +229,7 @@ fn bytes_that_change_before_they_are_sent_again() {
         way(&stream, &page);
         page.replace("X-aws-ec2-metadata-token", "X-aws-ec2-metadata-nekot");
         nft("delete table ip t");
-        // Without the token it is served.
+        // The server answers the request although it has no token by now.
         assert_eq!(read_response(&mut stream), 200, "{name}");
         let port = port(&stream);
         let changed = |records: &[Value]| {
@@ -250,7 +251,7 @@ fn bytes_that_change_before_they_are_sent_again() {
     gone();
 }
 
-/// A page of a file, shared.
+/// A shared mapping of one page of a file.
 struct Page {
     file: File,
     address: *mut u8,
@@ -282,7 +283,7 @@ impl Page {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: as many bytes are there until the mapping ends; nobody writes them while they are borrowed.
+        // SAFETY: the mapping has that many bytes until it ends; nobody writes them while they are borrowed.
         unsafe { slice::from_raw_parts(self.address, self.len) }
     }
 
@@ -295,19 +296,19 @@ impl Page {
         let place = found.expect("a part of the text");
         // SAFETY: within the mapping.
         let at = unsafe { self.address.add(place) };
-        // SAFETY: as many bytes of the mapping are there, as `from` is as long.
+        // SAFETY: the mapping has that many bytes there, because `to` is as long as `from`.
         unsafe { ptr::copy_nonoverlapping(to.as_ptr(), at, to.len()) };
     }
 }
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // SAFETY: nobody uses it any more.
+        // SAFETY: nobody uses the mapping any more.
         unsafe { libc::munmap(self.address.cast(), 4096) };
     }
 }
 
-/// The one that connects sends nothing: whoever sends opens the connection, and is who is named.
+/// The process that connects sends nothing. The process that sends opens the connection, and the record names it.
 #[test]
 fn fast_open_connect() {
     needs!(packets());

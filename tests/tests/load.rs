@@ -108,7 +108,7 @@ fn pin() {
     assert_eq!(result, 0);
 }
 
-/// A byte to and fro over `lo`, as fast as it goes, until told to stop.
+/// Sends a byte back and forth over `lo`, as fast as it goes, until told to stop.
 fn ping_pong(lab: &Lab, stop: &AtomicBool) {
     let (mut near, mut far) = lab
         .client
@@ -133,7 +133,7 @@ fn ping_pong(lab: &Lab, stop: &AtomicBool) {
     });
 }
 
-/// The programs of two sockets are entered in one another on one CPU, from softirq and by preemption.
+/// On one CPU the programs of two sockets run inside each other, from softirq and by preemption.
 #[test]
 fn two_sockets_on_one_cpu_are_not_mixed() {
     const EACH: usize = 300;
@@ -192,12 +192,12 @@ fn two_sockets_on_one_cpu_are_not_mixed() {
     assert!(tokens.iter().all(|token| !everything.contains(&token[..20])));
 }
 
-/// Not a test: what [`short_lived`] runs as a process of its own, this very program.
+/// Not a test: [`short_lived`] runs this very program again, as a client.
 #[test]
 #[ignore = "a client, run by other tests"]
 fn client_process() {
     let Ok(index) = env::var("IMDS_CLIENT") else { return };
-    // SAFETY: descriptor 0 is the namespace, by the parent's arrangement; only this thread moves.
+    // SAFETY: the parent made descriptor 0 the namespace; only this thread moves.
     assert_eq!(unsafe { libc::setns(0, libc::CLONE_NEWNET) }, 0);
     let mut stream = TcpStream::connect(IMDS_V4).expect("connect");
     stream
@@ -209,7 +209,7 @@ fn client_process() {
     unsafe { libc::_exit(0) };
 }
 
-/// `count` processes, `width` at a time, that send one request each and are gone.
+/// Runs `count` processes, `width` at a time, that send one request each and end.
 fn short_lived(count: usize, width: usize) {
     let stage = Stage::local().of_all().watch(&[]);
     let program = env::current_exe().expect("this program");

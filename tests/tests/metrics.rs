@@ -1,4 +1,4 @@
-//! Metrics as Prometheus and node_exporter read them, and those who read them badly.
+//! Metrics as Prometheus and node_exporter read them, and clients that read badly.
 //!
 //! guests: none
 
@@ -25,7 +25,7 @@ use serde_json::Value;
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/prometheus");
 
-/// What `promtool` says to `text` on its stdin.
+/// The exit code and the output of `promtool` with `text` on its stdin.
 fn promtool(args: &[&str], text: &str) -> (Option<i32>, String) {
     let mut child = Command::new("promtool")
         .args(args)
@@ -83,7 +83,7 @@ fn rules_are_right() {
     }
 }
 
-/// What the rules and the dashboard ask for exists.
+/// The metrics in the rules and the dashboard exist.
 #[test]
 fn dashboards_and_rules_name_metrics_there_are() {
     let port = free_port();
@@ -175,7 +175,7 @@ fn those_who_never_read_harm_nobody() {
     let port = free_port();
     let mut service = with_metrics(port);
     let connect = || TcpStream::connect(("127.0.0.1", port)).expect("metrics");
-    // Some say nothing, some ask and never read, some send for ever.
+    // Some clients say nothing, some ask and never read, some send without end.
     let mut idle: Vec<_> = (0..40).map(|_| connect()).collect();
     for stream in &mut idle[20..] {
         stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("write");
@@ -202,7 +202,7 @@ fn those_who_never_read_harm_nobody() {
         .expect("a process")
         .count();
     assert!(files < 80, "{files} open files");
-    // Whoever asks is served soon, and those who do not are counted.
+    // A client that asks is served soon, and those that do not ask are counted.
     let asked = Instant::now();
     assert!(service.scrape(port).contains("imds_analyzer_build_info"));
     println!("served after {:?} among 41 who are slow", asked.elapsed());
@@ -217,7 +217,7 @@ fn those_who_never_read_harm_nobody() {
     service.stop();
 }
 
-/// More idle clients than there are places and room in the kernel's queue, all the time.
+/// At any time there are more idle clients than places and room in the kernel's queue.
 #[test]
 fn a_scrape_gets_through_a_crowd_of_idle_clients() {
     let port = free_port();
@@ -259,7 +259,7 @@ fn a_scrape_gets_through_a_crowd_of_idle_clients() {
     service.stop();
 }
 
-/// As fast as four clients can: so many a second, and records are not kept waiting.
+/// Four clients scrape as fast as they can: the answers per second are limited, and records do not have to wait.
 #[test]
 fn a_flood_of_scrapes_costs_little() {
     let (lab, _server) = lab_with_imds();
@@ -318,7 +318,7 @@ fn the_tap_in_use_is_named() {
     service.stop();
 }
 
-/// Its owner may put anything at any name in it, at any time.
+/// The owner of the directory may put anything at any name in it, at any time.
 #[test]
 fn a_textfile_in_a_directory_of_another_users() {
     const SERVICE: &str = "[metrics]\ntextfile = \"{dir}/tf/imds.prom\"\ntextfile_interval = \"1s\"\n";
@@ -378,7 +378,7 @@ fn a_textfile_in_a_directory_of_another_users() {
         let mode = fs::metadata(top.join("victim")).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{what}");
         assert!(!top.join("new-file").exists(), "{what}");
-        // Put there once more while it runs.
+        // Put there once more while the service runs.
         nobody("rm -rf $1/imds.prom* && mkfifo $1/imds.prom", &top.join("tf"));
         until(what, || text().contains("imds_analyzer_build_info"));
         let ended = Instant::now();
@@ -387,7 +387,7 @@ fn a_textfile_in_a_directory_of_another_users() {
     }
 }
 
-/// Names that node_exporter has itself are refused by it: there must be none.
+/// node_exporter refuses metrics with names that it has itself: there must be none.
 #[test]
 fn node_exporter_takes_the_textfile() {
     let mut service = Service::start("[metrics]\ntextfile = \"{dir}/tf.prom\"\ntextfile_interval = \"1s\"\n");
@@ -479,7 +479,7 @@ fn a_textfile_for_node_exporter() {
     });
     let (code, said) = promtool(&["check", "metrics"], &read());
     assert_eq!((code, said.as_str()), (Some(0), ""));
-    // Whole at any time.
+    // The file is whole at any time.
     for _ in 0..200 {
         let text = read();
         assert!(

@@ -1,5 +1,5 @@
-//! Connections that several processes or threads write to: each request has its true sender, or, where nobody looks at
-//! sends, who connected.
+//! Connections that several processes or threads write to: each request has its true sender as owner or, if no hook
+//! looks at sends, the process that connected.
 //!
 //! guests: every-hook send-tap packets
 
@@ -18,12 +18,12 @@ use serde_json::Value;
 
 const PATH: &str = "/latest/user-data";
 
-/// Whose a request is that `sender` sent on this process's connection.
+/// The owner of a request that `sender` sent on this process's connection.
 fn owner_of(sender: u32) -> u32 {
     if sees_senders() { sender } else { process::id() }
 }
 
-/// A process that gets the connection as its stdout and writes `request` to it. Its id.
+/// Starts a process that has the connection as its stdout and writes `request` to it. Returns its id.
 fn child_writes(stream: &TcpStream, request: &str) -> u32 {
     let socket = OwnedFd::from(stream.try_clone().expect("dup"));
     let mut child = Command::new("/usr/bin/printf")
@@ -66,13 +66,13 @@ fn two_processes_write_in_turn_to_one_connection() {
     }
 }
 
-/// `count` processes write to one connection before anything leaves; the records' pids, and whether a loss of senders
-/// was reported.
+/// Lets `count` processes write to one connection before anything leaves. Returns the expected pids, the pids in the
+/// records, and the reported losses.
 fn corked_by(count: usize) -> (Vec<u32>, Vec<Value>, Vec<String>) {
     let stage = Stage::local().of_all().watch(&[]);
     let stream = stage.connect();
     set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 1);
-    // The cork gives way after 200 ms, and the answer to what has left by then must not end the connection.
+    // The cork gives way after 200 ms, and the answer to the bytes that have left by then must not end the connection.
     let request = get(PATH);
     let pids = (0..count).map(|_| owner_of(child_writes(&stream, &request))).collect();
     set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CORK, 0);
@@ -88,13 +88,14 @@ fn corked_bytes_keep_their_senders() {
     assert_eq!(lost, [""; 0]);
 }
 
-/// Only so many senders are remembered: who is forgotten is counted. Who connected is remembered always.
+/// The analyzer remembers a limited number of senders, and counts those that it forgets. It always remembers the
+/// process that connected.
 #[test]
 fn more_senders_than_are_remembered_are_counted() {
     let (pids, owners, lost) = corked_by(12);
     let wrong = pids.iter().zip(&owners).filter(|(pid, owner)| *owner != *pid).count();
     eprintln!("of 12 corked senders {wrong} were forgotten: {lost:?}");
-    // The last seven are remembered; fewer are asked for where the cork has given way meanwhile.
+    // The last seven are remembered. If the cork gave way early, fewer have to be.
     assert!(wrong <= 12 - 7, "{owners:?}");
     let expected: &[String] = &[format!("sender_queue: {wrong}")];
     assert_eq!(lost, if wrong > 0 { expected } else { &[] });
@@ -119,7 +120,7 @@ fn a_thread_has_its_own_name() {
     let thread = thread::Builder::new().name("imds-worker".into()).spawn(move || {
         stream.write_all(get(PATH).as_bytes()).expect("write");
         assert_eq!(read_response(&mut stream), 200);
-        // By number: glibc has a name for it since 2.30.
+        // By number, because glibc has a name for it only since 2.30.
         // SAFETY: no arguments.
         unsafe { libc::syscall(libc::SYS_gettid) }
     });

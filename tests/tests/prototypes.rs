@@ -1,4 +1,4 @@
-//! What the kernel side says of the functions that it hooks, against this kernel's own types.
+//! The prototypes in the kernel side's sources, checked against the types of this kernel.
 //!
 //! guests: none
 
@@ -27,7 +27,8 @@ fn prototypes() -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// The same of this kernel: of functions with their parameters' names, of tracepoints (`trace_*`) with as many.
+/// The same for this kernel: functions with the names of their parameters, and tracepoints (`trace_*`), whose
+/// parameters have no names.
 fn of_this_kernel() -> HashMap<String, Vec<String>> {
     let dump = run_to_end(Command::new("bpftool").args(["btf", "dump", "file", "/sys/kernel/btf/vmlinux"]));
     assert_eq!(dump.code, Some(0), "{}", dump.stderr);
@@ -74,10 +75,10 @@ fn hooked_functions_have_the_parameters_that_the_sources_say() {
     let kernel = of_this_kernel();
     let mut checked = 0;
     for (name, parameters) in prototypes() {
-        // What this kernel does not have is hooked in others, or was inlined.
+        // A function that this kernel lacks is hooked in other kernels, or was inlined.
         let Some(found) = kernel.get(&name) else { continue };
         if name.starts_with("trace_") {
-            // Behind the data of who listens; they have no names there.
+            // The first parameter is the data of the listener; the others have no names.
             assert_eq!(found.len() - 1, parameters.len(), "{name}: {found:?}");
         } else {
             assert_eq!(*found, parameters, "{name}");

@@ -33,7 +33,7 @@ fn fields(value: &Value, prefix: &str) -> Vec<String> {
         .collect()
 }
 
-/// As `ancestors` should have it: from `pid` to pid 1.
+/// The expected value of `ancestors`: from `pid` to pid 1.
 fn chain(mut pid: u32) -> Vec<Value> {
     let mut chain = Vec::new();
     while pid != 0 {
@@ -47,7 +47,7 @@ fn chain(mut pid: u32) -> Vec<Value> {
             "command_line": args.trim_end_matches('\0').replace('\0', " "),
             "user": { "id": uid.to_string() },
         });
-        // Not everybody may ask this of pid 1.
+        // Not everybody may read this of pid 1.
         if let Ok(executable) = fs::read_link(format!("/proc/{pid}/exe")) {
             ancestor["executable"] = json!(executable);
         }
@@ -57,7 +57,7 @@ fn chain(mut pid: u32) -> Vec<Value> {
     chain
 }
 
-/// Of long command lines the beginning, as far as it is shown of any process.
+/// Cuts long command lines to the part that is shown of every process.
 fn cut(ancestors: &[Value]) -> Vec<Value> {
     const SHOWN: usize = 900;
     let mut ancestors = ancestors.to_vec();
@@ -176,7 +176,7 @@ fn a_call_over_ipv6_to_an_address_of_this_host() {
 fn wget_and_python() {
     let stage = Stage::shared();
     let url = stage.url();
-    // It ends with 8, as nothing is at this path.
+    // wget ends with 8, because the server has nothing at this path.
     let wget = imds_analyzer_tests::wait(&mut stage.start("wget", &["-qO-", "-T10", "-t1", &url]));
     assert_eq!(wget.code(), Some(8));
     let script = format!(
@@ -250,7 +250,7 @@ fn a_shell_that_starts_curl() {
     assert_eq!(cut(&ancestors[1..]), cut(&chain(process::id())));
 }
 
-/// Each of many that live for milliseconds has its own arguments, and the shell between.
+/// Each of many callers that live for milliseconds has its own arguments, and the shell between it and the test.
 #[test]
 fn many_short_lived_callers_are_not_mixed_up() {
     let stage = Stage::shared();

@@ -1,4 +1,4 @@
-//! IMDS behind a cable, as on EC2, and on the host itself: what is IMDS, and what fails a pipeline.
+//! IMDS behind a cable, as on EC2, and on the host itself: which calls are calls to IMDS, and which fail a pipeline.
 //!
 //! guests: ends
 //! not-send-tap: a_rewritten_destination_is_recorded
@@ -15,8 +15,8 @@ use imds_analyzer_tests::{
 };
 use serde_json::Value;
 
-/// A v2 request on a connection of its own, with a v1 request behind it if asked for; the analyzer's end and the
-/// records.
+/// Sends a v2 request on a connection of its own and, if `v1` is true, a v1 request behind it. Returns the analyzer's
+/// end and the records.
 fn seen(lab: fn() -> anyhow::Result<Lab>, args: &[&str], v1: bool) -> (Ended, Vec<Value>) {
     let stage = Stage::in_lab(lab().expect("lab")).by_process().watch(args);
     let stream = stage.connect();
@@ -86,7 +86,7 @@ fn fail_on_v1_local() {
     assert_eq!(exit_code(Lab::local, "v1-local", false), Some(0));
 }
 
-/// The analyzer's own command is what is judged, with all that it starts, and nothing else.
+/// Only the analyzer's own command and the processes that it starts are judged.
 #[test]
 fn a_command_s_own_calls_fail_it() {
     for (token, code) in [("X-aws-ec2-metadata-token: t", 0), ("A: b", 3)] {
@@ -108,7 +108,7 @@ fn a_command_s_own_calls_fail_it() {
     }
 }
 
-/// The peer is what counts; what the packet says is told besides.
+/// The socket's peer counts as the destination; the record also has the destination in the packet.
 #[test]
 fn a_rewritten_destination_is_recorded() {
     let stage = Stage::in_lab(Lab::routed().expect("lab")).by_process().shared();
@@ -128,7 +128,7 @@ fn a_rewritten_destination_is_recorded() {
     let mut stream = stage.connect();
     let port = port(&stream);
     stream.write_all(get("/latest/user-data").as_bytes()).expect("write");
-    // It has arrived where netfilter sent it.
+    // The request arrived where netfilter sent it.
     let (mut accepted, _) = listener.accept().expect("a connection");
     let mut first = [0; 3];
     accepted.read_exact(&mut first).expect("read");

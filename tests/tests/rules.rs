@@ -1,5 +1,5 @@
-//! `[[ignore]]` and what it goes by: callers choose names, of executables, of cgroups and of paths, and none of those hides
-//! a call.
+//! `[[ignore]]` and what it matches: callers choose names of executables, cgroups and paths, and no such name hides a
+//! call.
 //!
 //! guests: full
 
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 const NOBODY: u32 = 65534;
 const AS_NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 
-/// Runs a program inside the lab to its end, which has to be good.
+/// Runs a program inside the lab to its end; it must succeed.
 fn run(lab: &Lab, command: &[&str]) {
     let mut child = lab.client.command(command[0]);
     let mut child = child
@@ -43,12 +43,13 @@ fn start(rules: &str) -> Service {
 
 const LIMITS: &str = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
 
-/// A path of this test's own, for nothing.
+/// A path of this test's own; the server has nothing there.
 fn path(name: &str) -> String {
     format!("/latest/meta-data/e2e-rules-{}-{name}", process::id())
 }
 
-/// A call that no rule matches comes last, so that all before it were decided on. How many records each path has.
+/// Returns how many records each path has. First it makes a call that no rule matches, so that all calls before it were
+/// decided.
 fn written(service: &Service, lab: &Lab, paths: &[String]) -> Vec<usize> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let last = path(&format!("last-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
@@ -63,7 +64,7 @@ fn record(service: &Service, path: &str) -> Value {
     records.into_iter().find(of_path).expect("it was there")
 }
 
-/// For bash: one call for `$1`, then it stays until its input ends.
+/// A script for bash: makes one call for `$1`, then stays until its input ends.
 const CALL_AND_STAY: &str = "exec 3<>/dev/tcp/169.254.169.254/80; printf 'GET %s HTTP/1.1\\r\\nHost: imds\\r\\n\\r\\n' \"$1\" >&3; \
                              read -r _ <&3; read -r _ || true";
 
@@ -77,7 +78,8 @@ fn record_of(service: &Service, command: &mut process::Command, path: &str) -> V
     record
 }
 
-/// A program that root owns and everybody may run, in a directory like that; any user's namespaces may put another there.
+/// A program that root owns and everybody may run, in a directory of the same kind. In namespaces of their own, users
+/// may put another program there.
 struct Agent {
     dir: tempfile::TempDir,
 }
@@ -116,7 +118,8 @@ fn an_executable_counts_only_as_a_file_of_roots_in_the_hosts_namespaces() {
     fs::create_dir(&mounted).expect("a directory");
     let mounted = mounted.to_str().expect("UTF-8");
     let call = "\"$2\" -sm10 -o /dev/null \"http://169.254.169.254$1\"";
-    // Each in namespaces of its own, as an unprivileged user; $0 is the agent's directory, $2 the agent, $3 an empty directory.
+    // Each trick is in namespaces of its own, as an unprivileged user; $0 is the agent's directory, $2 the agent, $3 an
+    // empty directory.
     let tricks = [
         (
             "bind",
@@ -134,7 +137,7 @@ fn an_executable_counts_only_as_a_file_of_roots_in_the_hosts_namespaces() {
         run(&lab, &[&AS_NOBODY[..], &command].concat());
         hidden.push(path);
     }
-    // A root of its own.
+    // A process with a root of its own.
     let chrooted = path("chroot");
     let script = "d=$3 && mount -t tmpfs none $d && for i in usr bin lib lib64 etc; do \
                   if [ -e /$i ]; then mkdir $d/$i; mount --rbind /$i $d/$i; fi; done && mkdir -p \"$d$0\" && \
@@ -180,8 +183,8 @@ fn an_executable_counts_only_as_a_file_of_roots_in_the_hosts_namespaces() {
         hidden.push(open);
     }
     assert_eq!(written(&service, &lab, &hidden), vec![1; hidden.len()], "{hidden:?}");
-    // The agent itself, as root and as another user: the rule is in force. Where /proc alone vouches for it, the process may
-    // be gone too soon.
+    // The rule applies to the agent itself, as root and as another user. If only /proc vouches for the agent, the
+    // process may be gone too soon.
     for user in [&[][..], &AS_NOBODY[..]] {
         let mut count = 0;
         imds_analyzer_tests::until("a call of the agent is left out", || {
@@ -194,8 +197,8 @@ fn an_executable_counts_only_as_a_file_of_roots_in_the_hosts_namespaces() {
     }
 }
 
-/// Not a test: what [`an_executable_that_is_forged_is_marked_and_matches_no_rule`] runs in a process of its own. Makes the
-/// kernel name another file as its executable, as CRIU does, then makes a call.
+/// Not a test: [`an_executable_that_is_forged_is_marked_and_matches_no_rule`] runs it in a process of its own. Makes
+/// the kernel name another file as its executable, like CRIU, then makes a call.
 #[test]
 #[ignore = "run by another test"]
 fn forge() {
@@ -203,14 +206,15 @@ fn forge() {
         return;
     };
     let path = path.into_string().expect("UTF-8");
-    // SAFETY: the child makes system calls and memory only, which no other thread of the parent holds.
+    // SAFETY: the child only makes system calls and allocates, and no other thread of the parent holds the allocator's
+    // lock.
     let child = unsafe { libc::fork() };
     if child == 0 {
         let result = forged_call(&path, Path::new(&file));
         if let Err(error) = &result {
             eprintln!("forge: {error}");
         }
-        // SAFETY: ends the child without anything of the harness.
+        // SAFETY: ends the child without running anything of the harness.
         unsafe { libc::_exit(i32::from(result.is_err())) };
     }
     let mut status = 0;
@@ -258,7 +262,7 @@ fn forged_call(path: &str, file: &Path) -> io::Result<()> {
         .skip(1)
         .map(|field| field.parse().unwrap_or_default())
         .collect();
-    // By their numbers in proc(5); what was skipped ends with the third.
+    // By their numbers in proc(5); the skipped part ends with the third.
     let field = |number: usize| fields.get(number - 4).copied().unwrap_or_default();
     // SAFETY: takes no pointers.
     let brk = unsafe { libc::syscall(libc::SYS_brk, 0) };
@@ -289,11 +293,11 @@ fn forged_call(path: &str, file: &Path) -> io::Result<()> {
     let mut stream = TcpStream::connect("169.254.169.254:80")?;
     stream.write_all(get(path).as_bytes())?;
     stream.read_exact(&mut [0; 12])?;
-    // Until it was described.
+    // Stay until the call was described.
     io::stdin().read_to_end(&mut Vec::new()).map(drop)
 }
 
-/// Puts an anonymous copy in the place of a mapping of the executable, a line of `/proc/self/maps`.
+/// Replaces a mapping of the executable, a line of `/proc/self/maps`, with an anonymous copy.
 #[expect(clippy::multiple_unsafe_ops_per_block, reason = "nothing may come between them")]
 fn remap(line: &str) -> io::Result<()> {
     let mut words = line.split_whitespace();
@@ -313,7 +317,8 @@ fn remap(line: &str) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     let to: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(start);
-    // SAFETY: both are mapped and of that size, and the copy is what was there when it takes the place of it.
+    // SAFETY: both are mapped and of that size, and the copy holds the same bytes when it takes the place of the
+    // original.
     unsafe {
         std::ptr::copy_nonoverlapping(to.cast_const().cast::<u8>(), copy.cast::<u8>(), end - start);
         check(libc::mprotect(copy, end - start, rights).into())?;
@@ -344,7 +349,7 @@ fn an_executable_that_is_forged_is_marked_and_matches_no_rule() {
         .env("FORGE_PATH", &forged)
         .env("FORGE_FILE", agent.path());
     let forged = record_of(&service, &mut command, &forged);
-    // The real one in a user namespace of its own: nothing tells it from a forged one.
+    // The real agent in a user namespace of its own: nothing tells it from a forged one.
     let mut command = lab.client.command(AS_NOBODY[0]);
     let agents = agent.text();
     command.args(&AS_NOBODY[1..]);
@@ -354,7 +359,7 @@ fn an_executable_that_is_forged_is_marked_and_matches_no_rule() {
         assert_eq!(record["process"]["executable"], json!(agent.text()), "{record:#}");
         assert_eq!(record["process"]["executable_claimed"], true, "{record:#}");
     }
-    // Others are not marked.
+    // Other callers are not marked.
     let plain = path("plain");
     run(
         &lab,
@@ -369,7 +374,7 @@ fn an_executable_that_is_forged_is_marked_and_matches_no_rule() {
     assert!(record(&service, &plain)["process"]["executable_claimed"].is_null());
 }
 
-/// Cgroups that are gone with this, in the hierarchy that has units.
+/// Cgroups in the hierarchy that has units; removed when dropped.
 struct Cgroups {
     made: Vec<PathBuf>,
     top: PathBuf,
@@ -389,7 +394,7 @@ impl Cgroups {
         }
     }
 
-    /// A cgroup below the top, made with those above it.
+    /// Makes a cgroup below the top, and those above it.
     fn make(&mut self, path: &str) -> PathBuf {
         let mut directory = self.top.clone();
         for name in std::iter::once("").chain(path.split('/')) {
@@ -401,7 +406,7 @@ impl Cgroups {
         directory
     }
 
-    /// A shell that becomes `command` as an unprivileged user inside of `path`.
+    /// A shell in the cgroup `path` that becomes `command` as an unprivileged user.
     fn command(&mut self, lab: &Lab, path: &str, command: &[&str]) -> process::Command {
         let procs = self.make(path).join("cgroup.procs");
         let script = "echo $$ >\"$0\"; exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
@@ -412,13 +417,13 @@ impl Cgroups {
         shell
     }
 
-    /// The record of one call from inside of `path`.
+    /// The record of one call from the cgroup `path`.
     fn record(&mut self, service: &Service, lab: &Lab, path: &str, url_path: &str) -> Value {
         let mut command = self.command(lab, path, &["bash", "-c", CALL_AND_STAY, "bash", url_path]);
         record_of(service, &mut command, url_path)
     }
 
-    /// Makes calls from inside of `path` until one is left out.
+    /// Makes calls from the cgroup `path` until one is left out.
     fn until_left_out(&mut self, service: &Service, lab: &Lab, path: &str) {
         let mut count = 0;
         imds_analyzer_tests::until("a call is left out", || {
@@ -440,7 +445,7 @@ impl Drop for Cgroups {
     }
 }
 
-/// What containerd keeps of a container, gone with this.
+/// The state that containerd keeps of a container; removed when dropped.
 struct Victim {
     id: String,
     made: Vec<PathBuf>,
@@ -531,7 +536,7 @@ fn no_name_that_a_user_gives_a_cgroup_borrows_from_the_system() {
             paths.push(path);
         }
     }
-    // The system's own, in which the same user runs the same program: the rules are in force, and the names are there.
+    // In the system's own cgroups, where the same user runs the same program, the rules apply and the names are known.
     assert_eq!(written(&service, &lab, &paths), vec![1; paths.len()]);
     cgroups.until_left_out(&service, &lab, "e2e-agent.service");
     cgroups.until_left_out(&service, &lab, &format!("nerdctl-{id}.scope"));
@@ -574,7 +579,7 @@ fn an_ignored_path_is_the_one_that_is_meant() {
             ],
         );
     }
-    // In absolute form.
+    // With the URL in absolute form.
     let url = format!("http://169.254.169.254{wanted}");
     run(
         &lab,
@@ -591,7 +596,7 @@ fn an_ignored_path_is_the_one_that_is_meant() {
     let others = [
         format!("{wanted}/../user-data"),
         format!("{wanted}-not"),
-        // More of it than is kept leads elsewhere.
+        // The end of these paths, beyond the part that is kept, leads elsewhere.
         format!("{wanted}/{}../iam/security-credentials/x", "./".repeat(600)),
         format!("{wanted}/{}../local-hostname", "./".repeat(600)),
     ];

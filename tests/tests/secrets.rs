@@ -19,10 +19,10 @@ use imds_analyzer_tests::{
 
 const URL: &str = "http://169.254.169.254/latest/user-data";
 const HEADER: &str = "X-aws-ec2-metadata-token";
-/// How much of a token gives it away.
+/// The number of characters that give a token away.
 const PART: usize = 20;
 
-/// What `watch` is asked for.
+/// Arguments of `watch`.
 const OUTPUTS: [&[&str]; 6] = [
     &[],
     &["--verbose"],
@@ -32,7 +32,7 @@ const OUTPUTS: [&[&str]; 6] = [
     &["--verbose", "--owner", "connect"],
 ];
 
-/// Those that there are: the legacy object knows senders only.
+/// The outputs that the object in use supports: the legacy object knows only senders.
 fn outputs() -> impl Iterator<Item = &'static [&'static str]> {
     let legacy = is_legacy();
     OUTPUTS
@@ -51,7 +51,8 @@ fn watch(turn: Turn, args: &[&str]) -> Analyzer {
     Analyzer::start_in(turn, command)
 }
 
-/// No part of any token is in what the analyzer wrote, of which there is enough to mean something.
+/// Fails if any part of a token is in the analyzer's output, or if the output has fewer than `lines` lines and so
+/// proves nothing.
 fn assert_no_token(ended: &Ended, tokens: &[String], lines: usize) {
     assert!(ended.stdout.len() >= lines, "{ended:#?}");
     let everything = ended.everything();
@@ -66,7 +67,8 @@ fn assert_no_token(ended: &Ended, tokens: &[String], lines: usize) {
     }
 }
 
-/// Runs `clients` in a lab under each of [`OUTPUTS`]; they make `count` requests at least, but for those for tokens.
+/// Runs `clients` in a lab under each of [`OUTPUTS`]; they make at least `count` requests, not counting those for
+/// tokens.
 fn under_every_output(count: usize, clients: impl Fn(&Lab)) {
     for args in outputs() {
         let analyzer = watch(Turn::take(), args);
@@ -126,7 +128,7 @@ fn tokens_in_request_targets() {
     });
 }
 
-/// Heads in which the token stands oddly, or not whole. `T` is the token, `[` and `]` its halves.
+/// Heads with the token in an odd place, or with only a part of it. `T` is the token, `[` and `]` its halves.
 const HEADS: &[&str] = &[
     "GET / HTTP/1.1\r\nX-aws-ec2-metadata-token:\r\n T\r\n\r\n",
     "GET / HTTP/1.1\r\nX-aws-ec2-metadata-token: a\r\n T\r\nX-aws-ec2-metadata-token: T\r\n\r\n",
@@ -165,7 +167,7 @@ fn tokens_in_heads_of_every_shape() {
     });
 }
 
-/// The token for each `T` that is no part of a word, and part of it for `[`.
+/// Replaces each `T` that is not part of a word with the token, and each `[` with the part.
 fn fill(head: &str, token: &str, part: &str) -> String {
     let mut filled = String::new();
     for (at, character) in head.char_indices() {
@@ -235,7 +237,7 @@ fn a_connection_reset_inside_a_token() {
     });
 }
 
-/// Arguments are cut somewhere: wherever that is, what is left of a token there is not shown.
+/// Arguments are cut somewhere: wherever that is, the part of a token before the cut is not shown.
 #[test]
 fn a_token_where_the_arguments_are_cut() {
     let limits = [512, 1024, 2048, 4096, 8192];
@@ -269,14 +271,14 @@ fn a_token_where_the_arguments_are_cut() {
     }
 }
 
-/// What is kept of a head ends somewhere, too, and so does what is shown of it.
+/// Heads are cut, too, both when they are kept and when they are shown.
 #[test]
 fn a_token_where_the_head_is_cut() {
     under_every_output(144, |lab| {
         let token = token(&lab.client);
         let mut stream = connect(&lab.client, IMDS_V4);
         for limit in [256, 512, 768, 1024] {
-            // Less of a token is of no use, and looks like anything.
+            // A shorter part of a token is of no use, and looks like any text.
             for before in (PART + 1..56 + 10).step_by(4) {
                 for (head, text) in [
                     ("GET /latest/?t=", ""),
@@ -293,7 +295,7 @@ fn a_token_where_the_head_is_cut() {
     });
 }
 
-/// Where a process is and what it is called are text of others too.
+/// The directory and the name of a process are text that others choose, too.
 #[test]
 fn tokens_in_names_of_files() {
     under_every_output(1, |lab| {
@@ -334,12 +336,12 @@ fn what_check_says() {
     drop(turn);
 }
 
-/// Makes a call; the arguments behind it are what is looked at.
+/// Makes a call; the test looks at the arguments that follow.
 const CALLER: &str = "import urllib.request as u; u.urlopen('http://169.254.169.254/latest/user-data').read()";
-/// What stands for a secret in the arguments below.
+/// The text that stands for a secret in the arguments below.
 const SECRET: &str = "s3cr3tV4lueOfNobody";
 
-/// As programs write them; arguments are parted by `|`.
+/// Arguments as programs write them, separated by `|`.
 const SPELLINGS: &[&str] = &[
     "curl|-H|Authorization:|Splunk|§",
     "curl|-H|Authorization|:||Custom|§",
@@ -356,7 +358,7 @@ const SPELLINGS: &[&str] = &[
     "app|X-aws-ec2-metadata-token\\u003d§",
 ];
 
-/// As those, but shown with `--args full`.
+/// The same, but shown with `--args full`.
 const SECRETS: &[&str] = &[
     "aws|configure|set|aws_secret_access_key|§",
     "curl|-sume:§|u",
@@ -392,7 +394,7 @@ fn secrets_in_arguments_of_every_spelling() {
     }
 }
 
-/// Who makes a cgroup names it, and who makes a process: in the log and in the metrics there is nothing but text.
+/// Whoever makes a cgroup or a process chooses its name: the log and the metrics show nothing but text.
 #[test]
 fn tokens_and_odd_text_in_names() {
     let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]

@@ -1,4 +1,4 @@
-//! The analyzer proves itself before it says ready: what keeps it from that is an error, and never a silent tap.
+//! The analyzer tests itself before it says ready: an obstacle is an error, and never a silent tap.
 //!
 //! guests: oldest
 
@@ -50,7 +50,8 @@ impl Silenced {
         let mut command = Command::new(binary());
         command.args(args);
         let join = move || fs::OpenOptions::new().write(true).open(&procs)?.write_all(b"0");
-        // SAFETY: the child opens and writes a file; the parent has no other thread that could hold the allocator's lock.
+        // SAFETY: the child opens and writes a file; the parent has no other thread that could hold the allocator's
+        // lock.
         unsafe { command.pre_exec(join) };
         command
     }
@@ -114,7 +115,7 @@ fn attach(program: &OwnedFd, cgroup: &Path) -> io::Result<()> {
 }
 
 fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attributes`, and what it points to, which its caller holds.
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attributes`, and what these point to, which the caller holds.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     RawFd::try_from(result)
         .ok()
@@ -135,7 +136,7 @@ fn a_request_of_its_own_that_is_dropped() {
         assert!(said.contains("did not see its own request within 2 s"), "{said}");
         assert!(!said.contains("ready"), "{said}");
     }
-    // The send tap, where there is one, is tried on a connection of its own, which fails in a bounded time too.
+    // The send tap, if there is one, is tested on a connection of its own, which also fails in a bounded time.
     let output = run_to_end(&mut silenced.command(&["watch", "--duration", "100ms"]));
     assert_eq!(output.code, Some(4), "{output:#?}");
     let outside = imds_analyzer(&["check"]);

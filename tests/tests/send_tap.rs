@@ -1,5 +1,5 @@
-//! The send tap, with the object for old kernels: what is in the sender's memory, what is not, and what it leaves behind.
-//! Where the kernel has no kprobes it says so.
+//! The send tap of the object for old kernels: bytes in the sender's memory, bytes that are not, and what the tap
+//! leaves behind. If the kernel has no kprobes, the analyzer says so.
 //!
 //! guests: send-tap
 
@@ -32,7 +32,7 @@ const EVENTS: &str = "/sys/kernel/tracing/kprobe_events";
 const PATH: &str = "/latest/user-data";
 const V1: &str = "v1 GET /latest/user-data user-data";
 
-/// The lack of kprobes. Where there are none, that is what it says.
+/// The lack of kprobes. If there are none, `check` must say so.
 fn kprobes() -> Option<Lack> {
     let check = imds_analyzer(&["check", "--object", "legacy"]);
     let symbols = fs::read_to_string("/proc/kallsyms").expect("kallsyms");
@@ -50,7 +50,7 @@ fn stage() -> Stage {
     Stage::local().by_process().watch(&["--object", "legacy"])
 }
 
-/// The records of one connection in short, once there are `count`, and that there are no more.
+/// All records of one connection in short, after waiting for `count` of them.
 fn seen(stage: Stage, port: u16, count: usize) -> Vec<String> {
     let of_port = |records: &[Value]| -> Vec<String> {
         let own = records.iter().filter(|record| record["source"]["port"] == port);
@@ -87,11 +87,11 @@ fn segments_of_any_number_and_none() {
     ]);
     assert_eq!(sent.expect("writev"), head.len());
     read_response(&mut stream);
-    // More than are looked at: known to be a gap, and never half a verdict.
+    // More segments than the tap looks at: it knows that there is a gap, and gives no verdict on half a head.
     let bytes: Vec<IoSlice<'_>> = head.as_bytes().chunks(1).map(IoSlice::new).collect();
     assert_eq!(stream.write_vectored(&bytes).expect("writev"), head.len());
     read_response(&mut stream);
-    // The first empty line behind a gap is where certainty begins again.
+    // After a gap the tap is certain again from the first empty line on.
     send_whole(&mut stream, &head);
     send_whole(&mut stream, &head);
     let records = seen(stage, port(&stream), 4);
@@ -108,7 +108,7 @@ fn a_large_body_and_what_follows_it() {
     needs!(kprobes());
     let stage = stage();
     let mut stream = stage.connect();
-    // Within what one send may be copied of, over many pieces.
+    // Less than the limit for copying one send, but in many pieces.
     let body = "no request line\r\n".repeat(6000);
     let head = format!("PUT {PATH} HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
     stream
@@ -137,16 +137,16 @@ fn pages_that_nobody_has_touched() {
         )
     };
     assert_ne!(page, libc::MAP_FAILED, "{}", io::Error::last_os_error());
-    // SAFETY: the mapping has as many bytes of the file.
+    // SAFETY: the mapping has that many bytes of the file.
     let sent = unsafe { libc::send(stream.as_raw_fd(), page, get(PATH).len(), 0) };
     assert_eq!(sent, get(PATH).len() as isize);
     read_response(&mut stream);
-    // SAFETY: nobody uses it any more.
+    // SAFETY: nobody uses the mapping any more.
     unsafe { libc::munmap(page, 4096) };
     assert_eq!(seen(stage, port(&stream), 1), [V1]);
 }
 
-/// A connection with little room on the way, whose peer reads when it is told to.
+/// A connection with small buffers. Its peer reads only when the test tells it to.
 fn slow_peer() -> (Analyzer, Lab, TcpStream, TcpStream) {
     let analyzer = Analyzer::watch(&["--object", "legacy", "--pid", &process::id().to_string()]);
     let lab = Lab::local().expect("lab");
@@ -199,14 +199,14 @@ fn only_what_the_socket_took_counts() {
     assert!(records.iter().all(|record| record == V1));
 }
 
-/// A thread changes the bytes while the send waits for room: which of them were sent nobody can say.
+/// A thread changes the bytes while the send waits for room, so nobody can say which bytes were sent.
 #[test]
 fn bytes_that_change_while_they_are_sent() {
     needs!(kprobes());
     let (analyzer, _lab, stream, mut peer) = slow_peer();
     let own_port = port(&stream);
 
-    // The last part of a send that is longer than fits.
+    // The last part of a send that is longer than the buffers.
     let filler = format!(
         "PUT {PATH} HTTP/1.1\r\nContent-Length: 100000\r\n\r\n{}",
         " ".repeat(100_000)
@@ -216,11 +216,11 @@ fn bytes_that_change_while_they_are_sent() {
     let (begun, sender) = channel();
     thread::scope(|scope| {
         scope.spawn(|| {
-            // By number: glibc has a name for it since 2.30.
+            // By number, because glibc has a name for it only since 2.30.
             // SAFETY: no arguments.
             let thread = unsafe { libc::syscall(libc::SYS_gettid) };
             begun.send(thread as i32).expect("waited for");
-            // SAFETY: the bytes outlive the call; AtomicU8 is as u8.
+            // SAFETY: the bytes outlive the call; AtomicU8 has the layout of u8.
             let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
             assert_eq!(sent, bytes.len() as isize);
         });
@@ -249,7 +249,7 @@ fn bytes_that_change_while_they_are_sent() {
     assert!(records[1].starts_with("unknown/changed "), "{records:#?}");
 }
 
-/// Pages are in no memory of the sender: one record says that something was sent.
+/// The pages of a file are not in the sender's memory: one record says that something was sent.
 #[test]
 fn a_file_that_is_sent_is_unreadable() {
     needs!(kprobes());
@@ -291,7 +291,7 @@ fn urgent_bytes() {
     }
 }
 
-/// A send that waits for room leaves in parts, each of which ends with an urgent byte, wherever that is.
+/// A send that waits for room leaves in parts, and each part ends with an urgent byte, wherever that is.
 #[test]
 fn an_urgent_send_that_waits() {
     needs!(kprobes());
@@ -301,7 +301,7 @@ fn an_urgent_send_that_waits() {
     thread::scope(|scope| {
         scope.spawn(|| send_with(&stream, heads.as_bytes(), libc::MSG_OOB));
         let mut buffer = [0; 16384];
-        // Urgent bytes are left out.
+        // The peer does not get the urgent bytes.
         let mut rest = heads.len() - 100;
         while rest > 0 {
             rest = rest.saturating_sub(peer.read(&mut buffer).expect("read"));
@@ -321,7 +321,7 @@ fn an_urgent_send_that_waits() {
     );
 }
 
-/// With MSG_ZEROCOPY the pages stay the sender's: what is in them is read once more, and marked.
+/// With MSG_ZEROCOPY the pages stay the sender's: the tap reads them once more, and marks the record.
 #[test]
 fn pages_that_stay_the_sender_s_are_marked() {
     needs!(kprobes());
@@ -344,14 +344,14 @@ fn pages_that_stay_the_sender_s_are_marked() {
     assert_eq!(marks, [false, true, false], "{records:#?}");
 }
 
-/// The one that connects sends nothing: whoever sends opens the connection, and is who is named.
+/// The process that connects sends nothing. The process that sends opens the connection, and the record names it.
 #[test]
 fn fast_open_connect() {
     needs!(kprobes());
     fast_open_connect_names_the_sender(Analyzer::watch(&["--object", "legacy"]));
 }
 
-/// After two execs the memory map of a program may be where that of the first one was: it is another program.
+/// After two execs a program's memory map may be at the address of the first program's, but it is another program.
 #[test]
 fn a_program_after_two_others() {
     needs!(kprobes());
@@ -379,7 +379,7 @@ fn send_whole(stream: &mut TcpStream, head: &str) {
     read_response(stream);
 }
 
-/// Kprobes outlive a process that is killed; the next one removes them.
+/// Kprobes outlive a process that is killed; the next analyzer removes them.
 #[test]
 fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     needs!(kprobes());
@@ -406,13 +406,13 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
     assert_eq!(own(pid), 0);
 }
 
-/// Where tasks are not what they seem, who started whom comes from the kernel's own events: a parent that is gone before
-/// its child sends anything is in no /proc.
+/// If BTF describes tasks wrongly, the analyzer learns from the kernel's own events who started whom: a parent that is
+/// gone before its child sends anything is not in /proc.
 #[test]
 fn tasks_that_cannot_be_read() {
     needs!(kprobes());
     let btf = Path::new("/sys/kernel/btf/vmlinux");
-    // Two names of one length change places: the parent is where a number is.
+    // Two names of the same length change places, so that the parent seems to be where a number is.
     let mut types = fs::read(btf).expect("BTF");
     let [parent, number] = [b"\0real_parent\0", b"\0static_prio\0"].map(|name| {
         let place = types.windows(name.len()).position(|bytes| bytes == name);
@@ -430,7 +430,7 @@ fn tasks_that_cannot_be_read() {
             .arg(file.path())
             .arg(binary())
             .args(args)
-            // It is to be seen, and not to be believed.
+            // The analyzer must see this BTF, and must not trust it.
             .env_remove("NO_BTF");
         command
     };
@@ -465,7 +465,7 @@ fn tasks_that_cannot_be_read() {
     assert_eq!(chain.last(), Some(&1), "{record:#}");
 }
 
-/// Without type information it learns where things are, and sees the same.
+/// Without type information the analyzer learns where things are, and sees the same.
 #[test]
 fn without_btf() {
     needs!(kprobes());

@@ -1,4 +1,4 @@
-//! Each sink alone in its failure, and every request accounted for: sent = written + counted.
+//! The failure of one sink does not affect the others, and every request is accounted for: sent = written + counted.
 //!
 //! guests: none
 
@@ -24,7 +24,7 @@ use imds_analyzer_tests::{
 };
 use serde_json::Value;
 
-/// Nothing is folded, nothing is over a budget.
+/// So high that nothing is folded and nothing is over a budget.
 const NO_LIMITS: &str =
     "[limits]\ncaller = 1000000\nplace = 1000000\nuser = 1000000\nuser_daily = 1000000\nkernel_rate = 0\n";
 
@@ -44,7 +44,7 @@ impl SmallDisk {
         Self(path.to_owned())
     }
 
-    /// Leaves no room.
+    /// Fills the file system.
     fn fill(&self) {
         let mut zero = fs::File::open("/dev/zero").expect("zeroes").take(1 << 30);
         let mut file = fs::File::create(self.0.join("filler")).expect("a file");
@@ -62,7 +62,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// What the last summary says was lost.
+/// The loss of this kind in the last summary.
 fn lost(records: &[Value], kind: &str) -> u64 {
     let summary = records
         .iter()
@@ -74,7 +74,7 @@ fn of_stdout(ended: &Ended, path: &str) -> usize {
     of_path(&ended.requests(), path)
 }
 
-/// Requests that records stand for, one each or many.
+/// The number of requests that the records stand for, one each or many.
 fn accounted(records: &[Value]) -> u64 {
     records
         .iter()
@@ -89,7 +89,7 @@ fn accounted(records: &[Value]) -> u64 {
         .sum()
 }
 
-/// The same of journal entries.
+/// The same for journal entries.
 fn accounted_in_journal(entries: &[Value]) -> u64 {
     entries
         .iter()
@@ -133,7 +133,7 @@ fn a_full_disk_costs_the_log_alone_and_is_made_up_for() {
     disk.fill();
     for sent in (300..=CALLS).step_by(300) {
         send(&lab, "/latest/full", 300);
-        // Its reader is this test, which may be slow.
+        // This test reads stdout, and may be slow.
         until("stdout has it", || {
             let text = service.scrape(port);
             sample(&text, "imds_analyzer_sink_records_total", &["sink=\"stdout\""]) as usize > sent
@@ -142,7 +142,7 @@ fn a_full_disk_costs_the_log_alone_and_is_made_up_for() {
     until("the disk is found full", || {
         sample(&service.scrape(port), "imds_analyzer_sink_failing", &["sink=\"log\""]) == 1
     });
-    // Never half a line.
+    // The log never ends in half a line.
     assert!(text().ends_with('\n'));
     disk.free();
     until("the log goes on by itself", || {
@@ -218,7 +218,7 @@ fn rotation_in_the_middle_of_traffic() {
     names.sort();
     names.dedup();
     assert!(names.len() > 4, "{names:?}");
-    // Each file stands alone.
+    // Each file has a start record, so that it stands alone.
     let starts = service.of_kind("imds-analyzer-start").len();
     assert_eq!(starts, names.len(), "{names:?}");
 }
@@ -232,12 +232,13 @@ fn a_consumer_that_empties_the_file() {
     fs::File::create(service.log()).expect("emptied");
     curl(&lab, "/latest/second");
     service.wait_for("the second", |records| of_path(records, "/latest/second") == 1);
-    // No hole where the old text was.
+    // The file has no hole where the old text was.
     assert!(fs::read(service.log()).expect("a log").iter().all(|byte| *byte != 0));
     service.stop();
 }
 
-/// What others may do to the log file: each is said once, with the path, and what follows has a start record before it.
+/// Changes that others may make to the log file. The service reports each once, with the path, and writes a start
+/// record before what follows.
 #[test]
 fn a_log_that_is_changed_by_others_is_noticed() {
     let (lab, _server) = lab();
@@ -258,13 +259,13 @@ fn a_log_that_is_changed_by_others_is_noticed() {
     fs::rename(&copy, &log).expect("renamed");
     call("replaced");
     assert_eq!(starts(&text()), 2);
-    // The same, seen by the next configuration.
+    // The same, found when the configuration is reloaded.
     fs::copy(&log, &copy).expect("copied");
     fs::rename(&copy, &log).expect("renamed");
     service.signal(libc::SIGHUP);
     call("replaced-before-a-reload");
     assert_eq!(starts(&text()), 3);
-    // Nothing has happened to it, reload or not.
+    // The file is unchanged, so a reload makes no difference.
     service.signal(libc::SIGHUP);
     call("untouched");
     assert_eq!(starts(&text()), 3);
@@ -363,18 +364,18 @@ fn the_journal_has_fields() {
     assert_eq!(journal.entries(&["IMDS_ACTION=imds-analyzer-summary"]).len(), 1);
 }
 
-/// Process times in ticks, user and system.
+/// The CPU time of a process in ticks, user and system.
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = process(pid).stat().expect("a process");
     stat.utime + stat.stime
 }
 
-/// A user of this test's own: others on this machine may call IMDS, too.
+/// A user of this test's own, because others on this machine may call IMDS, too.
 fn own_user() -> u32 {
     100_000 + std::process::id() % 100_000
 }
 
-/// v1 and credential calls by short-lived programs and by one long connection; how many were sent.
+/// Makes v1 and credential calls, by short-lived programs and on one long connection. Returns how many.
 fn traffic(lab: &Lab, calls: usize) -> u64 {
     const CALLS: &str = r#"
 import socket, sys
@@ -413,7 +414,7 @@ fn mixed(rounds: usize, calls: usize) {
          [limits]\nwindow = \"1s\"\ncaller = 600\nplace = 1000\nuser = 2000\nuser_daily = 1000000\n\
          kernel_rate = 0\n"
     );
-    // The log's directory is the small disk.
+    // Move the log's directory to the small disk.
     let mut service = Service::start(&config);
     let pid = service.pid();
     let path = service.dir.path().join("config.toml");
@@ -444,7 +445,7 @@ fn mixed(rounds: usize, calls: usize) {
         disk.free();
         until("the log goes on", || queue_is_empty(&service));
         if journal.is_some() {
-            // What a killed journal has not read is lost in the kernel: nothing is on its way when it dies.
+            // The kernel drops what a killed journal has not read, so nothing may be on its way when it dies.
             thread::sleep(Duration::from_millis(1500));
             drop(journal.take());
             sent += traffic(&lab, calls);
@@ -472,7 +473,7 @@ fn mixed(rounds: usize, calls: usize) {
     assert_eq!(own, sent, "{text}");
     service.stop();
 
-    // The files, wherever they are: the first second's is in the service's own directory.
+    // The files from both directories: the first second's is in the service's own.
     let mut records = service.records();
     let moved = tempfile::tempdir().expect("a directory");
     for entry in fs::read_dir(&disk.0).expect("a directory").flatten() {
@@ -481,7 +482,7 @@ fn mixed(rounds: usize, calls: usize) {
     }
     service.dir = moved;
     records.extend(service.records());
-    // Losses are of everybody's requests, and so are these sums.
+    // Losses include the requests of others on this machine, and so do these sums.
     let summary = records
         .iter()
         .rfind(|record| record["event"]["action"] == "imds-analyzer-summary");

@@ -37,7 +37,7 @@ fn ten_requests_on_one_connection() {
     assert!(!ended.everything().contains(&token));
 }
 
-/// Requests of both versions, numbered, of at least `size` bytes together; and what they are in short.
+/// Requests of both versions, numbered, of at least `size` bytes together; and their records in short.
 fn many(size: usize) -> (String, Vec<String>) {
     let (mut bytes, mut expected) = (String::new(), Vec::new());
     while bytes.len() < size {
@@ -90,8 +90,8 @@ fn a_write_of_64_kib_full_of_tiny_requests() {
     assert_eq!(ended.lost(), [""; 0]);
 }
 
-/// More heads in one packet than a run of the tap may look at, and more records than the buffer holds: all of that is
-/// counted, and with `--verbose` the kernel side says so itself.
+/// More heads in one packet than a run of the tap may look at, and more records than the buffer holds: both are
+/// counted, and with `--verbose` the kernel side reports them itself.
 #[test]
 fn what_is_left_out_of_a_packet_is_counted_and_said() {
     let lab = Lab::local().expect("lab");
@@ -103,7 +103,7 @@ fn what_is_left_out_of_a_packet_is_counted_and_said() {
     let head = format!("PUT /latest/x HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all((head + &body).as_bytes()).expect("write");
     assert_eq!(read_response(&mut stream), 405);
-    // Three bytes a head that is no HTTP; the server ends the connection at the first.
+    // Each head has three bytes and is not HTTP; the server ends the connection at the first.
     let heads = 21_500;
     stream.write_all("A\n\n".repeat(heads).as_bytes()).expect("write");
     let ended = stage.analyzer.stop();
@@ -205,7 +205,7 @@ fn what_is_sent_again_is_no_second_request() {
     let lost = String::from_utf8(lost.stdout).expect("text");
     assert!(!lost.contains("packets 0 "), "nothing was lost: {lost}");
     let mut analyzer = stage.analyzer;
-    // And the one for the token.
+    // One more record is for the token.
     analyzer.wait_for(|records| records.len() > expected.len());
     let records = analyzer.records();
     assert_eq!(records.len(), expected.len() + 1, "{:#?}", briefs(&records));
@@ -248,7 +248,8 @@ fn both_endpoints_and_the_mapped_one() {
     assert_eq!(seen, [v4, ("fd00:ec2::254", "ipv6", "v1"), v4]);
 }
 
-/// A lab and a connection in it, before any analyzer; the analyzer starts after `before` was sent.
+/// Makes a lab and a connection in it, sends `before`, and only then starts the analyzer. Returns the records of the
+/// connection.
 fn older(args: &[&str], before: &str, after: impl FnOnce(&mut TcpStream)) -> Vec<serde_json::Value> {
     let turn = Turn::take();
     let lab = Lab::local().expect("lab");

@@ -1,4 +1,4 @@
-//! Every way in which a process can send: all are seen.
+//! Every way in which a process can send: the analyzer sees all of them.
 //!
 //! guests: hooks send-tap packets
 //! not-legacy: multipath_tcp
@@ -28,12 +28,12 @@ fn checked(result: impl TryInto<i64>) -> i64 {
     result
 }
 
-/// One request with a valid token that `send` sends; the record's owner and, where it has one, its thread's name.
+/// Lets `send` send one request with a valid token, and checks the record and its owner.
 fn sent_by(send: impl FnOnce(&mut TcpStream, &[u8])) {
     let stage = Stage::local().by_process().shared();
     let mut stream = stage.connect();
     let token = put_token(&mut stream);
-    // With MSG_ZEROCOPY its bytes are read after the send: they stay until there is an answer.
+    // With MSG_ZEROCOPY the kernel reads the bytes after the send: they stay until there is an answer.
     let request = get_with_token(PATH, &token);
     send(&mut stream, request.as_bytes());
     assert_eq!(read_response(&mut stream), 200);
@@ -121,7 +121,7 @@ fn zero_copy() {
     });
 }
 
-/// With `IOSQE_ASYNC` a worker sends: the process's own thread, or until 5.12 one of the kernel's.
+/// With `IOSQE_ASYNC` a worker sends: a thread of the process or, before 5.12, a thread of the kernel.
 #[test]
 fn io_uring() {
     for flags in [squeue::Flags::empty(), squeue::Flags::ASYNC] {
@@ -137,7 +137,7 @@ fn io_uring() {
     }
 }
 
-/// What is written while the first packet has not been acknowledged waits (Nagle), and leaves from softirq.
+/// Bytes that are written before the first packet has been acknowledged wait (Nagle), and leave from softirq.
 #[test]
 fn delayed_by_nagle() {
     let stage = Stage::local().by_process().shared();
@@ -238,7 +238,7 @@ fn multipath_tcp() {
 /// The request is in the SYN: there was no connect(2).
 #[test]
 fn fast_open() {
-    // Client, server, without cookies, for every listener.
+    // The bits for client, server, no cookies, and every listener.
     const ALL: &str = "1543";
     let lab = Lab::local().expect("lab");
     sysctl(&lab.client, "tcp_fastopen", ALL);

@@ -1,4 +1,4 @@
-//! Text for people: what a line says, when there is colour, and that others can neither forge a line nor drive the
+//! Text for people: the content of a line, when it has colour, and that others can neither forge a line nor drive the
 //! terminal.
 //!
 //! guests: full
@@ -13,7 +13,7 @@ use std::{
 
 use imds_analyzer_tests::{PYTHON, Stage, binary, is_legacy, run_to_end as run, wait};
 
-/// What one call of a hostile client puts into name, User-Agent and arguments.
+/// Makes one call, with hostile text in its name, User-Agent and arguments.
 const HOSTILE: &str = r#"
 import ctypes, socket, sys
 name = b"\x1b[2Jv1\n x\x9b1m"
@@ -23,7 +23,7 @@ connection.sendall(b"GET " + sys.argv[1].encode() + b" HTTP/1.1\r\nUser-Agent: a
 connection.recv(4096)
 "#;
 
-/// As it would come with an attacker's own arguments.
+/// A line as an attacker's own arguments would have it.
 const ARGUMENT: &str =
     "12:00:00.000 v2       GET /forged  systemd[1]\u{1b}[1A\u{9b}2K\u{202e}\r\n12:00:00.000 v2 forged";
 
@@ -79,7 +79,7 @@ fn verbose_shows_more_of_it() {
     stage.curl(&["-A", "e2e agent"]);
     let ended = stage.end();
     let text = ended.stdout.join("\n");
-    // The send tap has it from /proc, while the process is there.
+    // The send tap reads it from /proc, while the process exists.
     let executable = if is_legacy() { "" } else { "executable  /usr/bin/curl" };
     for part in [
         executable,
@@ -88,7 +88,7 @@ fn verbose_shows_more_of_it() {
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
-    // Verbose about calls, not about the libraries it is made of.
+    // `--verbose` is about calls, not about the libraries of the analyzer.
     assert!(!ended.stderr.contains("BtfFeatures"), "{}", ended.stderr);
 }
 
@@ -119,7 +119,7 @@ fn json_is_one_line_of_plain_text_too() {
     assert_eq!(record["user_agent"]["original"], "agent\u{202e}\u{9b}2J");
 }
 
-/// Servers differ in what they make of such a line; it has no token, and is escaped like all else.
+/// Servers read such a line differently. It has no token, and is escaped like all other text.
 #[test]
 fn a_request_line_with_control_characters_is_malformed() {
     let script = r#"

@@ -1,5 +1,5 @@
-//! Senders who play tricks, all without rights: each request has one record, none is hidden, none is taken for v2 that the
-//! server may read as v1, and each names its sender.
+//! Senders without rights that play tricks: each request has one record that names its sender, no request is hidden,
+//! and none that the server may read as v1 counts as v2.
 //!
 //! guests: every-kernel no-storage
 
@@ -9,7 +9,8 @@ use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{Stage, run, sees_senders};
 use serde_json::Value;
 
-/// What the scripts share: a socket whose option memory is full, heads of both kinds, and a server that takes anything.
+/// The part that the scripts share: a socket whose option memory is full, heads of both kinds, and a server that takes
+/// anything.
 const TRICKS: &str = r#"
 import mmap, struct
 TOKEN = "A" * 54 + "=="
@@ -41,12 +42,12 @@ def answer(s):
     return s.recv(4096)
 "#;
 
-/// The records of a script's calls. The schema holds for them.
+/// The records of a script's calls, which fit the schema.
 fn records(script: &str) -> Vec<Value> {
     records_of_at_least(0, script)
 }
 
-/// As [`records`], once there are so many.
+/// Like [`records`], once there are at least `count`.
 fn records_of_at_least(count: usize, script: &str) -> Vec<Value> {
     let mut stage = Stage::shared();
     stage.python(&format!("{TRICKS}{script}"));
@@ -54,7 +55,7 @@ fn records_of_at_least(count: usize, script: &str) -> Vec<Value> {
     stage.records()
 }
 
-/// Verdict, or `unknown/reason`, of each, in the order of their paths.
+/// The verdict, or `unknown/reason`, of each record, in the order of their paths.
 fn judged(records: &[Value]) -> Vec<String> {
     records
         .iter()
@@ -74,7 +75,8 @@ fn all_of(records: &[Value], pid: u32) {
     }
 }
 
-/// The kernel charges what a program keeps of a socket to the socket's own option memory, which its owner can fill.
+/// The kernel charges the data that a program keeps for a socket to the socket's option memory, which its owner can
+/// fill.
 #[test]
 fn a_socket_whose_memory_is_full_is_judged() {
     let stage = Stage::shared();
@@ -119,7 +121,7 @@ for s in sockets:
 
 /// A page that the kernel does not own is read again when the packet is sent again.
 fn changed(how: &str) -> Vec<Value> {
-    // What is in pages of the sender is held back for as long as it may change.
+    // The analyzer holds back bytes in pages of the sender for as long as they may change.
     records_of_at_least(1, &format!(
         "
 page = mmap.mmap(-1, 4096)
@@ -260,7 +262,7 @@ fn an_urgent_byte_that_ends_a_head() {
     assert!(!seen.iter().any(|verdict| verdict == "v2"), "{seen:?}");
 }
 
-/// The kernel gives a memory map's address again: to the program after the next.
+/// The kernel uses the address of a memory map again, for the program after the next.
 #[test]
 fn a_program_after_two_execs_is_itself() {
     let stage = Stage::shared();
@@ -289,7 +291,7 @@ for i in range(5):
     }
 }
 
-/// The user and the name are those of the send.
+/// The user and the name are those at the time of the send.
 #[test]
 fn a_user_and_a_name_that_change_between_two_requests() {
     let records = records(
@@ -329,7 +331,7 @@ os.wait(); answer(s)
     assert_eq!(record["process"]["pid"].to_string(), sender, "{record:#}");
 }
 
-/// The way of the packet that carries the head decides, not that of the first SYN.
+/// The route of the packet with the head decides, not the route of the first SYN.
 #[test]
 fn the_way_of_the_head_is_what_is_local() {
     let lab = Lab::routed().expect("lab");

@@ -1,4 +1,4 @@
-//! Heads of every shape, each on a connection of its own: what they are judged to be.
+//! Heads of every shape, each on a connection of its own, and the verdicts on them.
 //!
 //! guests: hooks send-tap packets no-storage
 

@@ -1,4 +1,4 @@
-//! Callers whose view of the system is another than the analyzer's, and an analyzer that sees nothing of them in /proc.
+//! Callers that see the system differently from the analyzer, and an analyzer that sees nothing of them in /proc.
 //!
 //! guests: oldest
 
@@ -112,7 +112,7 @@ ctypes.CDLL(None).pthread_exit(None)
     }
 }
 
-/// It calls before its parent exits, and after: the one who started it stays the same.
+/// A process calls before its parent exits, and after: the record of who started it stays the same.
 #[test]
 fn an_orphan_keeps_the_parent_that_was_seen() {
     let stage = Stage::shared();

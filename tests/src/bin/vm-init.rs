@@ -89,6 +89,7 @@ fn main() {
     // SAFETY: no preconditions.
     unsafe { libc::reboot(libc::RB_POWER_OFF) };
     // This machine cannot be switched off: restart it, which ends the emulator.
+    // SAFETY: no preconditions.
     unsafe { libc::reboot(libc::RB_AUTOBOOT) };
 }
 

@@ -1,6 +1,6 @@
 //! Hosts that refuse. Only for guests of `cargo xtask vm`, because this changes the whole machine: it attaches a
-//! foreign program that allows no others at the root of cgroup2, and locks the kernel down to confidentiality (`--skip
-//! lockdown` for kernels that cannot be locked down).
+//! foreign program that allows no others at the root of cgroup2, and locks the kernel down to confidentiality (unless
+//! it gets `--skip lockdown`, for kernels that cannot be locked down).
 
 #![expect(clippy::panic, reason = "a test fails by it")]
 
