@@ -31,6 +31,7 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
     let mut rows = vec![step::run("format", cargo_with(&["fmt", "--check"]), shown)?];
     // The two profiles share nothing, and the linker of the release build uses only one CPU.
     let objects = thread::scope(|scope| {
+        let kernels = scope.spawn(|| vm::fetch(crate::depth(full)));
         let release = scope.spawn(release_build);
         rows.push(step::run("unit, property and lab tests", tests(full), shown)?);
         rows.push(step::run(
@@ -40,6 +41,9 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
         )?);
         let (release, objects) = joined(release)?;
         rows.push(release.show());
+        if let Err(error) = joined(kernels) {
+            println!("the kernels of the guests are not all here, and will be asked for again: {error:#}");
+        }
         anyhow::Ok(objects)
     })?;
     rows.extend(end_to_end_rows(full)?);

@@ -102,7 +102,7 @@ pub(crate) fn releases(arches: &[Arch]) -> Result<Vec<Release>> {
     let epoch = epoch()?;
     let mut releases = Vec::new();
     for arch in arches {
-        let root = fs::canonicalize(vm::target())?.join("vm");
+        let root = vm::root()?;
         fs::create_dir_all(root.join(arch.name()))?;
         let built = build(*arch, &mut Packages::new(&root, *arch, false)?)?;
         let made = folder()?.join("made").join(arch.name());

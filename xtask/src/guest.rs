@@ -1,6 +1,6 @@
 //! `cargo xtask packages`: the packages, installed, used, upgraded and removed in real systemd guests: several releases
-//! of Debian, and Ubuntu 18.04, on a virtual disk and started by their own systemd. It takes minutes, so `cargo xtask
-//! test` leaves it out.
+//! of Debian, and Ubuntu 18.04, on a virtual disk and started by their own systemd. It takes minutes, so
+//! `cargo xtask test` leaves it out.
 //!
 //! ```text
 //! disk      a file system made by mmdebstrap, with the repositories and tests/packages/guest.sh in it
@@ -170,7 +170,7 @@ fn repositories(root: &Path, arch: Arch) -> Result<Repositories> {
 /// Boots a guest until it switches itself off. Returns the output of its tests.
 fn guest(root: &Path, system: &System, kernel: &Kernel, repositories: &Repositories) -> Result<String> {
     let (arch, distribution) = (kernel.arch, kernel.distribution);
-    let vm = fs::canonicalize(vm::target())?.join("vm");
+    let vm = vm::root()?;
     fs::create_dir_all(vm.join(arch.name()))?;
     let mut packages = Packages::new(&vm, arch, false)?;
     let kernel = packages.kernel(kernel)?;

@@ -99,6 +99,15 @@ pub(crate) fn run(names: &[String], depth: Depth, update: bool, command: &[Strin
     Ok(ExitCode::SUCCESS)
 }
 
+/// Fetches the kernels of `depth` that are not in `target` yet.
+pub(crate) fn fetch(depth: Depth) -> Result<()> {
+    let root = root()?;
+    for kernel in choose(&[], depth)? {
+        Packages::new(&root, kernel.arch, false)?.kernel(kernel)?;
+    }
+    Ok(())
+}
+
 /// The guests of `cargo xtask test`.
 pub(crate) fn check(depth: Depth) -> Result<Vec<GuestResult>> {
     matrix(&choose(&[], depth)?, depth, false)
@@ -271,7 +280,7 @@ struct Guests {
 
 impl Guests {
     fn prepare(arch: Arch, update: bool) -> Result<Self> {
-        let root = fs::canonicalize(target())?.join("vm");
+        let root = root()?;
         let folder = root.join(arch.name());
         fs::create_dir_all(&folder)?;
         let mut packages = Packages::new(&root, arch, update)?;
@@ -511,6 +520,13 @@ impl Tests<'_> {
 
 fn skipping<T: std::fmt::Display>(tests: &[T]) -> String {
     tests.iter().map(|test| format!(" --skip {test}")).collect()
+}
+
+/// Where everything for guests is.
+pub(crate) fn root() -> Result<PathBuf> {
+    let root = target().join("vm");
+    fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+    Ok(fs::canonicalize(root)?)
 }
 
 /// The directory in which cargo builds.

@@ -5,7 +5,7 @@
 //! none          on this machine only: an initramfs is too little of a system for it
 //! full          only if everything is run: its result depends on no kernel
 //! quickest      in the guest whose tests take the shortest time
-//! oldest        in the oldest kernel with the wire tap: it has the least of what the program relies on
+//! oldest        in the oldest kernel with the wire tap: it has the least that the program needs; the host's is newer
 //! ends          in the oldest and the newest kernel with the wire tap: kernels between them behave like one of these
 //! every-kernel  in each guest
 //! hooks         in each guest, and with each further owner hook in the oldest of the ends that has it
