@@ -1,26 +1,42 @@
-//! From the bytes a server sends to its answers: status lines, and where each answer ends.
+//! Finds the answers in the bytes that a server sends: their status lines, and where each answer ends.
 //!
-//! An [`Answers`] belongs to one connection and follows the stream that the client receives, however it is cut. Like
-//! [`crate::classify`] it takes a byte at a time, allocates nothing and calls nothing, and every value it can have is
-//! valid; all zeroes is a new connection. Bodies are counted, not read.
+//! An [`Answers`] belongs to one connection and follows the stream that the client receives, however the stream is cut.
+//! Like [`crate::classify`] it takes a byte at a time, allocates nothing and calls nothing. Every value it can have is
+//! valid; all zeroes means a new connection. Bodies are counted, not read.
 //!
-//! # What is decided how
-//! Grammar and framing: RFC 9112, with the tolerance of clients where it cannot change the count: bare LF ends a line
-//! (2.2), empty lines before a status line are skipped, several spaces may stand before the status code.
+//! # Rules
+//! Grammar and framing follow RFC 9112, with the tolerance of clients where it cannot change the count of answers: bare
+//! LF ends a line (2.2), empty lines before a status line are skipped, and several spaces may precede the status code.
 //!
-//! A status of 1xx is no answer: the final one follows (RFC 9110, 15.2). After 101 the connection speaks another protocol.
-//! No body follows 204, 304 and an answer to HEAD; else a body is chunked, or has a Content-Length, or ends with the
-//! connection (RFC 9112, 6.3).
+//! A status of 1xx is not an answer: the final status follows (RFC 9110, 15.2). After 101 the connection speaks another
+//! protocol. An answer with status 204 or 304 and an answer to HEAD have no body. Any other body is chunked, has a
+//! Content-Length, or ends with the connection (RFC 9112, 6.3).
 //!
-//! Where clients may differ in where an answer ends, its own status is certain and nothing after it is: a Content-Length
-//! that is no number, stands twice or beside a Transfer-Encoding, a folded line behind either, blanks before their colon.
-//! What is not HTTP is no answer, and neither is anything behind it: [`Step::Lost`].
+//! Clients may disagree about where an answer ends: if its Content-Length is not a number, appears twice or beside a
+//! Transfer-Encoding, if a folded line follows either header, or if blanks precede its colon. Then the status of that
+//! answer is certain, but nothing after the answer is. Bytes that are not HTTP are not an answer, and neither is
+//! anything after them: [`Step::Lost`].
 
-/// A head may be this long, and so may the lines around one chunk and the trailers.
+/// Maximum length of a head, in bytes; also of the lines around one chunk, and of the trailers.
 pub const HEAD_MAX: u32 = 64 * 1024;
 
-/// A Content-Length above this is taken for invalid, and so is a longer chunk.
+/// A Content-Length or a chunk size above this is invalid.
 const LENGTH_MAX: u64 = 1 << 53;
+
+/// Length of `HTTP/1.1 200`.
+pub const STATUS_LINE_LEN: usize = 12;
+
+/// The status in the first bytes of a status line; 0 if they do not begin one.
+#[inline(always)]
+pub const fn status_of(line: &[u8; STATUS_LINE_LEN]) -> u16 {
+    let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor, b' ', a, b, c] = *line else {
+        return 0;
+    };
+    if !(minor.is_ascii_digit() && a.is_ascii_digit() && b.is_ascii_digit() && c.is_ascii_digit()) {
+        return 0;
+    }
+    (a - b'0') as u16 * 100 + (b - b'0') as u16 * 10 + (c - b'0') as u16
+}
 
 /// The effect of one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,43 +44,43 @@ const LENGTH_MAX: u64 = 1 << 53;
 pub enum Step {
     /// Nothing to report yet.
     More = 0,
-    /// It ended the status code of an answer: see [`Answers::status`].
+    /// The byte ended the status code of an answer: see [`Answers::status`].
     Answer = 1,
-    /// From here on nothing can be told. Said once.
+    /// The stream cannot be followed from here on. Returned once.
     Lost = 2,
 }
 
-/// Where in the stream the next byte stands.
+/// Values of [`Answers::state`]: what the next byte belongs to.
 mod state {
-    /// In `HTTP/1.`, of which [`super::Answers::position`] bytes have been seen.
+    /// In `HTTP/1.`; [`super::Answers::position`] bytes of it have been seen.
     pub(super) const VERSION: u8 = 0;
     pub(super) const MINOR: u8 = 1;
     pub(super) const SPACE: u8 = 2;
-    /// In the status code, of which `position` digits have been seen.
+    /// In the status code; `position` digits of it have been seen.
     pub(super) const STATUS: u8 = 3;
     pub(super) const REASON: u8 = 4;
     /// At the beginning of a header line.
     pub(super) const LINE: u8 = 5;
-    /// Behind a CR that stands there.
+    /// After a CR at the beginning of a header line.
     pub(super) const END: u8 = 6;
-    /// In a header's name, of which `position` bytes have been seen.
+    /// In a header's name; `position` bytes of it have been seen.
     pub(super) const NAME: u8 = 7;
     /// In a line that does not matter.
     pub(super) const SKIP: u8 = 8;
-    /// In the value of Content-Length, in the part of it that `position` says.
+    /// In the value of Content-Length; `position` is one of `length`.
     pub(super) const LENGTH: u8 = 9;
-    /// In the value of Transfer-Encoding: in a coding, of which `position` bytes are those of `chunked`.
+    /// In a coding of Transfer-Encoding; `position` counts its bytes that match `chunked`, or is one of `coding`.
     pub(super) const CODING: u8 = 10;
-    /// `remaining` bytes of body.
+    /// In a body with `remaining` bytes left.
     pub(super) const BODY: u8 = 11;
-    /// In a chunk's size, of which `position` digits have been seen.
+    /// In a chunk's size; `position` is 1 once a digit has been seen.
     pub(super) const CHUNK_SIZE: u8 = 12;
     pub(super) const CHUNK_EXTENSION: u8 = 13;
-    /// `remaining` bytes of a chunk.
+    /// In a chunk with `remaining` bytes left.
     pub(super) const CHUNK_DATA: u8 = 14;
     pub(super) const CHUNK_END: u8 = 15;
     pub(super) const CHUNK_END_LF: u8 = 16;
-    /// At the beginning of a trailer line, behind a CR there, and within.
+    /// At the beginning of a trailer line, after a CR there, and within a trailer line.
     pub(super) const TRAILER: u8 = 17;
     pub(super) const TRAILER_END: u8 = 18;
     pub(super) const TRAILER_LINE: u8 = 19;
@@ -73,7 +89,7 @@ mod state {
     pub(super) const LOST: u8 = 21;
 }
 
-/// Parts of a Content-Length's value.
+/// Values of [`Answers::position`] in the value of a Content-Length.
 mod length {
     pub(super) const BEFORE: u8 = 0;
     pub(super) const DIGITS: u8 = 1;
@@ -104,7 +120,7 @@ mod framing {
     pub(super) const ENCODING: u8 = 1 << 1;
     /// The last coding is chunked.
     pub(super) const CHUNKED: u8 = 1 << 2;
-    /// Clients may differ in what they make of it.
+    /// Clients may disagree about the framing.
     pub(super) const DOUBT: u8 = 1 << 3;
 }
 
@@ -127,7 +143,7 @@ pub struct Answers {
     /// One of [`state`].
     state: u8,
     position: u8,
-    /// Names that this line's may still be: bits of [`name`].
+    /// Headers whose names still match this line's name: bits of [`name`].
     candidates: u8,
     /// Bits of [`framing`].
     framing: u8,
@@ -143,13 +159,13 @@ impl Answers {
         self.status
     }
 
-    /// Whether the stream can no longer be followed.
+    /// True if the stream can no longer be followed.
     #[inline(always)]
     pub const fn is_lost(&self) -> bool {
         self.state == state::LOST
     }
 
-    /// Whether the next byte begins a status line, or an empty line before it.
+    /// True if the next byte begins a status line, or an empty line before it.
     #[inline(always)]
     pub const fn is_between_answers(&self) -> bool {
         self.state == state::VERSION && self.position == 0
@@ -161,7 +177,7 @@ impl Answers {
         self.state = state::LOST;
     }
 
-    /// How many of the next bytes nobody has to look at, `u64::MAX` if all: they are [`Self::skip`]ped.
+    /// How many of the next bytes need no parsing and can be [`Self::skip`]ped; `u64::MAX` if all.
     #[inline(always)]
     pub const fn to_skip(&self) -> u64 {
         match self.state {
@@ -171,7 +187,7 @@ impl Answers {
         }
     }
 
-    /// Passes over `count` bytes, at most [`Self::to_skip`].
+    /// Skips `count` bytes, at most [`Self::to_skip`].
     #[inline(always)]
     pub const fn skip(&mut self, count: u64) {
         if self.state == state::CLOSE || self.state == state::LOST {
@@ -187,7 +203,7 @@ impl Answers {
         }
     }
 
-    /// `missing` bytes of the stream were not seen.
+    /// Notes that `missing` bytes of the stream were not seen.
     #[inline(always)]
     pub const fn gap(&mut self, missing: u64) -> Step {
         if missing <= self.to_skip() {
@@ -198,7 +214,7 @@ impl Answers {
         }
     }
 
-    /// Takes the next byte of the stream. `is_head`: the request that this answer is to was HEAD.
+    /// Takes the next byte of the stream. `is_head` is true if this answer is to a HEAD request.
     #[inline(always)]
     pub const fn push(&mut self, byte: u8, is_head: bool) -> Step {
         if self.to_skip() > 0 {
@@ -280,7 +296,7 @@ impl Answers {
         if self.is_interim() { Step::More } else { Step::Answer }
     }
 
-    /// The answer is still to come.
+    /// True if the final status is still to come.
     #[inline(always)]
     const fn is_interim(&self) -> bool {
         self.status < 200 && self.status != 101
@@ -293,7 +309,7 @@ impl Answers {
                 b'\n' => return self.end_head(is_head),
                 b'\r' => self.state = state::END,
                 b' ' | b'\t' => {
-                    // The value of the line before it goes on.
+                    // The line continues the value of the line before it.
                     if self.candidates != 0 {
                         self.framing |= framing::DOUBT;
                     }
@@ -322,7 +338,7 @@ impl Answers {
         Step::More
     }
 
-    /// Takes a byte of a header's name, or of what ends it.
+    /// Takes a byte of a header's name, or the byte that ends it.
     #[inline(always)]
     const fn name(&mut self, byte: u8) {
         let position = self.position;
@@ -355,7 +371,7 @@ impl Answers {
         }
     }
 
-    /// The names that have been read whole.
+    /// The headers whose complete name has been read: bits of [`name`].
     #[inline(always)]
     const fn whole_names(&self) -> u8 {
         if self.position == CONTENT_LENGTH.len() as u8 {
@@ -419,12 +435,12 @@ impl Answers {
         };
         if !is_valid {
             self.framing |= framing::DOUBT;
-            // No number grows without bound.
+            // Keeps the number from growing without bound.
             self.length = 0;
         }
     }
 
-    /// The last coding decides (RFC 9112, 6.3), whatever line it is in.
+    /// The last coding decides (RFC 9112, 6.3), whichever line it is in.
     #[inline(always)]
     const fn coding_value(&mut self, byte: u8) {
         self.position = match byte {
@@ -559,7 +575,7 @@ impl Answers {
         self.state = state::CHUNK_SIZE;
     }
 
-    /// The next byte begins an answer.
+    /// Begins an answer with the next byte.
     #[inline(always)]
     const fn begin(&mut self) {
         self.state = state::VERSION;
@@ -576,7 +592,7 @@ impl Answers {
     }
 }
 
-/// The byte at `position`, 0 beyond the end.
+/// The byte at `position`; 0 if `position` is beyond the end.
 #[inline(always)]
 const fn at<const N: usize>(text: &[u8; N], position: u8) -> u8 {
     let position = position as usize;

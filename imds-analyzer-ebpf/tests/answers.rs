@@ -5,7 +5,7 @@
     reason = "a failed assertion is the point of a test"
 )]
 
-use imds_analyzer_ebpf::answer::{Answers, Step};
+use imds_analyzer_ebpf::answer::{Answers, Step, status_of};
 use proptest::{
     collection::vec,
     prelude::{BoxedStrategy, Just, ProptestConfig, Strategy as _, any, prop_assert_eq, prop_oneof, proptest},
@@ -206,6 +206,26 @@ fn lines_without_end_are_lost() {
             lost: true
         }
     );
+}
+
+#[test]
+fn the_first_bytes_of_a_status_line_have_the_status() {
+    for (line, expected) in [
+        (b"HTTP/1.1 200", 200),
+        (b"HTTP/1.0 401", 401),
+        (b"HTTP/1.1 100", 100),
+        (b"HTTP/1.1 999", 999),
+        (b"HTTP/2.0 200", 0),
+        (b"HTTP/1.x 200", 0),
+        (b"HTTP/1.1  20", 0),
+        (b"HTTP/1.1 2 0", 0),
+        (b"http/1.1 200", 0),
+        (b"\r\nHTTP/1.1 2", 0),
+        (b"SSH-2.0-Open", 0),
+        (&[0; 12], 0),
+    ] {
+        assert_eq!(status_of(line), expected, "{}", line.escape_ascii());
+    }
 }
 
 #[test]

@@ -84,8 +84,8 @@ pub struct Reply {
     pub status: u16,
     /// From the last byte of the request to the first one of the status line.
     pub duration: Duration,
-    /// TTL (IPv4) or hop limit (IPv6) of the packet with the status line, as it arrived.
-    pub hop_limit: u8,
+    /// TTL (IPv4) or hop limit (IPv6) of the packet with the status line, as it arrived; `None` on the send tap.
+    pub hop_limit: Option<u8>,
 }
 
 impl Answer {

@@ -261,7 +261,7 @@ impl<L: Lookup> Join<L> {
                 let reply = Reply {
                     status: news.status,
                     duration: Duration::from_nanos(news.header.time.saturating_sub(waiting.sent)),
-                    hop_limit: news.hop_limit,
+                    hop_limit: (news.hop_limit != 0).then_some(news.hop_limit),
                 };
                 self.settle(key, Answer::Answered(reply), out);
             }

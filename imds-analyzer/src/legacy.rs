@@ -7,6 +7,7 @@ mod follow;
 mod lineage;
 mod packets;
 mod proc;
+mod replies;
 mod sends;
 mod tap;
 mod urgent;

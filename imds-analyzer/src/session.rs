@@ -146,6 +146,9 @@ impl<S: Sink> Session<S> {
                     send.take(&mut piece, data, &mut |kind, request: &_, capture: &_| {
                         judged(join, now, kind, request, capture, &mut write);
                     });
+                    for news in send.take_news() {
+                        join.answer(now, &news, &mut write);
+                    }
                 }
                 Ok(Record::ForkOrExec(record)) => send.on_fork_or_exec(&record),
                 Ok(Record::Packet(packet, data)) => {
@@ -160,6 +163,9 @@ impl<S: Sink> Session<S> {
                 send.lost(time, &mut |kind, request: &_, capture: &_| {
                     judged(join, now, kind, request, capture, &mut write);
                 });
+                for news in send.take_news() {
+                    join.answer(now, &news, &mut write);
+                }
             }
         });
         join.expire(now, || loaded.count(Loss::AnswerRing), &mut write);

@@ -11,6 +11,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::patience;
+
 use self::{
     running::Running,
     shared::{Own, Shared},
@@ -18,9 +20,6 @@ use self::{
 
 mod running;
 mod shared;
-
-/// How long anything may take before a test fails.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The release binary: `IMDS_ANALYZER`, or the one built beside these tests.
 pub fn binary() -> PathBuf {
@@ -156,7 +155,7 @@ impl Analyzer {
 
     /// Waits until `enough` accepts the request records so far, and returns them.
     pub fn wait_for(&mut self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let (records, good) = self.wait_until(DEADLINE, enough);
+        let (records, good) = self.wait_until(patience(), enough);
         assert!(good, "not seen in time; there are {}: {records:#?}", records.len());
         records
     }

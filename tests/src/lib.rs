@@ -18,6 +18,7 @@ mod bpf;
 mod cases;
 mod client;
 mod journal;
+mod maps;
 mod namespace;
 mod owner;
 mod process;
@@ -39,8 +40,9 @@ pub use self::{
         read_response, set_option, write_in_pieces,
     },
     journal::Journal,
-    namespace::{output, run, serve, sysctl},
-    owner::{at_load, is_legacy, owner, owner_of_older, sees_senders, sender_hook, tap},
+    maps::maps_of,
+    namespace::{ip, output, run, serve, sysctl},
+    owner::{at_load, is_legacy, owner, owner_of_older, patience, sees_senders, sender_hook, tap},
     process::{parent, process, quiet_wake_ups, resident, thread_statuses, wake_ups},
     program::{Output, imds_analyzer, run_to_end, wait},
     records::{brief, briefs, of_port, verdicts},

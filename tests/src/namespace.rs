@@ -33,3 +33,8 @@ pub fn output(mut command: Command) -> Output {
     assert!(output.status.success(), "{command:?}: {output:?}");
     output
 }
+
+/// Runs `ip` with these words inside `namespace`.
+pub fn ip(namespace: &NetNs, words: &str) {
+    run(namespace, "ip", &words.split(' ').collect::<Vec<_>>());
+}

@@ -1,6 +1,6 @@
 //! The hook that tells who sent a request: kernels differ, and `cargo xtask vm` runs the tests with each hook in turn.
 
-use std::{env, process::Command, sync::OnceLock};
+use std::{env, process::Command, sync::OnceLock, time::Duration};
 
 use serde_json::Value;
 
@@ -21,6 +21,11 @@ pub fn sees_senders() -> bool {
 pub fn at_load(number: usize, in_a_guest: usize) -> usize {
     let whole = env::var_os("OWNER").is_none() || env::var_os("FULL_LOAD").is_some();
     if whole { number } else { in_a_guest }
+}
+
+/// How long anything may take before a test fails. In a guest the CPU is emulated, and other programs share the one below.
+pub fn patience() -> Duration {
+    Duration::from_secs(if env::var_os("OWNER").is_none() { 30 } else { 120 })
 }
 
 /// The tap in use where a test asks for no object: guests start the analyzer with `OBJECT`.

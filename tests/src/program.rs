@@ -7,10 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::binary;
-
-/// How long a program may take before a test fails.
-const DEADLINE: Duration = Duration::from_secs(30);
+use crate::{binary, patience};
 
 /// The exit code and the output of a program that ended.
 #[derive(Debug)]
@@ -54,7 +51,7 @@ fn read(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
 
 /// Waits until `child` ends, and kills it if it takes too long.
 pub fn wait(child: &mut Child) -> ExitStatus {
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + patience();
     loop {
         match child.try_wait().expect("our own child") {
             Some(status) => return status,

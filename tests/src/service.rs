@@ -17,10 +17,7 @@ use imds_analyzer::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Analyzer, Ended, IMDS_V4, Turn, at_load, binary, connect, fits_schema, get, read_response, serve};
-
-/// How long anything may take before a test fails.
-const DEADLINE: Duration = Duration::from_secs(20);
+use crate::{Analyzer, Ended, IMDS_V4, Turn, binary, connect, fits_schema, get, patience, read_response, serve};
 
 /// A daemon, what it writes, and its configuration; it is the test's turn while it has one, running or not.
 pub struct Service {
@@ -176,7 +173,7 @@ impl Service {
     /// The text of `/metrics` on `port`.
     pub fn scrape(&self, port: u16) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("metrics");
-        stream.set_read_timeout(Some(DEADLINE)).expect("time-out");
+        stream.set_read_timeout(Some(patience())).expect("time-out");
         stream
             .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .expect("write");
@@ -225,7 +222,7 @@ pub fn of_path(records: &[Value], path: &str) -> usize {
 
 /// Waits until it is so, on the emulated CPU of a guest for longer.
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE * at_load(1, 6) as u32;
+    let deadline = Instant::now() + patience();
     while !so() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         thread::sleep(Duration::from_millis(10));

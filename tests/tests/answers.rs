@@ -1,8 +1,13 @@
 //! What came back: the status of each request, why a call had no token, and connections without a request.
 //!
-//! guests: ends
+//! guests: ends send-tap
+//! not-legacy: each_request_has_what_came_back pipelined_requests_and_those_on_one_connection an_answer_to_nothing_makes_the_rest_unseen a_hop_limit_of_one_is_the_cause_behind_a_router loss_and_reordering_give_no_request_anothers_answer twenty_thousand_requests_have_each_its_status connections_without_a_request_are_told a_connection_that_is_not_answered_is_a_timeout
 
-#![expect(clippy::panic, reason = "a test fails by it")]
+#![expect(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by it; figures are for whoever reads the log"
+)]
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -13,13 +18,18 @@ use std::{
 };
 
 use imds_analyzer::lab::{Lab, NetNs, Tokens};
-use imds_analyzer_tests::{Analyzer, IMDS_V4, PUT_TOKEN, PYTHON, Stage, connect, get, of_port, port, read_response};
+use imds_analyzer_tests::{
+    Analyzer, IMDS_V4, PUT_TOKEN, PYTHON, Stage, connect, get, get_with_token, ip, is_legacy, lack, maps_of, needs,
+    of_port, port, read_response, sysctl,
+};
 use serde_json::Value;
 
 /// What a scripted IMDS does about a request.
 enum Reaction {
     /// Sends these, each in a packet of its own.
     Send(Vec<Vec<u8>>),
+    /// As [`Self::Send`], with this TTL in the packets.
+    WithTtl(i32, Vec<Vec<u8>>),
     Silence,
     Close,
     Reset,
@@ -54,8 +64,12 @@ fn answer(mut stream: TcpStream, react: &dyn Fn(&str) -> Reaction) {
     loop {
         while let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
             let head: Vec<u8> = bytes.drain(..end + 4).collect();
-            match react(std::str::from_utf8(&head).expect("UTF-8")) {
-                Reaction::Send(pieces) => {
+            let reaction = react(std::str::from_utf8(&head).expect("UTF-8"));
+            if let Reaction::WithTtl(ttl, _) = &reaction {
+                imds_analyzer_tests::set_option(&stream, libc::IPPROTO_IP, libc::IP_TTL, *ttl);
+            }
+            match reaction {
+                Reaction::Send(pieces) | Reaction::WithTtl(_, pieces) => {
                     for piece in pieces {
                         if stream.write_all(&piece).is_err() {
                             return;
@@ -81,6 +95,24 @@ fn reset(stream: &TcpStream) {
         l_linger: 0,
     };
     imds_analyzer_tests::set_option(stream, libc::SOL_SOCKET, libc::SO_LINGER, linger);
+}
+
+/// Reads an answer with a Content-Length as clients do, as much as there is at a time; its status.
+fn read_at_once(stream: &mut TcpStream) -> u16 {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer).expect("an answer");
+        assert_ne!(count, 0, "{text}");
+        text += std::str::from_utf8(&buffer[..count]).expect("UTF-8");
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let mut lines = head.lines();
+            let length = lines.find_map(|line| line.strip_prefix("Content-Length: "));
+            if body.len() == length.expect("a length").parse::<usize>().expect("a number") {
+                return text[9..12].parse().expect("a status");
+            }
+        }
+    }
 }
 
 /// The last part of a path, which says what to do about it: `/latest/meta-data/404`.
@@ -183,6 +215,37 @@ fn each_request_has_what_came_back() {
     let answers = &summary["imds"]["summary"]["local_v1_answers"];
     let expected = serde_json::json!({ "succeeded": 3, "rejected": 1, "failed": 5, "none": 3, "unseen": 1 });
     assert_eq!(*answers, expected, "{summary:#}");
+}
+
+/// As clients do it, on every tap: a request, then its answer in one read or several.
+#[test]
+fn each_request_whose_answer_is_read_has_its_status() {
+    let (mut analyzer, lab) = stage(by_path);
+    let mut expected = Vec::new();
+    let mut stream = connect(&lab.client, IMDS_V4);
+    for status in [200, 401, 404, 503] {
+        stream
+            .write_all(get(&path(&status.to_string())).as_bytes())
+            .expect("write");
+        assert_eq!(read_at_once(&mut stream), status);
+        expected.push(format!("answered {status}"));
+    }
+    // The head by itself first, as wget does, with a look at it before.
+    stream.write_all(get(&path("403")).as_bytes()).expect("write");
+    let mut head = [0; 64];
+    let peeked = stream.peek(&mut head).expect("an answer");
+    stream.read_exact(&mut head[..peeked - 2]).expect("its head");
+    stream.read_exact(&mut head[..2]).expect("its body");
+    expected.push("answered 403".to_owned());
+    // A last one, which has no answer.
+    stream.write_all(get(&path("close")).as_bytes()).expect("write");
+    assert_eq!(stream.read(&mut head).expect("the end"), 0);
+    expected.push("none".to_owned());
+    let port = port(&stream);
+    drop(stream);
+    analyzer.wait_for(|records| records.len() >= expected.len());
+    let records = analyzer.records();
+    assert_eq!(answers_of(&of_port(&records, port)), expected, "{records:#?}");
 }
 
 #[test]
@@ -413,6 +476,79 @@ fn why_a_caller_fell_back() {
     }
 }
 
+/// A namespace behind the lab's client, which routes for it, as a host does for its containers.
+fn pod(lab: &Lab) -> NetNs {
+    let pod = NetNs::new().expect("a namespace");
+    let path = pod.path();
+    ip(
+        &lab.client,
+        &format!("link add pod0 type veth peer name eth0 netns {}", path.display()),
+    );
+    ip(&lab.client, "addr add 10.124.0.1/24 dev pod0");
+    ip(&lab.client, "link set pod0 up");
+    ip(&pod, "addr add 10.124.0.2/24 dev eth0");
+    ip(&pod, "link set eth0 up");
+    ip(&pod, "route add default via 10.124.0.1");
+    ip(&lab.server, "route add 10.124.0.0/24 via 10.123.0.1");
+    sysctl(&lab.client, "ip_forward", "1");
+    pod
+}
+
+/// Asks for a token in `namespace`; true if something came back.
+fn asks(namespace: &NetNs) -> bool {
+    let mut stream = connect(namespace, IMDS_V4);
+    stream
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("time-out");
+    stream.write_all(PUT_TOKEN.as_bytes()).expect("write");
+    stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0)
+}
+
+/// A host and a pod behind it ask for tokens, whose answers leave IMDS with this TTL (`HttpPutResponseHopLimit`); then
+/// the pod calls, with a token if it has one. The records of the pod.
+fn with_hop_limit(ttl: i32) -> (bool, Vec<Value>) {
+    let mut analyzer = Analyzer::watch(&["--pid", &std::process::id().to_string()]);
+    let lab = Lab::routed().expect("lab");
+    let pod = pod(&lab);
+    serve(&lab.server, move |head| {
+        if head.starts_with("PUT ") {
+            let token = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ntoken".to_vec();
+            Reaction::WithTtl(ttl, vec![token])
+        } else {
+            by_path(head)
+        }
+    });
+    assert!(asks(&lab.client), "the host is one hop away");
+    let has_token = asks(&pod);
+    let mut stream = connect(&pod, IMDS_V4);
+    let request = match has_token {
+        true => get_with_token(&path("200"), "token"),
+        false => get(&path("200")),
+    };
+    stream.write_all(request.as_bytes()).expect("write");
+    assert_eq!(read_at_once(&mut stream), 200);
+    analyzer.wait_for(|records| records.len() >= 3);
+    let of_pod = |record: &Value| record["source"]["ip"] == "10.124.0.2";
+    (has_token, analyzer.records().into_iter().filter(of_pod).collect())
+}
+
+#[test]
+fn a_hop_limit_of_one_is_the_cause_behind_a_router() {
+    let (has_token, records) = with_hop_limit(1);
+    assert!(!has_token);
+    let v1 = records.iter().find(|record| record["imds"]["version"] == "v1");
+    let v1 = v1.unwrap_or_else(|| panic!("{records:#?}"));
+    assert_eq!(judged(v1), ["token-unanswered", "hop-limit"], "{v1:#}");
+    // What the host's own answer had left.
+    assert_eq!(v1["imds"]["token_hop_limit"], 1, "{v1:#}");
+    assert_eq!(v1["imds"]["netns"], "other");
+
+    let (has_token, records) = with_hop_limit(2);
+    assert!(has_token);
+    let versions: Vec<_> = records.iter().map(|record| record["imds"]["version"].clone()).collect();
+    assert_eq!(versions, ["v2", "v2"], "{records:#?}");
+}
+
 #[test]
 fn what_curl_and_a_bad_token_get() {
     let stage = Stage::watch(&[]);
@@ -488,10 +624,72 @@ fn where_tokens_are_required_a_call_without_is_rejected() {
     let _server = imds_analyzer::lab::Server::start(&lab.server, options).expect("IMDS");
     let mut stream = connect(&lab.client, IMDS_V4);
     stream.write_all(get(&path("ami-id")).as_bytes()).expect("write");
-    read_response(&mut stream);
+    read_at_once(&mut stream);
     let ended = analyzer.stop();
     assert_eq!(answers_of(&ended.requests()), ["answered 401"]);
     assert_eq!(ended.code, Some(0), "local calls do not count: {ended:#?}");
+}
+
+/// Packets of both directions are lost, late and out of order, on two connections and two CPUs: an answer is the
+/// request's own, or not told.
+#[test]
+fn loss_and_reordering_give_no_request_anothers_answer() {
+    const CALLS: usize = 60;
+    const STATUSES: [u16; 5] = [200, 401, 403, 404, 503];
+    let (analyzer, lab) = {
+        let analyzer = Analyzer::watch(&["--pid", &std::process::id().to_string()]);
+        let lab = Lab::routed().expect("lab");
+        serve(&lab.server, by_path);
+        (analyzer, lab)
+    };
+    for namespace in [&lab.client, &lab.server] {
+        let netem = "qdisc add dev imds0 root netem delay 2ms 2ms loss 4% reorder 30% 50% duplicate 4%";
+        let output = namespace.command("tc").args(netem.split(' ')).output().expect("tc");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        needs!(lack("netem", output.status.success(), said));
+    }
+    let ports: Vec<u16> = thread::scope(|scope| {
+        let caller = |cpu: usize| {
+            let lab = &lab;
+            scope.spawn(move || {
+                run_on(cpu);
+                let mut stream = connect(&lab.client, IMDS_V4);
+                for call in 0..CALLS {
+                    let status = STATUSES[(call + cpu) % STATUSES.len()];
+                    let request = get(&path(&status.to_string()));
+                    stream.write_all(request.as_bytes()).expect("write");
+                    assert_eq!(read_at_once(&mut stream), status);
+                }
+                port(&stream)
+            })
+        };
+        [caller(0), caller(1)]
+            .map(|caller| caller.join().expect("a caller"))
+            .into()
+    });
+    let ended = analyzer.stop();
+    let requests = ended.requests();
+    let mut answered = 0;
+    for port in ports {
+        let records = of_port(&requests, port);
+        assert_eq!(records.len(), CALLS, "{records:#?}");
+        for record in &records {
+            let path = record["url"]["path"].as_str().expect("a path");
+            let own = format!("answered {}", path.rsplit('/').next().expect("a part"));
+            let answer = answer_of(record);
+            assert!(answer == own || answer == "unseen", "{answer}: {record:#}");
+            answered += usize::from(answer == own);
+        }
+    }
+    println!("{answered} of {} requests have an answer", 2 * CALLS);
+    assert!(answered > 0);
+}
+
+/// Keeps this thread on one CPU.
+fn run_on(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).expect("a CPU");
 }
 
 /// Neither a token nor credentials of an answer are anywhere in what comes out.
@@ -511,12 +709,28 @@ fn what_is_in_answers_stays_in_the_kernel() {
         };
         Reaction::Send(pieces)
     });
-    for what in ["bytes", "whole"] {
+    let streams = ["bytes", "whole"].map(|what| {
         let mut stream = connect(&lab.client, IMDS_V4);
-        stream.write_all(get(&path(what)).as_bytes()).expect("write");
-        read_response(&mut stream);
-    }
+        let request = get_with_token(&path(what), SECRET);
+        stream.write_all(request.as_bytes()).expect("write");
+        read_at_once(&mut stream);
+        stream
+    });
     analyzer.wait_for(|records| records.len() >= 2);
+    // What the kernel side still has, while the connections are open.
+    let maps = maps_of("imds_", &streams);
+    // The send tap keeps nothing of a request there.
+    let has_request = maps.windows(6).any(|window| window == b"/whole");
+    assert!(
+        !maps.is_empty() && has_request != is_legacy(),
+        "{} bytes of maps",
+        maps.len()
+    );
+    for part in [&SECRET[..12], &SECRET[20..32]] {
+        let found = maps.windows(part.len()).any(|window| window == part.as_bytes());
+        assert!(!found, "{part} is in a map");
+    }
+    drop(streams);
     let everything = analyzer.stop().everything();
     assert!(everything.contains("answered"), "{everything}");
     for part in [&SECRET[..12], &SECRET[20..32]] {

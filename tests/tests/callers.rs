@@ -1,7 +1,7 @@
 //! Callers that are not simply one program with one socket: records stay honest and bounded, and never show another
 //! process's facts.
 //!
-//! guests: quickest
+//! guests: full
 //! not-legacy: with_the_connecting_process_as_owner_nothing_of_a_later_program_is_shown
 
 #![expect(clippy::panic, reason = "a test fails by it")]
@@ -16,7 +16,7 @@ use std::{
 };
 
 use imds_analyzer::lab::{Lab, NetNs};
-use imds_analyzer_tests::{PYTHON, Stage, is_legacy, lack, needs, run, wait};
+use imds_analyzer_tests::{PYTHON, Stage, ip, is_legacy, lack, needs, wait};
 use serde_json::{Value, json};
 
 fn text(value: &Value) -> &str {
@@ -420,7 +420,6 @@ for name in [b"/usr/bin/curl", b"curl", b"x > /bin/curl"] * 5:
 fn cabled(lab: &Lab) -> NetNs {
     let namespace = NetNs::new().expect("a namespace");
     let path = namespace.path();
-    let ip = |to: &NetNs, args: &str| run(to, "ip", &args.split(' ').collect::<Vec<_>>());
     ip(
         &lab.server,
         &format!("link add h1 type veth peer name h0 netns {}", path.display()),

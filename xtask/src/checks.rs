@@ -46,9 +46,27 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
         }
         anyhow::Ok(objects)
     })?;
-    rows.extend(end_to_end_rows(full)?);
-    rows.push(object_checks(workspace, &objects)?);
+    // Guests take the CPU time that is left: tests on this machine wait more than they compute.
+    let guests = thread::scope(|scope| {
+        let guests = scope.spawn(|| {
+            vm::check(crate::depth(full)).unwrap_or_else(|error| {
+                println!("no guest could be started: {error:#}");
+                // The empty table counts as a failure.
+                Vec::new()
+            })
+        });
+        rows.extend(on_this_machine(workspace, full, &objects)?);
+        guests.join().map_err(|_| anyhow!("a step panicked"))
+    })?;
+    Ok(report(&rows, &guests, started.elapsed()))
+}
+
+/// Everything that does not run in guests, except what the builds have already done.
+fn on_this_machine(workspace: &Path, full: bool, objects: &[(PathBuf, For)]) -> Result<Vec<Row>> {
+    let mut rows = end_to_end_rows(full)?;
+    rows.push(object_checks(workspace, objects)?);
     rows.push(documents());
+    rows.extend(lints(workspace)?);
     if full {
         let mut doc = cargo_with(&[
             "doc",
@@ -68,20 +86,7 @@ pub(crate) fn run(workspace: &Path, full: bool) -> Result<ExitCode> {
             Err(_) => rows.push(Row::skipped("fuzzing", "needs fuzz/, cargo-fuzz and a nightly")),
         }
     }
-    println!("\n== lints, beside other kernels");
-    // The lints run beside the guests: these wait at times for their network and for each other, and the last one runs
-    // alone.
-    let guests = thread::scope(|scope| {
-        let lints = scope.spawn(|| lints(workspace));
-        let guests = vm::check(crate::depth(full)).unwrap_or_else(|error| {
-            println!("no guest could be started: {error:#}");
-            // The check fails then, because the table is empty.
-            Vec::new()
-        });
-        rows.extend(joined(lints)?);
-        anyhow::Ok(guests)
-    })?;
-    Ok(report(&rows, &guests, started.elapsed()))
+    Ok(rows)
 }
 
 /// The result of a step that ran beside others.

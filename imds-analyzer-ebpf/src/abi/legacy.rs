@@ -1,7 +1,7 @@
-//! What the legacy object adds: the pieces of a send as they were read from the sender's memory, and packets.
+//! The records of the legacy object: pieces of a send as they were read from the sender's memory, and packets.
 //!
-//! A send is read twice, when it begins and when it has ended, each time in pieces of [`PIECE_MAX`] bytes at most. Times
-//! are in nanoseconds of `CLOCK_MONOTONIC`: kernels before 5.8 give programs no other.
+//! A send is read twice, when it begins and when it has ended, each time in pieces of at most [`PIECE_MAX`] bytes.
+//! Times are in nanoseconds of `CLOCK_MONOTONIC`: kernels before 5.8 give programs no other clock.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -16,19 +16,21 @@ pub mod program {
     pub const SHUTDOWN: &str = "imds_shutdown";
     pub const CLOSE: &str = "imds_close";
     pub const WAIT: &str = "imds_wait";
+    pub const RECEIVE: &str = "imds_receive";
+    pub const RECEIVED: &str = "imds_received";
     /// Attached while offsets are learnt.
     pub const CALIBRATE: &str = "imds_calibrate";
-    /// Attached where tasks cannot be read: to `sched_process_fork` and `sched_process_exec`.
+    /// Attached to `sched_process_fork` and `sched_process_exec` if task structs cannot be read.
     pub const FORK: &str = "imds_fork";
     pub const EXEC: &str = "imds_exec";
-    /// Not attached: the others continue in them.
+    /// Not attached: the other programs continue in them by tail call.
     pub const OWNER: &str = "imds_owner";
     pub const COPY: &str = "imds_copy";
-    /// Attached where packets are asked for.
+    /// Attached if packets are asked for.
     pub const PACKET: &str = "imds_packet";
 }
 
-/// Names of the maps in the legacy object; loss is counted as in the other one.
+/// Names of the maps in the legacy object. The map of losses has the same name as in the modern object.
 pub mod map {
     pub const RECORDS: &str = "RECORDS";
     pub const SETTINGS: &str = "SETTINGS";
@@ -36,21 +38,21 @@ pub mod map {
     pub const CALIBRATION: &str = "CALIBRATION";
 }
 
-/// Places of programs in the map [`map::STAGES`].
+/// Indices of programs in the map [`map::STAGES`].
 pub mod stage {
     pub const OWNER: u32 = 0;
     pub const COPY: u32 = 1;
 }
 
-/// Bytes of a send in one record at most.
+/// Maximum bytes of a send in one record.
 pub const PIECE_MAX: usize = 4096;
-/// Bytes of a packet in one record at most. The size of a perf record is a u16 (`perf_event_header`), and a packet hardly
-/// ever is larger than half of a window that was not scaled.
+/// Maximum bytes of a packet in one record. The size of a perf record is a u16 (`perf_event_header`), and a packet is
+/// hardly ever larger than half of a window that was not scaled.
 pub const PACKET_MAX: u32 = 60 * 1024;
 
-/// Places in the map [`map::CALIBRATION`], [`SLOT`] bytes each.
+/// Indices in the map [`map::CALIBRATION`], of [`SLOT`] bytes each.
 pub mod slot {
-    /// The current task, in as many pieces.
+    /// The current task, in [`TASK_LEN`] pieces.
     pub const TASK: u32 = 0;
     pub const TASK_LEN: u32 = 12;
     pub const SOCK: u32 = 12;
@@ -60,7 +62,8 @@ pub mod slot {
     /// [`super::Settings::dump`].
     pub const DUMP: u32 = 16;
     pub const DUMP_LEN: u32 = 4;
-    /// `bpf_get_current_pid_tgid`: the thread and its process as the first pid namespace has them; and the sock's address.
+    /// The result of `bpf_get_current_pid_tgid` (the thread and its process in the first pid namespace), and the sock's
+    /// address.
     pub const NUMBERS: u32 = DUMP + DUMP_LEN;
     pub const LEN: u32 = NUMBERS + 1;
 }
@@ -81,6 +84,9 @@ pub enum Phase {
     Shutdown = 4,
     /// The socket is closed.
     Close = 5,
+    /// The first bytes since the last send were received; `result` is the status in the status line that they begin
+    /// with, 0 if they are anything else.
+    Received = 6,
 }
 
 impl Phase {
@@ -91,6 +97,7 @@ impl Phase {
             3 => Self::End,
             4 => Self::Shutdown,
             5 => Self::Close,
+            6 => Self::Received,
             _ => return None,
         })
     }
@@ -102,7 +109,8 @@ pub mod send_flags {
     pub const URGENT: u32 = 1;
     /// The bytes stay in pages that the sender can still write: MSG_ZEROCOPY, sendfile, splice, vmsplice.
     pub const SENDER_PAGES: u32 = 1 << 1;
-    /// The send has waited for room, or whether it has cannot be told: what was taken before may have left by itself.
+    /// The send waited for room, or it is not known whether it did: bytes that the socket took earlier may have left
+    /// already.
     pub const WAITED: u32 = 1 << 2;
 }
 
@@ -113,19 +121,19 @@ pub struct Send {
     pub header: Header,
     /// Address of the kernel's `struct sock`, a key only.
     pub sock: u64,
-    /// The socket's cookie, 0 as long as it has none.
+    /// The socket's cookie; 0 as long as it has none.
     pub cookie: u64,
     /// The sender. What the kernel side could not read is 0.
     pub task: Task,
-    /// Counts the sends of this socket from 1 on; what is left out was lost.
+    /// Number of the send on its socket, from 1 on; a send whose number is missing was lost.
     pub number: u32,
     /// Bytes of the send before this piece.
     pub offset: u32,
-    /// Bytes behind `data_len` that could not be read.
+    /// Bytes after the `data_len` ones that could not be read.
     pub missing: u32,
     /// Bytes the socket took, or an error; meaningful at the end.
     pub result: i32,
-    /// TCP sequence number of the byte that is written next.
+    /// TCP sequence number of the next byte written.
     pub seq: u32,
     pub net_ns: u32,
     /// [`send_flags`].
@@ -134,7 +142,7 @@ pub struct Send {
     pub phase: u8,
     /// 4 or 6, as in [`super::Request`].
     pub family: u8,
-    /// As the sock has them, in network order.
+    /// Addresses and port of the sock, in network order.
     pub source_port: u16,
     pub source: [u8; 16],
     pub destination: [u8; 16],
@@ -160,11 +168,12 @@ pub struct ForkOrExec {
     pub header: Header,
     /// The process.
     pub tgid: u32,
-    /// The thread that it started, the first of a process or another of its own; 0 where it executes a program.
+    /// The thread that the process started: the first one of a new process, or another one of its own. 0 if it executes
+    /// a program.
     pub child: u32,
     pub uid: u32,
     pub reserved: u32,
-    /// Name of the thread that does it: the new one, where it executes a program.
+    /// Name of the thread that acts; the new name if it executes a program.
     pub comm: [u8; COMM_LEN],
 }
 
@@ -174,11 +183,11 @@ pub struct ForkOrExec {
 pub struct SendRecord {
     pub send: Send,
     pub data: [u8; PIECE_MAX],
-    /// The verifier bounds a length by a mask, which [`PIECE_MAX`] itself must pass.
+    /// The verifier needs a mask to bound a length, and [`PIECE_MAX`] itself must pass that mask.
     pub unused: [u8; PIECE_MAX],
 }
 
-/// What the legacy object's programs are told, through a map; offsets of 0 in structs of tasks are not known.
+/// Settings of the legacy object's programs, in a map. An offset of 0 in a task's structs means that it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Settings {
@@ -196,27 +205,27 @@ pub struct Settings {
     pub iter_segments: u32,
     pub iter_segment_count: u32,
     pub iter_buffer: u32,
-    /// Values of the iterator's type, of the bits in `tag_mask`; [`NO_TAG`] for a kind this kernel has not.
+    /// Values of the iterator's type, in the bits of `tag_mask`; [`NO_TAG`] for a kind that this kernel does not have.
     pub tag_mask: u32,
     pub tag_iovec: u32,
     pub tag_kvec: u32,
     pub tag_buffer: u32,
-    /// The peer that is looked for: addresses and port in network order.
+    /// The peer to look for: addresses and port in network order.
     pub target_v4: u32,
     pub target_v6: [u32; 4],
     pub target_port: u32,
-    /// Where the record of the tracepoint sched_process_fork has `child_pid`.
+    /// Offset of `child_pid` in the record of the tracepoint sched_process_fork.
     pub fork_child: u32,
-    /// The [`send_flags`] of every send, for what this kernel does not let be seen.
+    /// The [`send_flags`] of every send, for facts that programs cannot see on this kernel.
     pub send_flags: u32,
     pub reserved: u32,
-    /// The first bytes of the name of the thread whose sends are dumped for calibration, and what else of the kernel's
-    /// memory to dump then.
+    /// The first bytes of the name of the thread whose sends are dumped for calibration, and the addresses of other
+    /// kernel memory to dump with them.
     pub calibrate: u64,
     pub dump: [u64; slot::DUMP_LEN as usize],
 }
 
-/// No value of a byte.
+/// A value that no byte has.
 pub const NO_TAG: u32 = u32::MAX;
 
 const _: () = {

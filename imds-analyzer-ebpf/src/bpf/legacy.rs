@@ -1,5 +1,6 @@
-//! The programs of the legacy object, in the order data flows: those that read sends, and the one that passes packets on. A
-//! program that finds an IMDS socket goes on in the next one by tail call: that is how old kernels do without loops.
+//! The programs of the legacy object, in the order data flows: those that read sends, then the one that passes packets
+//! on. A program that finds an IMDS socket continues in the next program by tail call, because old kernels have no
+//! loops.
 
 mod calibrate;
 mod caller;
@@ -8,6 +9,7 @@ mod current;
 mod lineage;
 mod packet;
 mod peer;
+mod receives;
 mod sends;
 mod settings;
 mod transport;
@@ -20,7 +22,7 @@ use imds_analyzer_ebpf::abi::legacy::Phase;
 
 use super::common::skb::Skb;
 
-// A send is watched where the socket is locked: one socket's sends come one after the other.
+// The send hooks run while the socket is locked, so the sends on one socket come one after the other.
 
 /// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
 #[kprobe]
@@ -31,7 +33,7 @@ fn imds_send(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Until 6.4, for what has no msghdr: sendfile(2) and splice(2).
+/// Until 6.4, for sends without a msghdr: sendfile(2) and splice(2).
 ///
 /// match-proto: ssize_t do_tcp_sendpages(struct sock *sk, struct page *page, int offset, size_t size, int flags)
 #[kprobe]
@@ -42,7 +44,7 @@ fn imds_pages(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The end of either.
+/// The return of `tcp_sendmsg_locked` and of `do_tcp_sendpages`.
 #[kretprobe]
 #[inline(always)]
 fn imds_sent(ctx: RetProbeContext) -> u32 {
@@ -82,6 +84,26 @@ fn imds_close(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// match-proto: int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
+#[kprobe]
+#[inline(always)]
+fn imds_receive(ctx: ProbeContext) -> u32 {
+    let (sock, message) = (argument(&ctx, 0), argument(&ctx, 1));
+    receives::begin(sock, message, argument(&ctx, 2));
+    0
+}
+
+/// Called by the reader when it has copied bytes to its own memory, before it returns (since before 4.14).
+///
+/// match-proto: void tcp_cleanup_rbuf(struct sock *sk, int copied)
+#[kprobe]
+#[inline(always)]
+fn imds_received(ctx: ProbeContext) -> u32 {
+    let sock = argument(&ctx, 0);
+    receives::received(&ctx, sock, argument(&ctx, 1) as i32);
+    0
+}
+
 /// match-proto: int sk_stream_wait_memory(struct sock *sk, long *timeo_p)
 #[kprobe]
 #[inline(always)]
@@ -98,7 +120,7 @@ fn imds_owner(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Tail-called, and by itself: the next piece of a send.
+/// Tail-called, also by itself: copies the next piece of a send.
 #[kprobe]
 #[inline(always)]
 fn imds_copy(ctx: ProbeContext) -> u32 {
@@ -131,8 +153,9 @@ fn imds_exec(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// Every packet that a socket sends, where kernels let such a program write to a perf buffer (5.4).
-// VERIFIER: without a direction in its section it has no expected attach type, which kernels before 4.17 do not know.
+/// Sees every packet that a socket sends, on kernels that let such a program write to a perf buffer (5.4).
+// VERIFIER: the section names no direction, so the program has no expected attach type, which kernels before 4.17 do
+// not know.
 #[cgroup_skb]
 #[inline(always)]
 fn imds_packet(ctx: SkBuffContext) -> i32 {

@@ -219,7 +219,7 @@ const fn replied(status: u16, millis: u64) -> Answer {
     Answer::Answered(Reply {
         status,
         duration: Duration::from_millis(millis),
-        hop_limit: 64,
+        hop_limit: Some(64),
     })
 }
 

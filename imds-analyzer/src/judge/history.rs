@@ -95,7 +95,7 @@ impl History {
     /// Stores the outcome of the request for a token with this ticket.
     pub(super) fn answered(&mut self, who: Who, ticket: u64, answer: Answer) {
         if let Some(reply) = answer.reply() {
-            self.token_hop_limit = Some(reply.hop_limit);
+            self.token_hop_limit = reply.hop_limit.or(self.token_hop_limit);
         }
         let process = self.processes.peek_mut(&who.process);
         let caller = self

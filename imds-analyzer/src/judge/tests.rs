@@ -33,7 +33,7 @@ const fn replied(status: u16) -> Answer {
     Answer::Answered(Reply {
         status,
         duration: Duration::from_millis(1),
-        hop_limit: 63,
+        hop_limit: Some(63),
     })
 }
 

@@ -98,7 +98,11 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
                 answers,
                 owners,
             } => modern::load(offsets, budget, *answers, owners),
-            TapPlan::Legacy { settings, packets } => legacy::load(settings.as_ref(), *packets),
+            TapPlan::Legacy {
+                settings,
+                packets,
+                answers,
+            } => legacy::load(settings.as_ref(), *packets, *answers),
         };
         match loaded {
             Ok(mut loaded) => {

@@ -38,6 +38,8 @@ pub enum TapPlan {
         /// `None` if calibration must learn them.
         settings: Option<Settings>,
         packets: bool,
+        /// Read the status of answers in the readers' memory.
+        answers: bool,
     },
 }
 
@@ -103,7 +105,7 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
     // The legacy object has a single owner hook, which always sees the sender.
     if wanted.object != Some(Object::Modern) && matches!(wanted.owner, None | Some(OwnerHook::Kprobe)) {
         let packets = wanted.object == Some(Object::Legacy) && wanted.tap == Some(Tap::Wire);
-        match legacy(features, packets) {
+        match legacy(features, wanted, packets) {
             Ok(tap) => {
                 if plan.taps.is_empty() {
                     plan.reasons.extend(
@@ -206,7 +208,7 @@ fn modern(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Res
     };
     reasons.push(
         if wanted.without_answers {
-            "answers: not followed, as requested"
+            ANSWERS_NOT_WANTED
         } else {
             "answers: cgroup_skb ingress at the root of cgroup2"
         }
@@ -222,7 +224,7 @@ fn modern(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Res
 }
 
 /// Plans the legacy object: its wire tap with `packets`, else its send tap.
-fn legacy(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> {
+fn legacy(features: &Features, wanted: Wanted, packets: bool) -> Result<TapPlan, Vec<Obstacle>> {
     let needed = [Feature::Privileges, Feature::KernelReads, Feature::KprobeEvents];
     let obstacles = missing(features, needed.into_iter().chain(packets.then_some(Feature::Cgroup2)));
     if !obstacles.is_empty() {
@@ -231,10 +233,15 @@ fn legacy(features: &Features, packets: bool) -> Result<TapPlan, Vec<Obstacle>> 
     Ok(TapPlan::Legacy {
         settings: features.legacy_settings,
         packets,
+        answers: !packets && !wanted.without_answers,
     })
 }
 
-const NO_ANSWERS: &str = "answers: not seen with the legacy object; every request has imds.answer unseen";
+const ANSWERS_NOT_WANTED: &str = "answers: not followed, as requested";
+const ANSWERS_RECEIVED: &str = "answers: kprobes on tcp_recvmsg and tcp_cleanup_rbuf, which read the status in the \
+    reader's memory; tried on a test connection";
+const NO_ANSWERS: &str =
+    "answers: not seen with the wire tap of the legacy object; every request has imds.answer unseen";
 
 /// A reason given when the send tap is used.
 const PACKETS_NOT_ASKED_FOR: &str = "no wire tap of the legacy object: request it with --object legacy-wire (Linux 5.4 \
@@ -252,7 +259,14 @@ fn explain_legacy(tap: &TapPlan, condition: &str, reasons: &mut Vec<String>) {
             "send tap: kprobes on {sender}, which read the sender's memory{condition}"
         ));
     }
-    reasons.push(NO_ANSWERS.to_owned());
+    reasons.push(
+        match tap {
+            TapPlan::Legacy { packets: true, .. } => NO_ANSWERS,
+            TapPlan::Legacy { answers: true, .. } => ANSWERS_RECEIVED,
+            _ => ANSWERS_NOT_WANTED,
+        }
+        .to_owned(),
+    );
     reasons.push(
         match tap {
             TapPlan::Legacy { settings: None, .. } => {
@@ -302,7 +316,7 @@ mod tests {
                 let owners: Vec<_> = owners.iter().map(|owner| owner.as_str()).collect();
                 format!("wire {}", owners.join(" "))
             }
-            TapPlan::Legacy { settings, packets } => {
+            TapPlan::Legacy { settings, packets, .. } => {
                 let tap = if *packets { "legacy wire" } else { "send" };
                 let learnt = if settings.is_none() { " calibrated" } else { "" };
                 format!("{tap}{learnt}")

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use imds_analyzer_ebpf::{
     abi::{
         Header, Loss, RecordKind, Request, Task,
+        exchange::Answer,
         legacy::{PIECE_MAX, Send, send_flags},
         request_flags,
     },
@@ -14,7 +15,11 @@ use imds_analyzer_ebpf::{
 };
 use zerocopy::FromZeros as _;
 
-use super::{Report, urgent::Urgent};
+use super::{
+    Report,
+    replies::{Replies, Settled},
+    urgent::Urgent,
+};
 use crate::loss::Ledger;
 
 /// Maximum number of sender changes remembered: a head may have several senders, and packets may be delayed.
@@ -45,6 +50,7 @@ pub(super) struct Stream {
     urgent: Urgent,
     /// True if more bytes may wait in the socket than an urgent pointer can span.
     is_far: bool,
+    pub(super) replies: Replies,
 }
 
 /// The sender of the bytes from a position on.
@@ -84,17 +90,19 @@ impl Stream {
             continues: false,
             urgent: Urgent::default(),
             is_far: false,
+            replies: Replies::lost(),
         }
     }
 
     /// A stream followed by sends on the socket of `send`, whose cookie is unknown here; `connection` is a number used
-    /// instead.
-    pub(super) fn of_sends(send: &Send, connection: u64) -> Self {
+    /// instead. `answers`: true if what the reader receives is seen.
+    pub(super) fn of_sends(send: &Send, connection: u64, answers: bool) -> Self {
         /// Marks a number that is not a cookie.
         const CONNECTION: u64 = 1 << 63;
         Self {
             sock: send.sock,
             flags: request_flags::SEND_TAP,
+            replies: if answers { Replies::default() } else { Replies::lost() },
             ..Self::new(connection | CONNECTION)
         }
     }
@@ -155,6 +163,28 @@ impl Stream {
     pub(super) fn forget_all_senders(&mut self) {
         self.senders.clear();
         self.had_pages = true;
+    }
+
+    /// True if the last head is unfinished.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.classifier.is_unfinished()
+    }
+
+    /// News of an answer, as the modern object would send them.
+    pub(super) fn news(&self, settled: Settled) -> Answer {
+        let mut answer = Answer::new_zeroed();
+        answer.header = Header {
+            time: settled.received.time,
+            kind: RecordKind::Answer as u16,
+            data_len: 0,
+            reserved: 0,
+        };
+        answer.sock = self.sock;
+        answer.cookie = self.cookie;
+        answer.index = settled.index;
+        answer.status = settled.received.status;
+        answer.news = settled.news as u8;
+        answer
     }
 
     /// True if a head may begin here.
@@ -306,6 +336,8 @@ impl Stream {
     /// number is unknown.
     pub(super) fn cut(&mut self, missing: u32, reason: Reason, time: u64, report: &mut impl Report) -> bool {
         self.is_far |= missing == u32::MAX;
+        // Any number of requests may be among them.
+        self.replies.doubt();
         self.urgent.gap(self.position, missing, &mut self.classifier);
         let cut = self.classifier.gap(missing) == Step::Head;
         if cut {
@@ -355,6 +387,9 @@ impl Stream {
         request.facts = head.facts;
         let (capture, len) = self.classifier.capture();
         request.header.data_len = len as u16;
+        if kind == RecordKind::Request {
+            self.replies.number(&mut request);
+        }
         report(kind, &request, capture.get(..len).unwrap_or_default());
         self.forget_senders(begin);
     }

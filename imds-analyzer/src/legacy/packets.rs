@@ -93,6 +93,8 @@ impl Packets {
             }
             // A packet shows it.
             Phase::Shutdown => {}
+            // Not attached beside packets.
+            Phase::Received => {}
             Phase::Close => {
                 self.opening.pop(&send.sock);
                 self.connectors.pop(&send.sock);

@@ -9,6 +9,7 @@ use std::mem;
 use imds_analyzer_ebpf::{
     abi::{
         Task,
+        exchange::Answer,
         legacy::{Phase, Send, send_flags},
     },
     classify::Reason,
@@ -17,7 +18,7 @@ use imds_analyzer_ebpf::{
 use lru::LruCache;
 use zeroize::Zeroizing;
 
-use super::{Report, STREAMS_MAX, follow::Stream};
+use super::{Report, STREAMS_MAX, follow::Stream, replies::Received};
 use crate::loss::{Kind, Ledger};
 
 /// Connections followed by their sends.
@@ -26,6 +27,9 @@ pub(super) struct Sends {
     connections: LruCache<u64, Connection>,
     /// Number of connections seen.
     seen: u64,
+    /// True if what readers receive is seen.
+    answers: bool,
+    news: Vec<Answer>,
 }
 
 struct Connection {
@@ -50,10 +54,13 @@ struct SendInProgress {
 }
 
 impl Sends {
-    pub(super) fn new() -> Self {
+    /// `answers`: true if what readers receive is seen.
+    pub(super) fn new(answers: bool) -> Self {
         Self {
             connections: LruCache::new(STREAMS_MAX),
             seen: 0,
+            answers,
+            news: Vec::new(),
         }
     }
 
@@ -101,6 +108,7 @@ impl Sends {
                 }
                 if let Some(connection) = self.connections.get_mut(&send.sock) {
                     connection.end(send, data, counters, report);
+                    self.news.extend(connection.sent());
                 }
             }
             Phase::Shutdown => {
@@ -109,24 +117,37 @@ impl Sends {
                 }
             }
             Phase::Close => self.close(send, counters, report),
+            Phase::Received => {
+                if let Some(connection) = self.connections.get_mut(&send.sock) {
+                    self.news.extend(connection.received(send));
+                }
+            }
         }
+    }
+
+    /// News of answers since the last call.
+    pub(super) fn take_news(&mut self) -> Vec<Answer> {
+        mem::take(&mut self.news)
     }
 
     /// Adds a connection for a socket that has none here. `joined`: why its beginning was missed, if it was.
     fn open(&mut self, send: &Send, joined: Option<Reason>, counters: &mut Ledger, report: &mut impl Report) {
         self.seen += 1;
-        let connection = Connection::new(send, self.seen, joined);
+        let connection = Connection::new(send, self.seen, joined, self.answers);
         if let Some((sock, mut oldest)) = self.connections.push(send.sock, connection)
             && sock != send.sock
         {
             counters.add(Kind::ConnectionsGivenUp, 1);
             oldest.give_up(send.header.time, report);
+            self.news.extend(oldest.lose_answers(send.header.time));
         }
     }
 
     fn close(&mut self, send: &Send, counters: &mut Ledger, report: &mut impl Report) {
         if let Some(mut connection) = self.connections.pop(&send.sock) {
             connection.finish(send, counters, report);
+            let settled = connection.stream.replies.end(send.header.time);
+            self.news.extend(settled.map(|settled| connection.stream.news(settled)));
         }
     }
 
@@ -134,14 +155,15 @@ impl Sends {
     pub(super) fn lost(&mut self, time: u64, report: &mut impl Report) {
         for (_, connection) in &mut self.connections {
             connection.doubt(time, report);
+            self.news.extend(connection.lose_answers(time));
         }
     }
 }
 
 impl Connection {
     /// The `count`-th connection. `joined`: why its beginning was missed, if it was.
-    fn new(send: &Send, count: u64, joined: Option<Reason>) -> Self {
-        let mut stream = Stream::of_sends(send, count);
+    fn new(send: &Send, count: u64, joined: Option<Reason>, answers: bool) -> Self {
+        let mut stream = Stream::of_sends(send, count, answers);
         let mut number = 0;
         if let Some(reason) = joined {
             stream.start_midstream(reason);
@@ -292,6 +314,33 @@ impl Connection {
         if !self.stream.give_up(time, report) && self.in_progress.is_some() {
             self.stream.report_unseen(Reason::NoState, time, report);
         }
+    }
+
+    /// Handles what was received first after a send.
+    fn received(&mut self, receive: &Send) -> Option<Answer> {
+        let received = Received {
+            status: u16::try_from(receive.result).unwrap_or(0),
+            time: receive.header.time,
+        };
+        let is_sending = self.in_progress.is_some();
+        let in_head = self.stream.is_in_head();
+        let settled = self.stream.replies.received(received, is_sending, in_head)?;
+        Some(self.stream.news(settled))
+    }
+
+    /// Handles an answer that came before the end of its send.
+    fn sent(&mut self) -> Option<Answer> {
+        if self.in_progress.is_some() {
+            return None;
+        }
+        let settled = self.stream.replies.sent(self.stream.is_in_head())?;
+        Some(self.stream.news(settled))
+    }
+
+    /// Gives up on the answers of this connection.
+    fn lose_answers(&mut self, time: u64) -> Option<Answer> {
+        let settled = self.stream.replies.lose(time)?;
+        Some(self.stream.news(settled))
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use imds_analyzer_ebpf::abi::{
     Owner, Task,
+    exchange::Answer,
     legacy::{ForkOrExec, Packet, Phase, Send},
 };
 use lru::LruCache;
@@ -49,12 +50,12 @@ enum Source {
 
 impl LegacyTap {
     /// `lineage`: needed if tasks cannot be read. `packets`: the kernel side forwards packets.
-    pub fn new(lineage: Option<Lineage>, packets: bool) -> Self {
+    pub fn new(lineage: Option<Lineage>, packets: bool, answers: bool) -> Self {
         Self {
             source: if packets {
                 Source::Packets(Packets::new())
             } else {
-                Source::Sends(Sends::new())
+                Source::Sends(Sends::new(answers))
             },
             lineage,
             kernel_threads: LruCache::new(KERNEL_THREADS_MAX),
@@ -142,12 +143,20 @@ impl LegacyTap {
             // The task that connects is the connector: there is no earlier sender to look up.
             (Source::Sends(_), Phase::Connect) => self.complete(&mut send.task),
             // The sender of these events is not needed.
-            (Source::Sends(_), Phase::Shutdown | Phase::Close) => {}
+            (_, Phase::Received) | (Source::Sends(_), Phase::Shutdown | Phase::Close) => {}
             _ => self.identify(send),
         }
         match &mut self.source {
             Source::Sends(sends) => sends.take(send, phase, data, &mut self.counters, report),
             Source::Packets(packets) => packets.sent(send, phase, &mut self.counters, report),
+        }
+    }
+
+    /// News of answers since the last call, which come after the records of their requests.
+    pub fn take_news(&mut self) -> Vec<Answer> {
+        match &mut self.source {
+            Source::Sends(sends) => sends.take_news(),
+            Source::Packets(_) => Vec::new(),
         }
     }
 

@@ -219,7 +219,7 @@ impl<'a> Imds<'a> {
             sender_pages: event.sender_pages,
             packet_destination: event.packet_destination.map(Address::new),
             answer: Some(event.answer.word().into()),
-            hop_limit: event.answer.reply().map(|reply| reply.hop_limit),
+            hop_limit: event.answer.reply().and_then(|reply| reply.hop_limit),
             cause: judgement.cause.map(Word::Known),
             token_status: judgement.token_status,
             token_hop_limit: judgement.token_hop_limit,

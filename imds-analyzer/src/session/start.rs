@@ -94,7 +94,11 @@ impl<S: Sink> Session<S> {
         Ok(Self {
             stream,
             more: false,
-            send: LegacyTap::new(loaded.follows_processes.then(Lineage::of_this_host), packets),
+            send: LegacyTap::new(
+                loaded.follows_processes.then(Lineage::of_this_host),
+                packets,
+                loaded.answers,
+            ),
             loaded,
             join,
             outlet,

@@ -140,7 +140,7 @@ pub(crate) fn full_event() -> Event {
         answer: Answer::Answered(Reply {
             status: 200,
             duration: Duration::from_micros(1834),
-            hop_limit: 1,
+            hop_limit: Some(1),
         }),
         judgement: Judgement {
             cause: Some(Cause::TokenUnanswered),
@@ -314,7 +314,7 @@ pub(crate) fn samples() -> Vec<Event> {
     v2.answer = Answer::Answered(Reply {
         status: 400,
         duration: Duration::from_millis(2),
-        hop_limit: 64,
+        hop_limit: Some(64),
     });
     events.push(v2);
 

@@ -13,7 +13,8 @@ use std::{
 
 use serde_json::Value;
 
-use super::{DEADLINE, Ended, requests};
+use super::{Ended, requests};
+use crate::patience;
 
 /// Killed when dropped.
 pub(super) struct Running {
@@ -59,7 +60,7 @@ impl Running {
                 line.clear();
             }
         });
-        if ready.recv_timeout(DEADLINE).is_err() {
+        if ready.recv_timeout(patience()).is_err() {
             let _ = child.kill();
             let _ = child.wait();
             stderr.join().expect("reader");
@@ -91,7 +92,7 @@ impl Running {
 
     /// Waits for the next line of stdout, of any kind.
     pub(super) fn next_line(&mut self) -> String {
-        let line = self.lines.recv_timeout(DEADLINE).expect("a line in time");
+        let line = self.lines.recv_timeout(patience()).expect("a line in time");
         self.seen.push(line.clone());
         line
     }
@@ -135,7 +136,7 @@ impl Running {
 
     /// Waits until the process ends, and collects its output.
     pub(super) fn finish(&mut self) -> Ended {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + patience();
         let status = loop {
             match self.child.try_wait().expect("our own child") {
                 Some(status) => break status,
@@ -143,7 +144,7 @@ impl Running {
             }
             thread::sleep(Duration::from_millis(5));
         };
-        while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
+        while let Ok(line) = self.lines.recv_timeout(patience()) {
             self.seen.push(line);
         }
         if let Some(reader) = self.stderr.take() {

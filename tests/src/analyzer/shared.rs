@@ -13,8 +13,8 @@ use std::{
 use imds_analyzer::lab::{Lab, Server};
 use serde_json::Value;
 
-use super::{DEADLINE, requests, running::Running, watch};
-use crate::{IMDS_V4, connect, fits_schema, get, lab_with_imds, read_response, schema};
+use super::{requests, running::Running, watch};
+use crate::{IMDS_V4, connect, fits_schema, get, lab_with_imds, patience, read_response, schema};
 
 /// Returns true if a request's record is the test's own.
 pub(super) type Own = Box<dyn Fn(&Value) -> bool + Send>;
@@ -82,7 +82,7 @@ impl Shared {
             let is_mark = |record: &Value| record["url"]["path"] == path;
             let (_, seen) = self
                 .running
-                .wait_until(from, DEADLINE, is_mark, |marks| !marks.is_empty());
+                .wait_until(from, patience(), is_mark, |marks| !marks.is_empty());
             assert!(seen, "the analyzer has not seen {path}");
         }
     }
@@ -126,6 +126,10 @@ fn waiting() -> std::sync::MutexGuard<'static, Option<Shared>> {
 /// Runs after the last test. If [`end`] panics, the test program fails.
 extern "C" fn at_exit() {
     if panic::catch_unwind(end).is_err() {
+        // As libtest says it, so that it is counted and named.
+        println!(
+            "\nfailures:\n    the analyzer that tests share\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored"
+        );
         // SAFETY: ends at once.
         unsafe { libc::_exit(101) };
     }

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::arch::Arch;
+use crate::step;
 
 /// Time to boot, and slack.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -124,16 +125,18 @@ impl Machine<'_> {
             .arg("-kernel")
             .arg(self.image)
             .arg("-initrd")
-            .arg(self.initramfs)
-            .stdin(Stdio::null())
-            .stderr(console.try_clone()?)
-            .stdout(console);
+            .arg(self.initramfs);
         if let Some(disk) = self.disk {
             command.args([
                 "-drive",
                 &format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()),
             ]);
         }
+        let mut command = step::patient(&command);
+        command
+            .stdin(Stdio::null())
+            .stderr(console.try_clone()?)
+            .stdout(console);
         // No guest outlives this program, however it ends. The signal comes when the thread that started the guest
         // ends, and that thread waits for the guest.
         let end_with_parent = || {

@@ -99,6 +99,7 @@ pub(super) fn next(ctx: &impl EbpfContext) {
         // VERIFIER: the length is bounded and never 0.
         let len = offset_of!(SendRecord, data) as u64 + (read::bounded(copied) & (2 * PIECE_MAX as u32 - 1)) as u64;
         transport::output(ctx, record, len);
+        wipe(&mut record.data, copied);
     }
     if done < call.limit {
         transport::go_on(ctx, stage::COPY);
@@ -152,4 +153,17 @@ fn copy(to: &mut [u8; PIECE_MAX], slice: &Slice, len: u32, kernel: bool) -> bool
         unsafe { bpf_probe_read_user(to, len, from) }
     };
     result == 0
+}
+
+/// Overwrites the first `len` bytes, at most [`PIECE_MAX`]: no token stays in the map.
+#[inline(always)]
+fn wipe(data: &mut [u8; PIECE_MAX], len: u32) {
+    if len == 0 {
+        return;
+    }
+    // VERIFIER: as in `read::user_into`.
+    let len = (read::bounded(len - 1) & (PIECE_MAX as u32 - 1)) + 1;
+    // The helper writes zeroes where it cannot read (kernel/trace/bpf_trace.c), and there is nothing at address 0.
+    // SAFETY: at most PIECE_MAX bytes are written to `data`.
+    unsafe { bpf_probe_read_kernel(data.as_mut_ptr().cast::<c_void>(), len, core::ptr::null()) };
 }

@@ -1,4 +1,4 @@
-//! What is kept between the begin of a send and its end, and from one send of a socket to the next.
+//! State kept from the beginning of a send to its end, and from one send on a socket to the next.
 
 use aya_ebpf::{EbpfContext, macros::map, maps::LruHashMap, programs::ProbeContext};
 use imds_analyzer_ebpf::abi::{
@@ -16,27 +16,27 @@ use crate::bpf::common::{counters, read};
 
 /// Where a send's bytes are.
 pub(super) mod source {
-    /// In no memory that can be read: pages.
+    /// In pages, which programs cannot read.
     pub(crate) const NONE: u32 = 0;
     /// In segments of the process's memory.
     pub(crate) const USER: u32 = 1;
-    /// In segments of the kernel's.
+    /// In segments of the kernel's memory.
     pub(crate) const KERNEL: u32 = 2;
-    /// In one piece of the process's.
+    /// In one piece of the process's memory.
     pub(crate) const BUFFER: u32 = 3;
 }
 
-/// A send under way, or another event, by the thread in it.
+/// A send in progress, or another event. The map's key is the thread.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Call {
     pub(super) sock: u64,
-    /// The array of segments; the bytes themselves for [`source::BUFFER`].
+    /// Address of the array of segments, or of the bytes themselves for [`source::BUFFER`].
     pub(super) segments: u64,
     pub(super) segment_count: u64,
     /// Bytes of the first segment that are not part of the send.
     pub(super) skip: u64,
-    /// The segment that comes next, and the place in it.
+    /// Index of the next segment, and the offset in it.
     pub(super) segment: u64,
     pub(super) within: u64,
     pub(super) number: u32,
@@ -44,20 +44,20 @@ pub(super) struct Call {
     pub(super) phase: u32,
     /// One of [`source`].
     pub(super) source: u32,
-    /// Bytes of the send, as far as they matter in this phase; and those that were passed on.
+    /// Bytes of the send that count in this phase, and how many of them were passed on.
     pub(super) limit: u32,
     pub(super) offset: u32,
     pub(super) result: i32,
-    /// [`send_flags`].
+    /// Bits of [`send_flags`].
     pub(super) flags: u32,
-    /// VERIFIER: no byte of a map's value may be left unwritten.
+    /// VERIFIER: every byte of a map's value must be written.
     reserved: u32,
 }
 
 #[map]
 static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(4096, 0);
 
-/// One socket.
+/// The sends on one socket.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Sends {
@@ -65,8 +65,12 @@ pub(super) struct Sends {
     pub(super) announced_start: u64,
     pub(super) announced_exec: u64,
     pub(super) announced_tgid: u32,
-    /// How many there were.
+    /// Sends so far.
     pub(super) count: u32,
+    /// 1 if nothing was received since the last send.
+    pub(super) awaits: u32,
+    /// VERIFIER: no byte of a map's value may be left unwritten.
+    reserved: u32,
 }
 
 #[map]
@@ -75,13 +79,14 @@ static SENDS: LruHashMap<u64, Sends> = LruHashMap::with_max_entries(8192, 0);
 #[inline(always)]
 pub(super) fn call<'a>() -> Option<&'a mut Call> {
     let call = CALLS.get_ptr_mut(thread())?;
-    // SAFETY: a map's value; the thread it belongs to is here.
+    // SAFETY: a map's value that belongs to the current thread.
     Some(unsafe { &mut *call })
 }
 
 #[inline(always)]
 pub(super) fn forget_call() {
-    // An entry that is gone was the oldest of too many: its end is not seen, which user space notices.
+    // A missing entry was evicted as the oldest of too many. User space never sees the end of its send, and notices
+    // that.
     let _ = CALLS.remove(thread());
 }
 
@@ -92,7 +97,7 @@ pub(super) fn sends<'a>(sock: u64) -> Option<&'a mut Sends> {
     Some(unsafe { &mut *sends })
 }
 
-/// A new count for the socket at `sock`.
+/// Starts a new count of sends for the socket at `sock`.
 #[inline(always)]
 fn start_count(sock: u64, count: u32) {
     let sends = Sends {
@@ -100,6 +105,8 @@ fn start_count(sock: u64, count: u32) {
         announced_exec: 0,
         announced_tgid: 0,
         count,
+        awaits: 1,
+        reserved: 0,
     };
     if SENDS.insert(sock, sends, 0).is_err() {
         counters::add(Loss::SendState, 1);
@@ -111,13 +118,14 @@ fn start_count(sock: u64, count: u32) {
 fn next_number(sock: u64) -> u32 {
     if let Some(sends) = sends(sock) {
         sends.count = sends.count.wrapping_add(1);
+        sends.awaits = 1;
         return sends.count;
     }
     start_count(sock, 1);
     1
 }
 
-/// tcp_sendmsg_locked begins.
+/// Handles the beginning of tcp_sendmsg_locked.
 #[inline(always)]
 pub(super) fn begin(ctx: &ProbeContext, sock: u64, message: u64, size: u64) {
     let Some(settings) = settings() else { return };
@@ -126,22 +134,7 @@ pub(super) fn begin(ctx: &ProbeContext, sock: u64, message: u64, size: u64) {
         Peer::None if opens_to_target(message, settings) => {}
         _ => return,
     }
-    let tag = read::kernel::<[u8; 1]>(message + settings.iter_type as u64).unwrap_or([u8::MAX])[0] as u32;
-    let tag = tag & settings.tag_mask;
-    let source = if tag == settings.tag_iovec {
-        source::USER
-    } else if tag == settings.tag_buffer {
-        source::BUFFER
-    } else if tag == settings.tag_kvec {
-        source::KERNEL
-    } else {
-        source::NONE
-    };
-    let place = if source == source::BUFFER {
-        settings.iter_buffer
-    } else {
-        settings.iter_segments
-    };
+    let (source, place) = source_of(message, settings);
     let skip: u64 = read::kernel(message + settings.iter_offset as u64).unwrap_or(0);
     let flags: u32 = read::kernel(message + settings.msg_flags as u64).unwrap_or(0);
     let call = Call {
@@ -163,21 +156,21 @@ pub(super) fn begin(ctx: &ProbeContext, sock: u64, message: u64, size: u64) {
     start(ctx, &call);
 }
 
-/// do_tcp_sendpages begins.
+/// Handles the beginning of do_tcp_sendpages.
 #[inline(always)]
 pub(super) fn begin_pages(ctx: &ProbeContext, sock: u64) {
     let Some(settings) = settings() else { return };
     if peer::of(sock, settings) == Peer::Target {
-        event(ctx, sock, next_number(sock), Phase::Begin, send_flags::SENDER_PAGES);
+        event(ctx, sock, next_number(sock), Phase::Begin, send_flags::SENDER_PAGES, 0);
     }
 }
 
-/// The flags of a message that user space is told of.
+/// The [`send_flags`] that tell user space about the flags of a message.
 #[inline(always)]
 fn kept(message: u32) -> u32 {
     const MSG_OOB: u32 = 1;
     const MSG_ZEROCOPY: u32 = 0x0400_0000;
-    /// Since 6.4 for sendfile(2) and splice(2).
+    /// sendfile(2) and splice(2) use it since 6.4.
     const MSG_SPLICE_PAGES: u32 = 0x0800_0000;
     let mut flags = 0;
     if message & MSG_OOB != 0 {
@@ -189,7 +182,7 @@ fn kept(message: u32) -> u32 {
     flags
 }
 
-/// The send under way on the socket at `sock` waits for room.
+/// Notes that the send in progress on the socket at `sock` waits for room.
 #[inline(always)]
 pub(super) fn waits(sock: u64) {
     if let Some(call) = call()
@@ -199,7 +192,29 @@ pub(super) fn waits(sock: u64) {
     }
 }
 
-/// Whether a message on a socket without peer connects it to the target (MSG_FASTOPEN).
+/// The [`source`] of a message's bytes, and the field of the message that holds their address.
+#[inline(always)]
+pub(super) fn source_of(message: u64, settings: &Settings) -> (u32, u32) {
+    let tag = read::kernel::<[u8; 1]>(message + settings.iter_type as u64).unwrap_or([u8::MAX])[0] as u32;
+    let tag = tag & settings.tag_mask;
+    let source = if tag == settings.tag_iovec {
+        source::USER
+    } else if tag == settings.tag_buffer {
+        source::BUFFER
+    } else if tag == settings.tag_kvec {
+        source::KERNEL
+    } else {
+        source::NONE
+    };
+    let place = if source == source::BUFFER {
+        settings.iter_buffer
+    } else {
+        settings.iter_segments
+    };
+    (source, place)
+}
+
+/// True if a message on a socket without a peer connects the socket to the target (MSG_FASTOPEN).
 #[inline(always)]
 fn opens_to_target(message: u64, settings: &Settings) -> bool {
     const MSG_FASTOPEN: u32 = 0x2000_0000;
@@ -208,7 +223,7 @@ fn opens_to_target(message: u64, settings: &Settings) -> bool {
     flags & MSG_FASTOPEN != 0 && name != 0 && peer::is_target(name, settings)
 }
 
-/// Either returns.
+/// Handles the return of tcp_sendmsg_locked or do_tcp_sendpages.
 #[inline(always)]
 pub(super) fn end(ctx: &impl EbpfContext, result: i32) {
     let Some(call) = call() else { return };
@@ -222,38 +237,38 @@ pub(super) fn end(ctx: &impl EbpfContext, result: i32) {
     counters::add(Loss::SendState, 1);
 }
 
-/// The socket at `sock` is about to connect to the `sockaddr` at `address`.
+/// Handles a connect of the socket at `sock` to the `sockaddr` at `address`.
 #[inline(always)]
 pub(super) fn connect(ctx: &ProbeContext, sock: u64, address: u64) {
     let Some(settings) = settings() else { return };
     if !peer::is_target(address, settings) {
         return;
     }
-    // With MSG_FASTOPEN it does so in a send, which is number 1 already.
+    // With MSG_FASTOPEN the socket connects in a send, which is number 1 already.
     if let Some(call) = call()
         && call.sock == sock
     {
         return;
     }
     start_count(sock, 0);
-    event(ctx, sock, 0, Phase::Connect, 0);
+    event(ctx, sock, 0, Phase::Connect, 0, 0);
 }
 
-/// Nothing more is sent on the socket at `sock`, for the reason `phase`.
+/// Reports that nothing more is sent on the socket at `sock`; `phase` says why.
 #[inline(always)]
 pub(super) fn end_of_stream(ctx: &ProbeContext, sock: u64, phase: Phase) {
     let Some(settings) = settings() else { return };
     if peer::of(sock, settings) != Peer::Target {
         return;
     }
-    // Only a socket that has been seen.
+    // Report only sockets that have been seen.
     let Some(sends) = sends(sock) else { return };
-    event(ctx, sock, sends.count, phase, 0);
+    event(ctx, sock, sends.count, phase, 0, 0);
 }
 
-/// A record without bytes.
+/// Sends a record without bytes.
 #[inline(always)]
-fn event(ctx: &ProbeContext, sock: u64, number: u32, phase: Phase, flags: u32) {
+pub(super) fn event(ctx: &ProbeContext, sock: u64, number: u32, phase: Phase, flags: u32, result: i32) {
     let call = Call {
         sock,
         segments: 0,
@@ -266,7 +281,7 @@ fn event(ctx: &ProbeContext, sock: u64, number: u32, phase: Phase, flags: u32) {
         source: source::NONE,
         limit: 0,
         offset: 0,
-        result: 0,
+        result,
         flags,
         reserved: 0,
     };
@@ -283,7 +298,7 @@ fn start(ctx: &ProbeContext, call: &Call) {
     counters::add(Loss::SendState, 1);
 }
 
-/// As many bytes as are counted; the kernel takes less than 2 GiB at once (MAX_RW_COUNT).
+/// `size` as far as it is counted: the kernel takes less than 2 GiB at once (MAX_RW_COUNT).
 #[inline(always)]
 fn bytes(size: u64) -> u32 {
     if size > i32::MAX as u64 {

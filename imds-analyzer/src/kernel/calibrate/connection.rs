@@ -58,6 +58,7 @@ impl Place {
         let client = client.context("cannot connect to itself (a program at a cgroup may drop its packets)")?;
         let (server, _) = self.listener.accept()?;
         server.set_read_timeout(Some(DEADLINE))?;
+        client.set_read_timeout(Some(DEADLINE))?;
         Ok(Connection {
             // Reading the cookie creates it, so the kernel side sees it from now on.
             cookie: rustix::net::sockopt::socket_cookie(&client)?,
@@ -99,6 +100,8 @@ impl Sent {
 
 /// The parts of one send, some of them empty.
 pub(super) const PARTS: [&[u8]; 4] = [b"", b"imds-", b"", b"analyzer"];
+/// The status of [`Connection::answer`].
+pub(super) const ANSWER_STATUS: i32 = 299;
 /// Flags that have no effect here, and that the dump must show.
 pub(super) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
@@ -143,6 +146,16 @@ impl Connection {
         let [.., part] = PARTS;
         let len = send(&self.client, part, SendFlags::empty())?;
         (&self.server).read_exact(&mut vec![0; waiting + len])
+    }
+
+    /// Sends an answer back and reads it, in two parts: only the first one has a status.
+    pub(super) fn answer(&self) -> io::Result<()> {
+        let answer = format!("HTTP/1.1 {ANSWER_STATUS} self-test\r\n\r\n");
+        (&self.server).write_all(answer.as_bytes())?;
+        let mut received = vec![0; answer.len()];
+        let (head, rest) = received.split_at_mut(answer.len() - 2);
+        (&self.client).read_exact(head)?;
+        (&self.client).read_exact(rest)
     }
 
     fn receive(&self, len: usize, sent: &Sent) -> io::Result<()> {

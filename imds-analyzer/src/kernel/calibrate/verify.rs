@@ -12,8 +12,7 @@ use imds_analyzer_ebpf::abi::{
 
 use super::{
     super::stream::{self, Taken},
-    Learnt,
-    connection::{PARTS, Place},
+    connection::{ANSWER_STATUS, PARTS, Place},
 };
 use crate::{
     decode::{self, Record},
@@ -22,6 +21,16 @@ use crate::{
         proc::{Directory, FILE_MAX},
     },
 };
+
+/// The result.
+pub struct Verified {
+    /// The settings that work.
+    pub settings: Settings,
+    /// True if answers are seen.
+    pub answers: bool,
+    /// What does not work, in words.
+    pub findings: Vec<String>,
+}
 
 /// The content of the records.
 #[derive(Default)]
@@ -43,13 +52,14 @@ struct Piece {
     seq: u32,
 }
 
-/// Sends, compares, and returns the settings that work. A wrong field of a task only drops the reads of tasks; every
-/// other error fails.
+/// Sends and compares. A wrong field of a task only drops the reads of tasks; every
+/// other error fails. With `answers`, an answer is sent back: if it is not seen, only the answers are given up.
 pub fn verify(
     mut settings: Settings,
+    mut answers: bool,
     mut write: impl FnMut(&Settings) -> Result<()>,
     buffers: &mut [PerfEventArrayBuffer<MapData>],
-) -> Result<Learnt> {
+) -> Result<Verified> {
     let place = Place::new().context("cannot prepare a connection to this process")?;
     let watched = Settings {
         target_v4: u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets()),
@@ -62,6 +72,9 @@ pub fn verify(
     connection.send_parts()?;
     connection.send_one()?;
     connection.write_one()?;
+    if answers {
+        connection.answer()?;
+    }
     let (source_port, cookie) = (connection.source_port, connection.cookie);
     drop(connection);
     let seen = Seen::read(buffers)?;
@@ -116,6 +129,14 @@ pub fn verify(
         }
     }
 
+    let received: Vec<i32> = seen
+        .pieces
+        .iter()
+        .filter(|piece| piece.phase == Phase::Received as u8)
+        .map(|piece| piece.result)
+        .collect();
+    answers &= received == [ANSWER_STATUS];
+
     // These two fields only serve to join packets, so a wrong one is not fatal.
     let begin = |number: u32| {
         let mut pieces = seen.pieces.iter();
@@ -136,7 +157,11 @@ pub fn verify(
         findings.push(format!("not reading tasks: {wrong:#}"));
         forget_tasks(&mut settings);
     }
-    Ok(Learnt { settings, findings })
+    Ok(Verified {
+        settings,
+        answers,
+        findings,
+    })
 }
 
 /// Discards the records in the buffers.

@@ -43,7 +43,7 @@ const PAGES: std::ops::RangeInclusive<usize> = 32..=128;
 
 /// Programs and the functions they are attached to, ends before begins. A hook that is not essential is left out if the
 /// kernel does not have the function.
-const HOOKS: [(&str, &str, Side, bool); 11] = [
+const HOOKS: [(&str, &str, Side, bool); 13] = [
     (program::CLOSE, "tcp_close", Side::Entry, true),
     (program::CLOSE, "tcp_disconnect", Side::Entry, true),
     (program::SHUTDOWN, "tcp_shutdown", Side::Entry, false),
@@ -56,8 +56,13 @@ const HOOKS: [(&str, &str, Side, bool); 11] = [
     (program::CONNECT, "tcp_v4_connect", Side::Entry, true),
     // Only on a kernel with IPv6.
     (program::CONNECT, "tcp_v6_connect", Side::Entry, false),
+    (program::RECEIVED, "tcp_cleanup_rbuf", Side::Entry, false),
+    (program::RECEIVE, "tcp_recvmsg", Side::Entry, false),
     (program::CALIBRATE, abi::program::SENDER, Side::Entry, true),
 ];
+
+/// The programs that see answers.
+const ANSWERS: [&str; 2] = [program::RECEIVE, program::RECEIVED];
 
 /// The function in which a send waits for buffer space.
 const WAIT_MEMORY: &str = "sk_stream_wait_memory";
@@ -76,8 +81,9 @@ pub(super) struct Attached {
 
 type SettingsMap = Array<MapData, [u8; size_of::<Settings>()]>;
 
-/// Loads the object, learns the offsets unless they are `known`, checks them, and attaches the programs.
-pub(super) fn load(known: Option<&Settings>, packets: bool) -> anyhow::Result<Loaded> {
+/// Loads the object, learns the offsets unless they are `known`, checks them, and attaches the programs; those for
+/// `answers` too, if the kernel takes them and they work.
+pub(super) fn load(known: Option<&Settings>, packets: bool, answers: bool) -> anyhow::Result<Loaded> {
     keep_memory_private()?;
     let tracefs = Tracefs::open().context("cannot open tracefs")?;
     let mut findings = Vec::new();
@@ -98,10 +104,15 @@ pub(super) fn load(known: Option<&Settings>, packets: bool) -> anyhow::Result<Lo
         .map_err(|error| anyhow!("the kernel rejected the legacy eBPF object: {}", chain(&error)))?;
     let mut buffers = open_buffers(&mut ebpf)?;
     let mut settings: SettingsMap = take(&mut ebpf, map::SETTINGS)?;
-    let (mut hooks, stages) = load_programs(&mut ebpf)?;
+    let wanted = || {
+        HOOKS
+            .into_iter()
+            .filter(|(name, ..)| answers || !ANSWERS.contains(name))
+    };
+    let (mut hooks, stages) = load_programs(&mut ebpf, wanted().map(|(name, ..)| name))?;
 
     let mut kprobes = Vec::new();
-    for (name, function, side, essential) in HOOKS {
+    for (name, function, side, essential) in wanted() {
         match attach(&ebpf, &tracefs, name, function, side) {
             Ok(attached) => kprobes.push(attached),
             Err(error) if essential => bail!("cannot attach {name} to {function}: {error:#}"),
@@ -130,9 +141,16 @@ pub(super) fn load(known: Option<&Settings>, packets: bool) -> anyhow::Result<Lo
         },
         ..learnt
     };
-    let mut verified = verify(learnt, |asked| write(&mut settings, asked), &mut buffers)
+    let sees_answers = ANSWERS
+        .iter()
+        .all(|name| kprobes.iter().any(|attached| attached.program == *name));
+    let mut verified = verify(learnt, sees_answers, |asked| write(&mut settings, asked), &mut buffers)
         .context("the send tap did not read what was sent")?;
     findings.extend(verified.findings);
+    if answers && !verified.answers {
+        findings.push("answers are not seen: every request has imds.answer unseen".to_owned());
+        kprobes.retain(|attached| !ANSWERS.contains(&attached.program));
+    }
     let follows_processes = if verified.settings.offsets.task_real_parent == 0 {
         match follow_processes(&mut ebpf, &tracefs, &mut verified.settings, &mut hooks) {
             Ok(attached) => {
@@ -168,7 +186,7 @@ pub(super) fn load(known: Option<&Settings>, packets: bool) -> anyhow::Result<Lo
 
     let loss: PerCpuArray<MapData, u64> = take(&mut ebpf, abi::map::LOSS)?;
     Ok(Loaded {
-        answers: false,
+        answers: verified.answers,
         _kprobes: kprobes,
         misses_before: tracefs.misses().context("kprobe_profile")?,
         tracefs: Some(tracefs),
@@ -235,23 +253,25 @@ fn pages(cpus: usize, page_size: usize) -> usize {
     (1 << power).clamp(*PAGES.start(), *PAGES.end())
 }
 
-/// Loads every program, and puts the tail-called ones into their map slots.
-fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<(Vec<Hook>, ProgramArray<MapData>)> {
+/// Loads the programs, and puts the tail-called ones into their map slots. Those that see answers may be rejected.
+fn load_programs(
+    ebpf: &mut Ebpf,
+    programs: impl Iterator<Item = &'static str>,
+) -> anyhow::Result<(Vec<Hook>, ProgramArray<MapData>)> {
     let mut hooks: Vec<Hook> = Vec::new();
     let staged = [(program::OWNER, stage::OWNER), (program::COPY, stage::COPY)];
-    let names = staged
-        .iter()
-        .map(|(name, _)| *name)
-        .chain(HOOKS.iter().map(|(name, ..)| *name));
+    let names = staged.iter().map(|(name, _)| *name).chain(programs);
     for name in names {
         if hooks.iter().any(|hook| hook.program == name) {
             continue;
         }
         let mut hook = Hook::new(name);
         let started = Instant::now();
-        kprobe(ebpf, name)?
-            .load()
-            .map_err(|error| anyhow!("the kernel rejected {name}: {}", chain(&error)))?;
+        if let Err(error) = kprobe(ebpf, name)?.load() {
+            let error = format!("the kernel rejected {name}: {}", chain(&error));
+            ensure!(ANSWERS.contains(&name), error);
+            hook.error = Some(error);
+        }
         hook.load = started.elapsed();
         if let Some(program) = ebpf.program(name) {
             hook.set_info(program);
@@ -328,8 +348,18 @@ fn follow_processes(
 /// elsewhere.
 fn note_missing(hooks: &mut [Hook], name: &str, function: &str, error: &anyhow::Error) {
     tracing::debug!("cannot attach {name} to {function}: {error:#}");
-    if [program::PAGES, program::SHUTDOWN, program::WAIT].contains(&name) {
-        for hook in hooks.iter_mut().filter(|hook| hook.program == name) {
+    let single = [
+        program::PAGES,
+        program::SHUTDOWN,
+        program::WAIT,
+        program::RECEIVE,
+        program::RECEIVED,
+    ];
+    if single.contains(&name) {
+        for hook in hooks
+            .iter_mut()
+            .filter(|hook| hook.program == name && hook.error.is_none())
+        {
             hook.error = Some(format!("{function}: {error:#}"));
         }
     }

@@ -7,6 +7,7 @@
 use imds_analyzer_ebpf::{
     abi::{
         RecordKind, Request, Task,
+        exchange::News,
         legacy::{Phase, Send, send_flags},
         request_flags,
     },
@@ -32,7 +33,7 @@ struct Script {
 impl Script {
     fn new() -> Self {
         Self {
-            tap: LegacyTap::new(None, false),
+            tap: LegacyTap::new(None, false, true),
             number: 0,
             records: Vec::new(),
         }
@@ -117,7 +118,7 @@ fn a_request_is_judged_and_its_token_stays_here() {
     script.send(V1);
     assert_eq!(script.verdicts(), [JUDGED_V2, JUDGED_V1]);
     let (_, request, capture) = &script.records[0];
-    assert_eq!(request.flags, request_flags::SEND_TAP);
+    assert_eq!(request.flags, request_flags::SEND_TAP | request_flags::NUMBERED);
     assert_eq!(
         (request.task.tgid, request.seq, request.head_len),
         (7, 0, V2.len() as u32)
@@ -241,6 +242,66 @@ fn lost_records_are_gaps_and_never_a_verdict() {
         assert_eq!(script.verdicts(), [unknown(reason), JUDGED_V1], "{lost}");
         assert!(script.counters().of(Kind::SendGaps) > 0);
     }
+}
+
+/// Event, index and status of each news since the last call.
+fn news(script: &mut Script) -> Vec<(News, u32, u16)> {
+    let news = script.tap.take_news().into_iter();
+    news.map(|news| (News::from_raw(news.news).unwrap(), news.index, news.status))
+        .collect()
+}
+
+#[test]
+fn what_is_received_first_is_the_answer() {
+    let mut script = Script::connected();
+    script.send(V2);
+    script.take(Phase::Received, |receive| receive.result = 200, b"");
+    assert_eq!(news(&mut script), [(News::Answer, 0, 200)]);
+    // Received before the send has returned.
+    script.begin(V1);
+    script.take(Phase::Received, |receive| receive.result = 401, b"");
+    script.end(V1, V1.len() as i32);
+    assert_eq!(news(&mut script), [(News::Answer, 1, 401)]);
+    let requests: Vec<_> = script.requests().iter().map(|it| (it.sock, it.index)).collect();
+    assert_eq!(requests, [(SOCK, 0), (SOCK, 1)]);
+    // No answer at all.
+    script.send(V1);
+    script.close();
+    assert_eq!(news(&mut script), [(News::End, 2, 0)]);
+}
+
+#[test]
+fn answers_that_may_be_anothers_are_lost() {
+    // Two requests at once, the rest of another answer, a gap among the requests, a loss of records.
+    let mut script = Script::connected();
+    script.send(&[V1, V2].concat());
+    script.take(Phase::Received, |receive| receive.result = 200, b"");
+    assert_eq!(news(&mut script), [(News::Lost, 0, 0)]);
+
+    let mut script = Script::connected();
+    script.send(V1);
+    script.take(Phase::Received, |_| {}, b"");
+    assert_eq!(news(&mut script), [(News::Lost, 0, 0)]);
+
+    let mut script = Script::connected();
+    script.number = 3;
+    script.send(V1);
+    script.take(Phase::Received, |receive| receive.result = 200, b"");
+    assert_eq!(news(&mut script), []);
+    assert!(
+        script
+            .requests()
+            .iter()
+            .all(|it| it.flags & request_flags::NUMBERED == 0)
+    );
+
+    let mut script = Script::connected();
+    script.send(V1);
+    let Script { tap, records, .. } = &mut script;
+    tap.lost(0, &mut |kind, request: &Request, capture: &[u8]| {
+        records.push((kind, *request, capture.to_vec()));
+    });
+    assert_eq!(news(&mut script), [(News::Lost, 0, 0)]);
 }
 
 #[test]

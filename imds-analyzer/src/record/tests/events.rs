@@ -167,7 +167,7 @@ fn http() -> impl Strategy<Value = HttpRequest> {
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
-    let reply = (any::<u16>(), any::<u32>(), any::<u8>()).prop_map(|(status, millis, hop_limit)| {
+    let reply = (any::<u16>(), any::<u32>(), any::<Option<u8>>()).prop_map(|(status, millis, hop_limit)| {
         Answer::Answered(Reply {
             status,
             duration: Duration::from_millis(millis.into()),

@@ -192,7 +192,13 @@ fn answer(answer: Answer) -> String {
             status,
             duration,
             hop_limit,
-        }) => format!("{status} after {:.1} ms, TTL {hop_limit}", duration.as_secs_f64() * 1e3),
+        }) => {
+            let mut text = format!("{status} after {:.1} ms", duration.as_secs_f64() * 1e3);
+            if let Some(hop_limit) = hop_limit {
+                text += &format!(", TTL {hop_limit}");
+            }
+            text
+        }
         Answer::None => "none".to_owned(),
         Answer::Unseen => "not seen".to_owned(),
     }
