@@ -336,7 +336,8 @@ pub struct LabArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
-    /// Id of a remedy, or a word of imds.cause, imds.risk or imds.verdict; without it, all are listed
+    /// Id of a remedy, a word of imds.cause, imds.risk or imds.verdict, or the path of a program, whose package is looked
+    /// up; without it, all words are listed
     pub word: Option<String>,
 }
 

@@ -17,7 +17,7 @@ use imds_analyzer_ebpf::{
 
 mod judgement;
 
-pub use self::judgement::{Advice, Cause, Client, ClientSource, Judgement, Risk};
+pub use self::judgement::{Advice, Cause, Client, ClientSource, FileState, Judgement, Package, Program, Risk};
 use crate::vocabulary::vocabulary;
 
 /// A judged request and its caller.

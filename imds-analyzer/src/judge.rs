@@ -22,7 +22,7 @@ use lru::LruCache;
 pub use self::remedy::Remedies;
 use self::{
     history::{History, Who},
-    look::Looks,
+    look::{Found, Looks},
 };
 use crate::event::{Cause, Client, Event};
 
@@ -43,7 +43,7 @@ const USER_AGENTS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 #[derive(Clone, Debug)]
 pub struct Noted {
     who: Option<Who>,
-    client: Option<Client>,
+    found: Found,
     /// The ticket of the call, if it asks for a token.
     token_request: Option<u64>,
     has_foreign_header: bool,
@@ -64,14 +64,17 @@ impl Judge {
     pub fn sent(&mut self, event: &Event, task: &Task, facts: u16, now: u64) -> Noted {
         let who = self.history.who(event, task);
         let is_token_request = matches!(event.verdict, Verdict::V2TokenRequest | Verdict::InvalidTokenRequest);
-        // Take the client from the User-Agent, or look for it now, while the process still exists.
-        let client = match event.http.user_agent.as_deref().and_then(|text| self.client(text)) {
-            None => self.look(event, who),
-            client => client,
+        let client = event.http.user_agent.as_deref().and_then(|text| self.client(text));
+        // Now, while the process still exists. The program matters for calls that somebody has to change.
+        let mut found = if client.is_none() || event.verdict == Verdict::V1 {
+            self.look(event, who).unwrap_or_default()
+        } else {
+            Found::default()
         };
+        found.client = client.or(found.client);
         Noted {
             who,
-            client,
+            found,
             token_request: who.filter(|_| is_token_request).map(|who| self.history.asked(who, now)),
             has_foreign_header: facts & facts::FOREIGN_HEADER != 0,
             is_new: who.is_some_and(|who| self.history.is_new(who, event)),
@@ -88,15 +91,16 @@ impl Judge {
         if judgement.cause == Some(Cause::TokenUnanswered) {
             judgement.token_hop_limit = self.history.token_hop_limit();
         }
-        judgement.client = noted.client;
+        judgement.client = noted.found.client;
+        judgement.program = noted.found.program;
         judgement.risks = risk::of(event, noted.is_new, noted.has_foreign_header);
         judgement.remedy = self.remedies.find(event, &judgement);
         event.judgement = judgement;
     }
 
-    fn look(&mut self, event: &Event, who: Option<Who>) -> Option<Client> {
+    fn look(&mut self, event: &Event, who: Option<Who>) -> Option<Found> {
         let (who, process) = (who?, event.process.as_ref()?);
-        self.looks.client(who.caller, who.process.1, process)
+        Some(self.looks.find(who.caller, who.process.1, process))
     }
 
     fn client(&mut self, user_agent: &str) -> Option<Client> {

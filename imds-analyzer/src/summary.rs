@@ -81,7 +81,8 @@ pub struct Answers {
 }
 
 impl Answers {
-    fn add(&mut self, answer: AnswerWord, status: Option<u16>) {
+    /// `status`: present with [`AnswerWord::Answered`].
+    pub fn add(&mut self, answer: AnswerWord, status: Option<u16>) {
         *match (answer, status) {
             (AnswerWord::Answered, Some(200)) => &mut self.succeeded,
             (AnswerWord::Answered, Some(401)) => &mut self.rejected,

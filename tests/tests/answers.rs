@@ -611,6 +611,9 @@ fn the_library_inside_a_caller_is_found() {
         "{record:#}"
     );
     assert_eq!(judged(&record), ["no-token-request", "botocore-upgrade"]);
+    let program = &record["imds"]["program"];
+    assert_eq!(program["path"], script.to_str().expect("UTF-8"), "{record:#}");
+    assert!(program["package"].is_null() && program["state"].is_null(), "{program}");
 }
 
 #[test]

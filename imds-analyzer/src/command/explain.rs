@@ -1,6 +1,9 @@
 //! `explain`: what a word in a record means, and how to fix what it reports.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    process::{Command, Stdio},
+};
 
 use imds_analyzer_ebpf::classify::Verdict;
 
@@ -31,6 +34,15 @@ pub(super) fn run(word: Option<&str>) -> anyhow::Result<ExitCode> {
     let remedies = console::remedies();
     let text = match word {
         None => overview(&remedies),
+        Some(path) if path.starts_with('/') => match package_of(path) {
+            Some(package) => format!("{path}\n  package: {}\n", package.trim()),
+            None => {
+                say(format_args!(
+                    "error: neither rpm nor dpkg knows a package that has {path}"
+                ));
+                return Ok(ExitCode::Failed);
+            }
+        },
         Some(word) => match of_word(&remedies, word) {
             Some(text) => text,
             None => {
@@ -43,6 +55,18 @@ pub(super) fn run(word: Option<&str>) -> anyhow::Result<ExitCode> {
     };
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(ExitCode::Ok)
+}
+
+/// What the package manager says of the file at `path`. A daemon without a way to read rpm's database leaves that to
+/// whoever asks.
+fn package_of(path: &str) -> Option<String> {
+    const COMMANDS: [[&str; 2]; 2] = [["rpm", "-qf"], ["dpkg", "-S"]];
+    COMMANDS.into_iter().find_map(|[program, option]| {
+        let mut command = Command::new(program);
+        let output = command.args([option, "--", path]).stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(text)
+    })
 }
 
 /// Everything known about `word`: it may be a remedy, a cause, a risk and a verdict at the same time.
@@ -80,7 +104,7 @@ fn overview(remedies: &Remedies) -> String {
     list("Why a call had no token (causes)", words::<Cause>());
     list("Signs of more (risks)", words::<Risk>());
     list("What a call is (verdicts)", words::<Verdict>());
-    text.push_str("\nOne of them: imds-analyzer explain WORD\n");
+    text.push_str("\nOne of them: imds-analyzer explain WORD\nThe package of a program: imds-analyzer explain /PATH\n");
     text
 }
 

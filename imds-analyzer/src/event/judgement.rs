@@ -14,6 +14,7 @@ pub struct Judgement {
     /// the rest of the instance's hop limit.
     pub token_hop_limit: Option<u8>,
     pub client: Option<Client>,
+    pub program: Option<Program>,
     pub remedy: Option<Advice>,
     pub risks: Vec<Risk>,
 }
@@ -34,6 +35,7 @@ vocabulary! {
         PackageJson = "package.json",
         Jar = "jar",
         Gem = "gem",
+        Strings = "strings",
     }
 }
 
@@ -46,6 +48,33 @@ pub struct Client {
     pub source: ClientSource,
     /// The file that names the client.
     pub path: Option<String>,
+}
+
+vocabulary! {
+    /// `imds.program.state`.
+    pub enum FileState {
+        /// The file no longer has a name: it was removed or replaced since it was started.
+        Deleted = "deleted",
+        /// It never was a file of a file system (memfd_create).
+        InMemory = "in-memory",
+        /// Everybody can write it, or a group that is not root's.
+        WritableByOthers = "writable-by-others",
+    }
+}
+
+/// The file that a caller runs: its executable or, for an interpreter, its script.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    pub path: String,
+    pub package: Option<Package>,
+    pub states: Vec<FileState>,
+}
+
+/// A package of the distribution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    pub name: String,
+    pub version: Option<String>,
 }
 
 vocabulary! {

@@ -81,7 +81,8 @@ impl Directory {
 
     /// Opens a file, or the target of a link, for example a namespace.
     pub(crate) fn file(&self, path: &str) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        // Without O_NONBLOCK, opening a FIFO that a process has open would wait for its other end.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         Ok(again(|| openat(&self.0, path, flags, Mode::empty()).map_err(io::Error::from))?.into())
     }
 

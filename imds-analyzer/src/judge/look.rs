@@ -1,5 +1,5 @@
-//! Finds the client library inside a caller if its User-Agent does not name it: looks at the files that the caller
-//! itself sees, once per caller.
+//! Finds the client library inside a caller and the package that its program is from: looks at the files that the
+//! caller itself sees, once per caller.
 //!
 //! Looks at names first, because a directory's entry has library and version at once, and reads a file only if its name
 //! does not. The files may belong to another user: everything is bounded, nothing waits, and anything not found is
@@ -9,8 +9,10 @@ mod files;
 mod go;
 mod java;
 mod node;
+mod program;
 mod python;
 mod ruby;
+mod rust;
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +23,8 @@ use lru::LruCache;
 use self::files::Files;
 use super::last_name;
 use crate::{
-    event::{Client, Process},
-    host::proc::Proc,
+    event::{Client, Process, Program},
+    host::proc::{Directory, Proc},
     process::helper::{Helper, PATIENCE},
 };
 
@@ -32,8 +34,15 @@ const KNOWN: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Looks into callers and remembers the results.
 #[derive(Debug)]
 pub(super) struct Looks {
-    helper: Helper<Question, Option<Client>>,
-    known: LruCache<u64, Option<Client>>,
+    helper: Helper<Question, Found>,
+    known: LruCache<u64, Found>,
+}
+
+/// What a look finds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    pub(super) client: Option<Client>,
+    pub(super) program: Option<Program>,
 }
 
 struct Question {
@@ -48,48 +57,58 @@ impl Looks {
     pub(super) fn new() -> Self {
         Self {
             helper: Helper::new("clients", PATIENCE, |question: &Question| {
-                look(&question.process, question.start)
+                look(&question.process, question.start).unwrap_or_default()
             }),
             known: LruCache::new(KNOWN),
         }
     }
 
-    /// The client inside a process that makes a call. Also `None` if it is not found in time.
-    pub(super) fn client(&mut self, caller: u64, start: u64, process: &Arc<Process>) -> Option<Client> {
-        if let Some((question, client)) = self.helper.late_answer() {
-            self.known.put(question.caller, client);
+    /// Looks into a process that makes a call. Finds nothing if that takes too long.
+    pub(super) fn find(&mut self, caller: u64, start: u64, process: &Arc<Process>) -> Found {
+        if let Some((question, found)) = self.helper.late_answer() {
+            self.known.put(question.caller, found);
         }
-        if let Some(client) = self.known.get(&caller) {
-            return client.clone();
+        if let Some(found) = self.known.get(&caller) {
+            return found.clone();
         }
         let question = Question {
             caller,
             start,
             process: Arc::clone(process),
         };
-        let (question, client) = self.helper.ask(question)?;
-        self.known.put(question.caller, client.clone());
-        client
+        let Some((question, found)) = self.helper.ask(question) else {
+            return Found::default();
+        };
+        self.known.put(question.caller, found.clone());
+        found
     }
 }
 
 /// Looks into a process that started at `start`, if it still exists.
-fn look(process: &Process, start: u64) -> Option<Client> {
+fn look(process: &Process, start: u64) -> Option<Found> {
     let found = Proc::find(process.pid, start).ok()?;
     let directory = found.directory();
-    let mut files = Files::new(directory.file("root").ok()?);
+    let root = directory.file("root").ok()?;
+    Some(Found {
+        client: client(&mut Files::new(root.try_clone().ok()?), directory, process),
+        program: program::of(root, process),
+    })
+}
+
+fn client(files: &mut Files, directory: &Directory, process: &Process) -> Option<Client> {
     let program = process.executable.as_deref().map(last_name)?;
     let is = |names: &[&str]| names.iter().any(|name| program.starts_with(name));
     if is(&["python", "pypy"]) {
-        python::find(&mut files, process)
+        python::find(files, process)
     } else if is(&["node"]) {
-        node::find(&mut files, process)
+        node::find(files, process)
     } else if is(&["ruby"]) {
-        ruby::find(&mut files)
+        ruby::find(files)
     } else if is(&["java"]) {
         java::find(directory)
     } else {
-        go::find(&directory.file("exe").ok()?, process.executable.as_deref())
+        let (executable, path) = (directory.file("exe").ok()?, process.executable.as_deref());
+        go::find(&executable, path).or_else(|| rust::find(&executable, path))
     }
 }
 

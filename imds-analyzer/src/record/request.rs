@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     event::{
-        self, Advice, AnswerWord, Cause, ClientSource, Endpoint, Event, HttpVersion, Login, NetNs, Platform, Qos, Risk,
-        Runtime, Tap, Workload,
+        self, Advice, AnswerWord, Cause, ClientSource, Endpoint, Event, FileState, HttpVersion, Login, NetNs, Platform,
+        Qos, Risk, Runtime, Tap, Workload,
     },
     identity::Identity,
 };
@@ -147,6 +147,9 @@ pub struct Imds<'a> {
     /// The library or program inside the caller that makes its calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<Client<'a>>,
+    /// The file that the caller runs: its executable or, for an interpreter, its script.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<Program<'a>>,
     /// What to change: see `imds-analyzer explain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<Remedy<'a>>,
@@ -176,6 +179,41 @@ impl<'a> Client<'a> {
             version: client.version.as_ref().map(Text::from),
             source: client.source.into(),
             path: client.path.as_ref().map(Text::from),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Program<'a> {
+    pub path: Text<'a>,
+    /// The package that the file is from, by dpkg's lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package: Option<Package<'a>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<Word<'a, FileState>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Package<'a> {
+    pub name: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Text<'a>>,
+}
+
+impl<'a> Program<'a> {
+    fn new(program: &'a event::Program) -> Self {
+        let package = program.package.as_ref().map(|package| Package {
+            name: Text::from(&package.name),
+            version: package.version.as_ref().map(Text::from),
+        });
+        Self {
+            path: Text::from(&program.path),
+            package,
+            state: program.states.iter().copied().map(Word::Known).collect(),
         }
     }
 }
@@ -224,6 +262,7 @@ impl<'a> Imds<'a> {
             token_status: judgement.token_status,
             token_hop_limit: judgement.token_hop_limit,
             client: judgement.client.as_ref().map(Client::new),
+            program: judgement.program.as_ref().map(Program::new),
             remedy: judgement.remedy.as_ref().map(Remedy::new),
             risk: judgement.risks.iter().copied().map(Word::Known).collect(),
         }

@@ -13,8 +13,9 @@ use imds_analyzer_ebpf::{
 use super::*;
 use crate::{
     event::{
-        Advice, Ancestor, Answer, Attempt, Cause, Client, ClientSource, Container, HttpRequest, HttpVersion, Judgement,
-        Login, NetNs, Orchestrator, Platform, Process, Qos, Reply, Risk, Runtime, Source, Tap, Thread, User,
+        Advice, Ancestor, Answer, Attempt, Cause, Client, ClientSource, Container, FileState, HttpRequest, HttpVersion,
+        Judgement, Login, NetNs, Orchestrator, Package, Platform, Process, Program, Qos, Reply, Risk, Runtime, Source,
+        Tap, Thread, User,
     },
     identity::{Facts, Identity},
     notice::{self, Hook},
@@ -151,6 +152,14 @@ pub(crate) fn full_event() -> Event {
                 version: Some("1.12.253".to_owned()),
                 source: ClientSource::DistInfo,
                 path: Some("/opt/app/venv/lib/botocore-1.12.253.dist-info".to_owned()),
+            }),
+            program: Some(Program {
+                path: "/opt/app/bin/app".to_owned(),
+                package: Some(Package {
+                    name: "app".to_owned(),
+                    version: Some("1.2-3".to_owned()),
+                }),
+                states: vec![FileState::WritableByOthers],
             }),
             remedy: Some(Advice {
                 id: "botocore-upgrade".into(),

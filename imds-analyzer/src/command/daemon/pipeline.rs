@@ -5,6 +5,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use imds_analyzer_ebpf::classify::Verdict;
+
 use crate::{
     config::Config,
     event::Event,
@@ -17,15 +19,18 @@ use crate::{
         metrics::{Metrics, Unwritten},
         noise::{Decision, Noise},
     },
+    summary::Answers,
 };
 
 pub(super) struct Pipeline {
     pub(super) metrics: Metrics,
     noise: Noise,
     pub(super) fanout: Fanout,
-    /// Requests so far, for the status line. `v1` leaves out calls to an address of this host and calls of a relay.
-    pub(super) v1: u64,
+    /// Requests so far, for the status line. Those of v1, and what came back of them, leave out calls to an address of this
+    /// host and calls of a relay.
     pub(super) requests: u64,
+    pub(super) v1: u64,
+    pub(super) v1_answers: Answers,
 }
 
 impl Pipeline {
@@ -34,8 +39,9 @@ impl Pipeline {
             metrics: Metrics::new(config.metrics.max_callers, host)?,
             noise: Noise::new(config),
             fanout,
-            v1: 0,
             requests: 0,
+            v1: 0,
+            v1_answers: Answers::default(),
         })
     }
 
@@ -66,8 +72,10 @@ impl Sink for Pipeline {
     fn write(&mut self, event: &Event) -> io::Result<()> {
         self.metrics.count(event);
         self.requests += 1;
-        self.v1 +=
-            u64::from(event.verdict == imds_analyzer_ebpf::classify::Verdict::V1 && !event.local && !event.relay);
+        if event.verdict == Verdict::V1 && !event.local && !event.relay {
+            self.v1 += 1;
+            self.v1_answers.add(event.answer.word(), event.answer.status());
+        }
         let (decision, first) = self.noise.judge(event, Instant::now());
         if first.v1 || first.credential {
             self.metrics.count_first_seen(first);

@@ -18,6 +18,7 @@ use crate::{
     console::say,
     session::{Session, Tick},
     sink::metrics::{Reader, Snapshot},
+    summary::Answers,
 };
 
 pub(super) struct Service<'a> {
@@ -189,13 +190,17 @@ fn status(session: &mut Session<Pipeline>) -> String {
     let describe = session.describe();
     let pipeline = session.sink();
     let (requests, v1) = (pipeline.requests, pipeline.v1);
+    let Answers {
+        succeeded, rejected, ..
+    } = pipeline.v1_answers;
     let failing: Vec<_> = pipeline
         .fanout
         .stats()
         .into_iter()
         .filter_map(|(sink, stats)| stats.failing.then_some(sink))
         .collect();
-    let mut status = format!("{describe}; {requests} requests, {v1} of them v1");
+    let mut status =
+        format!("{describe}; {requests} requests, {v1} of them v1 ({succeeded} succeeded, {rejected} rejected)");
     if !failing.is_empty() {
         status = format!("{status}; failing: {}", failing.join(", "));
     }

@@ -6,7 +6,7 @@ use proptest::prelude::{any, proptest};
 use tempfile::TempDir;
 
 use super::*;
-use crate::event::ClientSource;
+use crate::event::{ClientSource, FileState};
 
 struct Root(TempDir);
 
@@ -250,5 +250,160 @@ proptest! {
         let _ = go::find(&in_file(&file), None);
         bytes.splice(..0, *b"\x7fELF\x02\x01");
         let _ = go::find(&in_file(&bytes), None);
+    }
+}
+
+#[test]
+fn the_package_of_a_program() {
+    let root = Root::new(&[
+        ("/usr/bin/aws", ""),
+        ("/usr/bin/perl", ""),
+        ("/opt/own/tool", ""),
+        ("/var/lib/dpkg/info/awscli.list", "/.\n/usr/bin/aws\n"),
+        ("/var/lib/dpkg/info/perl-base:amd64.list", "/.\n/bin/perl\n"),
+        ("/var/lib/dpkg/info/awscli.md5sums", "/opt/own/tool\n"),
+        (
+            "/var/lib/dpkg/status",
+            "Package: aws\nVersion: 0\n\nPackage: awscli\nStatus: ok\nVersion: 2.9.19-1\n\nPackage: perl-base\n",
+        ),
+    ]);
+    let of = |executable: &str, args: &str| {
+        let program = program::of(fs::File::open(root.0.path()).unwrap(), &process(executable, args)).unwrap();
+        let package = program.package.map(|package| (package.name, package.version));
+        (program.path, package)
+    };
+    let awscli = Some(("awscli".to_owned(), Some("2.9.19-1".to_owned())));
+    // The interpreter's script; without one, the executable itself.
+    assert_eq!(
+        of("/usr/bin/python3.11", "python3 /usr/bin/aws s3 ls"),
+        ("/usr/bin/aws".into(), awscli)
+    );
+    let perl = Some(("perl-base".to_owned(), None));
+    assert_eq!(of("/usr/bin/perl", "perl -e 1"), ("/usr/bin/perl".into(), perl));
+    assert_eq!(of("/opt/own/tool", "tool"), ("/opt/own/tool".into(), None));
+}
+
+#[test]
+fn lists_of_a_container_are_not_believed() {
+    let name = format!("/var/lib/dpkg/info/{}.list", "a".repeat(200));
+    let root = Root::new(&[
+        ("/usr/bin/x", ""),
+        ("/usr/bin/y", ""),
+        ("/var/lib/dpkg/info/x\u{1b}[2J.list", "/usr/bin/x\n"),
+        (&name, "/usr/bin/y\n"),
+    ]);
+    for path in ["/usr/bin/x", "/usr/bin/y"] {
+        let program = program::of(fs::File::open(root.0.path()).unwrap(), &process(path, "x")).unwrap();
+        assert_eq!(program.package, None, "{path}");
+    }
+}
+
+#[test]
+fn a_program_that_others_can_write_or_that_is_gone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let root = Root::new(&[("/usr/bin/x", "")]);
+    let path = root.0.path().join("usr/bin/x");
+    let states = |executable: &str| {
+        let root = fs::File::open(root.0.path()).unwrap();
+        program::of(root, &process(executable, "x")).unwrap().states
+    };
+    for (mode, expected) in [
+        (0o755, vec![]),
+        (0o757, vec![FileState::WritableByOthers]),
+        (0o4777, vec![FileState::WritableByOthers]),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(states("/usr/bin/x"), expected, "{mode:o}");
+    }
+    assert_eq!(states("/usr/bin/x (deleted)"), [FileState::Deleted]);
+    assert_eq!(states("/memfd:x (deleted)"), [FileState::InMemory]);
+    assert_eq!(states("/not/there"), []);
+}
+
+/// A jar with these entries, which are empty.
+fn jar(names: &[&str]) -> fs::File {
+    let mut bytes = Vec::new();
+    let mut archive = rawzip::ZipArchiveWriter::new(&mut bytes);
+    for name in names {
+        let (mut entry, config) = archive.new_file(name).start().unwrap();
+        let (_, descriptor) = config.wrap(&mut entry).finish().unwrap();
+        entry.finish(descriptor).unwrap();
+    }
+    archive.finish().unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes).unwrap();
+    file
+}
+
+#[test]
+fn jars_inside_of_a_jar() {
+    for (entries, expected) in [
+        (
+            &[
+                "BOOT-INF/classes/A.class",
+                "BOOT-INF/lib/aws-java-sdk-core-1.11.534.jar",
+            ][..],
+            Some((
+                "aws-sdk-java 1.11.534",
+                "/app.jar!/BOOT-INF/lib/aws-java-sdk-core-1.11.534.jar",
+            )),
+        ),
+        (
+            &["META-INF/maven/software.amazon.awssdk/imds/pom.properties"],
+            Some((
+                "aws-sdk-java-v2 ",
+                "/app.jar!/META-INF/maven/software.amazon.awssdk/imds/pom.properties",
+            )),
+        ),
+        (&["A.class", "lib/other-1.0.jar"], None),
+        (&[], None),
+    ] {
+        let found = short(java::of_jar(jar(entries), "/app.jar"));
+        let expected = expected.map(|(client, path)| (client.to_owned(), ClientSource::Jar, path.to_owned()));
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn crates_inside_of_a_program() {
+    let of = |text: &[u8]| {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(text).unwrap();
+        short(rust::find(&file, Some("/usr/bin/app")))
+    };
+    let found = Some((
+        "aws-sdk-rust 1.5.0".to_owned(),
+        ClientSource::Strings,
+        "/usr/bin/app".to_owned(),
+    ));
+    let text = b"/root/.cargo/registry/src/index-1/aws-config-1.5.0/src/imds/client.rs";
+    assert_eq!(of(text), found);
+    // Wherever it lies between two reads.
+    for before in (1 << 20) - 100..(1 << 20) + 10 {
+        let mut file = vec![0; before];
+        file.extend(text);
+        file.extend([0; 64]);
+        assert_eq!(of(&file), found, "{before}");
+    }
+    for other in [
+        &b""[..],
+        b"/aws-config-",
+        b"/aws-config-x/",
+        b"/aws-config-1.5.0 and no slash",
+    ] {
+        assert_eq!(of(other), None, "{}", other.escape_ascii());
+    }
+}
+
+proptest! {
+    #[test]
+    fn hostile_jars_and_programs_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512), from in 0_usize..200) {
+        let mut file = jar(&["lib/aws-java-sdk-core-1.0.jar", "b"]);
+        use std::os::unix::fs::FileExt as _;
+        file.write_all_at(&bytes, from as u64).unwrap();
+        file.flush().unwrap();
+        let _ = java::of_jar(file.try_clone().unwrap(), "/app.jar");
+        let _ = rust::find(&file, None);
     }
 }

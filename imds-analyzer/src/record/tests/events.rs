@@ -6,7 +6,8 @@ use proptest::{option, prelude::*, sample::select};
 
 use super::*;
 use crate::event::{
-    Advice, Ancestor, Answer, Client, Container, HttpRequest, Judgement, Login, Orchestrator, Process, Reply, Thread,
+    Advice, Ancestor, Answer, Client, Container, HttpRequest, Judgement, Login, Orchestrator, Package, Process,
+    Program, Reply, Thread,
 };
 
 fn any_word<T: Vocabulary + std::fmt::Debug>() -> impl Strategy<Value = T> {
@@ -184,6 +185,10 @@ fn judgement() -> impl Strategy<Value = Judgement> {
         source,
         path,
     });
+    let package = (any_text(), maybe_text()).prop_map(|(name, version)| Package { name, version });
+    let states = prop::collection::vec(any_word(), 0..3);
+    let program =
+        (any_text(), option::of(package), states).prop_map(|(path, package, states)| Program { path, package, states });
     let advice = (any_text(), any_text()).prop_map(|(id, text)| Advice {
         id: id.into(),
         text: text.into(),
@@ -193,15 +198,17 @@ fn judgement() -> impl Strategy<Value = Judgement> {
         any::<Option<u16>>(),
         any::<Option<u8>>(),
         option::of(client),
+        option::of(program),
         option::of(advice),
         prop::collection::vec(any_word(), 0..3),
     );
     fields.prop_map(
-        |(cause, token_status, token_hop_limit, client, remedy, risks)| Judgement {
+        |(cause, token_status, token_hop_limit, client, program, remedy, risks)| Judgement {
             cause,
             token_status,
             token_hop_limit,
             client,
+            program,
             remedy,
             risks,
         },

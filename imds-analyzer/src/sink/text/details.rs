@@ -131,6 +131,17 @@ impl Block<'_, '_> {
                 &format!("{}{version} (by {}{path})", client.name, client.source.as_str()),
             )?;
         }
+        if let Some(program) = &judgement.program {
+            let package = program.package.as_ref().map(|package| {
+                let version = package.version.as_deref().unwrap_or_default();
+                format!("package {} {version}", package.name).trim_end().to_owned()
+            });
+            let states = program.states.iter().map(|state| state.as_str().to_owned());
+            let notes: Vec<_> = package.into_iter().chain(states).collect();
+            if !notes.is_empty() {
+                self.field("program", &format!("{} ({})", program.path, notes.join(", ")))?;
+            }
+        }
         if let Some(remedy) = &judgement.remedy {
             self.field("remedy", &format!("{}: {}", remedy.id, remedy.text))?;
         }
