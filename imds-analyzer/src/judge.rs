@@ -24,7 +24,7 @@ use self::{
     history::{History, Who},
     look::{Found, Looks},
 };
-use crate::event::{Cause, Client, Event};
+use crate::event::{Cause, Client, ClientSource, Event, Judgement};
 
 /// Judges calls and remembers what later judgements need.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Judge {
     /// Clients by User-Agent.
     clients: LruCache<String, Option<Client>>,
     looks: Looks,
+    /// Time of the first call, in nanoseconds since boot.
+    since: Option<u64>,
 }
 
 /// Maximum number of User-Agents remembered.
@@ -57,6 +59,7 @@ impl Judge {
             remedies,
             clients: LruCache::new(USER_AGENTS),
             looks: Looks::new(),
+            since: None,
         }
     }
 
@@ -64,14 +67,18 @@ impl Judge {
     pub fn sent(&mut self, event: &Event, task: &Task, facts: u16, now: u64) -> Noted {
         let who = self.history.who(event, task);
         let is_token_request = matches!(event.verdict, Verdict::V2TokenRequest | Verdict::InvalidTokenRequest);
-        let client = event.http.user_agent.as_deref().and_then(|text| self.client(text));
+        self.since.get_or_insert(now);
+        let user_agent = event.http.user_agent.as_deref();
         // Now, while the process still exists. The program matters for calls that somebody has to change.
-        let mut found = if client.is_none() || event.verdict == Verdict::V1 {
+        let mut found = if user_agent.is_none() || event.verdict == Verdict::V1 {
             self.look(event, who).unwrap_or_default()
         } else {
             Found::default()
         };
-        found.client = client.or(found.client);
+        // A library beside the caller need not be what calls: a User-Agent that is not known says that something else does.
+        if let Some(user_agent) = user_agent {
+            found.client = self.client(user_agent);
+        }
         Noted {
             who,
             found,
@@ -92,10 +99,30 @@ impl Judge {
             judgement.token_hop_limit = self.history.token_hop_limit();
         }
         judgement.client = noted.found.client;
+        if self.contradicts(&judgement, noted.who) {
+            judgement.client = None;
+        }
         judgement.program = noted.found.program;
         judgement.risks = risk::of(event, noted.is_new, noted.has_foreign_header);
         judgement.remedy = self.remedies.find(event, &judgement);
         event.judgement = judgement;
+    }
+
+    /// True if a library that was found in files knows tokens, and its process asked for none from its start on: then
+    /// something else in the process made the call.
+    fn contradicts(&self, judgement: &Judgement, who: Option<Who>) -> bool {
+        let is_guess = judgement
+            .client
+            .as_ref()
+            .is_some_and(|client| client.source != ClientSource::UserAgent);
+        let is_watched = who.is_some_and(|who| self.since.is_some_and(|since| who.process.1 > since));
+        is_guess
+            && is_watched
+            && judgement.cause == Some(Cause::NoTokenRequest)
+            && judgement
+                .client
+                .as_ref()
+                .is_some_and(|client| self.remedies.is_capable(client))
     }
 
     fn look(&mut self, event: &Event, who: Option<Who>) -> Option<Found> {

@@ -24,7 +24,7 @@ use super::common::skb::Skb;
 
 // The send hooks run while the socket is locked, so the sends on one socket come one after the other.
 
-/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+/// match-proto (net/ipv4/tcp.c): int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
 #[kprobe]
 #[inline(always)]
 fn imds_send(ctx: ProbeContext) -> u32 {
@@ -35,7 +35,7 @@ fn imds_send(ctx: ProbeContext) -> u32 {
 
 /// Until 6.4, for sends without a msghdr: sendfile(2) and splice(2).
 ///
-/// match-proto: ssize_t do_tcp_sendpages(struct sock *sk, struct page *page, int offset, size_t size, int flags)
+/// match-proto (net/ipv4/tcp.c, until 6.4): ssize_t do_tcp_sendpages(struct sock *sk, struct page *page, int offset, size_t size, int flags)
 #[kprobe]
 #[inline(always)]
 fn imds_pages(ctx: ProbeContext) -> u32 {
@@ -53,7 +53,7 @@ fn imds_sent(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// match-proto: int tcp_v4_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
+/// match-proto (net/ipv4/tcp_ipv4.c): int tcp_v4_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
 #[kprobe]
 #[inline(always)]
 fn imds_connect(ctx: ProbeContext) -> u32 {
@@ -62,7 +62,7 @@ fn imds_connect(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// match-proto: void tcp_shutdown(struct sock *sk, int how)
+/// match-proto (net/ipv4/tcp.c): void tcp_shutdown(struct sock *sk, int how)
 #[kprobe]
 #[inline(always)]
 fn imds_shutdown(ctx: ProbeContext) -> u32 {
@@ -75,7 +75,7 @@ fn imds_shutdown(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// match-proto: void tcp_close(struct sock *sk, long timeout)
+/// match-proto (net/ipv4/tcp.c): void tcp_close(struct sock *sk, long timeout)
 #[kprobe]
 #[inline(always)]
 fn imds_close(ctx: ProbeContext) -> u32 {
@@ -84,7 +84,7 @@ fn imds_close(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// match-proto: int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
+/// match-proto (net/ipv4/tcp.c): int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, ...)
 #[kprobe]
 #[inline(always)]
 fn imds_receive(ctx: ProbeContext) -> u32 {
@@ -95,7 +95,7 @@ fn imds_receive(ctx: ProbeContext) -> u32 {
 
 /// Called by the reader when it has copied bytes to its own memory, before it returns (since before 4.14).
 ///
-/// match-proto: void tcp_cleanup_rbuf(struct sock *sk, int copied)
+/// match-proto (net/ipv4/tcp.c): void tcp_cleanup_rbuf(struct sock *sk, int copied)
 #[kprobe]
 #[inline(always)]
 fn imds_received(ctx: ProbeContext) -> u32 {
@@ -104,7 +104,7 @@ fn imds_received(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// match-proto: int sk_stream_wait_memory(struct sock *sk, long *timeo_p)
+/// match-proto (net/core/stream.c): int sk_stream_wait_memory(struct sock *sk, long *timeo_p)
 #[kprobe]
 #[inline(always)]
 fn imds_wait(ctx: ProbeContext) -> u32 {
@@ -128,7 +128,7 @@ fn imds_copy(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+/// match-proto (net/ipv4/tcp.c): int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
 #[kprobe]
 #[inline(always)]
 fn imds_calibrate(ctx: ProbeContext) -> u32 {
@@ -137,7 +137,7 @@ fn imds_calibrate(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// match-proto: void trace_sched_process_fork(struct task_struct *parent, struct task_struct *child)
+/// match-proto (include/trace/events/sched.h): void trace_sched_process_fork(struct task_struct *parent, struct task_struct *child)
 #[tracepoint]
 #[inline(always)]
 fn imds_fork(ctx: TracePointContext) -> u32 {
@@ -145,7 +145,7 @@ fn imds_fork(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// match-proto: void trace_sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
+/// match-proto (include/trace/events/sched.h): void trace_sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
 #[tracepoint]
 #[inline(always)]
 fn imds_exec(ctx: TracePointContext) -> u32 {

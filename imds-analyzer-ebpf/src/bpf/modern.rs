@@ -30,35 +30,35 @@ use imds_analyzer_ebpf::abi::OwnerHook;
 /// What every hook returns: this tool only watches, so it lets everything through.
 const PASS: i32 = 1;
 
-/// match-proto: int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, enum cgroup_bpf_attach_type atype)
+/// match-proto (kernel/bpf/cgroup.c): int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, ...)
 #[cgroup_skb]
 fn imds_egress(ctx: SkBuffContext) -> i32 {
     egress::observe(ctx.skb.skb);
     PASS
 }
 
-/// match-proto: int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, enum cgroup_bpf_attach_type atype)
+/// match-proto (kernel/bpf/cgroup.c): int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, ...)
 #[cgroup_skb]
 fn imds_ingress(ctx: SkBuffContext) -> i32 {
     ingress::observe(ctx.skb.skb);
     PASS
 }
 
-/// match-proto: static int tcp_v4_pre_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
+/// match-proto (net/ipv4/tcp_ipv4.c): int tcp_v4_pre_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
 #[cgroup_sock_addr(connect4)]
 fn imds_connect4(ctx: SockAddrContext) -> i32 {
     connect::observe_v4(&ctx);
     PASS
 }
 
-/// match-proto: static int tcp_v6_pre_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
+/// match-proto (net/ipv6/tcp_ipv6.c): int tcp_v6_pre_connect(struct sock *sk, struct sockaddr_unsized *uaddr, int addr_len)
 #[cgroup_sock_addr(connect6)]
 fn imds_connect6(ctx: SockAddrContext) -> i32 {
     connect::observe_v6(&ctx);
     PASS
 }
 
-/// match-proto: int inet_release(struct socket *sock)
+/// match-proto (net/ipv4/af_inet.c): int inet_release(struct socket *sock)
 #[cgroup_sock(sock_release)]
 fn imds_release(ctx: SockContext) -> i32 {
     release::observe(ctx.sock);
@@ -68,21 +68,21 @@ fn imds_release(ctx: SockContext) -> i32 {
 // The sender hooks run while the socket is locked, so the sequence number they read is the one that will be written.
 // Before the lock, in tcp_sendmsg, two writers could read the same number.
 
-/// match-proto: void trace_tcp_sendmsg_locked(const struct sock *sk, const struct msghdr *msg, const struct sk_buff *skb, int size_goal)
+/// match-proto (include/trace/events/tcp.h, since 6.15): void trace_tcp_sendmsg_locked(const struct sock *sk, const struct msghdr *msg, const struct sk_buff *skb, int size_goal)
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 fn imds_tp_btf(ctx: BtfTracePointContext) -> i32 {
     sender::observe_typed(&ctx, OwnerHook::TpBtf);
     0
 }
 
-/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+/// match-proto (net/ipv4/tcp.c): int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
 #[fentry(function = "tcp_sendmsg_locked")]
 fn imds_fentry(ctx: FEntryContext) -> i32 {
     sender::observe_typed(&ctx, OwnerHook::Fentry);
     0
 }
 
-/// match-proto: int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
+/// match-proto (net/ipv4/tcp.c): int tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size)
 #[kprobe]
 fn imds_kprobe(ctx: ProbeContext) -> u32 {
     sender::observe_registers(&ctx);

@@ -7,7 +7,7 @@ const VERSION_MAX: usize = 32;
 
 /// Lower-case beginnings of products in a User-Agent, and their clients. An SDK also names the runtime and other
 /// libraries: the first match in this list counts.
-const PRODUCTS: [(&str, &str); 36] = [
+const PRODUCTS: [(&str, &str); 45] = [
     ("aws-cli/", "aws-cli"),
     ("botocore/", "botocore"),
     ("boto3/", "boto3"),
@@ -26,25 +26,37 @@ const PRODUCTS: [(&str, &str); 36] = [
     ("aws-sdk-dotnet", "aws-sdk-net"),
     ("aws-sdk-kotlin/", "aws-sdk-kotlin"),
     ("aws-sdk-swift/", "aws-sdk-swift"),
+    ("aws-sdk-python", "aws-sdk-python"),
     ("minio-go/", "minio-go"),
     ("s3cmd/", "s3cmd"),
+    ("s3fs/", "s3fs"),
+    ("rclone/", "rclone"),
     ("cloud-init/", "cloud-init"),
     ("amazon-ec2-net-utils/", "amazon-ec2-net-utils"),
     ("datadog", "datadog-agent"),
+    ("newrelic-", "newrelic-agent"),
     ("curl/", "curl"),
     ("wget/", "wget"),
     ("python-requests/", "python-requests"),
     ("python-urllib/", "python-urllib"),
+    ("python-urllib3/", "python-urllib3"),
+    ("aiohttp/", "aiohttp"),
     ("go-http-client/", "go-http-client"),
     ("apache-httpclient/", "apache-httpclient"),
     ("okhttp/", "okhttp"),
     ("axios/", "axios"),
     ("undici", "undici"),
     ("node", "node"),
+    ("excon/", "excon"),
     ("ruby", "ruby"),
+    ("http-tiny/", "http-tiny"),
+    ("libwww-perl/", "libwww-perl"),
     ("perl", "perl"),
     ("java/", "java"),
 ];
+
+/// Products whose number is not their own: Go's is the version of HTTP (`src/net/http/request.go`).
+const WITHOUT_VERSION: [&str; 1] = ["go-http-client"];
 
 /// All names, in no particular order.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
@@ -58,6 +70,7 @@ pub(super) fn of_user_agent(user_agent: &str) -> Option<Client> {
         let product = products.iter().find(|product| product.starts_with(beginning))?;
         // `aws-sdk-java/2` is the name and a part of the version.
         let version = product.split_once('/').and_then(|(_, version)| version_of(version));
+        let version = version.filter(|_| !WITHOUT_VERSION.contains(name));
         Some(Client {
             name,
             version,

@@ -1,8 +1,9 @@
 //! Earlier calls of a caller: its last request for a token, and if it has called before.
 //!
 //! A process is remembered as long as there is room, because a client may fall back to calls without a token once and
-//! for all. A request for a token also counts for other processes of the same caller, for [`SPAN`]: a script runs one
-//! curl for the token and another one for the call.
+//! for all. If the caller is a tool that a script runs, a request for a token also counts for other processes of the
+//! same caller, for [`SPAN`]: the script runs one curl for the token and another one for the call. Programs that are
+//! their own callers ask for their own tokens, and two of them may be two versions of one library.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -24,6 +25,9 @@ const CALLERS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// How long a request for a token counts for other processes of the same caller.
 pub(super) const SPAN: Duration = Duration::from_secs(10 * 60);
 
+/// In a caller's key, between what runs a tool and the tool.
+const TOOL: &str = " > ";
+
 /// A process and its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Who {
@@ -31,6 +35,8 @@ pub(super) struct Who {
     pub(super) process: (u32, u64),
     /// Hash of the caller's key and user.
     pub(super) caller: u64,
+    /// True if the caller is a tool and what runs it.
+    is_tool: bool,
 }
 
 /// A request for a token.
@@ -76,6 +82,7 @@ impl History {
         Some(Who {
             process: (process.pid, if task.tgid == process.pid { task.start } else { 0 }),
             caller: self.hashing.hash_one((&process.caller, process.user.id)),
+            is_tool: process.caller.contains(TOOL),
         })
     }
 
@@ -109,10 +116,13 @@ impl History {
         }
     }
 
-    /// The process's last request for a token. If it made none, one by the same caller within [`SPAN`].
+    /// The process's last request for a token. If it is a tool and made none, one by the same caller within [`SPAN`].
     pub(super) fn last_asked(&mut self, who: Who, now: u64) -> Option<Asked> {
         if let Some(asked) = self.processes.get(&who.process) {
             return Some(*asked);
+        }
+        if !who.is_tool {
+            return None;
         }
         let asked = self.callers.get(&who.caller)?.asked?;
         (now.saturating_sub(asked.at) <= nanoseconds(SPAN)).then_some(asked)

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{client, last_name, version::Scheme};
 use crate::{
     config::{self, ConfigError},
-    event::{Advice, Cause, Event, Judgement, NetNs, Process},
+    event::{Advice, Cause, Client, Event, Judgement, NetNs, Process},
     vocabulary::Vocabulary as _,
 };
 
@@ -126,6 +126,15 @@ impl Remedies {
         self.iter().find(|remedy| remedy.id == id)
     }
 
+    /// True if no entry wants another version of this client, though there are entries for other versions.
+    pub(super) fn is_capable(&self, client: &Client) -> bool {
+        let mut with_versions = self
+            .iter()
+            .filter(|remedy| !remedy.affected.is_empty() && remedy.is_of(client))
+            .peekable();
+        with_versions.peek().is_some() && with_versions.all(|remedy| remedy.fit(client.version.as_deref()) == Fit::No)
+    }
+
     /// The first matching entry for a call that needs one: a call without a token, or a rejected one.
     pub(super) fn find(&self, event: &Event, judgement: &Judgement) -> Option<Advice> {
         if event.verdict != Verdict::V1 && judgement.cause.is_none() {
@@ -218,15 +227,16 @@ impl Remedy {
         if self.client.is_empty() {
             return self.advice.clone();
         }
-        let client = judgement.client.as_ref()?;
-        if !self.client.iter().any(|name| name == client.name) {
-            return None;
-        }
+        let client = judgement.client.as_ref().filter(|client| self.is_of(client))?;
         match self.fit(client.version.as_deref()) {
             Fit::Yes => self.advice.clone(),
             Fit::Unknown => self.advice_without_version.clone(),
             Fit::No => None,
         }
+    }
+
+    fn is_of(&self, client: &Client) -> bool {
+        self.client.iter().any(|name| name == client.name)
     }
 
     /// True if the entry names the program or the image, or names neither kind.

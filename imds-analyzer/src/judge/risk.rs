@@ -3,7 +3,7 @@
 use imds_analyzer_ebpf::classify::{PathClass, Verdict};
 
 use super::last_name;
-use crate::event::{Ancestor, Event, Process, Risk};
+use crate::event::{Ancestor, Answer, Event, Process, Risk};
 
 /// Beginnings of names of web and application servers.
 const SERVERS: [&str; 26] = [
@@ -40,7 +40,10 @@ pub(super) fn of(event: &Event, is_new: bool, has_foreign_header: bool) -> Vec<R
     let is_credential = event.path_class == PathClass::Credential;
     let is_sensitive = is_credential || event.path_class == PathClass::UserData;
     let signs = [
-        (Risk::CredentialV1, is_credential && event.verdict == Verdict::V1),
+        (
+            Risk::CredentialV1,
+            is_credential && event.verdict == Verdict::V1 && may_have_succeeded(event.answer),
+        ),
         (Risk::Forwarded, event.forwarded),
         (
             Risk::ServerChild,
@@ -53,6 +56,14 @@ pub(super) fn of(event: &Event, is_new: bool, has_foreign_header: bool) -> Vec<R
         ),
     ];
     signs.into_iter().filter_map(|(risk, is)| is.then_some(risk)).collect()
+}
+
+fn may_have_succeeded(answer: Answer) -> bool {
+    match answer {
+        Answer::Answered(reply) => reply.is_success(),
+        Answer::None => false,
+        Answer::Unseen => true,
+    }
 }
 
 /// True for a server and for any process below one.

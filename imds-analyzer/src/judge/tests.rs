@@ -98,16 +98,72 @@ fn a_caller_that_does_not_wait_for_its_token_got_no_answer() {
 
 #[test]
 fn another_process_of_the_same_caller_counts_for_a_while() {
+    let of = |caller: &str, (mut event, task): (Event, Task)| {
+        let mut process = event.process.as_deref().cloned().unwrap();
+        process.caller = caller.to_owned();
+        event.process = Some(Arc::new(process));
+        (event, task)
+    };
+    // A program that is its own caller asks for its own token: another process may be another version of it.
+    for (caller, expected) in [
+        ("/opt/backup.sh > /usr/bin/curl", Cause::TokenUnused),
+        ("/opt/app/run.py", Cause::NoTokenRequest),
+    ] {
+        let mut script = Script::new();
+        script.judged(0, of(caller, call(1, Verdict::V2TokenRequest, replied(200))));
+        let judged = |script: &mut Script, second, pid| {
+            let call = of(caller, call(pid, Verdict::V1, replied(200)));
+            script.judged(second, call).judgement.cause.unwrap()
+        };
+        assert_eq!(judged(&mut script, 599, 2), expected, "{caller}");
+        assert_eq!(judged(&mut script, 601, 3), Cause::NoTokenRequest, "{caller}");
+    }
     let mut script = Script::new();
-    script.token(0, 1, replied(200));
-    assert_eq!(script.v1(599, 2), Some(Cause::TokenUnused));
-    assert_eq!(script.v1(601, 3), Some(Cause::NoTokenRequest));
-    let (mut event, task) = call(4, Verdict::V1, replied(200));
-    let mut process = event.process.as_deref().cloned().unwrap();
-    process.caller = "/opt/other".to_owned();
-    event.process = Some(Arc::new(process));
-    let other = script.judged(1, (event, task));
+    script.judged(
+        0,
+        of(
+            "/opt/one.sh > /usr/bin/curl",
+            call(1, Verdict::V2TokenRequest, replied(200)),
+        ),
+    );
+    let other = script.judged(
+        1,
+        of("/opt/other.sh > /usr/bin/curl", call(2, Verdict::V1, replied(200))),
+    );
     assert_eq!(other.judgement.cause, Some(Cause::NoTokenRequest));
+}
+
+#[test]
+fn a_library_in_files_that_knows_tokens_and_asked_for_none_made_no_call() {
+    let client = |version: &str, source| Client {
+        name: "botocore",
+        version: Some(version.to_owned()),
+        source,
+        path: None,
+    };
+    let mut judge = Judge::new(Remedies::built_in());
+    judge.since = Some(5);
+    for (version, source, start, expected) in [
+        // Old enough not to ask; said by itself; there before anybody watched.
+        ("1.12.0", ClientSource::DistInfo, 7, false),
+        ("1.43.0", ClientSource::UserAgent, 7, false),
+        ("1.43.0", ClientSource::DistInfo, 3, false),
+        ("1.43.0", ClientSource::DistInfo, 7, true),
+    ] {
+        let (event, mut task) = call(1, Verdict::V1, replied(200));
+        task.start = start;
+        let who = judge.history.who(&event, &task);
+        let judgement = Judgement {
+            cause: Some(Cause::NoTokenRequest),
+            client: Some(client(version, source)),
+            ..Judgement::default()
+        };
+        assert_eq!(
+            judge.contradicts(&judgement, who),
+            expected,
+            "{version} {source:?} {start}"
+        );
+    }
 }
 
 #[test]
@@ -177,6 +233,22 @@ fn rejected_calls_have_a_cause_and_others_have_none() {
     event.process = None;
     let event = Script::new().judged(0, (event, task));
     assert_eq!(event.judgement.cause, None, "nobody is known");
+}
+
+#[test]
+fn credentials_that_were_not_given_are_no_risk() {
+    for (answer, expected) in [
+        (replied(200), true),
+        (Answer::Unseen, true),
+        (replied(401), false),
+        (replied(404), false),
+        (Answer::None, false),
+    ] {
+        let (mut event, task) = call(1, Verdict::V1, answer);
+        event.path_class = PathClass::Credential;
+        let risks = Script::new().judged(0, (event, task)).judgement.risks;
+        assert_eq!(risks.contains(&Risk::CredentialV1), expected, "{answer:?}");
+    }
 }
 
 #[test]

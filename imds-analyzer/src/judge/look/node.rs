@@ -5,9 +5,11 @@ use serde::Deserialize;
 use super::{super::client::version_of, Files, script};
 use crate::event::{Client, ClientSource, Process};
 
-/// Packages that call IMDS, the likeliest first, and their clients.
-const PACKAGES: [(&str, &str); 3] = [
-    ("@smithy/credential-provider-imds", "aws-sdk-js-v3"),
+/// Packages of SDKs, the likeliest first, and their clients. The first is a part of each client of version 3 and has its
+/// number; `@smithy/credential-provider-imds`, which makes the calls, has numbers of its own.
+const PACKAGES: [(&str, &str); 4] = [
+    ("@aws-sdk/credential-provider-node", "aws-sdk-js-v3"),
+    ("@aws-sdk/credential-providers", "aws-sdk-js-v3"),
     ("@aws-sdk/credential-provider-imds", "aws-sdk-js-v3"),
     ("aws-sdk", "aws-sdk-js"),
 ];

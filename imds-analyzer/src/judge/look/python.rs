@@ -24,12 +24,26 @@ pub(super) fn find(files: &mut Files, process: &Process) -> Option<Client> {
         if !prefixes.contains(&prefix) {
             prefixes.push(prefix);
         }
+        if is_isolated(files, prefix) {
+            break;
+        }
     }
     let directories: Vec<String> = prefixes
         .into_iter()
         .flat_map(|prefix| of_prefix(files, prefix))
         .collect();
     directories.iter().find_map(|directory| of_directory(files, directory))
+}
+
+/// True for a virtual environment that does not use the packages of the system (PEP 405).
+fn is_isolated(files: &mut Files, prefix: &str) -> bool {
+    const CONFIG_MAX: u64 = 16 << 10;
+    let Some(config) = files.read(&format!("{prefix}/pyvenv.cfg"), CONFIG_MAX) else {
+        return false;
+    };
+    let config = String::from_utf8_lossy(&config).to_ascii_lowercase();
+    let mut settings = config.lines().filter_map(|line| line.split_once('='));
+    !settings.any(|(key, value)| key.trim() == "include-system-site-packages" && value.trim() == "true")
 }
 
 fn prefix(path: &str) -> Option<&str> {

@@ -60,6 +60,14 @@ fn python_packages() {
         ),
         ("/opt/old/lib/python2.7/site-packages/botocore-1.8.1-py2.7.egg-info", ""),
         (
+            "/opt/shared/pyvenv.cfg",
+            "home = /usr\ninclude-system-site-packages = true\n",
+        ),
+        (
+            "/opt/alone/pyvenv.cfg",
+            "home = /usr\ninclude-system-site-packages = false\n",
+        ),
+        (
             "/opt/none/lib/python3.8/site-packages/botocoreish-9.dist-info/METADATA",
             "",
         ),
@@ -74,6 +82,7 @@ fn python_packages() {
         ("/opt/old/bin/python2.7", "python run.py", "botocore 1.8.1"),
         ("/usr/bin/python3.8", "python3 run.py", "botocore 1.20.0"),
         ("/opt/none/bin/python", "python", "botocore 1.20.0"),
+        ("/usr/bin/python3.8", "/opt/shared/bin/python run.py", "botocore 1.20.0"),
     ] {
         let (found, source, path) = short(python::find(&mut root.files(), &process(executable, args))).unwrap();
         assert_eq!(
@@ -82,6 +91,9 @@ fn python_packages() {
             "{args}: {path}"
         );
     }
+    // An environment that does not use the packages of the system.
+    let alone = process("/usr/bin/python3.8", "/opt/alone/bin/python run.py");
+    assert_eq!(python::find(&mut root.files(), &alone), None);
     assert_eq!(
         python::find(&mut Root::new(&[]).files(), &process("/usr/bin/python3", "python3")),
         None
@@ -96,6 +108,10 @@ fn node_packages() {
             r#"{"name": "aws-sdk", "version": "2.400.0"}"#,
         ),
         (
+            "/opt/v3/node_modules/@aws-sdk/credential-provider-node/package.json",
+            r#"{"version": "3.1175.0"}"#,
+        ),
+        (
             "/opt/v3/node_modules/@smithy/credential-provider-imds/package.json",
             r#"{"version": "4.2.1"}"#,
         ),
@@ -103,7 +119,10 @@ fn node_packages() {
     ]);
     for (args, expected) in [
         ("node dist/server.js", Some("aws-sdk-js 2.400.0")),
-        ("node --inspect /opt/v3/lib/deep/er/x.js", Some("aws-sdk-js-v3 4.2.1")),
+        (
+            "node --inspect /opt/v3/lib/deep/er/x.js",
+            Some("aws-sdk-js-v3 3.1175.0"),
+        ),
         ("node /opt/bad/x.js", None),
         ("node /else/where.js", None),
         // `require` searches from the working directory here.
