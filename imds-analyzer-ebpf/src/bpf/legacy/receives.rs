@@ -32,7 +32,7 @@ static RECEIVES: LruHashMap<u64, Receive> = LruHashMap::with_max_entries(4096, 0
 #[inline(always)]
 pub(super) fn begin(sock: u64, message: u64, size: u64) {
     let Some(settings) = settings() else { return };
-    if peer::of(sock, settings) != Peer::Target || !sends::sends(sock).is_some_and(|sends| sends.awaits != 0) {
+    if peer::of(sock, settings) != Peer::Target || sends::sends(sock).is_none_or(|sends| sends.awaits == 0) {
         return;
     }
     let (source, place) = sends::source_of(message, settings);
