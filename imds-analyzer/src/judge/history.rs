@@ -1,9 +1,9 @@
 //! Earlier calls of a caller: its last request for a token, and if it has called before.
 //!
 //! A process is remembered as long as there is room, because a client may fall back to calls without a token once and
-//! for all. If the caller is a tool that a script runs, a request for a token also counts for other processes of the
-//! same caller, for [`SPAN`]: the script runs one curl for the token and another one for the call. Programs that are
-//! their own callers ask for their own tokens, and two of them may be two versions of one library.
+//! for all. If the caller is a tool that a script runs, a request for a token also counts for other tools that the same
+//! process runs, for [`SPAN`]: the script runs one curl for the token and another one for the call. Programs that are
+//! their own callers ask for their own tokens.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -15,14 +15,14 @@ use imds_analyzer_ebpf::{abi::Task, classify::PathClass, classify::Verdict};
 use lru::LruCache;
 
 use crate::{
-    event::{Answer, Event},
+    event::{Answer, Event, Process},
     host::clock::nanoseconds,
 };
 
 /// Maximum number of processes and callers remembered. The least recently seen is dropped first.
 const PROCESSES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 const CALLERS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-/// How long a request for a token counts for other processes of the same caller.
+/// How long a request for a token counts for other processes of the same script.
 pub(super) const SPAN: Duration = Duration::from_secs(10 * 60);
 
 /// In a caller's key, between what runs a tool and the tool.
@@ -35,8 +35,8 @@ pub(super) struct Who {
     pub(super) process: (u32, u64),
     /// Hash of the caller's key and user.
     pub(super) caller: u64,
-    /// True if the caller is a tool and what runs it.
-    is_tool: bool,
+    /// If the caller is a tool that a script runs: hash of the caller and of the script's process.
+    script: Option<u64>,
 }
 
 /// A request for a token.
@@ -49,17 +49,12 @@ pub(super) struct Asked {
     pub(super) answer: Option<Answer>,
 }
 
-#[derive(Debug, Default)]
-struct Caller {
-    asked: Option<Asked>,
-    /// True after a v1 call or a call for credentials.
-    is_known: bool,
-}
-
 #[derive(Debug)]
 pub(super) struct History {
     processes: LruCache<(u32, u64), Asked>,
-    callers: LruCache<u64, Caller>,
+    scripts: LruCache<u64, Asked>,
+    /// Callers that made a v1 call or a call for credentials.
+    callers: LruCache<u64, ()>,
     tickets: u64,
     token_hop_limit: Option<u8>,
     hashing: RandomState,
@@ -69,6 +64,7 @@ impl History {
     pub(super) fn new() -> Self {
         Self {
             processes: LruCache::new(PROCESSES),
+            scripts: LruCache::new(PROCESSES),
             callers: LruCache::new(CALLERS),
             tickets: 0,
             token_hop_limit: None,
@@ -79,10 +75,12 @@ impl History {
     /// The sender of a call; `None` if no process is known.
     pub(super) fn who(&self, event: &Event, task: &Task) -> Option<Who> {
         let process = event.process.as_deref()?;
+        let caller = self.hashing.hash_one((&process.caller, process.user.id));
+        let script = process.caller.contains(TOOL).then(|| script(process)).flatten();
         Some(Who {
             process: (process.pid, if task.tgid == process.pid { task.start } else { 0 }),
-            caller: self.hashing.hash_one((&process.caller, process.user.id)),
-            is_tool: process.caller.contains(TOOL),
+            caller,
+            script: script.map(|pid| self.hashing.hash_one((caller, pid))),
         })
     }
 
@@ -95,7 +93,9 @@ impl History {
             answer: None,
         };
         self.processes.put(who.process, asked);
-        self.caller(who).asked = Some(asked);
+        if let Some(script) = who.script {
+            self.scripts.put(script, asked);
+        }
         self.tickets
     }
 
@@ -105,26 +105,20 @@ impl History {
             self.token_hop_limit = reply.hop_limit.or(self.token_hop_limit);
         }
         let process = self.processes.peek_mut(&who.process);
-        let caller = self
-            .callers
-            .peek_mut(&who.caller)
-            .and_then(|caller| caller.asked.as_mut());
-        for asked in [process, caller].into_iter().flatten() {
+        let script = who.script.and_then(|script| self.scripts.peek_mut(&script));
+        for asked in [process, script].into_iter().flatten() {
             if asked.ticket == ticket {
                 asked.answer = Some(answer);
             }
         }
     }
 
-    /// The process's last request for a token. If it is a tool and made none, one by the same caller within [`SPAN`].
+    /// The process's last request for a token. If it is a tool and made none, one for the same script within [`SPAN`].
     pub(super) fn last_asked(&mut self, who: Who, now: u64) -> Option<Asked> {
         if let Some(asked) = self.processes.get(&who.process) {
             return Some(*asked);
         }
-        if !who.is_tool {
-            return None;
-        }
-        let asked = self.callers.get(&who.caller)?.asked?;
+        let asked = *self.scripts.get(&who.script?)?;
         (now.saturating_sub(asked.at) <= nanoseconds(SPAN)).then_some(asked)
     }
 
@@ -138,10 +132,17 @@ impl History {
         if event.verdict != Verdict::V1 && event.path_class != PathClass::Credential {
             return false;
         }
-        !std::mem::replace(&mut self.caller(who).is_known, true)
+        self.callers.put(who.caller, ()).is_none()
     }
+}
 
-    fn caller(&mut self, who: Who) -> &mut Caller {
-        self.callers.get_or_insert_mut(who.caller, Caller::default)
+/// The process of the script that runs a tool: the tool's parent or, if that is a subshell, the shell that forked it.
+fn script(process: &Process) -> Option<u32> {
+    let mut ancestors = process.ancestors.iter().peekable();
+    while let Some(ancestor) = ancestors.next() {
+        if ancestors.peek().is_none_or(|above| above.name != ancestor.name) {
+            return Some(ancestor.pid);
+        }
     }
+    None
 }

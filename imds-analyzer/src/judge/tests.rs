@@ -97,40 +97,45 @@ fn a_caller_that_does_not_wait_for_its_token_got_no_answer() {
 }
 
 #[test]
-fn another_process_of_the_same_caller_counts_for_a_while() {
-    let of = |caller: &str, (mut event, task): (Event, Task)| {
+fn a_script_that_asked_with_one_tool_calls_with_another() {
+    // The caller, and the names and pids of the tool's ancestors.
+    type Tool<'a> = (&'a str, &'a [(&'a str, u32)]);
+    let by = |(caller, above): Tool<'_>, (mut event, task): (Event, Task)| {
         let mut process = event.process.as_deref().cloned().unwrap();
         process.caller = caller.to_owned();
+        let ancestor = |&(name, pid): &(&str, u32)| Ancestor {
+            name: name.to_owned(),
+            pid,
+            ..Ancestor::default()
+        };
+        process.ancestors = above.iter().map(ancestor).collect();
         event.process = Some(Arc::new(process));
         (event, task)
     };
-    // A program that is its own caller asks for its own token: another process may be another version of it.
-    for (caller, expected) in [
-        ("/opt/backup.sh > /usr/bin/curl", Cause::TokenUnused),
-        ("/opt/app/run.py", Cause::NoTokenRequest),
+    const CALLER: &str = "/opt/backup.sh > /usr/bin/curl";
+    let asks: Tool<'_> = (CALLER, &[("backup.sh", 41), ("backup.sh", 40), ("cron", 9)]);
+    for (second, calls, expected) in [
+        // The token came through a command substitution, which is a subshell.
+        (599, (CALLER, &[("backup.sh", 40), ("cron", 9)][..]), Cause::TokenUnused),
+        (601, (CALLER, &[("backup.sh", 40), ("cron", 9)]), Cause::NoTokenRequest),
+        // Another run of the script; another tool; a program that is its own caller.
+        (1, (CALLER, &[("backup.sh", 50), ("cron", 9)]), Cause::NoTokenRequest),
+        (
+            1,
+            ("/opt/backup.sh > /usr/bin/wget", &[("backup.sh", 40), ("cron", 9)]),
+            Cause::NoTokenRequest,
+        ),
+        (
+            1,
+            ("/opt/backup.sh", &[("backup.sh", 40), ("cron", 9)]),
+            Cause::NoTokenRequest,
+        ),
     ] {
         let mut script = Script::new();
-        script.judged(0, of(caller, call(1, Verdict::V2TokenRequest, replied(200))));
-        let judged = |script: &mut Script, second, pid| {
-            let call = of(caller, call(pid, Verdict::V1, replied(200)));
-            script.judged(second, call).judgement.cause.unwrap()
-        };
-        assert_eq!(judged(&mut script, 599, 2), expected, "{caller}");
-        assert_eq!(judged(&mut script, 601, 3), Cause::NoTokenRequest, "{caller}");
+        script.judged(0, by(asks, call(1, Verdict::V2TokenRequest, replied(200))));
+        let judged = script.judged(second, by(calls, call(2, Verdict::V1, replied(200))));
+        assert_eq!(judged.judgement.cause, Some(expected), "{second} {calls:?}");
     }
-    let mut script = Script::new();
-    script.judged(
-        0,
-        of(
-            "/opt/one.sh > /usr/bin/curl",
-            call(1, Verdict::V2TokenRequest, replied(200)),
-        ),
-    );
-    let other = script.judged(
-        1,
-        of("/opt/other.sh > /usr/bin/curl", call(2, Verdict::V1, replied(200))),
-    );
-    assert_eq!(other.judgement.cause, Some(Cause::NoTokenRequest));
 }
 
 #[test]
