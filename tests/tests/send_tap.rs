@@ -46,8 +46,11 @@ fn kprobes() -> Option<Lack> {
     lack("kprobes", false, line.unwrap_or_else(|| panic!("{check:#?}")))
 }
 
+/// Answers have tests of their own: here a request is written at once, and not when it is answered.
+const OPTIONS: [&str; 3] = ["--object", "legacy", "--no-answers"];
+
 fn stage() -> Stage {
-    Stage::local().by_process().watch(&["--object", "legacy"])
+    Stage::local().by_process().watch(&OPTIONS)
 }
 
 /// All records of one connection in short, after waiting for `count` of them.
@@ -148,7 +151,7 @@ fn pages_that_nobody_has_touched() {
 
 /// A connection with small buffers. Its peer reads only when the test tells it to.
 fn slow_peer() -> (Analyzer, Lab, TcpStream, TcpStream) {
-    let analyzer = Analyzer::watch(&["--object", "legacy", "--pid", &process::id().to_string()]);
+    let analyzer = Analyzer::watch(&[&OPTIONS[..], &["--pid", &process::id().to_string()]].concat());
     let lab = Lab::local().expect("lab");
     let listener = lab
         .server
@@ -272,7 +275,7 @@ fn a_file_that_is_sent_is_unreadable() {
 #[test]
 fn urgent_bytes() {
     needs!(kprobes());
-    let mut analyzer = Analyzer::watch(&["--object", "legacy", "--pid", &process::id().to_string()]);
+    let mut analyzer = Analyzer::watch(&[&OPTIONS[..], &["--pid", &process::id().to_string()]].concat());
     let lab = Lab::local().expect("lab");
     let _peer = silent_peer(&lab);
     let tricks = Urgent::all();
@@ -348,14 +351,14 @@ fn pages_that_stay_the_sender_s_are_marked() {
 #[test]
 fn fast_open_connect() {
     needs!(kprobes());
-    fast_open_connect_names_the_sender(Analyzer::watch(&["--object", "legacy"]));
+    fast_open_connect_names_the_sender(Analyzer::watch(&OPTIONS));
 }
 
 /// After two execs a program's memory map may be at the address of the first program's, but it is another program.
 #[test]
 fn a_program_after_two_others() {
     needs!(kprobes());
-    let mut analyzer = Analyzer::watch(&["--object", "legacy"]);
+    let mut analyzer = Analyzer::watch(&OPTIONS);
     let lab = Lab::local().expect("lab");
     let _server = serve(&lab);
     run(&lab.client, "python3", &["-c", EXEC_TWICE, "169.254.169.254"]);
@@ -390,7 +393,7 @@ fn a_killed_predecessor_leaves_nothing_behind_for_long() {
         events.matches(&format!("imds_analyzer/p{pid}_")).count()
     };
     let mut command = Command::new(binary());
-    command.args(["watch", "--object", "legacy", "--format", "json"]);
+    command.args(["watch", "--format", "json"]).args(OPTIONS);
     let first = Analyzer::start(command);
     let killed = first.pid();
     assert_ne!(own(killed), 0);
@@ -437,7 +440,7 @@ fn tasks_that_cannot_be_read() {
     let check = run_to_end(&mut with_btf(&["check", "--object", "legacy"]));
     assert!(check.stdout.contains("fork and exec events"), "{check:#?}");
 
-    let mut analyzer = Analyzer::start(with_btf(&["watch", "--object", "legacy", "--format", "json"]));
+    let mut analyzer = Analyzer::start(with_btf(&[&["watch", "--format", "json"], &OPTIONS[..]].concat()));
     let lab = Lab::local().expect("lab");
     let _server = serve(&lab);
     let wait = "while read -r pid name state parent rest </proc/$$/stat && [ $parent = $0 ]; do :; done";
@@ -473,7 +476,7 @@ fn without_btf() {
     command
         .args(["--mount", "sh", "-c"])
         .arg(
-            "if [ -e /sys/kernel/btf/vmlinux ]; then mount --bind /dev/null /sys/kernel/btf/vmlinux; fi; exec \"$0\" watch --object legacy --format json --pid \"$1\"",
+            "if [ -e /sys/kernel/btf/vmlinux ]; then mount --bind /dev/null /sys/kernel/btf/vmlinux; fi; exec \"$0\" watch --object legacy --no-answers --format json --pid \"$1\"",
         )
         .arg(binary())
         .arg(process::id().to_string());
