@@ -356,7 +356,8 @@ fn killed_in_the_middle_of_a_burst() {
     let (lab, _server) = lab();
     let before = programs();
     let rounds = at_load(50, 5);
-    let limits = "[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
+    // One file, so that each start record is of a start.
+    let limits = "[log]\nmax_size = \"256MiB\"\nmax_total = \"1GiB\"\n[limits]\ncaller = 100000\nplace = 100000\nuser = 100000\nuser_daily = 1000000\n";
     let mut service = Service::start(limits);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
