@@ -34,7 +34,8 @@ const KNOWN: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Looks into callers and remembers the results.
 #[derive(Debug)]
 pub(super) struct Looks {
-    helper: Helper<Question, Found>,
+    /// Answers `None` if the process no longer exists: a later one of the same caller may.
+    helper: Helper<Question, Option<Found>>,
     known: LruCache<u64, Found>,
 }
 
@@ -57,7 +58,7 @@ impl Looks {
     pub(super) fn new() -> Self {
         Self {
             helper: Helper::new("clients", PATIENCE, |question: &Question| {
-                look(&question.process, question.start).unwrap_or_default()
+                look(&question.process, question.start)
             }),
             known: LruCache::new(KNOWN),
         }
@@ -65,7 +66,7 @@ impl Looks {
 
     /// Looks into a process that makes a call. Finds nothing if that takes too long.
     pub(super) fn find(&mut self, caller: u64, start: u64, process: &Arc<Process>) -> Found {
-        if let Some((question, found)) = self.helper.late_answer() {
+        if let Some((question, Some(found))) = self.helper.late_answer() {
             self.known.put(question.caller, found);
         }
         if let Some(found) = self.known.get(&caller) {
@@ -76,7 +77,7 @@ impl Looks {
             start,
             process: Arc::clone(process),
         };
-        let Some((question, found)) = self.helper.ask(question) else {
+        let Some((question, Some(found))) = self.helper.ask(question) else {
             return Found::default();
         };
         self.known.put(question.caller, found.clone());
