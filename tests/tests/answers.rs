@@ -588,10 +588,12 @@ fn the_library_inside_a_caller_is_found() {
     std::fs::create_dir_all(package).expect("a package");
     let script = venv.path().join("bin/app");
     std::fs::create_dir_all(venv.path().join("bin")).expect("a directory");
-    let call = "import socket, sys\n\
+    // It lives on for a while: a process that is gone has no files.
+    let call = "import socket, sys, time\n\
         s = socket.create_connection(('169.254.169.254', 80))\n\
         s.sendall(b'GET ' + sys.argv[1].encode() + b' HTTP/1.1\\r\\nHost: imds\\r\\n\\r\\n')\n\
-        assert s.recv(4096)\n";
+        assert s.recv(4096)\n\
+        time.sleep(0.5)\n";
     std::fs::write(&script, call).expect("a script");
     // What takes longer than a call may wait is known at a later one.
     let mut calls = 0;
