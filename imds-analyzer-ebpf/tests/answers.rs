@@ -12,7 +12,7 @@ use proptest::{
     sample::select,
 };
 
-/// What a stream showed: its statuses, and whether it could no longer be followed.
+/// The result of following a stream: its statuses, and whether it was lost.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     statuses: Vec<u16>,

@@ -111,18 +111,13 @@ impl Judge {
     /// True if a library that was found in files knows tokens, and its process asked for none from its start on: then
     /// something else in the process made the call.
     fn contradicts(&self, judgement: &Judgement, who: Option<Who>) -> bool {
-        let is_guess = judgement
-            .client
-            .as_ref()
-            .is_some_and(|client| client.source != ClientSource::UserAgent);
-        let is_watched = who.is_some_and(|who| self.since.is_some_and(|since| who.process.1 > since));
-        is_guess
-            && is_watched
+        let (Some(client), Some(who), Some(since)) = (&judgement.client, who, self.since) else {
+            return false;
+        };
+        client.source != ClientSource::UserAgent
+            && who.process.1 > since
             && judgement.cause == Some(Cause::NoTokenRequest)
-            && judgement
-                .client
-                .as_ref()
-                .is_some_and(|client| self.remedies.is_capable(client))
+            && self.remedies.is_capable(client)
     }
 
     fn look(&mut self, event: &Event, who: Option<Who>) -> Option<Found> {

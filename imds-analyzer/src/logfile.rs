@@ -6,15 +6,15 @@
 use std::{
     ffi::OsString,
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, BufRead, BufReader, ErrorKind, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::record::LINE_MAX;
+use crate::{host::file, record::LINE_MAX};
 
 #[cfg(test)]
 mod tests;
@@ -152,14 +152,13 @@ pub fn files(log: &Path) -> io::Result<Vec<LogFile>> {
 /// [`files`], or `None` if a file got another name meanwhile: a directory that changes while it is read may show such a file
 /// under both names or under none.
 fn listing(log: &Path) -> io::Result<Option<Vec<LogFile>>> {
-    let live = match open_file(log) {
+    let live = match file::regular(log, 0) {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         result => Some(result?),
     };
     let mut rotated = self::rotated(log)?;
-    let opened = live.as_ref().map(File::metadata).transpose()?;
-    let is_same = match (opened, fs::metadata(log)) {
-        (Some(opened), Ok(now)) => (opened.dev(), opened.ino()) == (now.dev(), now.ino()),
+    let is_same = match (&live, fs::metadata(log)) {
+        (Some((_, opened)), Ok(now)) => (opened.dev(), opened.ino()) == (now.dev(), now.ino()),
         (None, Err(error)) => error.kind() == ErrorKind::NotFound,
         _ => false,
     };
@@ -174,7 +173,7 @@ fn listing(log: &Path) -> io::Result<Option<Vec<LogFile>>> {
         path: file.path,
         live: None,
     });
-    let live = live.map(|file| LogFile {
+    let live = live.map(|(file, _)| LogFile {
         path: log.to_owned(),
         live: Some(file),
     });
@@ -190,11 +189,14 @@ impl LogFile {
     pub fn lines(self) -> io::Result<Lines<Box<dyn BufRead + Send>>> {
         let file = match self.live {
             Some(file) => file,
-            None => open_file(&self.path).or_else(|error| match error.kind() {
-                // It may have been compressed after it was listed.
-                ErrorKind::NotFound => open_file(&compressed(&self.path)),
-                _ => Err(error),
-            })?,
+            None => {
+                let opened = file::regular(&self.path, 0).or_else(|error| match error.kind() {
+                    // It may have been compressed after it was listed.
+                    ErrorKind::NotFound => file::regular(&compressed(&self.path), 0),
+                    _ => Err(error),
+                });
+                opened?.0
+            }
         };
         Ok(Lines::new(decompressed(file)?))
     }
@@ -206,19 +208,8 @@ impl LogFile {
 ///
 /// If it cannot be opened, or is not a regular file.
 pub fn open(path: &Path) -> io::Result<Lines<Box<dyn BufRead + Send>>> {
-    Ok(Lines::new(decompressed(open_file(path)?)?))
-}
-
-fn open_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        // Opening a FIFO must not block.
-        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
-    }
-    Ok(file)
+    let (file, _) = file::regular(path, 0)?;
+    Ok(Lines::new(decompressed(file)?))
 }
 
 /// The first bytes of the file tell its format, because log collectors rename files.

@@ -41,7 +41,7 @@ pub use self::{
     },
     journal::Journal,
     maps::maps_of,
-    namespace::{ip, output, run, serve, sysctl},
+    namespace::{cable, ip, output, run, serve, sysctl},
     owner::{at_load, is_legacy, owner, owner_of_older, patience, sees_senders, sender_hook, tap},
     process::{parent, process, quiet_wake_ups, resident, thread_statuses, wake_ups},
     program::{Output, imds_analyzer, run_to_end, wait},

@@ -34,6 +34,22 @@ pub fn output(mut command: Command) -> Output {
     output
 }
 
+/// Joins two namespaces by a veth pair: namespace, name of the link's end and its address for each.
+pub fn cable([(near, name, address), (far, far_name, far_address)]: [(&NetNs, &str, &str); 2]) {
+    let path = far.path();
+    ip(
+        near,
+        &format!(
+            "link add {name} type veth peer name {far_name} netns {}",
+            path.display()
+        ),
+    );
+    for (namespace, name, address) in [(near, name, address), (far, far_name, far_address)] {
+        ip(namespace, &format!("addr add {address} dev {name}"));
+        ip(namespace, &format!("link set {name} up"));
+    }
+}
+
 /// Runs `ip` with these words inside `namespace`.
 pub fn ip(namespace: &NetNs, words: &str) {
     run(namespace, "ip", &words.split(' ').collect::<Vec<_>>());

@@ -37,7 +37,7 @@ pub struct Stage {
     pub server: Server,
 }
 
-/// Whose requests a test looks at.
+/// The requests that a test looks at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Calls {
     /// Those to [`Stage::path`] and below.

@@ -19,8 +19,8 @@ use std::{
 
 use imds_analyzer::lab::{Lab, NetNs, Tokens};
 use imds_analyzer_tests::{
-    Analyzer, IMDS_V4, PUT_TOKEN, PYTHON, Stage, connect, get, get_with_token, ip, is_legacy, lack, maps_of, needs,
-    of_port, port, read_response, sysctl,
+    Analyzer, IMDS_V4, PUT_TOKEN, PYTHON, Stage, cable, connect, get, get_with_token, ip, is_legacy, lack, maps_of,
+    needs, of_port, port, read_response, sysctl,
 };
 use serde_json::Value;
 
@@ -479,15 +479,7 @@ fn why_a_caller_fell_back() {
 /// A namespace behind the lab's client, which routes for it, as a host does for its containers.
 fn pod(lab: &Lab) -> NetNs {
     let pod = NetNs::new().expect("a namespace");
-    let path = pod.path();
-    ip(
-        &lab.client,
-        &format!("link add pod0 type veth peer name eth0 netns {}", path.display()),
-    );
-    ip(&lab.client, "addr add 10.124.0.1/24 dev pod0");
-    ip(&lab.client, "link set pod0 up");
-    ip(&pod, "addr add 10.124.0.2/24 dev eth0");
-    ip(&pod, "link set eth0 up");
+    cable([(&lab.client, "pod0", "10.124.0.1/24"), (&pod, "eth0", "10.124.0.2/24")]);
     ip(&pod, "route add default via 10.124.0.1");
     ip(&lab.server, "route add 10.124.0.0/24 via 10.123.0.1");
     sysctl(&lab.client, "ip_forward", "1");
@@ -539,7 +531,7 @@ fn a_hop_limit_of_one_is_the_cause_behind_a_router() {
     let v1 = records.iter().find(|record| record["imds"]["version"] == "v1");
     let v1 = v1.unwrap_or_else(|| panic!("{records:#?}"));
     assert_eq!(judged(v1), ["token-unanswered", "hop-limit"], "{v1:#}");
-    // What the host's own answer had left.
+    // The TTL that the host's own answer had left.
     assert_eq!(v1["imds"]["token_hop_limit"], 1, "{v1:#}");
     assert_eq!(v1["imds"]["netns"], "other");
 
@@ -595,7 +587,7 @@ fn the_library_inside_a_caller_is_found() {
         assert s.recv(4096)\n\
         time.sleep(0.5)\n";
     std::fs::write(&script, call).expect("a script");
-    // What takes longer than a call may wait is known at a later one.
+    // A look that takes longer than a call may wait is known at a later one.
     let mut calls = 0;
     let record = loop {
         stage.run(PYTHON, &[script.to_str().expect("UTF-8"), &stage.path]);
@@ -722,7 +714,7 @@ fn what_is_in_answers_stays_in_the_kernel() {
         stream
     });
     analyzer.wait_for(|records| records.len() >= 2);
-    // What the kernel side still has, while the connections are open.
+    // The maps, while the connections are open.
     let maps = maps_of("imds_", &streams);
     // The send tap keeps nothing of a request there.
     let has_request = maps.windows(6).any(|window| window == b"/whole");

@@ -16,7 +16,7 @@ use std::{
 };
 
 use imds_analyzer::lab::{Lab, NetNs};
-use imds_analyzer_tests::{PYTHON, Stage, ip, is_legacy, lack, needs, wait};
+use imds_analyzer_tests::{PYTHON, Stage, cable, ip, is_legacy, lack, needs, wait};
 use serde_json::{Value, json};
 
 fn text(value: &Value) -> &str {
@@ -419,15 +419,10 @@ for name in [b"/usr/bin/curl", b"curl", b"x > /bin/curl"] * 5:
 /// A namespace of its own, with a cable to the metadata service.
 fn cabled(lab: &Lab) -> NetNs {
     let namespace = NetNs::new().expect("a namespace");
-    let path = namespace.path();
-    ip(
-        &lab.server,
-        &format!("link add h1 type veth peer name h0 netns {}", path.display()),
-    );
-    ip(&lab.server, "addr add 10.124.0.2/24 dev h1");
-    ip(&lab.server, "link set h1 up");
-    ip(&namespace, "addr add 10.124.0.1/24 dev h0");
-    ip(&namespace, "link set h0 up");
+    cable([
+        (&lab.server, "h1", "10.124.0.2/24"),
+        (&namespace, "h0", "10.124.0.1/24"),
+    ]);
     ip(&namespace, "route add 169.254.169.254 via 10.124.0.2");
     namespace
 }

@@ -522,7 +522,7 @@ fn skipping<T: std::fmt::Display>(tests: &[T]) -> String {
     tests.iter().map(|test| format!(" --skip {test}")).collect()
 }
 
-/// Where everything for guests is.
+/// The directory of everything for guests.
 pub(crate) fn root() -> Result<PathBuf> {
     let root = target().join("vm");
     fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;

@@ -27,7 +27,7 @@ use aya_ebpf::{
 };
 use imds_analyzer_ebpf::abi::OwnerHook;
 
-/// What every hook returns: this tool only watches, so it lets everything through.
+/// The return value of every hook: this tool only watches, so it lets everything through.
 const PASS: i32 = 1;
 
 /// match-proto (kernel/bpf/cgroup.c): int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, ...)

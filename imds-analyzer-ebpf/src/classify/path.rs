@@ -288,7 +288,7 @@ mod stage {
     pub(super) const SCHEME: u8 = 16;
 }
 
-/// What the current segment is so far.
+/// The kind of the current segment, as far as it was read.
 mod segment {
     pub(super) const EMPTY: u8 = 0;
     pub(super) const DOT: u8 = 1;

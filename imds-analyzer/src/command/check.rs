@@ -29,7 +29,7 @@ struct Report {
     programs: Vec<ProgramFinding>,
     /// Findings from loading and attaching the programs.
     findings: Vec<String>,
-    /// What prevents the analyzer from running, each with its remedy.
+    /// Obstacles that prevent the analyzer from running, each with its remedy.
     obstacles: Vec<String>,
 }
 

@@ -57,8 +57,7 @@ pub(super) fn run(word: Option<&str>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-/// What the package manager says of the file at `path`. A daemon without a way to read rpm's database leaves that to
-/// whoever asks.
+/// The answer of rpm or dpkg to the question which package has the file at `path`. The daemon reads dpkg's lists only.
 fn package_of(path: &str) -> Option<String> {
     const COMMANDS: [[&str; 2]; 2] = [["rpm", "-qf"], ["dpkg", "-S"]];
     COMMANDS.into_iter().find_map(|[program, option]| {

@@ -14,7 +14,7 @@ pub struct Judgement {
     /// the rest of the instance's hop limit.
     pub token_hop_limit: Option<u8>,
     pub client: Option<Client>,
-    pub program: Option<Program>,
+    pub program: Option<Arc<Program>>,
     pub remedy: Option<Advice>,
     pub risks: Vec<Risk>,
 }

@@ -39,11 +39,11 @@ pub(super) struct Looks {
     known: LruCache<u64, Found>,
 }
 
-/// What a look finds.
+/// The result of a look.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     pub(super) client: Option<Client>,
-    pub(super) program: Option<Program>,
+    pub(super) program: Option<Arc<Program>>,
 }
 
 struct Question {
@@ -92,7 +92,7 @@ fn look(process: &Process, start: u64) -> Option<Found> {
     let root = directory.file("root").ok()?;
     Some(Found {
         client: client(&mut Files::new(root.try_clone().ok()?), directory, process),
-        program: program::of(root, process),
+        program: program::of(root, process).map(Arc::new),
     })
 }
 

@@ -262,7 +262,7 @@ impl<'a> Imds<'a> {
             token_status: judgement.token_status,
             token_hop_limit: judgement.token_hop_limit,
             client: judgement.client.as_ref().map(Client::new),
-            program: judgement.program.as_ref().map(Program::new),
+            program: judgement.program.as_deref().map(Program::new),
             remedy: judgement.remedy.as_ref().map(Remedy::new),
             risk: judgement.risks.iter().copied().map(Word::Known).collect(),
         }

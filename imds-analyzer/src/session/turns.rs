@@ -4,7 +4,7 @@ use std::{convert::Infallible, future, io, pin::pin};
 
 use super::Flow;
 
-/// What the loop drives: a [`Session`](super::Session).
+/// The thing that the loop drives: a [`Session`](super::Session).
 pub(super) trait Turns {
     /// True if records may be available without waiting.
     fn is_busy(&self) -> bool;

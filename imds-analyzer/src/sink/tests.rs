@@ -153,14 +153,14 @@ pub(crate) fn full_event() -> Event {
                 source: ClientSource::DistInfo,
                 path: Some("/opt/app/venv/lib/botocore-1.12.253.dist-info".to_owned()),
             }),
-            program: Some(Program {
+            program: Some(Arc::new(Program {
                 path: "/opt/app/bin/app".to_owned(),
                 package: Some(Package {
                     name: "app".to_owned(),
                     version: Some("1.2-3".to_owned()),
                 }),
                 states: vec![FileState::WritableByOthers],
-            }),
+            })),
             remedy: Some(Advice {
                 id: "botocore-upgrade".into(),
                 text: "Upgrade botocore to 1.13.25 or later.".into(),

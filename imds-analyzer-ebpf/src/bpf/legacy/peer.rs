@@ -7,7 +7,7 @@ use crate::bpf::common::read;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// What a socket is connected to.
+/// The kind of peer that a socket has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
     Target,

@@ -21,7 +21,7 @@ use crate::bpf::common::read;
 #[repr(C)]
 struct Receive {
     sock: u64,
-    /// Where its first bytes go; 0 if that is not the memory of a process, or in pieces that are too small.
+    /// Address of its first byte; 0 if that is not the memory of a process, or in pieces that are too small.
     address: u64,
 }
 

@@ -21,7 +21,7 @@ const LIMITS: Limits = Limits {
     bytes: 64 << 20,
 };
 
-/// What the kernel appends to the path of an executable without a name.
+/// The kernel appends this to the path of an executable without a name.
 const DELETED: &str = " (deleted)";
 const IN_MEMORY: &str = "/memfd:";
 

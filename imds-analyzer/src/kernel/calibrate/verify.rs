@@ -28,7 +28,7 @@ pub struct Verified {
     pub settings: Settings,
     /// True if answers are seen.
     pub answers: bool,
-    /// What does not work, in words.
+    /// Descriptions of the reads that do not work.
     pub findings: Vec<String>,
 }
 

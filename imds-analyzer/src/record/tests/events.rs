@@ -198,7 +198,7 @@ fn judgement() -> impl Strategy<Value = Judgement> {
         any::<Option<u16>>(),
         any::<Option<u8>>(),
         option::of(client),
-        option::of(program),
+        option::of(program.prop_map(Arc::new)),
         option::of(advice),
         prop::collection::vec(any_word(), 0..3),
     );
