@@ -136,6 +136,23 @@ pub enum FailCondition {
     Unknown,
 }
 
+/// `--fail-on` of `report`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportCondition {
+    NotReady,
+    Unproven,
+}
+
+/// The argument of `schema`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// The records, one a line.
+    #[default]
+    Record,
+    /// The output of `report --format json`.
+    Report,
+}
+
 impl fmt::Display for FailCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.to_possible_value()

@@ -1,14 +1,21 @@
 //! The command line as clap parses it. [`crate::settings`] turns it into settings.
 
-use std::{ffi::OsString, net::SocketAddr, num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    num::NonZeroU64,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 
 use crate::{
-    choice::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice, StdoutFormat},
+    choice::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice, ReportCondition, SchemaOf, StdoutFormat},
     exit_code::ExitCode,
     kernel::budget::KernelBudget,
     lab::Tokens,
+    report,
     secrets::ArgsMode,
 };
 
@@ -25,6 +32,7 @@ Examples:
   imds-analyzer watch --v1 --duration 10m    Show only calls without a token, for ten minutes
   imds-analyzer watch --fail-on v1 -- CMD    Run CMD and fail if it makes v1 calls
   imds-analyzer daemon                       Run as a service
+  imds-analyzer report                       Can tokens be required here? Reads the service's log
   imds-analyzer check                        Show what this host supports
   imds-analyzer lab                          Try it without EC2";
 
@@ -38,6 +46,17 @@ Examples:
       In a pipeline: exit with 3 on a v1 call or a call that could not be judged
   imds-analyzer watch --fail-on v1 -- aws s3 ls
       Run a command and watch only that command and its children";
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  imds-analyzer report
+      Can tokens be required on this host? Reads the daemon's log
+  imds-analyzer report /srv/logs --format html --output report.html
+      The same for a fleet, as a page
+  imds-analyzer report /srv/logs --account 123456789012 --format commands
+      A script that requires tokens on the hosts of an account that are ready
+  imds-analyzer report --fail-on not-ready --quiet
+      In a pipeline: exit with 3 if something still makes v1 calls";
 
 const DAEMON_SIGNALS: &str = "\
 Signals:
@@ -66,14 +85,17 @@ pub enum Command {
     /// Try the tool without EC2: run sample clients against a built-in IMDS in a private network namespace
     #[command(after_help = ExitCode::help())]
     Lab(LabArgs),
+    /// Read logs and say whether tokens can be required, on which hosts, and if not, who has to change what
+    #[command(after_help = format!("{REPORT_EXAMPLES}\n\n{}", ExitCode::help()))]
+    Report(ReportArgs),
     /// Explain a remedy, cause, risk or verdict, and what to change
     #[command(after_help = ExitCode::help())]
     Explain(ExplainArgs),
     /// Print the daemon's default configuration, or check a configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Print the JSON Schema of the records
-    Schema,
+    /// Print the JSON Schema of the records, or of the report
+    Schema(SchemaArgs),
     /// Print a shell completion script
     Completions(CompletionsArgs),
     /// Print the manual page, or write all manual pages to a directory
@@ -335,6 +357,78 @@ pub struct LabArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+pub struct ReportArgs {
+    /// Logs, directories of logs, or - for standard input [default: the configured log's directory]
+    ///
+    /// Rotated and compressed files (gzip, zstd), and the lines of log collectors with a record inside, are read too.
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub format: report::render::Format,
+
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// Print nothing; the exit code tells
+    #[arg(short, long, conflicts_with_all = ["output", "format"])]
+    pub quiet: bool,
+
+    /// Only records from this time on: 2026-11-01, 2026-11-01T12:00:00Z, or 7d ago written as 7d
+    #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Which records")]
+    pub since: Option<SystemTime>,
+
+    /// Only records before this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Which records")]
+    pub until: Option<SystemTime>,
+
+    /// Only these hosts: names, or ids of instances
+    #[arg(long, value_name = "HOST", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which records")]
+    pub host: Vec<String>,
+
+    /// Only these accounts
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which records")]
+    pub account: Vec<String>,
+
+    /// Only callers that contain this text
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which records")]
+    pub caller: Vec<String>,
+
+    /// Only callers of these systemd units
+    #[arg(long, value_name = "UNIT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which records")]
+    pub unit: Vec<String>,
+
+    /// How long a host must have been watched to be ready
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "7d", help_heading = "Verdict")]
+    pub window: Duration,
+
+    /// Compare with what CloudWatch counted: the output of aws cloudwatch get-metric-data, see the runbook
+    #[arg(long, value_name = "FILE", help_heading = "Verdict")]
+    pub cloudwatch: Vec<PathBuf>,
+
+    /// Exit with 3 if the verdict is this; unproven: or not ready
+    #[arg(long, value_enum, value_name = "VERDICT", help_heading = "Verdict")]
+    pub fail_on: Option<ReportCondition>,
+
+    /// Print the rules of the verdict, and read nothing
+    #[arg(long, help_heading = "Verdict", exclusive = true)]
+    pub rules: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct SchemaArgs {
+    /// What to describe
+    #[arg(value_enum, default_value_t)]
+    pub of: SchemaOf,
+}
+
+#[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
     /// Id of a remedy, a word of imds.cause, imds.risk or imds.verdict, or the path of a program, whose package is looked
     /// up; without it, all words are listed
@@ -359,6 +453,18 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it like 90s, 10m or 1h")),
     }
+}
+
+fn parse_time(text: &str) -> Result<SystemTime, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return SystemTime::now()
+            .checked_sub(ago)
+            .ok_or_else(|| "is too long ago".to_owned());
+    }
+    let midnight = format!("{text} 00:00:00");
+    humantime::parse_rfc3339_weak(text)
+        .or_else(|_error| humantime::parse_rfc3339_weak(&midnight))
+        .map_err(|_error| "write it like 2026-11-01, 2026-11-01T12:00:00Z or 7d".to_owned())
 }
 
 fn parse_count(text: &str) -> Result<NonZeroU64, String> {

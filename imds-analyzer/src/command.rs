@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::{
+    choice::SchemaOf,
     cli::{self, Cli, Command},
     console::{self, say},
     exit_code::ExitCode,
@@ -17,6 +18,7 @@ mod config;
 mod daemon;
 pub(crate) mod explain;
 mod lab;
+mod report;
 mod signals;
 mod watch;
 
@@ -54,7 +56,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Lab(args) => lab::run(&args),
         Command::Explain(args) => explain::run(args.word.as_deref()),
         Command::Config(command) => config::run(command),
-        Command::Schema => written(record::schema::write(&mut io::stdout())),
+        Command::Report(args) => report::run(args),
+        Command::Schema(args) => written(match args.of {
+            SchemaOf::Record => record::schema::write(&mut io::stdout()),
+            SchemaOf::Report => record::schema::print(&crate::report::schema(), &mut io::stdout()),
+        }),
         Command::Completions(args) => written(cli::completions(args.shell, &mut io::stdout())),
         Command::Man(args) => written(cli::man(args.dir.as_deref(), &mut io::stdout())),
     }

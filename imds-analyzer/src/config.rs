@@ -195,14 +195,23 @@ impl Config {
     pub fn load(args: &DaemonArgs) -> Result<Self, ConfigError> {
         let mut config = match &args.config {
             Some(path) => Self::read(path)?,
-            None => match Self::read(Path::new(cli::CONFIG)) {
-                Err(ConfigError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => Self::default(),
-                result => result?,
-            },
+            None => Self::of_this_host()?,
         };
         config.override_by(args);
         config.check().map_err(ConfigError::Senseless)?;
         Ok(config)
+    }
+
+    /// The configuration file of this host or, without one, the defaults.
+    ///
+    /// # Errors
+    ///
+    /// When the file is invalid or unreadable.
+    pub fn of_this_host() -> Result<Self, ConfigError> {
+        match Self::read(Path::new(cli::CONFIG)) {
+            Err(ConfigError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            result => result,
+        }
     }
 
     /// The file at `path` alone.

@@ -12,9 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flate2::bufread::MultiGzDecoder;
-
 use crate::{host::file, record::LINE_MAX};
+
+mod decoded;
+
+pub(crate) use self::decoded::{Format, decoded};
 
 #[cfg(test)]
 mod tests;
@@ -22,8 +24,6 @@ mod tests;
 const COMPRESSED: &str = "gz";
 /// The suffix of a file that is being compressed.
 const UNFINISHED: &str = "tmp";
-/// The first bytes of a gzip file, RFC 1952.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
 const BUFFER: usize = 256 << 10;
 
 /// A rotated file.
@@ -215,11 +215,8 @@ pub fn open(path: &Path) -> io::Result<Lines<Box<dyn BufRead + Send>>> {
 /// The first bytes of the file tell its format, because log collectors rename files.
 fn decompressed(file: File) -> io::Result<Box<dyn BufRead + Send>> {
     let mut file = BufReader::with_capacity(BUFFER, file);
-    if file.fill_buf()?.starts_with(&GZIP) {
-        Ok(Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(file))))
-    } else {
-        Ok(Box::new(file))
-    }
+    let format = Format::of(file.fill_buf()?);
+    Ok(Box::new(BufReader::with_capacity(BUFFER, decoded(format, file))))
 }
 
 /// Reads line by line in bounded memory.

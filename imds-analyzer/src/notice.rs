@@ -1,11 +1,15 @@
 //! What the analyzer says about itself.
 
-use std::time::SystemTime;
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     event::{Attempt, Event, User},
+    host::clock::Now,
     loss::Ledger,
-    summary::{Counts, Summary},
+    summary::{Answers, Counts, Summary},
 };
 
 /// A record that is not a request.
@@ -16,7 +20,11 @@ pub enum Notice<'a> {
         /// Release of the running kernel.
         kernel: &'a str,
         hooks: &'a [Hook<'a>],
+        run: &'a Run,
     },
+    /// The analyzer is still attached. Without it, a log could not tell an hour without calls from an hour without
+    /// analyzer.
+    Watching(&'a Watching),
     /// What was lost since the last notice of this kind.
     Loss(&'a Ledger),
     /// A caller that was not seen before, just before the record of its request.
@@ -27,6 +35,39 @@ pub enum Notice<'a> {
     RateLimited(&'a Folded),
     /// Ends the output; `loss` is all that was lost.
     Summary { summary: &'a Summary, loss: &'a Ledger },
+}
+
+/// One run of the analyzer, from attaching to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// When it attached; tells runs apart.
+    pub attached: Option<SystemTime>,
+    /// The kernel's id of this boot.
+    pub boot_id: Option<String>,
+    /// How long the host had been up by then.
+    pub uptime: Duration,
+}
+
+impl Run {
+    /// The run that begins now.
+    pub fn begin() -> Self {
+        let now = Now::read();
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        Self {
+            attached: Some(now.wall),
+            boot_id: boot_id.map(|id| id.trim().to_owned()),
+            uptime: Duration::from_nanos(now.since_boot),
+        }
+    }
+}
+
+/// What was seen since the last notice of this kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watching {
+    /// All calls to the metadata service.
+    pub calls: Counts,
+    /// Those among them that the configuration's ignore list kept out of the log.
+    pub ignored: Counts,
 }
 
 /// A hook in the kernel that was considered.
@@ -54,6 +95,10 @@ pub struct Folded {
     pub unit: Option<String>,
     pub container: Option<String>,
     pub counts: Counts,
+    /// Those among them whose peer was an address of the host itself.
+    pub local: Counts,
+    /// What came back of the v1 calls that were not local.
+    pub answers: Answers,
     /// Of all versions, those for credentials.
     pub credential: u64,
     /// The times of the first and the last of them.

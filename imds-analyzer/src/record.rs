@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 pub mod attempt;
-mod call;
+pub mod brief;
 pub mod envelope;
 pub mod list;
 pub mod noise;
@@ -25,6 +25,7 @@ pub mod word;
 
 pub(crate) use self::value::writable;
 pub use self::{
+    brief::Brief,
     envelope::{Action, Envelope, Level},
     list::List,
     read::{LINE_MAX, Unreadable, read},
@@ -56,6 +57,7 @@ pub enum Body<'a> {
     Request(request::Request<'a>),
     Attempt(attempt::Attempt<'a>),
     Start(notice::Start<'a>),
+    Watching(notice::Watching<'a>),
     Loss(notice::Loss<'a>),
     FirstSeen(noise::FirstSeen<'a>),
     RateLimited(noise::RateLimited<'a>),
@@ -82,7 +84,8 @@ impl<'a> Record<'a> {
             },
             body: match notice {
                 Notice::Attempt(attempt) => Body::Attempt(attempt::Attempt::new(attempt, host)),
-                Notice::Start { kernel, hooks } => Body::Start(notice::Start::new(kernel, hooks, host)),
+                Notice::Start { kernel, hooks, run } => Body::Start(notice::Start::new(kernel, hooks, run, host)),
+                Notice::Watching(watching) => Body::Watching(notice::Watching::new(**watching, host)),
                 Notice::Loss(loss) => Body::Loss(notice::Loss::new(loss, host)),
                 Notice::FirstSeen { event, first } => Body::FirstSeen(noise::FirstSeen::new(event, *first, host)),
                 Notice::RateLimited(folded) => Body::RateLimited(noise::RateLimited::new(folded, host)),

@@ -11,7 +11,7 @@ pub mod fanout;
 pub mod file;
 pub mod journald;
 pub mod json;
-mod layout;
+pub(crate) mod layout;
 pub mod metrics;
 pub mod noise;
 mod plain;

@@ -50,7 +50,20 @@ pub struct Counts {
 
 impl Counts {
     pub fn sum(self) -> u64 {
-        self.v1 + self.v2 + self.other + self.unknown
+        let Self { v1, v2, other, unknown } = self;
+        v1.saturating_add(v2).saturating_add(other).saturating_add(unknown)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sum() == 0
+    }
+
+    /// Adds all counts of `other`.
+    pub fn merge(&mut self, other: Self) {
+        self.v1 = self.v1.saturating_add(other.v1);
+        self.v2 = self.v2.saturating_add(other.v2);
+        self.other = self.other.saturating_add(other.other);
+        self.unknown = self.unknown.saturating_add(other.unknown);
     }
 
     pub fn add(&mut self, version: Version) {
@@ -81,6 +94,28 @@ pub struct Answers {
 }
 
 impl Answers {
+    pub fn sum(self) -> u64 {
+        let Self {
+            succeeded,
+            rejected,
+            failed,
+            none,
+            unseen,
+        } = self;
+        [succeeded, rejected, failed, none, unseen]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Adds all counts of `other`.
+    pub fn merge(&mut self, other: Self) {
+        self.succeeded = self.succeeded.saturating_add(other.succeeded);
+        self.rejected = self.rejected.saturating_add(other.rejected);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.none = self.none.saturating_add(other.none);
+        self.unseen = self.unseen.saturating_add(other.unseen);
+    }
+
     /// `status`: present with [`AnswerWord::Answered`].
     pub fn add(&mut self, answer: AnswerWord, status: Option<u16>) {
         *match (answer, status) {

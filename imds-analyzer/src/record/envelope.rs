@@ -128,7 +128,7 @@ impl Level {
 
     pub fn of_notice(notice: &Notice<'_>) -> Self {
         let warns = match notice {
-            Notice::Start { .. } | Notice::Summary { .. } | Notice::Attempt(_) => false,
+            Notice::Start { .. } | Notice::Watching(_) | Notice::Summary { .. } | Notice::Attempt(_) => false,
             Notice::Loss(loss) => loss.has_loss(),
             Notice::FirstSeen { event, .. } => event.verdict.version() == Version::V1,
             Notice::RateLimited(folded) => folded.counts.v1 > 0,
@@ -197,6 +197,7 @@ vocabulary! {
         Request = "imds-request",
         Attempt = "imds-attempt",
         Start = "imds-analyzer-start",
+        Watching = "imds-analyzer-watching",
         Loss = "imds-analyzer-loss",
         FirstSeen = "imds-analyzer-first-seen",
         RateLimited = "imds-analyzer-rate-limited",
@@ -208,6 +209,7 @@ impl Action {
     pub fn of_notice(notice: &Notice<'_>) -> Self {
         match notice {
             Notice::Start { .. } => Self::Start,
+            Notice::Watching(_) => Self::Watching,
             Notice::Loss(_) => Self::Loss,
             Notice::FirstSeen { .. } => Self::FirstSeen,
             Notice::Attempt(_) => Self::Attempt,

@@ -12,7 +12,7 @@ use crate::{
     event::{self, Event},
     identity::Identity,
     notice::{First, Folded},
-    summary::Counts,
+    summary::{Answers, Counts},
     vocabulary::vocabulary,
 };
 
@@ -153,6 +153,8 @@ impl<'a> RateLimited<'a> {
                 schema: SCHEMA,
                 caller: folded.caller.as_ref().map(Text::from),
                 calls: folded.counts,
+                local_calls: folded.local,
+                v1_answers: folded.answers,
                 credential_calls: folded.credential,
                 since: Micros::new(folded.since),
                 until: Micros::new(folded.until),
@@ -175,6 +177,12 @@ pub struct RateLimitedFields<'a> {
     pub caller: Option<Text<'a>>,
     /// The calls that were not written.
     pub calls: Counts,
+    /// Those among them whose peer was an address of the host itself.
+    #[serde(default, skip_serializing_if = "Counts::is_empty")]
+    pub local_calls: Counts,
+    /// What came back of the v1 calls that were not local.
+    #[serde(default)]
+    pub v1_answers: Answers,
     /// How many of all versions were for credentials.
     pub credential_calls: u64,
     /// When the first of them was made.

@@ -8,15 +8,16 @@ use serde::{Deserialize, Serialize};
 use super::{
     List, SCHEMA, Text,
     envelope::{Host, Image, User},
+    value::Micros,
 };
 use crate::{
     identity::Identity,
     loss::Ledger,
-    notice,
+    notice::{self, Run},
     summary::{self, Answers, Counts},
 };
 
-/// The analyzer has attached.
+/// The analyzer has attached. Heads each file, too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(bound(deserialize = "'de: 'a"))]
 #[schemars(deny_unknown_fields)]
@@ -26,16 +27,19 @@ pub struct Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    pub(super) fn new(kernel: &'a str, hooks: &'a [notice::Hook<'a>], host: &'a Identity) -> Self {
+    pub(super) fn new(kernel: &'a str, hooks: &'a [notice::Hook<'a>], run: &'a Run, host: &'a Identity) -> Self {
         Self {
             imds: StartFields {
                 schema: SCHEMA,
                 hooks: List::Live(hooks),
+                attached: run.attached.map(Micros::new),
             },
             host: StartHost {
                 name: (&host.name).into(),
                 image: Image::new(host),
                 os: Os { kernel: kernel.into() },
+                boot: run.boot_id.as_ref().map(|id| Boot { id: id.into() }),
+                uptime: run.attached.map(|_| run.uptime.as_secs()),
             },
         }
     }
@@ -47,6 +51,10 @@ impl<'a> Start<'a> {
 pub struct StartFields<'a> {
     pub schema: u32,
     pub hooks: List<'a, notice::Hook<'a>, Hook<'a>>,
+    /// When this run of the analyzer attached.
+    // Absent in the first lines of this schema, like `host.boot` and `host.uptime`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached: Option<Micros>,
 }
 
 /// One of the kernel's hooks.
@@ -78,6 +86,19 @@ pub struct StartHost<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<Image<'a>>,
     pub os: Os<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot<'a>>,
+    /// Seconds that the host had been up when the analyzer attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Boot<'a> {
+    /// The kernel's id of the boot: /proc/sys/kernel/random/boot_id.
+    pub id: Text<'a>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -86,6 +107,38 @@ pub struct StartHost<'a> {
 pub struct Os<'a> {
     /// Release of the running kernel.
     pub kernel: Text<'a>,
+}
+
+/// The analyzer is attached, which an hour without calls would not show.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Watching<'a> {
+    pub imds: WatchingFields,
+    pub host: Host<'a>,
+}
+
+impl<'a> Watching<'a> {
+    pub(super) fn new(watching: notice::Watching, host: &'a Identity) -> Self {
+        Self {
+            imds: WatchingFields {
+                schema: SCHEMA,
+                calls: watching.calls,
+                ignored: watching.ignored,
+            },
+            host: Host::new(host),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "Watching")]
+pub struct WatchingFields {
+    pub schema: u32,
+    /// Calls to the metadata service since the last record of this kind.
+    pub calls: Counts,
+    /// Those among them that the ignore list of the configuration kept out of the log.
+    pub ignored: Counts,
 }
 
 /// Something was lost since the last record of this kind.

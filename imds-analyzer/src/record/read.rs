@@ -56,9 +56,15 @@ pub fn read(line: &[u8]) -> Result<Record<'_>, Unreadable> {
         None => Unreadable::Truncated,
     })?;
     let record = record(text).map_err(|error| why(text, &error))?;
-    match (record.schema(), &record.envelope.event.action) {
+    check(&record.envelope.event.action, record.schema())?;
+    Ok(record)
+}
+
+/// Checks that a line with this action and schema is a record that this version reads.
+pub(super) fn check(action: &Word<'_, Action>, schema: u32) -> Result<(), Unreadable> {
+    match (schema, action) {
         (_, Word::Other(action)) if !is_ours(action) => Err(Unreadable::Foreign),
-        (SCHEMA, _) => Ok(record),
+        (SCHEMA, _) => Ok(()),
         (other, _) => Err(Unreadable::Schema(other.into())),
     }
 }
@@ -70,6 +76,7 @@ fn record(text: &str) -> serde_json::Result<Record<'_>> {
         Word::Known(Action::Request) => Body::Request(serde_json::from_str(text)?),
         Word::Known(Action::Attempt) => Body::Attempt(serde_json::from_str(text)?),
         Word::Known(Action::Start) => Body::Start(serde_json::from_str(text)?),
+        Word::Known(Action::Watching) => Body::Watching(serde_json::from_str(text)?),
         Word::Known(Action::Loss) => Body::Loss(serde_json::from_str(text)?),
         Word::Known(Action::FirstSeen) => Body::FirstSeen(serde_json::from_str(text)?),
         Word::Known(Action::RateLimited) => Body::RateLimited(serde_json::from_str(text)?),
@@ -85,6 +92,7 @@ impl Record<'_> {
             Body::Request(body) => body.imds.schema,
             Body::Attempt(body) => body.imds.schema,
             Body::Start(body) => body.imds.schema,
+            Body::Watching(body) => body.imds.schema,
             Body::Loss(body) => body.imds.schema,
             Body::FirstSeen(body) => body.imds.schema,
             Body::RateLimited(body) => body.imds.schema,
@@ -119,7 +127,7 @@ struct SchemaMark {
 }
 
 /// Why `text` is not a record. `error` is the result of reading it as one.
-fn why(text: &str, error: &serde_json::Error) -> Unreadable {
+pub(super) fn why(text: &str, error: &serde_json::Error) -> Unreadable {
     use serde_json::error::Category;
 
     // Parses the whole line, even if `error` was found early in it.

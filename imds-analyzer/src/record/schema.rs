@@ -15,13 +15,18 @@ use super::{
     Action, Envelope, Record,
     attempt::Attempt,
     noise::{FirstSeen, RateLimited},
-    notice::{Loss, Start, Summary},
+    notice::{Loss, Start, Summary, Watching},
     request::Request,
 };
 
 /// Writes the schema (draft 2020-12).
 pub fn write(out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, &schema())?;
+    print(&schema(), out)
+}
+
+/// Writes any schema.
+pub fn print(schema: &Schema, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, schema)?;
     out.write_all(b"\n")
 }
 
@@ -45,6 +50,7 @@ impl JsonSchema for Record<'_> {
             kind::<Request<'_>>(generator, "RequestRecord", Action::Request),
             kind::<Attempt<'_>>(generator, "AttemptRecord", Action::Attempt),
             kind::<Start<'_>>(generator, "StartRecord", Action::Start),
+            kind::<Watching<'_>>(generator, "WatchingRecord", Action::Watching),
             kind::<Loss<'_>>(generator, "LossRecord", Action::Loss),
             kind::<FirstSeen<'_>>(generator, "FirstSeenRecord", Action::FirstSeen),
             kind::<RateLimited<'_>>(generator, "RateLimitedRecord", Action::RateLimited),
@@ -78,7 +84,7 @@ fn kind<T: JsonSchema>(generator: &mut SchemaGenerator, name: &str, action: Acti
 }
 
 /// Removes null from the types: schemars describes an `Option` as nullable, but records leave absent values out.
-fn without_null(schema: &mut Schema) {
+pub(crate) fn without_null(schema: &mut Schema) {
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");
         if let [only] = types.as_slice() {

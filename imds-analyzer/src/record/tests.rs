@@ -17,7 +17,7 @@ use crate::{
     event::{Endpoint, HttpVersion, NetNs, Platform, Qos, Runtime, Source, Tap, User, Workload},
     identity::Identity,
     loss::{Kind, Ledger},
-    notice::{First, Folded, Hook},
+    notice::{First, Folded, Hook, Run, Watching},
     sink::{
         json,
         tests::{full_event, minimal_event, samples},
@@ -57,6 +57,11 @@ fn request<'a>(record: &'a Record<'a>) -> &'a request::Request<'a> {
     request
 }
 
+#[track_caller]
+fn brief(line: &[u8]) -> Brief<'_> {
+    Brief::read(std::str::from_utf8(line).expect("UTF-8")).expect("a record")
+}
+
 fn as_json(event: &Event) -> Value {
     serde_json::from_slice(&line(&Record::of_request(event, &HOST))).expect("JSON")
 }
@@ -70,8 +75,8 @@ proptest! {
     #[test]
     fn a_call_is_the_same_seen_and_read(event in any_event()) {
         let line = line(&Record::of_request(&event, &HOST));
-        let record = read(&line).expect("a record");
-        prop_assert_eq!(Call::from(request(&record)), Call::from(&event));
+        let brief = brief(&line);
+        prop_assert_eq!(Call::from(&brief), Call::from(&event));
     }
 
     #[test]
@@ -97,12 +102,21 @@ proptest! {
             unit: Some(names[2].clone()).filter(|_| bit(3)),
             container: Some(names[3].clone()).filter(|_| bit(4)),
             counts: summary.total(false),
+            local: summary.total(true),
+            answers: summary.answers(false),
             credential: u64::from(bits),
             since,
             until,
         };
+        let run = Run {
+            attached: Some(until).filter(|_| bit(5)),
+            boot_id: Some(names[2].clone()).filter(|_| bit(6)),
+            uptime: Duration::from_secs(u64::from(bits)),
+        };
+        let run = if run.attached.is_some() { run } else { Run::default() };
         for notice in [
-            Notice::Start { kernel: &names[0], hooks: &hooks },
+            Notice::Start { kernel: &names[0], hooks: &hooks, run: &run },
+            Notice::Watching(&Watching { calls: summary.total(false), ignored: summary.total(true) }),
             Notice::Loss(&loss),
             Notice::FirstSeen { event: &events[0], first: First { v1: bit(0), credential: bit(1) } },
             Notice::RateLimited(&folded),
@@ -307,7 +321,7 @@ fn what_later_versions_write_is_kept_or_passed_over() {
     );
     assert_eq!(record.envelope.event.outcome.as_str(), "later");
     // It counts as a call that this version cannot judge.
-    assert_eq!(Call::from(body).version, Version::Unknown);
+    assert_eq!(brief(text.as_bytes()).version(), Version::Unknown);
     is_read_back(&record);
 }
 
@@ -447,8 +461,8 @@ fn lines_of_all_versions_are_read() {
 /// From the time before `imds.caller`.
 #[test]
 fn a_call_of_the_first_lines_has_the_executable_for_its_caller() {
-    let record = read(FIRST_LINES.lines().next().expect("a line").as_bytes()).expect("a record");
-    let call = Call::from(request(&record));
+    let brief = brief(FIRST_LINES.lines().next().expect("a line").as_bytes());
+    let call = Call::from(&brief);
     let who = call.who.expect("somebody");
     assert_eq!(
         (who.key, who.user_id, who.place),
@@ -462,7 +476,7 @@ fn a_summary_of_lines_is_that_of_their_events() {
     for event in samples() {
         seen.add(&event);
         let line = line(&Record::of_request(&event, &HOST));
-        read_back.add(request(&read(&line).expect("a record")));
+        read_back.add(&brief(&line));
     }
     let table = |summary: &Summary| crate::sink::text::table::render(summary, 120, false, &Ledger::default());
     assert_eq!(table(&read_back), table(&seen));

@@ -19,7 +19,7 @@ use crate::{
     },
     legacy::{LegacyTap, Lineage},
     loss::Ledger,
-    notice::{self, Notice},
+    notice::{self, Notice, Run},
     process::{Resolver, ResolverSettings},
     secrets::ArgsMode,
     settings::{FailOn, Filter},
@@ -86,6 +86,7 @@ impl<S: Sink> Session<S> {
             &Notice::Start {
                 kernel: &features.kernel,
                 hooks: &hooks,
+                run: &Run::begin(),
             },
         )?;
         outlet.sink.flush()?;

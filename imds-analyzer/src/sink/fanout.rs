@@ -24,7 +24,7 @@ use crate::{
     event::Event,
     identity::Identity,
     loss::{self, Ledger},
-    notice::{Hook, Notice},
+    notice::{Hook, Notice, Run},
     record::{Level, Record},
 };
 
@@ -86,6 +86,7 @@ impl Kind {
 struct Start {
     kernel: String,
     hooks: Vec<(String, bool, String)>,
+    run: Run,
 }
 
 impl Start {
@@ -102,6 +103,7 @@ impl Start {
         take(&Notice::Start {
             kernel: &self.kernel,
             hooks: &hooks,
+            run: &self.run,
         })
     }
 }
@@ -296,13 +298,14 @@ impl Sink for Fanout {
     }
 
     fn notice(&mut self, time: SystemTime, notice: &Notice<'_>) -> io::Result<()> {
-        if let Notice::Start { kernel, hooks } = notice {
+        if let Notice::Start { kernel, hooks, run } = notice {
             self.start = Arc::new(Start {
                 kernel: (*kernel).to_owned(),
                 hooks: hooks
                     .iter()
                     .map(|hook| (hook.name.to_owned(), hook.attached, hook.reason.to_owned()))
                     .collect(),
+                run: (*run).clone(),
             });
         }
         for outlet in &self.outlets {

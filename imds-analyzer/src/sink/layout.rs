@@ -38,22 +38,22 @@ impl Style {
     }
 }
 
-pub(super) const ALARM: anstyle::Style = AnsiColor::Red.on_default().bold();
-pub(super) const DOUBT: anstyle::Style = AnsiColor::Magenta.on_default().bold();
-pub(super) const CAUTION: anstyle::Style = AnsiColor::Yellow.on_default();
-pub(super) const GOOD: anstyle::Style = AnsiColor::Green.on_default();
-pub(super) const STRONG: anstyle::Style = anstyle::Style::new().bold();
-pub(super) const FAINT: anstyle::Style = anstyle::Style::new().dimmed();
-pub(super) const PLAIN: anstyle::Style = anstyle::Style::new();
+pub(crate) const ALARM: anstyle::Style = AnsiColor::Red.on_default().bold();
+pub(crate) const DOUBT: anstyle::Style = AnsiColor::Magenta.on_default().bold();
+pub(crate) const CAUTION: anstyle::Style = AnsiColor::Yellow.on_default();
+pub(crate) const GOOD: anstyle::Style = AnsiColor::Green.on_default();
+pub(crate) const STRONG: anstyle::Style = anstyle::Style::new().bold();
+pub(crate) const FAINT: anstyle::Style = anstyle::Style::new().dimmed();
+pub(crate) const PLAIN: anstyle::Style = anstyle::Style::new();
 
 /// `text` in `style`, or plain if colour is off.
-pub(super) struct Painted<T> {
+pub(crate) struct Painted<T> {
     text: T,
     style: anstyle::Style,
 }
 
 /// Lines of whole words, each at most `width` columns unless a word is longer.
-pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {
@@ -67,7 +67,7 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-pub(super) fn paint<T: fmt::Display>(color: bool, style: anstyle::Style, text: T) -> Painted<T> {
+pub(crate) fn paint<T: fmt::Display>(color: bool, style: anstyle::Style, text: T) -> Painted<T> {
     let style = if color { style } else { PLAIN };
     Painted { text, style }
 }
@@ -82,17 +82,17 @@ impl<T: fmt::Display> fmt::Display for Painted<T> {
 }
 
 /// Text from other processes, escaped for a terminal, in at most `width` columns.
-pub(super) fn foreign(text: &str, width: usize) -> String {
+pub(crate) fn foreign(text: &str, width: usize) -> String {
     fit(&sanitize::escape(text), width).into_owned()
 }
 
 /// [`foreign`] for a path.
-pub(super) fn foreign_path(path: &str, width: usize) -> String {
+pub(crate) fn foreign_path(path: &str, width: usize) -> String {
     fit_path(&sanitize::escape(path), width).into_owned()
 }
 
 /// Cuts the middle out of a text that is too long, because its ends are more useful.
-pub(super) fn fit(text: &str, width: usize) -> Cow<'_, str> {
+pub(crate) fn fit(text: &str, width: usize) -> Cow<'_, str> {
     let length = columns(text);
     if length <= width {
         return Cow::Borrowed(text);
@@ -107,7 +107,7 @@ pub(super) fn fit(text: &str, width: usize) -> Cow<'_, str> {
 }
 
 /// Cuts the beginning off a path that is too long, at a slash if one is near, because its end is more useful.
-pub(super) fn fit_path(path: &str, width: usize) -> Cow<'_, str> {
+pub(crate) fn fit_path(path: &str, width: usize) -> Cow<'_, str> {
     const COST: usize = 16;
     let length = columns(path);
     if length <= width {
@@ -123,7 +123,7 @@ pub(super) fn fit_path(path: &str, width: usize) -> Cow<'_, str> {
     Cow::Owned(format!("…{}", &kept[name..]))
 }
 
-pub(super) fn columns(text: &str) -> usize {
+pub(crate) fn columns(text: &str) -> usize {
     text.chars().count()
 }
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imds_analyzer_ebpf::classify::{PathClass, Verdict};
+use imds_analyzer_ebpf::classify::{PathClass, Verdict, Version};
 
 use crate::{
     config::{Config, Limits, Pattern},
@@ -420,6 +420,8 @@ fn empty(event: &Event, (uid, place, caller): Key) -> Folded {
         unit: place.and_then(|process| process.unit.clone()),
         container: place.and_then(|process| Some(process.container.as_ref()?.id.clone())),
         counts: Default::default(),
+        local: Default::default(),
+        answers: Default::default(),
         credential: 0,
         since: event.time,
         until: event.time,
@@ -427,7 +429,13 @@ fn empty(event: &Event, (uid, place, caller): Key) -> Folded {
 }
 
 fn add(folded: &mut Folded, event: &Event) {
-    folded.counts.add(event.verdict.version());
+    let version = event.verdict.version();
+    folded.counts.add(version);
+    if event.local {
+        folded.local.add(version);
+    } else if version == Version::V1 {
+        folded.answers.add(event.answer.word(), event.answer.status());
+    }
     folded.credential += u64::from(event.path_class == PathClass::Credential);
     folded.since = folded.since.min(event.time);
     folded.until = folded.until.max(event.time);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::layout::foreign;
-use crate::notice::{Folded, Notice};
+use crate::notice::{Folded, Notice, Watching};
 
 /// Maximum columns of text from other processes.
 const WIDTH: usize = 256;
@@ -11,7 +11,7 @@ const WIDTH: usize = 256;
 /// One line, without a line end.
 pub(super) fn describe(notice: &Notice<'_>) -> String {
     match notice {
-        Notice::Start { kernel, hooks } => {
+        Notice::Start { kernel, hooks, .. } => {
             let mut text = format!(
                 "imds-analyzer {} attached on {}:",
                 env!("CARGO_PKG_VERSION"),
@@ -20,6 +20,17 @@ pub(super) fn describe(notice: &Notice<'_>) -> String {
             for hook in hooks.iter().filter(|hook| hook.attached) {
                 text.push(' ');
                 text.push_str(hook.name);
+            }
+            text
+        }
+        Notice::Watching(Watching { calls, ignored }) => {
+            let mut text = format!(
+                "still watching: {} v1, {} v2, {} other, {} unknown since the last time",
+                calls.v1, calls.v2, calls.other, calls.unknown
+            );
+            if !ignored.is_empty() {
+                // Writing to a String does not fail.
+                let _ = write!(text, "; {} of them ignored, as configured", ignored.sum());
             }
             text
         }

@@ -18,7 +18,7 @@ use crate::{
         Tap, Thread, User,
     },
     identity::{Facts, Identity},
-    notice::{self, Hook},
+    notice::{self, Hook, Run, Watching},
     summary::Summary,
 };
 
@@ -357,7 +357,25 @@ pub(crate) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
     samples().iter().for_each(|event| summary.add(event));
     summary.add_attempt();
     let kernel = "6.8.0-1021-aws";
-    take(time(0), &Notice::Start { kernel, hooks: &hooks });
+    let run = Run {
+        attached: Some(time(0)),
+        boot_id: Some("5f1b3c62-0f0e-4c1d-9f0a-2b4d6e8f0a1c".to_owned()),
+        uptime: Duration::from_secs(42),
+    };
+    take(
+        time(0),
+        &Notice::Start {
+            kernel,
+            hooks: &hooks,
+            run: &run,
+        },
+    );
+    let mut watching = Watching {
+        calls: summary.total(false),
+        ..Watching::default()
+    };
+    watching.ignored.v2 = 1;
+    take(time(1), &Notice::Watching(&watching));
     take(time(1), &Notice::Loss(&loss));
     let event = &full_event();
     let first = notice::First {
@@ -374,6 +392,8 @@ pub(crate) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
         unit: Some("app.service".to_owned()),
         container: None,
         counts: summary.total(false),
+        local: summary.total(true),
+        answers: summary.answers(false),
         credential: 1,
         since: time(0),
         until: time(1),

@@ -1,18 +1,18 @@
 //! An event's path in the daemon: metrics count it, noise control decides, and then it goes to the sinks.
 
 use std::{
-    io,
+    io, mem,
     time::{Instant, SystemTime},
 };
 
-use imds_analyzer_ebpf::classify::Verdict;
+use imds_analyzer_ebpf::classify::Version;
 
 use crate::{
     config::Config,
     event::Event,
     identity::Identity,
     loss::{Kind, Ledger},
-    notice::Notice,
+    notice::{Notice, Watching},
     sink::{
         Sink,
         fanout::Fanout,
@@ -31,6 +31,8 @@ pub(super) struct Pipeline {
     pub(super) requests: u64,
     pub(super) v1: u64,
     pub(super) v1_answers: Answers,
+    /// What was seen since [`Self::report_watching`].
+    watching: Watching,
 }
 
 impl Pipeline {
@@ -42,6 +44,7 @@ impl Pipeline {
             requests: 0,
             v1: 0,
             v1_answers: Answers::default(),
+            watching: Watching::default(),
         })
     }
 
@@ -68,11 +71,25 @@ impl Pipeline {
     }
 }
 
+impl Pipeline {
+    /// Writes that the analyzer is still attached.
+    pub(super) fn report_watching(&mut self) -> io::Result<()> {
+        let watching = mem::take(&mut self.watching);
+        self.fanout.notice(SystemTime::now(), &Notice::Watching(&watching))?;
+        self.fanout.flush()
+    }
+}
+
 impl Sink for Pipeline {
     fn write(&mut self, event: &Event) -> io::Result<()> {
         self.metrics.count(event);
         self.requests += 1;
-        if event.verdict == Verdict::V1 && !event.local && !event.relay {
+        let version = event.verdict.version();
+        let counts = !event.local && !event.relay;
+        if counts {
+            self.watching.calls.add(version);
+        }
+        if counts && version == Version::V1 {
             self.v1 += 1;
             self.v1_answers.add(event.answer.word(), event.answer.status());
         }
@@ -88,6 +105,9 @@ impl Sink for Pipeline {
                 Ok(())
             }
             Decision::Ignore => {
+                if counts {
+                    self.watching.ignored.add(version);
+                }
                 self.metrics.count_unwritten(Unwritten::Ignored);
                 Ok(())
             }
@@ -100,6 +120,7 @@ impl Sink for Pipeline {
             while let Some(folded) = self.noise.take_folded() {
                 self.fanout.notice(time, &Notice::RateLimited(&folded))?;
             }
+            self.report_watching()?;
         }
         if let Notice::Attempt(attempt) = notice {
             self.metrics.count_attempt(attempt);

@@ -1,7 +1,11 @@
 //! The service's work beside the records: losses and status after activity, a reload, requests for metrics, and the
 //! watchdog's sign of life.
 
-use std::{future::pending, io, time::Instant};
+use std::{
+    future::pending,
+    io,
+    time::{Duration, Instant},
+};
 
 use tokio::{signal::unix::Signal, time};
 
@@ -31,12 +35,17 @@ pub(super) struct Service<'a> {
     /// When to write the counts of requests that were not written.
     folded: Option<Instant>,
     watchdog: Option<time::Interval>,
+    watching: time::Interval,
 }
+
+/// How often the log says that the analyzer is still attached.
+const WATCHING: Duration = Duration::from_secs(60 * 60);
 
 pub(super) enum Due {
     Time,
     Metrics(exposition::Wanted),
     Watchdog,
+    Watching,
     Reload,
 }
 
@@ -50,6 +59,7 @@ impl<'a> Service<'a> {
             review: None,
             folded: None,
             watchdog: notify::watchdog().map(every),
+            watching: time::interval_at(time::Instant::now() + WATCHING, WATCHING),
         }
     }
 
@@ -169,6 +179,7 @@ impl Tick<Session<Pipeline>> for Service<'_> {
             () = until(times.into_iter().flatten().min()) => Due::Time,
             wanted = self.exposition.wanted() => Due::Metrics(wanted),
             _ = watchdog => Due::Watchdog,
+            _ = self.watching.tick() => Due::Watching,
             _ = self.hangup.recv() => Due::Reload,
         }
     }
@@ -178,6 +189,7 @@ impl Tick<Session<Pipeline>> for Service<'_> {
             Due::Time => self.on_time(session)?,
             Due::Metrics(wanted) => self.expose(wanted, session),
             Due::Watchdog => notify::alive(),
+            Due::Watching => session.sink().report_watching()?,
             Due::Reload => self.reload(session),
         }
         self.folded = session.sink().next_due();

@@ -1,0 +1,249 @@
+//! The fields of a line that counting needs, without the rest: reading a log of a fleet is mostly the cost of what is read
+//! of each line.
+
+use imds_analyzer_ebpf::{
+    abi::exchange::Outcome,
+    classify::{PathClass, Reason, Verdict, Version},
+};
+use serde::Deserialize;
+
+use super::{
+    Action, LINE_MAX, Text, Unreadable, Word,
+    envelope::{Cloud, Image, User},
+    read,
+    value::{Id, Micros},
+};
+use crate::{
+    event::{AnswerWord, Cause, NetNs, Risk},
+    loss::Ledger,
+    process,
+    summary::{Answers, Call, Counts, Who},
+};
+
+/// The fields of any record, present as far as its kind has them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct Brief<'a> {
+    #[serde(rename = "@timestamp")]
+    pub timestamp: Micros,
+    pub event: EventBrief<'a>,
+    pub imds: ImdsBrief<'a>,
+    pub host: HostBrief<'a>,
+    pub cloud: Option<Cloud<'a>>,
+    pub process: Option<ProcessBrief<'a>>,
+    pub user: Option<User<'a>>,
+    pub systemd: Option<SystemdBrief<'a>>,
+    pub container: Option<ContainerBrief<'a>>,
+    pub http: Option<HttpBrief>,
+    pub url: Option<UrlBrief<'a>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct EventBrief<'a> {
+    pub action: Word<'a, Action>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct ImdsBrief<'a> {
+    pub schema: u32,
+    pub caller: Option<Text<'a>>,
+    pub version: Option<Word<'a, Version>>,
+    pub verdict: Option<Word<'a, Verdict>>,
+    pub reason: Option<Word<'a, Reason>>,
+    pub path_class: Option<Word<'a, PathClass>>,
+    pub netns: Option<Word<'a, NetNs>>,
+    #[serde(default)]
+    pub local: bool,
+    #[serde(default)]
+    pub relay: bool,
+    pub answer: Option<Word<'a, AnswerWord>>,
+    pub hop_limit: Option<u8>,
+    pub cause: Option<Word<'a, Cause>>,
+    pub client: Option<ClientBrief<'a>>,
+    pub remedy: Option<RemedyBrief<'a>>,
+    #[serde(default)]
+    pub risk: Vec<Word<'a, Risk>>,
+    pub attempt: Option<Word<'a, Outcome>>,
+    /// Of `imds-analyzer-start`.
+    pub attached: Option<Micros>,
+    /// Of `imds-analyzer-rate-limited` and `imds-analyzer-watching`.
+    pub calls: Option<Counts>,
+    /// Of `imds-analyzer-rate-limited`.
+    #[serde(default)]
+    pub local_calls: Counts,
+    #[serde(default)]
+    pub v1_answers: Answers,
+    #[serde(default)]
+    pub credential_calls: u64,
+    /// Of `imds-analyzer-watching`.
+    pub ignored: Option<Counts>,
+    /// Of `imds-analyzer-loss` and `imds-analyzer-summary`.
+    pub loss: Option<Ledger>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct ClientBrief<'a> {
+    pub name: Text<'a>,
+    pub version: Option<Text<'a>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct RemedyBrief<'a> {
+    pub id: Text<'a>,
+    pub text: Text<'a>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct HostBrief<'a> {
+    pub name: Text<'a>,
+    pub image: Option<Image<'a>>,
+    pub boot: Option<BootBrief<'a>>,
+    /// Seconds since the host was started.
+    pub uptime: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct BootBrief<'a> {
+    pub id: Text<'a>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct ProcessBrief<'a> {
+    pub name: Text<'a>,
+    pub executable: Option<Text<'a>>,
+    pub command_line: Option<Text<'a>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct SystemdBrief<'a> {
+    pub unit: Option<Text<'a>>,
+    pub user_unit: Option<Text<'a>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct ContainerBrief<'a> {
+    pub id: Text<'a>,
+    pub name: Option<Text<'a>>,
+    pub image: Option<ImageBrief<'a>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct ImageBrief<'a> {
+    pub name: Text<'a>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct HttpBrief {
+    pub response: Option<super::request::HttpResponse>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct UrlBrief<'a> {
+    pub path: Option<Text<'a>>,
+}
+
+impl<'a> Brief<'a> {
+    /// Reads one line, without its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](super::read()).
+    pub fn read(text: &'a str) -> Result<Self, Unreadable> {
+        if text.len() > LINE_MAX {
+            return Err(Unreadable::TooLong);
+        }
+        let brief = serde_json::from_str::<Self>(text).map_err(|error| read::why(text, &error))?;
+        read::check(&brief.event.action, brief.imds.schema)?;
+        Ok(brief)
+    }
+
+    /// A word of a later version means `unknown`.
+    pub fn version(&self) -> Version {
+        self.imds
+            .version
+            .as_ref()
+            .and_then(Word::known)
+            .unwrap_or(Version::Unknown)
+    }
+
+    pub fn status(&self) -> Option<u16> {
+        self.http.and_then(|http| Some(http.response?.status_code))
+    }
+
+    /// True if the record is about a caller, even if that is not known.
+    pub fn is_about_caller(&self) -> bool {
+        let known = self.event.action.known();
+        known.is_some_and(|action| {
+            matches!(
+                action,
+                Action::Request | Action::Attempt | Action::RateLimited | Action::FirstSeen
+            )
+        })
+    }
+
+    /// The caller, as a summary tells callers apart; `None` if no process is known.
+    pub fn who(&self) -> Option<Who<'_>> {
+        // The first lines of this schema have no caller. Counts of many requests have no process.
+        let process = self.process.as_ref();
+        let key = self.imds.caller.as_ref();
+        let key = key.or_else(|| process.map(|process| process.executable.as_ref().unwrap_or(&process.name)))?;
+        let user = self.user.as_ref();
+        let systemd = self.systemd.as_ref();
+        let unit = systemd.and_then(|systemd| systemd.user_unit.as_deref().or(systemd.unit.as_deref()));
+        let is_placed = self.container.is_some() || systemd.is_some();
+        Some(Who {
+            key,
+            program: if is_placed { process::program_of(key) } else { key },
+            user_id: user.and_then(|user| user.id.map(|Id(id)| id)),
+            user_name: user.and_then(|user| user.name.as_deref()),
+            place: self.container.as_ref().map(ContainerBrief::image).or(unit),
+        })
+    }
+}
+
+impl ContainerBrief<'_> {
+    /// The container's image. Without one, its name. Without a name, as much of its id as `docker ps` shows.
+    fn image(&self) -> &str {
+        match (&self.image, &self.name) {
+            (Some(image), _) => &image.name,
+            (None, Some(name)) => name,
+            (None, None) => self.id.get(..12).unwrap_or(&self.id),
+        }
+    }
+}
+
+impl<'a> From<&'a Brief<'_>> for Call<'a> {
+    fn from(brief: &'a Brief<'_>) -> Self {
+        Self {
+            version: brief.version(),
+            local: brief.imds.local,
+            relay: brief.imds.relay,
+            // The first lines of this schema have no answer.
+            answer: brief
+                .imds
+                .answer
+                .as_ref()
+                .and_then(Word::known)
+                .unwrap_or(AnswerWord::Unseen),
+            status: brief.status(),
+            remedy: brief
+                .imds
+                .remedy
+                .as_ref()
+                .map(|remedy| (remedy.id.as_str(), remedy.text.as_str())),
+            who: brief.process.as_ref().and_then(|_| brief.who()),
+            path: brief.url.as_ref().and_then(|url| url.path.as_deref()),
+        }
+    }
+}

@@ -1,0 +1,654 @@
+//! What the records of a log add up to, by host and caller. The order of records does not matter, and what two parts of
+//! a log add up to can be merged. Memory is bounded by hosts and callers.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    time::SystemTime,
+};
+
+use imds_analyzer_ebpf::{
+    abi::exchange::Outcome,
+    classify::{PathClass, Reason, Verdict, Version},
+};
+
+use super::{
+    filter::Filter,
+    watched::{Time, Watched},
+};
+use crate::{
+    event::{AnswerWord, Cause, NetNs, Risk},
+    loss::Ledger,
+    record::{Action, Brief, Word},
+    summary::{Answers, Call, Counts},
+    vocabulary::Vocabulary,
+};
+
+/// Further hosts, and further callers of a host, are only counted.
+const HOSTS_MAX: usize = 200_000;
+const CALLERS_MAX: usize = 4096;
+/// Statuses and clients of one caller that are told apart.
+const KINDS_MAX: usize = 16;
+/// Longest text kept of a record, in bytes.
+const TEXT_MAX: usize = 512;
+
+/// What a log adds up to.
+#[derive(Debug, Default)]
+pub struct Fold {
+    pub hosts: HashMap<Box<str>, Host>,
+    /// Calls by hour since the epoch, of all hosts.
+    pub hours: BTreeMap<u32, Counts>,
+    /// Records of hosts for which there was no room.
+    pub beyond: u64,
+    /// Records of each kind that were counted.
+    pub records: u64,
+    /// Records of a kind that this version does not know.
+    pub unknown_kinds: u64,
+    key: String,
+}
+
+/// What the records of one host add up to.
+#[derive(Debug, Default)]
+pub struct Host {
+    pub name: Box<str>,
+    pub cloud: Cloud,
+    pub watched: Watched,
+    pub total: Counts,
+    pub answers: Answers,
+    /// Calls to an address of the host itself.
+    pub local: Counts,
+    /// Calls that the ignore list kept out of the log.
+    pub ignored: Counts,
+    /// Losses, as reported while it watched, and at the end of runs.
+    pub loss: Ledger,
+    pub loss_at_end: Ledger,
+    pub attempts: u64,
+    /// Lines that may have been records of this host and could not be read.
+    pub unreadable: u64,
+    pub callers: HashMap<Box<str>, Caller>,
+    /// Calls of callers for whom there was no room.
+    pub others: Counts,
+}
+
+/// The instance, as far as its records name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cloud {
+    pub account: Option<Box<str>>,
+    pub region: Option<Box<str>>,
+    pub instance: Option<Box<str>>,
+    pub machine: Option<Box<str>>,
+    pub image: Option<Box<str>>,
+}
+
+/// Counts of the words of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words<T>(Box<[u64]>, std::marker::PhantomData<T>);
+
+impl<T: Vocabulary> Default for Words<T> {
+    fn default() -> Self {
+        Self(Box::default(), std::marker::PhantomData)
+    }
+}
+
+impl<T: Vocabulary> Words<T> {
+    pub fn add(&mut self, word: T, count: u64) {
+        if self.0.is_empty() {
+            self.0 = vec![0; T::ALL.len()].into();
+        }
+        if let Some(at) = T::ALL.iter().position(|other| *other == word)
+            && let Some(sum) = self.0.get_mut(at)
+        {
+            *sum = sum.saturating_add(count);
+        }
+    }
+
+    pub fn of(&self, word: T) -> u64 {
+        self.iter()
+            .find(|(other, _)| *other == word)
+            .map_or(0, |(_, count)| count)
+    }
+
+    /// The words that were counted.
+    pub fn iter(&self) -> impl Iterator<Item = (T, u64)> {
+        T::ALL
+            .iter()
+            .copied()
+            .zip(self.0.iter().copied())
+            .filter(|(_, count)| *count > 0)
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        other.iter().for_each(|(word, count)| self.add(word, count));
+    }
+}
+
+/// What is known of the last of something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Last<T> {
+    time: Time,
+    pub value: Option<T>,
+}
+
+impl<T> Default for Last<T> {
+    fn default() -> Self {
+        Self { time: 0, value: None }
+    }
+}
+
+impl<T: Ord> Last<T> {
+    /// `value` is made only if it is later than the one that is known.
+    fn at(&mut self, time: Time, value: impl FnOnce() -> T) {
+        if self.value.is_none() || time > self.time {
+            *self = Self {
+                time,
+                value: Some(value()),
+            };
+        } else if time == self.time {
+            // So that the order of lines makes no difference.
+            let value = Some(value());
+            if value > self.value {
+                self.value = value;
+            }
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        if other > *self {
+            *self = other;
+        }
+    }
+}
+
+/// One call, as an example.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Example {
+    pub path: Option<Box<str>>,
+    pub executable: Option<Box<str>>,
+    pub command_line: Option<Box<str>>,
+}
+
+/// What the records of one caller on one host add up to: the same program in the same place as the same user.
+#[derive(Debug, Default)]
+pub struct Caller {
+    /// `None` if nobody is known.
+    pub key: Option<Box<str>>,
+    pub program: Option<Box<str>>,
+    pub place: Option<Box<str>>,
+    pub user_id: Option<u32>,
+    pub user_name: Last<Box<str>>,
+    pub local: bool,
+    pub counts: Counts,
+    /// What came back of v1 calls.
+    pub answers: Answers,
+    /// Statuses of v1 calls. Those beyond the bound are counted as 0.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Paths of v1 calls, and of all.
+    pub v1_classes: Words<PathClass>,
+    pub classes: Words<PathClass>,
+    /// Requests for a token, by what came back; and those of them that were refused.
+    pub tokens: Words<AnswerWord>,
+    pub tokens_refused: u64,
+    pub causes: Words<Cause>,
+    pub reasons: Words<Reason>,
+    pub risks: Words<Risk>,
+    pub clients: BTreeMap<(Box<str>, Box<str>), u64>,
+    pub attempts: Words<Outcome>,
+    /// Calls that were counted together in place of being written.
+    pub rate_limited: u64,
+    /// Calls from another network namespace than the host's.
+    pub other_netns: u64,
+    /// Lowest TTL of an answer to a request for a token.
+    pub hop_limit: Option<u8>,
+    pub span: Option<(Time, Time)>,
+    pub v1_span: Option<(Time, Time)>,
+    pub first_rejected: Option<Time>,
+    pub last_v2: Option<Time>,
+    pub remedy: Last<(Box<str>, Box<str>)>,
+    pub last_v1: Last<Example>,
+    pub last: Last<Example>,
+}
+
+impl Fold {
+    /// Adds a record, if `filter` lets it pass.
+    pub fn add(&mut self, brief: &Brief<'_>, filter: &Filter) {
+        let time = micros(brief.timestamp.time());
+        if !filter.matches(brief, time) {
+            return;
+        }
+        self.records += 1;
+        let Word::Known(action) = brief.event.action else {
+            self.unknown_kinds += 1;
+            return;
+        };
+        let Some(host) = host(&mut self.hosts, brief) else {
+            self.beyond += 1;
+            return;
+        };
+        host.watched.at(time);
+        let mut counted = Counts::default();
+        match action {
+            Action::Request => {
+                let call = Call::from(brief);
+                if !call.relay {
+                    host.request(&mut self.key, brief, call, time);
+                    if !call.local {
+                        counted.add(call.version);
+                    }
+                }
+            }
+            Action::RateLimited => counted = host.rate_limited(&mut self.key, brief, time),
+            Action::Attempt => host.attempt(&mut self.key, brief, time),
+            Action::Start => {
+                if let Some(attached) = brief.imds.attached {
+                    let uptime = brief
+                        .host
+                        .uptime
+                        .unwrap_or(u64::MAX)
+                        .saturating_mul(super::watched::SECOND);
+                    let boot = brief.host.boot.as_ref().map(|boot| boot.id.as_str());
+                    host.watched.began(micros(attached.time()), uptime, boot);
+                }
+            }
+            Action::Watching => host.ignored.merge(brief.imds.ignored.unwrap_or_default()),
+            Action::Loss => brief.imds.loss.iter().for_each(|loss| host.loss.merge(loss)),
+            Action::Summary => {
+                host.watched.ended(time);
+                brief.imds.loss.iter().for_each(|loss| host.loss_at_end.merge(loss));
+            }
+            // The call has a record of its own.
+            Action::FirstSeen => {}
+        }
+        if !counted.is_empty() {
+            let hour = u32::try_from(time / super::watched::HOUR).unwrap_or(u32::MAX);
+            self.hours.entry(hour).or_default().merge(counted);
+        }
+    }
+
+    /// A line in the log of host `key` could not be read.
+    pub fn unreadable(&mut self, key: &str) {
+        if let Some(host) = self.hosts.get_mut(key) {
+            host.unreadable += 1;
+        }
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        for (key, host) in other.hosts {
+            let has_room = self.hosts.len() < HOSTS_MAX;
+            match self.hosts.get_mut(&key) {
+                Some(known) => known.merge(host),
+                None if has_room => {
+                    self.hosts.insert(key, host);
+                }
+                None => self.beyond += host.total.sum().max(1),
+            }
+        }
+        for (hour, counts) in other.hours {
+            self.hours.entry(hour).or_default().merge(counts);
+        }
+        self.beyond += other.beyond;
+        self.records += other.records;
+        self.unknown_kinds += other.unknown_kinds;
+    }
+
+    /// Joins records from before the instance's id was known with those of the instance, if only one has that name.
+    pub fn join_names(&mut self) {
+        let mut by_name: HashMap<Box<str>, Vec<Box<str>>> = HashMap::new();
+        for (key, host) in &self.hosts {
+            if host.cloud.instance.is_some() {
+                by_name.entry(host.name.clone()).or_default().push(key.clone());
+            }
+        }
+        for (name, keys) in by_name {
+            if let [key] = keys.as_slice()
+                && *key != name
+                && self.hosts.get(&name).is_some_and(|host| host.cloud.instance.is_none())
+                && let Some(nameless) = self.hosts.remove(&name)
+                && let Some(host) = self.hosts.get_mut(key)
+            {
+                host.merge(nameless);
+            }
+        }
+    }
+}
+
+/// What hosts are told apart by: the id of the instance or, while it is not known, the name.
+pub fn host_key<'a>(brief: &'a Brief<'_>) -> &'a str {
+    let instance = brief.cloud.as_ref().and_then(|cloud| cloud.instance.as_ref());
+    instance.map_or(&brief.host.name, |instance| &instance.id)
+}
+
+fn host<'a>(hosts: &'a mut HashMap<Box<str>, Host>, brief: &Brief<'_>) -> Option<&'a mut Host> {
+    let key = host_key(brief);
+    if !hosts.contains_key(key) {
+        if hosts.len() >= HOSTS_MAX {
+            return None;
+        }
+        hosts.insert(
+            key.into(),
+            Host {
+                name: cut(&brief.host.name),
+                ..Host::default()
+            },
+        );
+    }
+    let host = hosts.get_mut(key)?;
+    host.cloud.complete(brief);
+    Some(host)
+}
+
+impl Cloud {
+    /// Takes what is not known yet.
+    fn complete(&mut self, brief: &Brief<'_>) {
+        if self.image.is_none() {
+            self.image = brief.host.image.as_ref().map(|image| cut(&image.id));
+        }
+        let Some(cloud) = &brief.cloud else { return };
+        let fill = |to: &mut Option<Box<str>>, from: Option<&str>| {
+            if to.is_none() {
+                *to = from.map(cut);
+            }
+        };
+        fill(&mut self.account, cloud.account.as_ref().map(|it| it.id.as_str()));
+        fill(&mut self.region, cloud.region.as_deref());
+        fill(&mut self.instance, cloud.instance.as_ref().map(|it| it.id.as_str()));
+        fill(&mut self.machine, cloud.machine.as_ref().map(|it| it.r#type.as_str()));
+    }
+
+    fn merge(&mut self, other: Self) {
+        let Self {
+            account,
+            region,
+            instance,
+            machine,
+            image,
+        } = other;
+        self.account = self.account.take().or(account);
+        self.region = self.region.take().or(region);
+        self.instance = self.instance.take().or(instance);
+        self.machine = self.machine.take().or(machine);
+        self.image = self.image.take().or(image);
+    }
+}
+
+impl Host {
+    fn request(&mut self, key: &mut String, brief: &Brief<'_>, call: Call<'_>, time: Time) {
+        let (total, answers) = if call.local {
+            (&mut self.local, &mut Answers::default())
+        } else {
+            (&mut self.total, &mut self.answers)
+        };
+        total.add(call.version);
+        if call.version == Version::V1 {
+            answers.add(call.answer, call.status);
+        }
+        match self.caller(key, brief, call.local) {
+            Some(caller) => caller.request(brief, call, time),
+            None if !call.local => self.others.add(call.version),
+            None => {}
+        }
+    }
+
+    /// Returns how many calls were counted.
+    fn rate_limited(&mut self, key: &mut String, brief: &Brief<'_>, time: Time) -> Counts {
+        let local = brief.imds.local_calls;
+        let counts = less(brief.imds.calls.unwrap_or_default(), local);
+        self.total.merge(counts);
+        self.local.merge(local);
+        let mut answers = brief.imds.v1_answers;
+        // The first records of this kind do not say what came back.
+        answers.unseen += counts.v1.saturating_sub(answers.sum());
+        self.answers.merge(answers);
+        if !local.is_empty()
+            && let Some(caller) = self.caller(key, brief, true)
+        {
+            caller.rate_limited(local, Answers::default(), time);
+        }
+        if !counts.is_empty() {
+            match self.caller(key, brief, false) {
+                Some(caller) => {
+                    caller.classes.add(PathClass::Credential, brief.imds.credential_calls);
+                    caller.rate_limited(counts, answers, time);
+                }
+                None => self.others.merge(counts),
+            }
+        }
+        counts
+    }
+
+    fn attempt(&mut self, key: &mut String, brief: &Brief<'_>, time: Time) {
+        self.attempts += 1;
+        if let Some(outcome) = brief.imds.attempt.as_ref().and_then(Word::known)
+            && let Some(caller) = self.caller(key, brief, brief.imds.local)
+        {
+            caller.attempts.add(outcome, 1);
+            widen(&mut caller.span, time);
+            caller.last.at(time, || Example::of(brief));
+        }
+    }
+
+    /// The caller of `brief`; `None` if there is no room.
+    fn caller(&mut self, key: &mut String, brief: &Brief<'_>, local: bool) -> Option<&mut Caller> {
+        let who = brief.who();
+        key.clear();
+        // Writing to a String does not fail. No path or unit name contains NUL.
+        let _ = match who {
+            Some(who) => write!(key, "{}\0{}\0{:?}", local, who.key, who.user_id),
+            None => write!(key, "{local}"),
+        };
+        if !self.callers.contains_key(key.as_str()) {
+            if self.callers.len() >= CALLERS_MAX {
+                return None;
+            }
+            let caller = Caller {
+                key: who.map(|who| cut(who.key)),
+                program: who.map(|who| cut(who.program)),
+                place: who.and_then(|who| who.place).map(cut),
+                user_id: who.and_then(|who| who.user_id),
+                local,
+                ..Caller::default()
+            };
+            self.callers.insert(key.as_str().into(), caller);
+        }
+        self.callers.get_mut(key.as_str())
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.cloud.merge(other.cloud);
+        self.watched.merge(other.watched);
+        self.total.merge(other.total);
+        self.answers.merge(other.answers);
+        self.local.merge(other.local);
+        self.ignored.merge(other.ignored);
+        self.loss.merge(&other.loss);
+        self.loss_at_end.merge(&other.loss_at_end);
+        self.attempts += other.attempts;
+        self.unreadable += other.unreadable;
+        self.others.merge(other.others);
+        for (key, caller) in other.callers {
+            let has_room = self.callers.len() < CALLERS_MAX;
+            match self.callers.get_mut(&key) {
+                Some(known) => known.merge(caller),
+                None if has_room => {
+                    self.callers.insert(key, caller);
+                }
+                None if !caller.local => self.others.merge(caller.counts),
+                None => {}
+            }
+        }
+    }
+
+    /// What was lost: the reports of runs, or what runs said at their ends, whichever is more.
+    pub fn lost(&self) -> Ledger {
+        let both = self.loss.iter().chain(self.loss_at_end.iter());
+        let mut lost = Ledger::default();
+        for (kind, _) in both {
+            let most = self.loss.of(kind).max(self.loss_at_end.of(kind));
+            lost.add(kind, most.saturating_sub(lost.of(kind)));
+        }
+        lost
+    }
+}
+
+impl Caller {
+    fn request(&mut self, brief: &Brief<'_>, call: Call<'_>, time: Time) {
+        let imds = &brief.imds;
+        self.counts.add(call.version);
+        widen(&mut self.span, time);
+        let class = imds.path_class.as_ref().and_then(Word::known);
+        if let Some(class) = class {
+            self.classes.add(class, 1);
+        }
+        if imds.netns.as_ref().and_then(Word::known) == Some(NetNs::Other) {
+            self.other_netns += 1;
+        }
+        if let Some(cause) = imds.cause.as_ref().and_then(Word::known) {
+            self.causes.add(cause, 1);
+        }
+        imds.risk
+            .iter()
+            .filter_map(Word::known)
+            .for_each(|risk| self.risks.add(risk, 1));
+        if let Some(client) = &imds.client {
+            let kind = (
+                cut(&client.name),
+                client.version.as_deref().map_or_else(Box::default, cut),
+            );
+            bounded(&mut self.clients, kind);
+        }
+        if let Some(name) = brief.user.as_ref().and_then(|user| user.name.as_deref()) {
+            self.user_name.at(time, || cut(name));
+        }
+        if let Some((id, text)) = call.remedy {
+            self.remedy.at(time, || (cut(id), cut(text)));
+        }
+        self.last.at(time, || Example::of(brief));
+        match call.version {
+            Version::V1 => {
+                self.answers.add(call.answer, call.status);
+                call.status
+                    .into_iter()
+                    .for_each(|status| bounded(&mut self.statuses, status));
+                class.into_iter().for_each(|class| self.v1_classes.add(class, 1));
+                widen(&mut self.v1_span, time);
+                self.last_v1.at(time, || Example::of(brief));
+                if call.status == Some(401) {
+                    self.first_rejected = Some(self.first_rejected.map_or(time, |first| first.min(time)));
+                }
+            }
+            Version::V2 => {
+                let verdict = imds.verdict.as_ref().and_then(Word::known);
+                if verdict == Some(Verdict::V2TokenRequest) {
+                    self.tokens.add(call.answer, 1);
+                    self.tokens_refused += u64::from(call.status.is_some_and(|status| status / 100 != 2));
+                    self.hop_limit = self.hop_limit.into_iter().chain(imds.hop_limit).min();
+                } else if verdict == Some(Verdict::V2) && call.status.is_some_and(|status| status != 401) {
+                    self.last_v2 = self.last_v2.max(Some(time));
+                }
+            }
+            Version::Unknown => {
+                let reason = imds.reason.as_ref().and_then(Word::known);
+                reason.into_iter().for_each(|reason| self.reasons.add(reason, 1));
+            }
+            Version::Other => {}
+        }
+    }
+
+    fn rate_limited(&mut self, counts: Counts, answers: Answers, time: Time) {
+        self.counts.merge(counts);
+        self.answers.merge(answers);
+        self.rate_limited += counts.sum();
+        widen(&mut self.span, time);
+        if counts.v1 > 0 {
+            widen(&mut self.v1_span, time);
+        }
+    }
+
+    /// Adds what another part of a log, or another host, has on the same caller.
+    pub fn merge(&mut self, other: Self) {
+        self.counts.merge(other.counts);
+        self.answers.merge(other.answers);
+        self.v1_classes.merge(&other.v1_classes);
+        self.classes.merge(&other.classes);
+        self.tokens.merge(&other.tokens);
+        self.tokens_refused += other.tokens_refused;
+        self.causes.merge(&other.causes);
+        self.reasons.merge(&other.reasons);
+        self.risks.merge(&other.risks);
+        self.attempts.merge(&other.attempts);
+        self.rate_limited += other.rate_limited;
+        self.other_netns += other.other_netns;
+        self.hop_limit = self.hop_limit.into_iter().chain(other.hop_limit).min();
+        if let Some((first, last)) = other.span {
+            widen(&mut self.span, first);
+            widen(&mut self.span, last);
+        }
+        if let Some((first, last)) = other.v1_span {
+            widen(&mut self.v1_span, first);
+            widen(&mut self.v1_span, last);
+        }
+        self.first_rejected = self.first_rejected.into_iter().chain(other.first_rejected).min();
+        self.last_v2 = self.last_v2.max(other.last_v2);
+        merge_bounded(&mut self.statuses, other.statuses);
+        merge_bounded(&mut self.clients, other.clients);
+        self.user_name.merge(other.user_name);
+        self.remedy.merge(other.remedy);
+        self.last_v1.merge(other.last_v1);
+        self.last.merge(other.last);
+        self.place = self.place.take().or(other.place);
+    }
+}
+
+impl Example {
+    fn of(brief: &Brief<'_>) -> Self {
+        let process = brief.process.as_ref();
+        Self {
+            path: brief.url.as_ref().and_then(|url| url.path.as_deref()).map(cut),
+            executable: process.and_then(|process| process.executable.as_deref()).map(cut),
+            command_line: process.and_then(|process| process.command_line.as_deref()).map(cut),
+        }
+    }
+}
+
+fn widen(span: &mut Option<(Time, Time)>, time: Time) {
+    let (first, last) = span.get_or_insert((time, time));
+    *first = time.min(*first);
+    *last = time.max(*last);
+}
+
+/// Counts `kind`, unless there are too many.
+fn bounded<K: Ord>(counts: &mut BTreeMap<K, u64>, kind: K) {
+    if let Some(count) = counts.get_mut(&kind) {
+        *count += 1;
+    } else if counts.len() < KINDS_MAX {
+        counts.insert(kind, 1);
+    }
+}
+
+fn merge_bounded<K: Ord>(counts: &mut BTreeMap<K, u64>, other: BTreeMap<K, u64>) {
+    for (kind, count) in other {
+        if let Some(sum) = counts.get_mut(&kind) {
+            *sum += count;
+        } else if counts.len() < KINDS_MAX {
+            counts.insert(kind, count);
+        }
+    }
+}
+
+fn less(counts: Counts, part: Counts) -> Counts {
+    Counts {
+        v1: counts.v1.saturating_sub(part.v1),
+        v2: counts.v2.saturating_sub(part.v2),
+        other: counts.other.saturating_sub(part.other),
+        unknown: counts.unknown.saturating_sub(part.unknown),
+    }
+}
+
+fn cut(text: &str) -> Box<str> {
+    text[..text.floor_char_boundary(TEXT_MAX)].into()
+}
+
+/// A time before the epoch is the epoch.
+pub fn micros(time: SystemTime) -> Time {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
