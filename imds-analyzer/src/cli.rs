@@ -351,6 +351,10 @@ pub struct LabArgs {
     #[arg(long, value_enum, default_value_t)]
     pub tokens: Tokens,
 
+    /// Give the lab's IMDS an address of the clients' own host, like a proxy or a mock, instead of a place beyond a link
+    #[arg(long)]
+    pub local: bool,
+
     /// Show everything known about each call
     #[arg(short, long)]
     pub verbose: bool,

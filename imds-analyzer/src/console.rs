@@ -74,7 +74,7 @@ pub fn remedies() -> Remedies {
 }
 
 /// This host, as its files name it.
-fn this_host() -> Identity {
+pub fn this_host() -> Identity {
     Identity::of_this_host(Facts::default(), BTreeMap::new())
 }
 

@@ -90,7 +90,7 @@ fn the_tour_in_json() {
     assert!(
         requests
             .iter()
-            .all(|it| it["imds"]["local"] == true && it["imds"]["netns"] == "other")
+            .all(|it| it["imds"]["local"] == false && it["imds"]["netns"] == "other")
     );
     assert_eq!(
         records.last().expect("a record")["event"]["action"],
@@ -137,15 +137,28 @@ fn the_tour_in_words() {
     );
     assert!(line("PUT /latest/api/token").contains(" v2 token "));
     assert!(output.stderr.contains("# curl without a token"), "{}", output.stderr);
-    assert!(output.stderr.contains("Calls to this host itself"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("Calls to the metadata service"),
+        "{}",
+        output.stderr
+    );
+    // The verdict on these records, and what to change.
+    let (_, report) = output
+        .stderr
+        .split_once("What `imds-analyzer report` says")
+        .expect("a report");
+    for part in ["NOT READY", "Who has to change", "watched for 0 min of 7 d"] {
+        assert!(report.contains(part), "{part} in {report}");
+    }
 }
 
 #[test]
 fn where_tokens_are_required() {
     needs!(clients());
-    let (output, pid) = lab(&["--format", "json", "--tokens", "required"]);
+    let (output, pid) = lab(&["--format", "json", "--tokens", "required", "--local"]);
     assert_eq!(output.code, Some(0), "{output:#?}");
     let records = records(&output);
+    assert!(own(&records, pid).iter().all(|it| it["imds"]["local"] == true));
     // A refusal does not change what a call is.
     assert_eq!(versions(&own(&records, pid))[1], 4);
     assert!(versions(&own(&records, pid))[0] >= 6);

@@ -45,6 +45,33 @@ fn promtool(args: &[&str], text: &str) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
+/// What a fleet is asked: the file and the metric follow the log.
+#[test]
+fn the_verdict_of_this_host() {
+    let lab = Lab::routed().expect("lab");
+    let _server = serve(&lab);
+    let port = free_port();
+    let service = with_metrics(port);
+    let path = service.dir.path().join("run/verdict.json");
+    let verdict = || {
+        let text = fs::read_to_string(&path).ok()?;
+        let report: Value = serde_json::from_str(&text).expect("JSON, whole");
+        Some(report["verdict"].as_str().expect("a word").to_owned())
+    };
+    let has_metric = |word: &str| {
+        let text = service.scrape(port);
+        let series: Vec<&str> = text.lines().filter(|line| line.starts_with("imds_analyzer_ready{")).collect();
+        series == [format!("imds_analyzer_ready{{verdict=\"{word}\"}} 0")]
+    };
+    until("not watched for long enough", || verdict().as_deref() == Some("unproven"));
+    until("as a metric", || has_metric("unproven"));
+    curl(&lab, "/latest/meta-data/verdict");
+    until("a call without a token", || verdict().as_deref() == Some("not-ready"));
+    until("as a metric", || has_metric("not-ready"));
+    let mode = fs::metadata(&path).expect("the file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
+}
+
 fn with_metrics(port: u16) -> Service {
     Service::start(&format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n"))
 }

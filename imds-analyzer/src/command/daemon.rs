@@ -14,6 +14,7 @@ mod reload;
 mod sandbox;
 mod service;
 mod textfile;
+mod verdict;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -115,7 +116,8 @@ fn start(config: &Config) -> anyhow::Result<(Session<Pipeline>, Exposition)> {
 /// The directories that the daemon writes to.
 fn writes(config: &Config) -> Vec<PathBuf> {
     let log = Some(&config.log).filter(|log| log.enabled).map(|log| &log.path);
-    let paths = [log, config.metrics.textfile.as_ref()];
+    let verdict = verdict::path(config);
+    let paths = [log, config.metrics.textfile.as_ref(), Some(&verdict)];
     paths
         .into_iter()
         .flatten()

@@ -1,20 +1,37 @@
 //! `lab`: the analyzer against its own IMDS. The clients run in the lab's namespace; the hooks are the real ones, at
-//! the root cgroup.
+//! the root cgroup. At the end, the records of the clients' calls are read again, as `report` reads a log.
 
-use std::sync::Arc;
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context;
 
 use super::signals::Signals;
 use crate::{
+    choice::{ColorChoice, Format},
     cli::LabArgs,
     console::{self, say},
+    event::Event,
     exit_code::ExitCode,
+    identity::Identity,
     kernel::plan::Wanted,
     lab::{self, Lab, Server, StepOutcome, Tour},
+    loss::Ledger,
+    notice::Notice,
+    record::Record,
+    report::{
+        self,
+        build::{Question, build},
+        cloudwatch::Metrics,
+        input, render,
+    },
     secrets::ArgsMode,
     session::{End, Flow, Options, Session, StartError},
     settings::{FailOn, Filter},
+    sink::{Sink, Style, json},
 };
 
 pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
@@ -24,7 +41,7 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
 /// Builds the lab and runs the tour. With `--keep`, leaves the lab to the user until interrupted.
 async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let lab = Arc::new(Lab::local().map_err(StartError::Refused)?);
+    let lab = Arc::new(lab(args.local)?);
     let _server = Server::start(&lab.server, lab::Options { tokens: args.tokens })?;
     let mut session = Session::start(Options {
         wanted: Wanted::default(),
@@ -35,12 +52,14 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
         fail_on: FailOn::default(),
         count: None,
         quiet: false,
-        sink: console::stdout_sink(args.format, args.color, args.verbose),
+        sink: Recorder {
+            sink: console::stdout_sink(args.format, args.color, args.verbose),
+            host: console::this_host(),
+            lines: Vec::new(),
+        },
     })?;
     say(format_args!("ready: {}", session.describe()));
-    say(format_args!(
-        "The lab's IMDS runs in a private network namespace on this host, so every call is marked `local`."
-    ));
+    say(format_args!("{}", place(&lab)));
 
     let mut flow = Flow::Continue;
     for step in Tour::default().steps() {
@@ -80,5 +99,68 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
     }
     let finished = session.finish().context("cannot write the output")?;
     console::summarise(&finished, args.format, args.color);
+    if args.format == Format::Text {
+        say(format_args!(
+            "\nWhat `imds-analyzer report` says of these records:\n\n{}",
+            verdict(&finished.sink.lines, args.color).trim_end()
+        ));
+    }
     Ok(ExitCode::Ok)
+}
+
+/// The namespaces: IMDS beyond a link, as on EC2, unless the kernel cannot do that or `local` is wanted.
+fn lab(local: bool) -> Result<Lab, StartError> {
+    let routed = if local { None } else { Lab::routed().ok() };
+    routed.map_or_else(Lab::local, Ok).map_err(StartError::Refused)
+}
+
+fn place(lab: &Lab) -> &'static str {
+    if lab.is_local() {
+        "The lab's IMDS has an address of the clients' own host, so every call is marked `local`: like one to a proxy or a mock."
+    } else {
+        "The lab's IMDS is in a private network namespace, beyond a link, as it is on EC2."
+    }
+}
+
+/// What a report says of `lines`.
+fn verdict(lines: &[u8], color: ColorChoice) -> String {
+    let question = Question {
+        filter: report::filter::Filter::default(),
+        window: Duration::from_secs(7 * 24 * 60 * 60),
+    };
+    let (fold, input) = input::of_lines(lines);
+    let report = build(fold, input, &Metrics::default(), &question);
+    let style = Style::of(io::stderr(), color, false);
+    let mut text = Vec::new();
+    // Writing to memory does not fail.
+    let _ = render::write(&report, render::Format::Text, style, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Keeps each record as the line that a log would have.
+struct Recorder<S> {
+    sink: S,
+    host: Identity,
+    lines: Vec<u8>,
+}
+
+impl<S: Sink> Sink for Recorder<S> {
+    fn write(&mut self, event: &Event) -> io::Result<()> {
+        self.lines.extend(json::line(&Record::of_request(event, &self.host))?);
+        self.sink.write(event)
+    }
+
+    fn notice(&mut self, time: SystemTime, notice: &Notice<'_>) -> io::Result<()> {
+        self.lines
+            .extend(json::line(&Record::of_notice(time, notice, &self.host))?);
+        self.sink.notice(time, notice)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+
+    fn loss(&self) -> Ledger {
+        self.sink.loss()
+    }
 }

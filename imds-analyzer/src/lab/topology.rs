@@ -30,6 +30,7 @@ pub struct Lab {
     /// Namespace of the IMDS addresses; the same as `client` in a local lab.
     pub server: NetNs,
     ipv6: bool,
+    is_local: bool,
 }
 
 impl Lab {
@@ -44,6 +45,7 @@ impl Lab {
             client: namespace.clone(),
             server: namespace,
             ipv6,
+            is_local: true,
         })
     }
 
@@ -84,7 +86,17 @@ impl Lab {
             }
             Ok(())
         })??;
-        Ok(Self { client, server, ipv6 })
+        Ok(Self {
+            client,
+            server,
+            ipv6,
+            is_local: false,
+        })
+    }
+
+    /// True if IMDS has an address of the clients' own host.
+    pub fn is_local(&self) -> bool {
+        self.is_local
     }
 
     /// False on kernels without IPv6, where the lab has only the IPv4 address.

@@ -212,7 +212,15 @@ fn facts(
             .filter(|caller| verdict::is_unanswered(caller))
             .count() as u64,
         ignored: host.ignored.v1,
-        lost: (count > 0).then(|| (count, lost.to_string().trim_end_matches('.').to_owned())),
+        lost: (count > 0).then(|| {
+            (
+                count,
+                lost.to_string()
+                    .trim_start_matches("Lost: ")
+                    .trim_end_matches('.')
+                    .to_owned(),
+            )
+        }),
         unreadable: host.unreadable,
         watched: seen.span.map_or(0, |(first, last)| last - first),
         window,

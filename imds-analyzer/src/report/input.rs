@@ -80,6 +80,17 @@ pub fn read(sources: &[Source], filter: &Filter, threads: usize, progress: &Prog
         .finish()
 }
 
+/// Reads `lines` from memory.
+pub fn of_lines(lines: &[u8]) -> (Fold, Input) {
+    let (filter, progress) = (Filter::default(), Progress::default());
+    let outcome = Mutex::new(Outcome::default());
+    Worker::new(&filter, &progress).run(Job::Memory(lines.into()), &outcome);
+    outcome
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .finish()
+}
+
 fn next(receiver: &Mutex<mpsc::Receiver<Job>>) -> Option<Job> {
     receiver
         .lock()

@@ -196,7 +196,7 @@ fn finding(reason: Reason, facts: &Facts) -> Option<Finding> {
             format!("{} could not be read", plural(facts.unreadable, "line", "lines")),
         ),
         Reason::TooShort if facts.records > 0 && facts.watched < facts.window => (
-            facts.watched / HOUR,
+            (facts.watched / HOUR).max(1),
             format!("watched for {} of {}", span(facts.watched), span(facts.window)),
         ),
         Reason::NoBoot if facts.saw_boot == Some(false) => (1, "no boot was watched".to_owned()),
@@ -381,7 +381,7 @@ mod tests {
     fn the_table_of_hosts() {
         use Verdict::{NotReady, Ready, Unproven};
         type Change = fn(&mut Facts);
-        let table: [(&str, Change, Verdict, &[Reason]); 20] = [
+        let table: [(&str, Change, Verdict, &[Reason]); 21] = [
             ("nothing", |_| {}, Ready, &[]),
             ("boots are not known", |f| f.saw_boot = None, Ready, &[]),
             ("just long enough", |f| f.watched = 7 * DAY, Ready, &[]),
@@ -410,6 +410,7 @@ mod tests {
             ("only notes", |f| f.lost = Some((0, String::new())), Ready, &[]),
             ("unreadable", |f| f.unreadable = 1, Unproven, &[Reason::Unreadable]),
             ("too short", |f| f.watched = 7 * DAY - 1, Unproven, &[Reason::TooShort]),
+            ("minutes", |f| f.watched = HOUR / 60, Unproven, &[Reason::TooShort]),
             ("no boot", |f| f.saw_boot = Some(false), Unproven, &[Reason::NoBoot]),
             ("gap", |f| f.gaps = vec![(0, DAY)], Unproven, &[Reason::Gap]),
             ("clock", |f| f.odd_clock = true, Unproven, &[Reason::Clock]),

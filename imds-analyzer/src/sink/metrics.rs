@@ -18,6 +18,7 @@ use crate::{
     identity::Identity,
     loss::Ledger,
     notice::First,
+    report::verdict::Verdict,
     sanitize,
 };
 
@@ -52,6 +53,7 @@ pub struct Metrics {
     scrapes: IntCounterVec,
     scrapes_delayed: IntCounter,
     reload_good: IntGauge,
+    ready: IntGaugeVec,
     own: own::Own,
     known: HashMap<u32, HashSet<String>>,
     known_len: usize,
@@ -149,6 +151,11 @@ impl Metrics {
             "0 while the configuration file has an error and an older configuration is in use.",
         )?)?;
         reload_good.set(1);
+        let ready = register.gauges(
+            "imds_analyzer_ready",
+            "1 if tokens can be required on this host, by its log; the label is the verdict: ready, not-ready or unproven. Absent without a log.",
+            &["verdict"],
+        )?;
         Ok(Self {
             requests: register.counters(
                 "imds_analyzer_requests_total",
@@ -225,6 +232,7 @@ impl Metrics {
                 "Connections to the metrics port that had to wait because there were too many in a second.",
             )?)?,
             reload_good,
+            ready,
             own: own::Own::new(&mut register)?,
             register,
             known: HashMap::new(),
@@ -241,6 +249,15 @@ impl Metrics {
 
     pub fn set_callers_max(&mut self, callers_max: usize) {
         self.callers_max = callers_max;
+    }
+
+    /// Sets this host's verdict; `None` if it cannot be told.
+    pub fn set_verdict(&self, verdict: Option<Verdict>) {
+        self.ready.reset();
+        if let Some(verdict) = verdict {
+            let is_ready = i64::from(verdict == Verdict::Ready);
+            self.ready.with_label_values(&[verdict.as_str()]).set(is_ready);
+        }
     }
 
     /// Counts a request.

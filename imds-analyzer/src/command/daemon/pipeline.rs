@@ -33,6 +33,8 @@ pub(super) struct Pipeline {
     pub(super) v1_answers: Answers,
     /// What was seen since [`Self::report_watching`].
     watching: Watching,
+    /// Calls that could not be judged.
+    unknown: u64,
 }
 
 impl Pipeline {
@@ -45,6 +47,7 @@ impl Pipeline {
             v1: 0,
             v1_answers: Answers::default(),
             watching: Watching::default(),
+            unknown: 0,
         })
     }
 
@@ -72,6 +75,11 @@ impl Pipeline {
 }
 
 impl Pipeline {
+    /// The number of calls that keep this host from being ready.
+    pub(super) fn against(&self) -> u64 {
+        self.v1 + self.unknown
+    }
+
     /// Writes that the analyzer is still attached.
     pub(super) fn report_watching(&mut self) -> io::Result<()> {
         let watching = mem::take(&mut self.watching);
@@ -88,6 +96,7 @@ impl Sink for Pipeline {
         let counts = !event.local && !event.relay;
         if counts {
             self.watching.calls.add(version);
+            self.unknown += u64::from(version == Version::Unknown);
         }
         if counts && version == Version::V1 {
             self.v1 += 1;

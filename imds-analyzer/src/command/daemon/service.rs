@@ -15,11 +15,13 @@ use super::{
     notify,
     pipeline::Pipeline,
     reload,
+    verdict::OwnVerdict,
 };
 use crate::{
     cli::DaemonArgs,
     config::Config,
     console::say,
+    report::verdict::Verdict,
     session::{Session, Tick},
     sink::metrics::{Reader, Snapshot},
     summary::Answers,
@@ -36,6 +38,7 @@ pub(super) struct Service<'a> {
     folded: Option<Instant>,
     watchdog: Option<time::Interval>,
     watching: time::Interval,
+    verdict: OwnVerdict,
 }
 
 /// How often the log says that the analyzer is still attached.
@@ -46,6 +49,7 @@ pub(super) enum Due {
     Metrics(exposition::Wanted),
     Watchdog,
     Watching,
+    Verdict(Option<Verdict>),
     Reload,
 }
 
@@ -60,6 +64,7 @@ impl<'a> Service<'a> {
             folded: None,
             watchdog: notify::watchdog().map(every),
             watching: time::interval_at(time::Instant::now() + WATCHING, WATCHING),
+            verdict: OwnVerdict::new(),
         }
     }
 
@@ -89,6 +94,9 @@ impl<'a> Service<'a> {
             self.review = None;
             session.report_loss()?;
             notify::status(&status(session));
+        }
+        if self.verdict.due().is_some_and(|due| due <= now) {
+            self.verdict.renew(&self.config);
         }
         if self.exposition.listen_again().is_some_and(|again| again <= now) {
             self.exposition.listen(self.config.metrics.listen);
@@ -164,11 +172,18 @@ impl Tick<Session<Pipeline>> for Service<'_> {
         if self.review.is_none() {
             self.review = Some(Instant::now() + self.config.limits.window);
         }
-        self.folded = session.sink().next_due();
+        let pipeline = session.sink();
+        self.folded = pipeline.next_due();
+        self.verdict.noted(pipeline.against());
     }
 
     async fn due(&mut self) -> Due {
-        let times = [self.folded, self.review, self.exposition.listen_again()];
+        let times = [
+            self.folded,
+            self.review,
+            self.exposition.listen_again(),
+            self.verdict.due(),
+        ];
         let watchdog = async {
             match &mut self.watchdog {
                 Some(interval) => interval.tick().await,
@@ -180,6 +195,7 @@ impl Tick<Session<Pipeline>> for Service<'_> {
             wanted = self.exposition.wanted() => Due::Metrics(wanted),
             _ = watchdog => Due::Watchdog,
             _ = self.watching.tick() => Due::Watching,
+            verdict = self.verdict.renewed() => Due::Verdict(verdict),
             _ = self.hangup.recv() => Due::Reload,
         }
     }
@@ -190,6 +206,7 @@ impl Tick<Session<Pipeline>> for Service<'_> {
             Due::Metrics(wanted) => self.expose(wanted, session),
             Due::Watchdog => notify::alive(),
             Due::Watching => session.sink().report_watching()?,
+            Due::Verdict(verdict) => session.sink().metrics.set_verdict(verdict),
             Due::Reload => self.reload(session),
         }
         self.folded = session.sink().next_due();

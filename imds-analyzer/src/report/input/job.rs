@@ -6,6 +6,7 @@ use crate::logfile::Format;
 
 pub(super) enum Job {
     Stdin,
+    Memory(Box<[u8]>),
     /// A file, but for what it has in common with the beginning of any of `others`.
     Whole {
         path: PathBuf,

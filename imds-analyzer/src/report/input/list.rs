@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A longer file is read in parts.
-const PART: u64 = 64 << 20;
+const PART: u64 = if cfg!(test) { 4 << 10 } else { 64 << 20 };
 /// Files with the same first line are one file, or copies of it. More than so many are not compared.
 const COPIES_MAX: usize = 8;
 /// The first line is known by this much of it.

@@ -88,6 +88,11 @@ impl<'a> Worker<'a> {
         let mut is_copy = false;
         let (path, result) = match job {
             Job::Stdin => (PathBuf::from("standard input"), self.stdin()),
+            Job::Memory(lines) => {
+                let path = PathBuf::from("memory");
+                let result = self.lines(&path, 0, &mut &*lines);
+                (path, result)
+            }
             Job::Whole {
                 path,
                 file,

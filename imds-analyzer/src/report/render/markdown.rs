@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{counted, minutes};
-use crate::report::{Caller, Report, build::title};
+use crate::report::{Caller, Report, build::title, verdict::plural};
 
 /// A ticket takes no more.
 const CALLERS: usize = 50;
@@ -22,8 +22,11 @@ fn write(text: &mut String, report: &Report) -> fmt::Result {
     let verdicts = observed.verdicts;
     write!(
         text,
-        "{} hosts: {} not ready, {} unproven, {} ready.",
-        observed.hosts, verdicts.not_ready, verdicts.unproven, verdicts.ready
+        "{}: {} not ready, {} unproven, {} ready.",
+        plural(observed.hosts, "host", "hosts"),
+        verdicts.not_ready,
+        verdicts.unproven,
+        verdicts.ready
     )?;
     if let (Some(since), Some(until)) = (observed.since, observed.until) {
         write!(text, " {} to {} UTC.", minutes(since), minutes(until))?;

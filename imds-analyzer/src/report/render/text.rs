@@ -4,7 +4,11 @@ use std::fmt::{self, Write as _};
 
 use super::{counted, minutes};
 use crate::{
-    report::{Caller, Host, Report, build::title, verdict::Verdict},
+    report::{
+        Caller, Host, Report,
+        build::title,
+        verdict::{Verdict, plural},
+    },
     sink::layout::{ALARM, CAUTION, FAINT, GOOD, STRONG, fit, foreign, paint, wrap},
     summary::{Answers, Counts},
 };
@@ -46,18 +50,21 @@ impl Page {
         self.paragraph(
             0,
             &format!(
-                "{} hosts: {} not ready, {} unproven, {} ready.",
-                observed.hosts, verdicts.not_ready, verdicts.unproven, verdicts.ready
+                "{}: {} not ready, {} unproven, {} ready.",
+                plural(observed.hosts, "host", "hosts"),
+                verdicts.not_ready,
+                verdicts.unproven,
+                verdicts.ready
             ),
         )?;
         if let (Some(since), Some(until)) = (observed.since, observed.until) {
             self.paragraph(
                 0,
                 &format!(
-                    "{} to {} UTC, {} hours with records. {}{} {}",
+                    "{} to {} UTC, {} with records. {}{} {}",
                     minutes(since),
                     minutes(until),
-                    observed.hours,
+                    plural(observed.hours, "hour", "hours"),
                     calls(observed.calls),
                     answers(observed.v1_answers),
                     observed.loss
