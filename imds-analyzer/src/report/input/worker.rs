@@ -212,8 +212,10 @@ impl<'a> Worker<'a> {
             }
             let whole = memchr::memrchr(b'\n', &buffer[..filled]).map_or(0, |end| end + 1);
             if whole > 0 {
-                for line in buffer[..whole - 1].split(|byte| *byte == b'\n') {
-                    self.line(path, part, line, false);
+                let mut start = 0;
+                for end in memchr::memchr_iter(b'\n', &buffer[..whole]) {
+                    self.line(path, part, &buffer[start..end], false);
+                    start = end + 1;
                 }
                 buffer.copy_within(whole..filled, 0);
                 filled -= whole;
