@@ -9,6 +9,7 @@ use crate::sink::Style;
 
 mod commands;
 mod csv;
+mod html;
 mod markdown;
 mod text;
 mod tfvars;
@@ -25,6 +26,8 @@ pub enum Format {
     Json,
     /// A row for each host and caller that has to change.
     Csv,
+    /// A page that needs no network.
+    Html,
     /// Variables for Terraform, as JSON: accounts and instances still using IMDSv1.
     Tfvars,
     /// A shell script that requires tokens on the hosts that are ready, and undoes it.
@@ -45,6 +48,7 @@ pub fn write(report: &Report, format: Format, style: Style, out: &mut impl Write
             out.write_all(b"\n")
         }
         Format::Csv => csv::write(report, out),
+        Format::Html => html::write(report, out),
         Format::Tfvars => tfvars::write(report, out),
         Format::Commands => out.write_all(commands::render(report).as_bytes()),
     }
