@@ -6,13 +6,14 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     io::{self, Write},
 };
 
 use askama::Template;
 
 use self::chart::Chart;
-use super::{counted, minutes};
+use super::minutes;
 use crate::{
     event::Cause,
     record::Word,
@@ -21,6 +22,7 @@ use crate::{
         build::title,
         verdict::{self, Outlook, Verdict},
     },
+    summary::Answers,
     vocabulary::Vocabulary as _,
 };
 
@@ -40,7 +42,7 @@ const CALLERS_OF_HOST: usize = 3;
 const CSS: &str = include_str!("../../../templates/report.css");
 const SCRIPT: &str = include_str!("../../../templates/report.js");
 /// SHA-256 of the two, in base64, as a Content-Security-Policy has it. A test says when they no longer fit.
-const CSS_HASH: &str = "EDNu1O5IAy/zLpiDYhT5Tr7pxQdYIesag+iigTGAIxI=";
+const CSS_HASH: &str = "1KGifu0ZtAE/XiGj+R/cvQgF6iWU5Wa5sfcsOVAUqlg=";
 const SCRIPT_HASH: &str = "gfwlikHWQrodnWI11F1ee5wEFT5tJlgNkFKY/Lt0/QQ=";
 
 /// Writes the page.
@@ -165,6 +167,14 @@ fn outlook(word: &Word<'static, Outlook>) -> &'static str {
     word.known().map_or("unknown", Outlook::title)
 }
 
+/// `name (3), other (1)`: the most frequent first.
+fn tally<'a, K: Display>(counts: impl IntoIterator<Item = (K, &'a u64)>) -> String {
+    let mut counts: Vec<(K, &u64)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let texts: Vec<String> = counts.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+    texts.join(", ")
+}
+
 /// The clients of a caller, the most frequent first.
 fn clients(clients: &[Client]) -> String {
     let shown = clients.iter().take(CLIENTS).map(|client| {
@@ -174,7 +184,7 @@ fn clients(clients: &[Client]) -> String {
             &client.calls,
         )
     });
-    let mut text = counted(shown);
+    let mut text = tally(shown);
     if let Some(more @ 1..) = clients.len().checked_sub(CLIENTS) {
         text.push_str(&format!(", and {more} more"));
     }
@@ -199,6 +209,19 @@ fn callers_of(host: &Host) -> Top<'_, HostCaller> {
 fn explainable(id: &str) -> Option<&str> {
     let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (!id.starts_with('-') && id.len() <= 64 && id.bytes().all(is_word) && !id.is_empty()).then_some(id)
+}
+
+/// What came back of v1 calls.
+fn answers(answers: &Answers) -> Vec<(u64, &'static str)> {
+    let mut counts = vec![
+        (answers.succeeded, "answered (200)"),
+        (answers.rejected, "rejected (401)"),
+        (answers.failed, "failed"),
+        (answers.none, "not answered"),
+        (answers.unseen, "with an answer that was not seen"),
+    ];
+    counts.retain(|(count, _)| *count > 0);
+    counts
 }
 
 /// What was read and left out, beside the records.

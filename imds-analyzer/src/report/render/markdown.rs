@@ -3,7 +3,10 @@
 use std::fmt::{self, Write as _};
 
 use super::{counted, minutes};
-use crate::report::{Caller, Report, build::title, verdict::plural};
+use crate::{
+    report::{Caller, Report, build::title, verdict::plural},
+    sanitize,
+};
 
 /// A ticket takes no more.
 const CALLERS: usize = 50;
@@ -124,10 +127,10 @@ fn more(text: &mut String, count: usize, shown: usize) -> fmt::Result {
     }
 }
 
-/// Text of others in a cell: it ends no cell and no line, and is no markup.
+/// Text of others in a cell: it ends no cell and no line, is no markup, and hides nothing.
 fn cell(text: &str) -> String {
     let mut cell = String::new();
-    for character in text.chars() {
+    for character in sanitize::escape(text).chars() {
         match character {
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '!' => cell.extend(['\\', character]),
             '<' => cell.push_str("&lt;"),
@@ -135,7 +138,6 @@ fn cell(text: &str) -> String {
             '&' => cell.push_str("&amp;"),
             // A name and a link to it.
             '@' => cell.push_str("&#64;"),
-            _ if character.is_control() => cell.push('\u{fffd}'),
             _ => cell.push(character),
         }
     }
