@@ -202,7 +202,6 @@ impl<'a> Worker<'a> {
         let mut filled = 0;
         loop {
             let count = reader.read(&mut buffer[filled..])?;
-            filled += count;
             if count == 0 {
                 if filled > 0 {
                     // A line without an end: of a file that is being written, or that was cut off.
@@ -210,7 +209,9 @@ impl<'a> Worker<'a> {
                 }
                 return Ok(());
             }
-            let whole = memchr::memrchr(b'\n', &buffer[..filled]).map_or(0, |end| end + 1);
+            // What was there before has no line end.
+            let whole = memchr::memrchr(b'\n', &buffer[filled..filled + count]).map_or(0, |end| filled + end + 1);
+            filled += count;
             if whole > 0 {
                 let mut start = 0;
                 for end in memchr::memchr_iter(b'\n', &buffer[..whole]) {
