@@ -17,7 +17,7 @@ pub(super) fn hostile(text: &str) -> Report {
         text,
         "i-0; rm -rf /",
         Verdict::NotReady,
-        vec![finding(Reason::V1, 1, text)],
+        vec![finding(Reason::V1, 1, "1 call")],
     );
     (bad.account, bad.region, bad.machine, bad.image) = (it(), it(), it(), it());
     bad.callers = vec![HostCaller {
@@ -69,7 +69,8 @@ fn nothing_hidden_is_in_any_format_for_people() {
     for format in [Format::Text, Format::Markdown, Format::Commands, Format::Html] {
         let text = rendered(&report, format);
         let found = text.chars().find(|it| it.is_control() && *it != '\n');
-        assert_eq!(found, None, "{format:?}");
+        let line = found.and_then(|found| text.lines().find(|line| line.contains(found)));
+        assert_eq!(line, None, "{format:?}");
         let is_hidden = |character: char| matches!(character, '\u{202e}' | '\u{200b}');
         assert!(!text.contains(is_hidden), "{format:?}");
     }
