@@ -10,10 +10,12 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use xtask::fleet::Plan;
 
 mod bench;
 mod checks;
@@ -96,6 +98,23 @@ enum Task {
         /// bullseye, bookworm, trixie, bionic, bookworm-arm64 or rpm; without, all
         systems: Vec<String>,
     },
+    /// Write the logs of a fleet that does not exist into DIR/logs, and what is true of it into DIR/truth.json
+    Fleet {
+        #[arg(long, default_value_t = 2000)]
+        hosts: usize,
+        #[arg(long, default_value_t = 14)]
+        days: u64,
+        /// Requests of each host and day, about
+        #[arg(long, default_value_t = 250)]
+        per_day: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Compress rotated files
+        #[arg(long)]
+        gzip: bool,
+        /// A new directory, or an empty one
+        directory: PathBuf,
+    },
     /// Measure what the hooks cost sends that are not for IMDS (as root)
     Bench,
     /// Fuzz the request classifier and the masking of secrets, each for so long (needs cargo-fuzz and a nightly)
@@ -117,6 +136,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     let workspace = workspace();
+    let started_in = env::current_dir().context("the working directory is gone")?;
     env::set_current_dir(&workspace).with_context(|| format!("cannot enter {}", workspace.display()))?;
     match task {
         Task::Setup => setup::toolchain().map(|()| ExitCode::SUCCESS),
@@ -164,6 +184,23 @@ fn run(task: Task) -> Result<ExitCode> {
             setup::toolchain()?;
             guest::run(&systems)
         }
+        Task::Fleet {
+            hosts,
+            days,
+            per_day,
+            seed,
+            gzip,
+            directory,
+        } => {
+            let plan = Plan {
+                hosts,
+                days,
+                per_day,
+                seed,
+                gzip,
+            };
+            fleet(plan, &started_in.join(directory))
+        }
         Task::Bench => {
             setup::toolchain()?;
             lab::build()?;
@@ -171,6 +208,20 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Fuzz { seconds } => checks::fuzz(seconds),
     }
+}
+
+fn fleet(plan: Plan, directory: &Path) -> Result<ExitCode> {
+    let started = Instant::now();
+    let written = xtask::fleet::generate(plan, directory)?;
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "{} records, {:.1} MB in {seconds:.1} s: {}",
+        written.records,
+        written.bytes as f64 / 1e6,
+        written.logs.display()
+    );
+    println!("the truth: {}", written.truth.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn depth(full: bool) -> vm::Depth {

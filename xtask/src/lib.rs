@@ -1,0 +1,3 @@
+//! The part of xtask that the end-to-end tests use too.
+
+pub mod fleet;
