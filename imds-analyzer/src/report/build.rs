@@ -38,7 +38,8 @@ pub struct Question {
 pub fn build(mut fold: Fold, input: Input, metrics: &Metrics, question: &Question) -> Report {
     fold.join_names();
     let window = u64::try_from(question.window.as_micros()).unwrap_or(u64::MAX);
-    let mut callers: HashMap<(bool, Option<Box<str>>, Option<u32>), (fold::Caller, Vec<String>, Vec<Outlook>)> =
+    // By the user as shown: user 1000 has another name on the images of another distribution.
+    let mut callers: HashMap<(bool, Option<Box<str>>, Option<String>), (fold::Caller, Vec<String>, Vec<Outlook>)> =
         HashMap::new();
     let mut hosts = Vec::new();
     let mut observed = Observed {
@@ -96,7 +97,7 @@ pub fn build(mut fold: Fold, input: Input, metrics: &Metrics, question: &Questio
                     v1_answers: caller.answers,
                 });
             }
-            let id = (caller.local, caller.key.clone(), caller.user_id);
+            let id = (caller.local, caller.key.clone(), user(&caller));
             match callers.get_mut(&id) {
                 Some((known, on, outlooks)) => {
                     known.merge(caller);

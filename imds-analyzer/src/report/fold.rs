@@ -401,13 +401,13 @@ impl Host {
         if !local.is_empty()
             && let Some(caller) = self.caller(key, brief, true)
         {
-            caller.rate_limited(local, Answers::default(), time);
+            caller.rate_limited(brief, local, Answers::default(), time);
         }
         if !counts.is_empty() {
             match self.caller(key, brief, false) {
                 Some(caller) => {
                     caller.classes.add(PathClass::Credential, brief.imds.credential_calls);
-                    caller.rate_limited(counts, answers, time);
+                    caller.rate_limited(brief, counts, answers, time);
                 }
                 None => self.others.merge(counts),
             }
@@ -553,7 +553,10 @@ impl Caller {
         }
     }
 
-    fn rate_limited(&mut self, counts: Counts, answers: Answers, time: Time) {
+    fn rate_limited(&mut self, brief: &Brief<'_>, counts: Counts, answers: Answers, time: Time) {
+        if let Some(name) = brief.user.as_ref().and_then(|user| user.name.as_deref()) {
+            self.user_name.at(time, || cut(name));
+        }
         self.counts.merge(counts);
         self.answers.merge(answers);
         self.rate_limited += counts.sum();
