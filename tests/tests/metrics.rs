@@ -60,10 +60,15 @@ fn the_verdict_of_this_host() {
     };
     let has_metric = |word: &str| {
         let text = service.scrape(port);
-        let series: Vec<&str> = text.lines().filter(|line| line.starts_with("imds_analyzer_ready{")).collect();
+        let series: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("imds_analyzer_ready{"))
+            .collect();
         series == [format!("imds_analyzer_ready{{verdict=\"{word}\"}} 0")]
     };
-    until("not watched for long enough", || verdict().as_deref() == Some("unproven"));
+    until("not watched for long enough", || {
+        verdict().as_deref() == Some("unproven")
+    });
     until("as a metric", || has_metric("unproven"));
     curl(&lab, "/latest/meta-data/verdict");
     until("a call without a token", || verdict().as_deref() == Some("not-ready"));

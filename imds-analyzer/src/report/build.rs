@@ -34,13 +34,24 @@ pub struct Question {
     pub window: Duration,
 }
 
+/// What callers of a fleet are told apart by: whether their calls were local, the key, and the user.
+type CallerId = (bool, Option<Box<str>>, Option<String>);
+
+/// A caller of one or more hosts.
+struct Known {
+    facts: fold::Caller,
+    /// Names of the hosts.
+    on: Vec<String>,
+    /// What would become of it on each of them.
+    outlooks: Vec<Outlook>,
+}
+
 /// The report on `fold`, which was read from `input`.
 pub fn build(mut fold: Fold, input: Input, metrics: &Metrics, question: &Question) -> Report {
     fold.join_names();
     let window = u64::try_from(question.window.as_micros()).unwrap_or(u64::MAX);
     // By the user as shown: user 1000 has another name on the images of another distribution.
-    let mut callers: HashMap<(bool, Option<Box<str>>, Option<String>), (fold::Caller, Vec<String>, Vec<Outlook>)> =
-        HashMap::new();
+    let mut callers: HashMap<CallerId, Known> = HashMap::new();
     let mut hosts = Vec::new();
     let mut observed = Observed {
         since: None,
@@ -99,13 +110,18 @@ pub fn build(mut fold: Fold, input: Input, metrics: &Metrics, question: &Questio
             }
             let id = (caller.local, caller.key.clone(), user(&caller));
             match callers.get_mut(&id) {
-                Some((known, on, outlooks)) => {
-                    known.merge(caller);
-                    on.push(name.clone());
-                    outlooks.push(outlook);
+                Some(known) => {
+                    known.facts.merge(caller);
+                    known.on.push(name.clone());
+                    known.outlooks.push(outlook);
                 }
                 None => {
-                    callers.insert(id, (caller, vec![name.clone()], vec![outlook]));
+                    let known = Known {
+                        facts: caller,
+                        on: vec![name.clone()],
+                        outlooks: vec![outlook],
+                    };
+                    callers.insert(id, known);
                 }
             }
         }
@@ -150,10 +166,7 @@ pub fn build(mut fold: Fold, input: Input, metrics: &Metrics, question: &Questio
             .then_with(|| (&a.name, &a.instance).cmp(&(&b.name, &b.instance)))
     });
     let reasons = of_fleet(&hosts, &input, fold.beyond);
-    let mut callers: Vec<Caller> = callers
-        .into_values()
-        .map(|(caller, on, outlooks)| shown(caller, on, &outlooks))
-        .collect();
+    let mut callers: Vec<Caller> = callers.into_values().map(shown).collect();
     callers.sort_by(|a, b| {
         let rank = |it: &Caller| {
             (
@@ -320,8 +333,13 @@ fn accounts(hosts: &[Host]) -> Vec<Account> {
     accounts.into_values().collect()
 }
 
-/// A caller of one or more hosts. If it behaves differently on some, the worst counts.
-fn shown(caller: fold::Caller, mut on: Vec<String>, outlooks: &[Outlook]) -> Caller {
+/// If the caller behaves differently on some hosts, the worst counts.
+fn shown(known: Known) -> Caller {
+    let Known {
+        facts: caller,
+        mut on,
+        outlooks,
+    } = known;
     on.sort();
     let hosts = on.len() as u64;
     on.truncate(HOSTS_NAMED);

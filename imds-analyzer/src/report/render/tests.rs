@@ -14,7 +14,6 @@ use crate::{
         verdict::{Finding, Outlook, Reason, Verdict},
     },
     summary::{Answers, Counts},
-    vocabulary::Vocabulary as _,
 };
 
 mod hostile;
@@ -196,7 +195,7 @@ fn sample() -> Report {
             filtered: false,
         },
         verdict: Verdict::NotReady.into(),
-        reasons: [why.as_slice(), &[short.clone()]].concat(),
+        reasons: [why.as_slice(), std::slice::from_ref(&short)].concat(),
         observed: Observed {
             since: Some(at(0)),
             until: Some(at(8 * 24 * 60)),

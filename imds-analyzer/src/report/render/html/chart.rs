@@ -22,7 +22,9 @@ const HEIGHT: u64 = 1000;
 /// Height of a part that would be too low to be seen: a single v1 call among many others matters.
 const LOW: u64 = 14;
 /// Versions from the bottom up, as classes of the style sheet. v1 stands on the axis, where it compares best.
-const PARTS: [(&str, fn(&Counts) -> u64); 4] = [
+/// A version: its name, and its count.
+type Version = (&'static str, fn(&Counts) -> u64);
+const PARTS: [Version; 4] = [
     ("v1", |counts| counts.v1),
     ("unknown", |counts| counts.unknown),
     ("other", |counts| counts.other),
