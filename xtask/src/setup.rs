@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Programs that the tests call, and the Debian package of each.
-const TEST_TOOLS: [(&str, &str); 13] = [
+const TEST_TOOLS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("curl", "curl"),
@@ -30,6 +30,8 @@ const TEST_TOOLS: [(&str, &str); 13] = [
     // The package also has promtool.
     ("prometheus", "prometheus"),
     ("prometheus-node-exporter", "prometheus-node-exporter"),
+    // Opens the page of a report.
+    ("chromium", "chromium"),
     // Fits Debian's rustc: lints the kernel side.
     ("clippy-driver", "rust-web-clippy"),
 ];
