@@ -158,7 +158,7 @@ fn meaning(verdict: Verdict) -> &'static str {
         Verdict::Unproven => {
             "No call without a token was seen, but not everything was seen. Tokens cannot be required safely yet."
         }
-        Verdict::Ready => "Every call had a token, and nothing was missed. Tokens can be required.",
+        Verdict::Ready => "No call without a token was seen, and nothing was missed. Tokens can be required.",
     }
 }
 
