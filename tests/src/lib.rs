@@ -30,6 +30,7 @@ mod skip;
 mod stage;
 mod stop;
 mod tricks;
+mod venv;
 
 pub use self::{
     analyzer::{Analyzer, Ended, Turn, binary},
@@ -52,4 +53,5 @@ pub use self::{
     stage::{PYTHON, Stage},
     stop::StopAtEnd,
     tricks::{EXEC_TWICE, Urgent, fast_open_connect_names_the_sender, send_with, silent_peer},
+    venv::Venv,
 };

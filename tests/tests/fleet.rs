@@ -181,7 +181,6 @@ fn records_are_as_the_analyzer_writes_them() {
                     record["imds"]["path_class"],
                     record["cloud"].is_null(),
                 ]);
-                // Counts without answers are those of earlier versions, which the schema of this one does not allow.
                 if kinds.insert(kind.to_string()) {
                     fits_schema(&record);
                 }
