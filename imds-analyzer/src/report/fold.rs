@@ -7,28 +7,29 @@ use std::{
     time::SystemTime,
 };
 
-use imds_analyzer_ebpf::{
-    abi::exchange::Outcome,
-    classify::{PathClass, Reason, Verdict, Version},
-};
+use imds_analyzer_ebpf::classify::{PathClass, Version};
 
+mod caller;
+mod words;
+
+use self::caller::widen;
+pub use self::{
+    caller::{Caller, Example},
+    words::{Last, Words},
+};
 use super::{
     filter::Filter,
     watched::{Time, Watched},
 };
 use crate::{
-    event::{AnswerWord, Cause, NetNs, Risk},
     loss::Ledger,
     record::{Action, Brief, Word},
     summary::{Answers, Call, Counts},
-    vocabulary::Vocabulary,
 };
 
 /// Further hosts, and further callers of a host, are only counted.
 const HOSTS_MAX: usize = 200_000;
 const CALLERS_MAX: usize = 4096;
-/// Statuses and clients of one caller that are told apart.
-const KINDS_MAX: usize = 16;
 /// Longest text kept of a record, in bytes.
 const TEXT_MAX: usize = 512;
 
@@ -78,134 +79,6 @@ pub struct Cloud {
     pub instance: Option<Box<str>>,
     pub machine: Option<Box<str>>,
     pub image: Option<Box<str>>,
-}
-
-/// Counts of the words of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Words<T>(Box<[u64]>, std::marker::PhantomData<T>);
-
-impl<T: Vocabulary> Default for Words<T> {
-    fn default() -> Self {
-        Self(Box::default(), std::marker::PhantomData)
-    }
-}
-
-impl<T: Vocabulary> Words<T> {
-    pub fn add(&mut self, word: T, count: u64) {
-        if self.0.is_empty() {
-            self.0 = vec![0; T::ALL.len()].into();
-        }
-        if let Some(at) = T::ALL.iter().position(|other| *other == word)
-            && let Some(sum) = self.0.get_mut(at)
-        {
-            *sum = sum.saturating_add(count);
-        }
-    }
-
-    pub fn of(&self, word: T) -> u64 {
-        self.iter()
-            .find(|(other, _)| *other == word)
-            .map_or(0, |(_, count)| count)
-    }
-
-    /// The words that were counted.
-    pub fn iter(&self) -> impl Iterator<Item = (T, u64)> {
-        T::ALL
-            .iter()
-            .copied()
-            .zip(self.0.iter().copied())
-            .filter(|(_, count)| *count > 0)
-    }
-
-    pub fn merge(&mut self, other: &Self) {
-        other.iter().for_each(|(word, count)| self.add(word, count));
-    }
-}
-
-/// What is known of the last of something.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Last<T> {
-    time: Time,
-    pub value: Option<T>,
-}
-
-impl<T> Default for Last<T> {
-    fn default() -> Self {
-        Self { time: 0, value: None }
-    }
-}
-
-impl<T: Ord> Last<T> {
-    /// `value` is made only if it is later than the one that is known.
-    fn at(&mut self, time: Time, value: impl FnOnce() -> T) {
-        if self.value.is_none() || time > self.time {
-            *self = Self {
-                time,
-                value: Some(value()),
-            };
-        } else if time == self.time {
-            // So that the order of lines makes no difference.
-            let value = Some(value());
-            if value > self.value {
-                self.value = value;
-            }
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        if other > *self {
-            *self = other;
-        }
-    }
-}
-
-/// One call, as an example.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Example {
-    pub path: Option<Box<str>>,
-    pub executable: Option<Box<str>>,
-    pub command_line: Option<Box<str>>,
-}
-
-/// What the records of one caller on one host add up to: the same program in the same place as the same user.
-#[derive(Debug, Default)]
-pub struct Caller {
-    /// `None` if nobody is known.
-    pub key: Option<Box<str>>,
-    pub program: Option<Box<str>>,
-    pub place: Option<Box<str>>,
-    pub user_id: Option<u32>,
-    pub user_name: Last<Box<str>>,
-    pub local: bool,
-    pub counts: Counts,
-    /// What came back of v1 calls.
-    pub answers: Answers,
-    /// Statuses of v1 calls. Those beyond the bound are counted as 0.
-    pub statuses: BTreeMap<u16, u64>,
-    /// Paths of v1 calls, and of all.
-    pub v1_classes: Words<PathClass>,
-    pub classes: Words<PathClass>,
-    /// Requests for a token, by what came back; and those of them that were refused.
-    pub tokens: Words<AnswerWord>,
-    pub tokens_refused: u64,
-    pub causes: Words<Cause>,
-    pub reasons: Words<Reason>,
-    pub risks: Words<Risk>,
-    pub clients: BTreeMap<(Box<str>, Box<str>), u64>,
-    pub attempts: Words<Outcome>,
-    /// Calls that were counted together in place of being written.
-    pub rate_limited: u64,
-    /// Calls from another network namespace than the host's.
-    pub other_netns: u64,
-    /// Lowest TTL of an answer to a request for a token.
-    pub hop_limit: Option<u8>,
-    pub span: Option<(Time, Time)>,
-    pub v1_span: Option<(Time, Time)>,
-    pub first_rejected: Option<Time>,
-    pub last_v2: Option<Time>,
-    pub remedy: Last<(Box<str>, Box<str>)>,
-    pub last_v1: Last<Example>,
-    pub last: Last<Example>,
 }
 
 impl Fold {
@@ -489,154 +362,6 @@ impl Host {
     }
 }
 
-impl Caller {
-    fn request(&mut self, brief: &Brief<'_>, call: Call<'_>, time: Time) {
-        let imds = &brief.imds;
-        self.counts.add(call.version);
-        widen(&mut self.span, time);
-        let class = imds.path_class.as_ref().and_then(Word::known);
-        if let Some(class) = class {
-            self.classes.add(class, 1);
-        }
-        if imds.netns.as_ref().and_then(Word::known) == Some(NetNs::Other) {
-            self.other_netns += 1;
-        }
-        if let Some(cause) = imds.cause.as_ref().and_then(Word::known) {
-            self.causes.add(cause, 1);
-        }
-        imds.risk
-            .iter()
-            .filter_map(Word::known)
-            .for_each(|risk| self.risks.add(risk, 1));
-        if let Some(client) = &imds.client {
-            let kind = (
-                cut(&client.name),
-                client.version.as_deref().map_or_else(Box::default, cut),
-            );
-            bounded(&mut self.clients, kind);
-        }
-        if let Some(name) = brief.user.as_ref().and_then(|user| user.name.as_deref()) {
-            self.user_name.at(time, || cut(name));
-        }
-        if let Some((id, text)) = call.remedy {
-            self.remedy.at(time, || (cut(id), cut(text)));
-        }
-        self.last.at(time, || Example::of(brief));
-        match call.version {
-            Version::V1 => {
-                self.answers.add(call.answer, call.status);
-                call.status
-                    .into_iter()
-                    .for_each(|status| bounded(&mut self.statuses, status));
-                class.into_iter().for_each(|class| self.v1_classes.add(class, 1));
-                widen(&mut self.v1_span, time);
-                self.last_v1.at(time, || Example::of(brief));
-                if call.status == Some(401) {
-                    self.first_rejected = Some(self.first_rejected.map_or(time, |first| first.min(time)));
-                }
-            }
-            Version::V2 => {
-                let verdict = imds.verdict.as_ref().and_then(Word::known);
-                if verdict == Some(Verdict::V2TokenRequest) {
-                    self.tokens.add(call.answer, 1);
-                    self.tokens_refused += u64::from(call.status.is_some_and(|status| status / 100 != 2));
-                    self.hop_limit = self.hop_limit.into_iter().chain(imds.hop_limit).min();
-                } else if verdict == Some(Verdict::V2) && call.status.is_some_and(|status| status != 401) {
-                    self.last_v2 = self.last_v2.max(Some(time));
-                }
-            }
-            Version::Unknown => {
-                let reason = imds.reason.as_ref().and_then(Word::known);
-                reason.into_iter().for_each(|reason| self.reasons.add(reason, 1));
-            }
-            Version::Other => {}
-        }
-    }
-
-    fn rate_limited(&mut self, brief: &Brief<'_>, counts: Counts, answers: Answers, time: Time) {
-        if let Some(name) = brief.user.as_ref().and_then(|user| user.name.as_deref()) {
-            self.user_name.at(time, || cut(name));
-        }
-        self.counts.merge(counts);
-        self.answers.merge(answers);
-        self.rate_limited += counts.sum();
-        widen(&mut self.span, time);
-        if counts.v1 > 0 {
-            widen(&mut self.v1_span, time);
-        }
-    }
-
-    /// Adds what another part of a log, or another host, has on the same caller.
-    pub fn merge(&mut self, other: Self) {
-        self.counts.merge(other.counts);
-        self.answers.merge(other.answers);
-        self.v1_classes.merge(&other.v1_classes);
-        self.classes.merge(&other.classes);
-        self.tokens.merge(&other.tokens);
-        self.tokens_refused += other.tokens_refused;
-        self.causes.merge(&other.causes);
-        self.reasons.merge(&other.reasons);
-        self.risks.merge(&other.risks);
-        self.attempts.merge(&other.attempts);
-        self.rate_limited += other.rate_limited;
-        self.other_netns += other.other_netns;
-        self.hop_limit = self.hop_limit.into_iter().chain(other.hop_limit).min();
-        if let Some((first, last)) = other.span {
-            widen(&mut self.span, first);
-            widen(&mut self.span, last);
-        }
-        if let Some((first, last)) = other.v1_span {
-            widen(&mut self.v1_span, first);
-            widen(&mut self.v1_span, last);
-        }
-        self.first_rejected = self.first_rejected.into_iter().chain(other.first_rejected).min();
-        self.last_v2 = self.last_v2.max(other.last_v2);
-        merge_bounded(&mut self.statuses, other.statuses);
-        merge_bounded(&mut self.clients, other.clients);
-        self.user_name.merge(other.user_name);
-        self.remedy.merge(other.remedy);
-        self.last_v1.merge(other.last_v1);
-        self.last.merge(other.last);
-        self.place = self.place.take().or(other.place);
-    }
-}
-
-impl Example {
-    fn of(brief: &Brief<'_>) -> Self {
-        let process = brief.process.as_ref();
-        Self {
-            path: brief.url.as_ref().and_then(|url| url.path.as_deref()).map(cut),
-            executable: process.and_then(|process| process.executable.as_deref()).map(cut),
-            command_line: process.and_then(|process| process.command_line.as_deref()).map(cut),
-        }
-    }
-}
-
-fn widen(span: &mut Option<(Time, Time)>, time: Time) {
-    let (first, last) = span.get_or_insert((time, time));
-    *first = time.min(*first);
-    *last = time.max(*last);
-}
-
-/// Counts `kind`, unless there are too many.
-fn bounded<K: Ord>(counts: &mut BTreeMap<K, u64>, kind: K) {
-    if let Some(count) = counts.get_mut(&kind) {
-        *count += 1;
-    } else if counts.len() < KINDS_MAX {
-        counts.insert(kind, 1);
-    }
-}
-
-fn merge_bounded<K: Ord>(counts: &mut BTreeMap<K, u64>, other: BTreeMap<K, u64>) {
-    for (kind, count) in other {
-        if let Some(sum) = counts.get_mut(&kind) {
-            *sum += count;
-        } else if counts.len() < KINDS_MAX {
-            counts.insert(kind, count);
-        }
-    }
-}
-
 fn less(counts: Counts, part: Counts) -> Counts {
     Counts {
         v1: counts.v1.saturating_sub(part.v1),
@@ -646,12 +371,12 @@ fn less(counts: Counts, part: Counts) -> Counts {
     }
 }
 
-fn cut(text: &str) -> Box<str> {
-    text[..text.floor_char_boundary(TEXT_MAX)].into()
-}
-
 /// A time before the epoch is the epoch.
 pub fn micros(time: SystemTime) -> Time {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn cut(text: &str) -> Box<str> {
+    text[..text.floor_char_boundary(TEXT_MAX)].into()
 }

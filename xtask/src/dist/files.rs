@@ -54,7 +54,7 @@ const fn entry(source: Source, place: &'static str, kind: Kind, formats: &'stati
     }
 }
 
-const LIST: [Entry; 19] = [
+const LIST: [Entry; 20] = [
     entry(Made("imds-analyzer"), "usr/bin/imds-analyzer", Kind::Program, BOTH),
     entry(
         Here("packaging/config.toml"),
@@ -104,6 +104,12 @@ const LIST: [Entry; 19] = [
     entry(
         Here("packaging/prometheus"),
         "usr/share/doc/imds-analyzer/examples/prometheus/",
+        Kind::Document,
+        BOTH,
+    ),
+    entry(
+        Here("packaging/sql"),
+        "usr/share/doc/imds-analyzer/examples/sql/",
         Kind::Document,
         BOTH,
     ),
