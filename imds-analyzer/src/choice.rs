@@ -136,6 +136,26 @@ pub enum FailCondition {
     Unknown,
 }
 
+/// `--format` of `report`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For people, in the width of the terminal.
+    #[default]
+    Text,
+    /// For a ticket.
+    Markdown,
+    /// Everything; `imds-analyzer schema report` prints its schema.
+    Json,
+    /// A row for each host and caller that has to change.
+    Csv,
+    /// A page that needs no network.
+    Html,
+    /// Variables for Terraform, as JSON: accounts and instances still using IMDSv1.
+    Tfvars,
+    /// A shell script that requires tokens on the hosts that are ready, and undoes it.
+    Commands,
+}
+
 /// `--fail-on` of `report`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReportCondition {

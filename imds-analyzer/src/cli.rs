@@ -11,11 +11,13 @@ use std::{
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 
 use crate::{
-    choice::{ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice, ReportCondition, SchemaOf, StdoutFormat},
+    choice::{
+        ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice, ReportCondition, ReportFormat, SchemaOf,
+        StdoutFormat,
+    },
     exit_code::ExitCode,
     kernel::budget::KernelBudget,
     lab::Tokens,
-    report,
     secrets::ArgsMode,
 };
 
@@ -370,7 +372,7 @@ pub struct ReportArgs {
 
     /// Output format
     #[arg(long, value_enum, default_value_t)]
-    pub format: report::render::Format,
+    pub format: ReportFormat,
 
     /// Write to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]

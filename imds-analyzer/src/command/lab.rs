@@ -11,7 +11,7 @@ use anyhow::Context;
 
 use super::signals::Signals;
 use crate::{
-    choice::{ColorChoice, Format},
+    choice::{ColorChoice, Format, ReportFormat},
     cli::LabArgs,
     console::{self, say},
     event::Event,
@@ -133,7 +133,7 @@ fn verdict(lines: &[u8], color: ColorChoice) -> String {
     let style = Style::of(io::stderr(), color, false);
     let mut text = Vec::new();
     // Writing to memory does not fail.
-    let _ = render::write(&report, render::Format::Text, style, &mut text);
+    let _ = render::write(&report, ReportFormat::Text, style, &mut text);
     String::from_utf8_lossy(&text).into_owned()
 }
 

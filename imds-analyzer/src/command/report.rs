@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 
 use crate::{
-    choice::ReportCondition,
+    choice::{ReportCondition, ReportFormat},
     cli::ReportArgs,
     config::Config,
     console::say,
@@ -131,7 +131,7 @@ fn show(progress: &Progress) {
 }
 
 /// Writes beside the file and renames, so that the file is never half a report.
-fn write_file(report: &Report, format: render::Format, path: &Path) -> anyhow::Result<()> {
+fn write_file(report: &Report, format: ReportFormat, path: &Path) -> anyhow::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".tmp");
     let beside = PathBuf::from(beside);

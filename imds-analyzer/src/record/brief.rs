@@ -168,6 +168,12 @@ impl<'a> Brief<'a> {
         Ok(brief)
     }
 
+    /// What hosts are told apart by: the id of the instance or, while it is not known, the name.
+    pub fn host_key(&self) -> &str {
+        let instance = self.cloud.as_ref().and_then(|cloud| cloud.instance.as_ref());
+        instance.map_or(&self.host.name, |instance| &instance.id)
+    }
+
     /// A word of a later version means `unknown`.
     pub fn version(&self) -> Version {
         self.imds

@@ -1,6 +1,6 @@
 //! Which records a report is about.
 
-use super::{fold, watched::Time};
+use super::watched::Time;
 use crate::record::Brief;
 
 /// Conditions. A record must match one value of every kind of condition given.
@@ -34,7 +34,7 @@ impl Filter {
 
     fn matches_host(&self, brief: &Brief<'_>) -> bool {
         let account = brief.cloud.as_ref().and_then(|cloud| cloud.account.as_ref());
-        let is_host = |host: &String| *host == *brief.host.name || host == fold::host_key(brief);
+        let is_host = |host: &String| *host == *brief.host.name || host == brief.host_key();
         (self.hosts.is_empty() || self.hosts.iter().any(is_host))
             && (self.accounts.is_empty()
                 || account.is_some_and(|account| self.accounts.iter().any(|it| it == account.id.as_str())))

@@ -184,14 +184,8 @@ impl Fold {
     }
 }
 
-/// What hosts are told apart by: the id of the instance or, while it is not known, the name.
-pub fn host_key<'a>(brief: &'a Brief<'_>) -> &'a str {
-    let instance = brief.cloud.as_ref().and_then(|cloud| cloud.instance.as_ref());
-    instance.map_or(&brief.host.name, |instance| &instance.id)
-}
-
 fn host<'a>(hosts: &'a mut HashMap<Box<str>, Host>, brief: &Brief<'_>) -> Option<&'a mut Host> {
-    let key = host_key(brief);
+    let key = brief.host_key();
     if !hosts.contains_key(key) {
         if hosts.len() >= HOSTS_MAX {
             return None;

@@ -2,10 +2,8 @@
 
 use std::io::{self, Write};
 
-use clap::ValueEnum;
-
 use super::Report;
-use crate::sink::Style;
+use crate::{choice::ReportFormat, sink::Style};
 
 mod commands;
 mod csv;
@@ -14,43 +12,23 @@ mod markdown;
 mod text;
 mod tfvars;
 
-/// `--format`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people, in the width of the terminal.
-    #[default]
-    Text,
-    /// For a ticket.
-    Markdown,
-    /// Everything; `imds-analyzer schema report` prints its schema.
-    Json,
-    /// A row for each host and caller that has to change.
-    Csv,
-    /// A page that needs no network.
-    Html,
-    /// Variables for Terraform, as JSON: accounts and instances still using IMDSv1.
-    Tfvars,
-    /// A shell script that requires tokens on the hosts that are ready, and undoes it.
-    Commands,
-}
-
 /// Writes `report`.
 ///
 /// # Errors
 ///
 /// If `out` cannot be written.
-pub fn write(report: &Report, format: Format, style: Style, out: &mut impl Write) -> io::Result<()> {
+pub fn write(report: &Report, format: ReportFormat, style: Style, out: &mut impl Write) -> io::Result<()> {
     match format {
-        Format::Text => out.write_all(text::render(report, style.columns(), style.color).as_bytes()),
-        Format::Markdown => out.write_all(markdown::render(report).as_bytes()),
-        Format::Json => {
+        ReportFormat::Text => out.write_all(text::render(report, style.columns(), style.color).as_bytes()),
+        ReportFormat::Markdown => out.write_all(markdown::render(report).as_bytes()),
+        ReportFormat::Json => {
             serde_json::to_writer(&mut *out, report)?;
             out.write_all(b"\n")
         }
-        Format::Csv => csv::write(report, out),
-        Format::Html => html::write(report, out),
-        Format::Tfvars => tfvars::write(report, out),
-        Format::Commands => out.write_all(commands::render(report).as_bytes()),
+        ReportFormat::Csv => csv::write(report, out),
+        ReportFormat::Html => html::write(report, out),
+        ReportFormat::Tfvars => tfvars::write(report, out),
+        ReportFormat::Commands => out.write_all(commands::render(report).as_bytes()),
     }
 }
 

@@ -18,7 +18,6 @@ use crate::{
     identity::Identity,
     loss::Ledger,
     notice::First,
-    report::verdict::Verdict,
     sanitize,
 };
 
@@ -251,12 +250,11 @@ impl Metrics {
         self.callers_max = callers_max;
     }
 
-    /// Sets this host's verdict; `None` if it cannot be told.
-    pub fn set_verdict(&self, verdict: Option<Verdict>) {
+    /// Sets this host's verdict: its word, and true if it is ready. `None` if it cannot be told.
+    pub fn set_verdict(&self, verdict: Option<(&str, bool)>) {
         self.ready.reset();
-        if let Some(verdict) = verdict {
-            let is_ready = i64::from(verdict == Verdict::Ready);
-            self.ready.with_label_values(&[verdict.as_str()]).set(is_ready);
+        if let Some((word, is_ready)) = verdict {
+            self.ready.with_label_values(&[word]).set(is_ready.into());
         }
     }
 

@@ -206,7 +206,10 @@ impl Tick<Session<Pipeline>> for Service<'_> {
             Due::Metrics(wanted) => self.expose(wanted, session),
             Due::Watchdog => notify::alive(),
             Due::Watching => session.sink().report_watching()?,
-            Due::Verdict(verdict) => session.sink().metrics.set_verdict(verdict),
+            Due::Verdict(verdict) => {
+                let verdict = verdict.map(|verdict| (verdict.as_str(), verdict == Verdict::Ready));
+                session.sink().metrics.set_verdict(verdict);
+            }
             Due::Reload => self.reload(session),
         }
         self.folded = session.sink().next_due();

@@ -22,11 +22,7 @@ use crate::{
     host::file,
     logfile::{Format, decoded},
     record::{Brief, LINE_MAX, Unreadable},
-    report::{
-        filter::Filter,
-        find,
-        fold::{self, Fold},
-    },
+    report::{filter::Filter, find, fold::Fold},
 };
 
 const BLOCK: usize = 256 << 10;
@@ -255,7 +251,7 @@ impl<'a> Worker<'a> {
             self.counts.duplicates += 1;
             return;
         }
-        let key = fold::host_key(brief);
+        let key = brief.host_key();
         if self.host != key {
             key.clone_into(&mut self.host);
         }

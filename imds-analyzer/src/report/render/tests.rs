@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Format, Style, write};
+use super::{ReportFormat, Style, write};
 use crate::{
     event::Cause,
     golden::golden,
@@ -19,7 +19,7 @@ use crate::{
 mod hostile;
 mod page;
 
-fn rendered(report: &Report, format: Format) -> String {
+fn rendered(report: &Report, format: ReportFormat) -> String {
     let style = Style {
         color: false,
         width: Some(80),
@@ -251,12 +251,12 @@ fn sample() -> Report {
 fn every_format_of_a_report_with_all_verdicts() {
     let report = sample();
     for (format, name) in [
-        (Format::Text, "report.txt"),
-        (Format::Markdown, "report.md"),
-        (Format::Csv, "report.csv"),
-        (Format::Tfvars, "report.tfvars.json"),
-        (Format::Commands, "report.sh"),
-        (Format::Html, "report.html"),
+        (ReportFormat::Text, "report.txt"),
+        (ReportFormat::Markdown, "report.md"),
+        (ReportFormat::Csv, "report.csv"),
+        (ReportFormat::Tfvars, "report.tfvars.json"),
+        (ReportFormat::Commands, "report.sh"),
+        (ReportFormat::Html, "report.html"),
     ] {
         golden(&format!("report/render/testdata/{name}"), &rendered(&report, format));
     }

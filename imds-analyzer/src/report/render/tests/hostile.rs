@@ -1,8 +1,8 @@
 //! Text of others: it comes from arguments, headers and names of files, so whoever runs a program chooses it.
 
 use super::{
-    Account, Client, Example, Format, HostCaller, Outlook, Problem, Reason, Remedy, Report, Verdict, answers, blocking,
-    counts, finding, host, rendered, sample, some,
+    Account, Client, Example, HostCaller, Outlook, Problem, Reason, Remedy, Report, ReportFormat, Verdict, answers,
+    blocking, counts, finding, host, rendered, sample, some,
 };
 
 /// What would do something in one of the formats, with characters that hide or reorder text.
@@ -66,7 +66,12 @@ pub(super) fn hostile(text: &str) -> Report {
 #[test]
 fn nothing_hidden_is_in_any_format_for_people() {
     let report = hostile(HOSTILE);
-    for format in [Format::Text, Format::Markdown, Format::Commands, Format::Html] {
+    for format in [
+        ReportFormat::Text,
+        ReportFormat::Markdown,
+        ReportFormat::Commands,
+        ReportFormat::Html,
+    ] {
         let text = rendered(&report, format);
         let found = text.chars().find(|it| it.is_control() && *it != '\n');
         let line = found.and_then(|found| text.lines().find(|line| line.contains(found)));
@@ -78,7 +83,7 @@ fn nothing_hidden_is_in_any_format_for_people() {
 
 #[test]
 fn a_page_has_only_its_own_markup() {
-    let text = rendered(&hostile(HOSTILE), Format::Html);
+    let text = rendered(&hostile(HOSTILE), ReportFormat::Html);
     assert_eq!(text.matches("<script").count(), 1);
     assert_eq!(text.matches("<style").count(), 1);
     assert_eq!(text.matches("</style").count(), 1);
@@ -97,7 +102,7 @@ fn a_page_has_only_its_own_markup() {
 
 #[test]
 fn a_table_of_markdown_has_only_its_own_markup() {
-    let text = rendered(&hostile(HOSTILE), Format::Markdown);
+    let text = rendered(&hostile(HOSTILE), ReportFormat::Markdown);
     assert!(!text.contains("<script") && !text.contains("<img"), "{text}");
     assert!(!text.replace("\\]", "").contains("]("), "a link: {text}");
     let mut columns = 0;
@@ -117,7 +122,7 @@ fn a_table_of_markdown_has_only_its_own_markup() {
 
 #[test]
 fn no_cell_of_csv_is_a_formula() {
-    let text = rendered(&hostile(HOSTILE), Format::Csv);
+    let text = rendered(&hostile(HOSTILE), ReportFormat::Csv);
     let mut rows = csv::Reader::from_reader(text.as_bytes());
     let mut cells = 0;
     for row in rows.records() {
@@ -132,12 +137,12 @@ fn no_cell_of_csv_is_a_formula() {
 #[test]
 fn what_is_no_id_is_in_no_command() {
     let report = hostile(HOSTILE);
-    for format in [Format::Commands, Format::Tfvars] {
+    for format in [ReportFormat::Commands, ReportFormat::Tfvars] {
         let text = rendered(&report, format);
         assert!(!text.contains("rm -rf"), "{text}");
         assert!(!text.contains("$(id)"), "{text}");
     }
-    let script = rendered(&report, Format::Commands);
+    let script = rendered(&report, ReportFormat::Commands);
     let required = script.lines().filter(|line| line.trim_start().starts_with("require "));
     assert_eq!(required.count(), 0, "{script}");
 }

@@ -1,6 +1,6 @@
 //! The HTML page: its policy, what it may refer to, and its size.
 
-use super::{Caller, Format, Host, Reason, Verdict, blocking, finding, host, hostile::hostile, rendered, sample};
+use super::{Caller, Host, Reason, ReportFormat, Verdict, blocking, finding, host, hostile::hostile, rendered, sample};
 
 /// What stands between `before` and `after`.
 fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
@@ -31,7 +31,7 @@ fn hash(text: &str) -> String {
 
 #[test]
 fn the_policy_allows_the_one_script_and_the_one_style_sheet() {
-    let page = rendered(&sample(), Format::Html);
+    let page = rendered(&sample(), ReportFormat::Html);
     let policy = between(&page, "http-equiv=\"Content-Security-Policy\" content=\"", "\"");
     assert_eq!(
         policy,
@@ -48,7 +48,7 @@ fn the_policy_allows_the_one_script_and_the_one_style_sheet() {
 #[test]
 fn a_page_refers_to_nothing_but_itself() {
     for report in [sample(), hostile("javascript:alert(1) http://x.test/ data:x")] {
-        let page = rendered(&report, Format::Html);
+        let page = rendered(&report, ReportFormat::Html);
         for attribute in [
             " style=",
             " src=",
@@ -71,7 +71,10 @@ fn a_page_refers_to_nothing_but_itself() {
 
 #[test]
 fn the_same_report_is_the_same_page() {
-    assert_eq!(rendered(&sample(), Format::Html), rendered(&sample(), Format::Html));
+    assert_eq!(
+        rendered(&sample(), ReportFormat::Html),
+        rendered(&sample(), ReportFormat::Html)
+    );
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn a_page_without_anything_is_whole() {
     report.accounts.clear();
     report.series.clear();
     report.reasons.clear();
-    let page = rendered(&report, Format::Html);
+    let page = rendered(&report, ReportFormat::Html);
     assert!(page.contains("No calls were seen."), "{page}");
     assert!(page.trim_end().ends_with("</html>"), "{page}");
 }
@@ -115,7 +118,7 @@ fn the_page_of_a_fleet_is_bounded() {
             ..it.clone()
         });
         report.callers = callers.iter().cloned().chain(quiet).collect();
-        rendered(&report, Format::Html)
+        rendered(&report, ReportFormat::Html)
     };
     let page = fleet(&|number| format!("/opt/services/team-{number}/bin/worker (worker-{number}.service)"));
     assert!(page.len() < 1_500_000, "{}", page.len());
