@@ -30,6 +30,8 @@ use crate::{
 /// Further hosts, and further callers of a host, are only counted.
 const HOSTS_MAX: usize = 200_000;
 const CALLERS_MAX: usize = 4096;
+/// Hours of the calls over time: five years.
+const HOURS_MAX: usize = 5 * 366 * 24;
 /// Longest text kept of a record, in bytes.
 const TEXT_MAX: usize = 512;
 
@@ -133,7 +135,7 @@ impl Fold {
         }
         if !counted.is_empty() {
             let hour = u32::try_from(time / super::watched::HOUR).unwrap_or(u32::MAX);
-            self.hours.entry(hour).or_default().merge(counted);
+            self.add_hour(hour, counted);
         }
     }
 
@@ -141,6 +143,13 @@ impl Fold {
     pub fn unreadable(&mut self, key: &str) {
         if let Some(host) = self.hosts.get_mut(key) {
             host.unreadable += 1;
+        }
+    }
+
+    /// Made-up times are left out of the calls over time, and counted everywhere else.
+    fn add_hour(&mut self, hour: u32, counts: Counts) {
+        if self.hours.len() < HOURS_MAX || self.hours.contains_key(&hour) {
+            self.hours.entry(hour).or_default().merge(counts);
         }
     }
 
@@ -156,7 +165,7 @@ impl Fold {
             }
         }
         for (hour, counts) in other.hours {
-            self.hours.entry(hour).or_default().merge(counts);
+            self.add_hour(hour, counts);
         }
         self.beyond += other.beyond;
         self.records += other.records;
