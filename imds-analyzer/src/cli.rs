@@ -386,7 +386,7 @@ pub struct ReportArgs {
     #[arg(short, long, conflicts_with_all = ["output", "format"])]
     pub quiet: bool,
 
-    /// Only records from this time on: 2026-11-01, 2026-11-01T12:00:00Z, or 7d ago written as 7d
+    /// Only records from this time on: 2026-11-01, 2026-11-01T12:00:00Z, or 7d for seven days ago
     #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Which records")]
     pub since: Option<SystemTime>,
 
@@ -418,7 +418,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE", help_heading = "Verdict")]
     pub cloudwatch: Vec<PathBuf>,
 
-    /// Exit with 3 if the verdict is this; unproven: or not ready
+    /// Exit with 3 on this verdict; unproven includes not-ready
     #[arg(long, value_enum, value_name = "VERDICT", help_heading = "Verdict")]
     pub fail_on: Option<ReportCondition>,
 
@@ -429,7 +429,7 @@ pub struct ReportArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct SchemaArgs {
-    /// What to describe
+    /// The output whose schema is printed
     #[arg(value_enum, default_value_t)]
     pub of: SchemaOf,
 }

@@ -23,7 +23,7 @@ mod tests;
 
 const COMPRESSED: &str = "gz";
 /// The suffix of a file that is being compressed.
-const UNFINISHED: &str = "tmp";
+pub(crate) const UNFINISHED: &str = "tmp";
 const BUFFER: usize = 256 << 10;
 
 /// A rotated file.

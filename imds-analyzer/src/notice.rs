@@ -61,7 +61,7 @@ impl Run {
     }
 }
 
-/// What was seen since the last notice of this kind.
+/// Calls since the last notice of this kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watching {
     /// All calls to the metadata service.
@@ -97,7 +97,7 @@ pub struct Folded {
     pub counts: Counts,
     /// Those among them whose peer was an address of the host itself.
     pub local: Counts,
-    /// What came back of the v1 calls that were not local.
+    /// The answers to the v1 calls that were not local.
     pub answers: Answers,
     /// Of all versions, those for credentials.
     pub credential: u64,

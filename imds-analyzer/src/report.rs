@@ -7,7 +7,7 @@
 //! render   Report -> text, Markdown, JSON, CSV, HTML, tfvars, commands
 //! ```
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use schemars::{JsonSchema, transform::RecursiveTransform};
 use serde::Serialize;
@@ -239,6 +239,17 @@ pub struct Client {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     pub calls: u64,
+}
+
+/// The name and, if it is known, the version.
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        match &self.version {
+            Some(version) => write!(f, " {version}"),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, JsonSchema)]

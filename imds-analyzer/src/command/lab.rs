@@ -1,11 +1,7 @@
 //! `lab`: the analyzer against its own IMDS. The clients run in the lab's namespace; the hooks are the real ones, at
 //! the root cgroup. At the end, the records of the clients' calls are read again, as `report` reads a log.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{io, sync::Arc, time::SystemTime};
 
 use anyhow::Context;
 
@@ -23,7 +19,6 @@ use crate::{
     notice::Notice,
     record::Record,
     report::{
-        self,
         build::{Question, build},
         cloudwatch::Metrics,
         input, render,
@@ -110,8 +105,13 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
 
 /// The namespaces: IMDS beyond a link, as on EC2, unless the kernel cannot do that or `local` is wanted.
 fn lab(local: bool) -> Result<Lab, StartError> {
-    let routed = if local { None } else { Lab::routed().ok() };
-    routed.map_or_else(Lab::local, Ok).map_err(StartError::Refused)
+    if !local {
+        match Lab::routed() {
+            Ok(lab) => return Ok(lab),
+            Err(error) => say(format_args!("The lab has no link to its IMDS: {error:#}")),
+        }
+    }
+    Lab::local().map_err(StartError::Refused)
 }
 
 fn place(lab: &Lab) -> &'static str {
@@ -122,14 +122,10 @@ fn place(lab: &Lab) -> &'static str {
     }
 }
 
-/// What a report says of `lines`.
+/// The report on `lines`.
 fn verdict(lines: &[u8], color: ColorChoice) -> String {
-    let question = Question {
-        filter: report::filter::Filter::default(),
-        window: Duration::from_secs(7 * 24 * 60 * 60),
-    };
     let (fold, input) = input::of_lines(lines);
-    let report = build(fold, input, &Metrics::default(), &question);
+    let report = build(fold, input, &Metrics::default(), &Question::default());
     let style = Style::of(io::stderr(), color, false);
     let mut text = Vec::new();
     // Writing to memory does not fail.

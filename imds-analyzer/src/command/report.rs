@@ -65,7 +65,7 @@ pub(super) fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
     Ok(exit_code(&report, args.fail_on))
 }
 
-/// What to read: what was given or, without that, the directory of the log that this host's configuration names.
+/// The given paths. Without any, the directory of the log in this host's configuration.
 fn sources(paths: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
     if paths.is_empty() {
         let log = Config::of_this_host()

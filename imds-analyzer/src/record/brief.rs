@@ -168,7 +168,7 @@ impl<'a> Brief<'a> {
         Ok(brief)
     }
 
-    /// What hosts are told apart by: the id of the instance or, while it is not known, the name.
+    /// The key of the host: the id of the instance or, while it is not known, the name.
     pub fn host_key(&self) -> &str {
         let instance = self.cloud.as_ref().and_then(|cloud| cloud.instance.as_ref());
         instance.map_or(&self.host.name, |instance| &instance.id)

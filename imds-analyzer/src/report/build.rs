@@ -34,6 +34,16 @@ pub struct Question {
     pub window: Duration,
 }
 
+/// Everything, and a week.
+impl Default for Question {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            window: Duration::from_secs(7 * 24 * 60 * 60),
+        }
+    }
+}
+
 /// What callers of a fleet are told apart by: whether their calls were local, the key, and the user.
 type CallerId = (bool, Option<Box<str>>, Option<String>);
 

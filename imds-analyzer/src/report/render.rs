@@ -54,14 +54,19 @@ fn region(text: &str) -> Option<&str> {
 }
 
 /// `name 3, other 1`: the most frequent first.
-fn counted<'a, K: std::fmt::Display + 'a>(counts: impl IntoIterator<Item = (K, &'a u64)>) -> String {
+fn counted<'a, K: std::fmt::Display>(counts: impl IntoIterator<Item = (K, &'a u64)>) -> String {
+    let texts: Vec<String> = most_first(counts)
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    texts.join(", ")
+}
+
+/// The most frequent first.
+fn most_first<'a, K>(counts: impl IntoIterator<Item = (K, &'a u64)>) -> Vec<(K, u64)> {
     let mut counts: Vec<(K, u64)> = counts.into_iter().map(|(name, count)| (name, *count)).collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     counts
-        .iter()
-        .map(|(name, count)| format!("{name} {count}"))
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 /// A time in minutes, for people.

@@ -31,7 +31,7 @@ pub(super) struct Pipeline {
     pub(super) requests: u64,
     pub(super) v1: u64,
     pub(super) v1_answers: Answers,
-    /// What was seen since [`Self::report_watching`].
+    /// Calls since the last [`Self::report_watching`].
     watching: Watching,
     /// Calls that could not be judged.
     unknown: u64,

@@ -17,14 +17,11 @@ use crate::{
     report::{
         build::{self, Question},
         cloudwatch::Metrics,
-        filter::Filter,
         input::{self, Progress, Source},
         verdict::Verdict,
     },
 };
 
-/// As the default of `report --window`.
-const WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How often the verdict is renewed without a reason: time alone can make it better.
 const PERIOD: Duration = Duration::from_secs(60 * 60);
 /// How long after the start, or after something that can change it. Until then records have reached the log.
@@ -92,10 +89,7 @@ impl OwnVerdict {
 fn write(log: &Path, path: &Path, is_first: bool) -> io::Result<Verdict> {
     let files = logfile::files(log)?;
     let sources: Vec<Source> = files.into_iter().map(|file| Source::Path(file.path)).collect();
-    let question = Question {
-        filter: Filter::default(),
-        window: WINDOW,
-    };
+    let question = Question::default();
     let (fold, input) = input::read(&sources, &question.filter, 1, &Progress::default());
     let report = build::build(fold, input, &Metrics::default(), &question);
     let mut text = serde_json::to_vec(&report)?;

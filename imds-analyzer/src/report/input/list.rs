@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     host::file,
-    logfile::{Format, decoded},
+    logfile::{Format, UNFINISHED, decoded},
 };
 
 /// A longer file is read in parts.
@@ -27,8 +27,6 @@ const COPIES_MAX: usize = 8;
 const FIRST_LINE_MAX: u64 = 64 << 10;
 /// How deep directories are listed.
 const DEPTH_MAX: usize = 32;
-/// The suffix of a file that is being compressed.
-const UNFINISHED: &str = "tmp";
 
 struct Lister<'a> {
     outcome: &'a Mutex<Outcome>,

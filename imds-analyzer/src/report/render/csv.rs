@@ -75,13 +75,10 @@ fn row(host: &Host, caller: Option<&HostCaller>, facts: Option<&Caller>) -> [Str
         time.map(|time| humantime::format_rfc3339_seconds(time.time()).to_string())
             .unwrap_or_default()
     };
-    let clients = facts.into_iter().flat_map(|facts| &facts.clients).map(|client| {
-        let version = client.version.as_deref().unwrap_or_default();
-        (
-            format!("{} {version}", client.name).trim_end().to_owned(),
-            &client.calls,
-        )
-    });
+    let clients = facts
+        .into_iter()
+        .flat_map(|facts| &facts.clients)
+        .map(|client| (client.to_string(), &client.calls));
     let remedy = facts.and_then(|facts| facts.remedy.as_ref());
     let example = facts.and_then(|facts| facts.example.as_ref());
     [

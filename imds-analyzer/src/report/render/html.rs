@@ -13,7 +13,7 @@ use std::{
 use askama::Template;
 
 use self::chart::Chart;
-use super::minutes;
+use super::{minutes, most_first};
 use crate::{
     event::Cause,
     record::Word,
@@ -169,21 +169,16 @@ fn outlook(word: &Word<'static, Outlook>) -> &'static str {
 
 /// `name (3), other (1)`: the most frequent first.
 fn tally<'a, K: Display>(counts: impl IntoIterator<Item = (K, &'a u64)>) -> String {
-    let mut counts: Vec<(K, &u64)> = counts.into_iter().collect();
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let texts: Vec<String> = counts.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+    let texts: Vec<String> = most_first(counts)
+        .iter()
+        .map(|(name, count)| format!("{name} ({count})"))
+        .collect();
     texts.join(", ")
 }
 
 /// The clients of a caller, the most frequent first.
 fn clients(clients: &[Client]) -> String {
-    let shown = clients.iter().take(CLIENTS).map(|client| {
-        let version = client.version.as_deref().unwrap_or_default();
-        (
-            format!("{} {version}", client.name).trim_end().to_owned(),
-            &client.calls,
-        )
-    });
+    let shown = clients.iter().take(CLIENTS).map(|client| (client, &client.calls));
     let mut text = tally(shown);
     if let Some(more @ 1..) = clients.len().checked_sub(CLIENTS) {
         text.push_str(&format!(", and {more} more"));

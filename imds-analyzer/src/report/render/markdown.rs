@@ -89,13 +89,7 @@ fn write(text: &mut String, report: &Report) -> fmt::Result {
 }
 
 fn row(text: &mut String, caller: &Caller) -> fmt::Result {
-    let clients = caller.clients.iter().map(|client| {
-        let version = client.version.as_deref().unwrap_or_default();
-        (
-            format!("{} {version}", client.name).trim_end().to_owned(),
-            &client.calls,
-        )
-    });
+    let clients = caller.clients.iter().map(|client| (client.to_string(), &client.calls));
     let change = caller
         .remedy
         .as_ref()

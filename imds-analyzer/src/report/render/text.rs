@@ -40,12 +40,11 @@ impl Page {
     fn write(&mut self, report: &Report) -> fmt::Result {
         let observed = &report.observed;
         let verdict = report.verdict.known().unwrap_or(Verdict::Unproven);
-        let style = match verdict {
-            Verdict::NotReady => ALARM,
-            Verdict::Unproven => CAUTION,
-            Verdict::Ready => GOOD,
-        };
-        writeln!(self.text, "{}", paint(self.color, style, title(&report.verdict)))?;
+        writeln!(
+            self.text,
+            "{}",
+            paint(self.color, style(verdict), title(&report.verdict))
+        )?;
         let verdicts = observed.verdicts;
         self.paragraph(
             0,
@@ -123,14 +122,10 @@ impl Page {
             facts.push_str(&format!(" Last v1 call {} UTC.", minutes(last)));
         }
         self.paragraph(INDENT, &facts)?;
-        let clients = caller.clients.iter().map(|client| {
-            let version = client
-                .version
-                .as_deref()
-                .map(|version| format!(" {version}"))
-                .unwrap_or_default();
-            (foreign(&format!("{}{version}", client.name), 64), &client.calls)
-        });
+        let clients = caller
+            .clients
+            .iter()
+            .map(|client| (foreign(&client.to_string(), 64), &client.calls));
         let outlook = caller.outlook.known().map_or("unknown", |outlook| outlook.title());
         for (what, value) in [
             ("if tokens are required", outlook.to_owned()),
@@ -175,20 +170,20 @@ impl Page {
     }
 
     fn host(&mut self, host: &Host) -> fmt::Result {
-        let (verdict, style) = match host.verdict.known() {
-            Some(Verdict::Ready) => ("READY", GOOD),
-            Some(Verdict::NotReady) => ("NOT READY", ALARM),
-            _ => ("UNPROVEN", CAUTION),
-        };
         let mut line = foreign(&host.name, 64);
         for part in [&host.instance, &host.account].into_iter().flatten() {
             if *part != host.name {
                 line.push_str(&format!(" {}", foreign(part, 32)));
             }
         }
+        let verdict = host.verdict.known().unwrap_or(Verdict::Unproven);
         let room = self.width.saturating_sub(2 + 9 + 2);
         let line = fit(&line, room).into_owned();
-        writeln!(self.text, "  {:<9}  {line}", paint(self.color, style, verdict))?;
+        writeln!(
+            self.text,
+            "  {:<9}  {line}",
+            paint(self.color, style(verdict), verdict.title())
+        )?;
         let reasons: Vec<&str> = host.reasons.iter().map(|finding| finding.text.as_str()).collect();
         if reasons.is_empty() {
             return Ok(());
@@ -278,6 +273,14 @@ impl Page {
             writeln!(self.text, "{:indent$}{}", "", fit(&line, room))?;
         }
         Ok(())
+    }
+}
+
+fn style(verdict: Verdict) -> anstyle::Style {
+    match verdict {
+        Verdict::NotReady => ALARM,
+        Verdict::Unproven => CAUTION,
+        Verdict::Ready => GOOD,
     }
 }
 
