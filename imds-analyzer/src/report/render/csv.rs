@@ -9,6 +9,7 @@ use super::counted;
 use crate::{
     record::{Word, value::Micros},
     report::{Caller, Host, HostCaller, Report},
+    sanitize,
     vocabulary::Vocabulary,
 };
 
@@ -121,11 +122,12 @@ fn word<T: Vocabulary>(word: Option<&Word<'static, T>>) -> String {
     word.map_or("", Word::as_str).to_owned()
 }
 
-/// Text of others: no spreadsheet takes it for a formula.
+/// Text of others: no spreadsheet takes it for a formula, and nothing hidden in it reaches a terminal.
 fn cell(text: &str) -> String {
+    let text = sanitize::escape(text);
     if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         format!("'{text}")
     } else {
-        text.to_owned()
+        text.into_owned()
     }
 }

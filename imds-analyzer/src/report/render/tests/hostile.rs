@@ -67,6 +67,7 @@ pub(super) fn hostile(text: &str) -> Report {
 fn nothing_hidden_is_in_any_format_for_people() {
     let report = hostile(HOSTILE);
     for format in [
+        ReportFormat::Csv,
         ReportFormat::Text,
         ReportFormat::Markdown,
         ReportFormat::Commands,
