@@ -79,14 +79,17 @@ pub fn build(mut fold: Fold, input: Input, metrics: &Metrics, question: &Questio
     let silent = metrics.without(&fold);
     let records = fold.hosts.into_iter().map(|(key, host)| (Some(key), host));
     for (key, mut host) in records.chain(silent.into_iter().map(|host| (None, host))) {
-        let key = key.as_deref().or(host.cloud.instance.as_deref()).unwrap_or_default();
+        let key = key
+            .as_deref()
+            .or(host.cloud.instance.value.as_deref())
+            .unwrap_or_default();
         let metric = metrics.of(key);
         let seen = host.watched.observation();
         let unexplained = metric.map_or(0, |metric| metric.unexplained(&host.answers));
         let lost = host.lost();
         let facts = facts(&host, &seen, &lost, unexplained, window);
         let (verdict, reasons) = verdict::of_host(&facts);
-        let name = host.name.to_string();
+        let name = String::from(host.name.value.take().unwrap_or_default());
 
         observed.hosts += 1;
         observed.verdicts.add(verdict);
@@ -144,11 +147,11 @@ pub fn build(mut fold: Fold, input: Input, metrics: &Metrics, question: &Questio
         let text = |text: Option<Box<str>>| text.map(String::from);
         hosts.push(Host {
             name,
-            instance: text(host.cloud.instance),
-            account: text(host.cloud.account),
-            region: text(host.cloud.region),
-            machine: text(host.cloud.machine),
-            image: text(host.cloud.image),
+            instance: text(host.cloud.instance.value),
+            account: text(host.cloud.account.value),
+            region: text(host.cloud.region.value),
+            machine: text(host.cloud.machine.value),
+            image: text(host.cloud.image.value),
             verdict: verdict.into(),
             reasons,
             since: seen.span.map(|(first, _)| at(first)),

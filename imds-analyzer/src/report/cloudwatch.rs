@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
-use super::fold::{Cloud, Fold, Host};
+use super::fold::{Fold, Host};
 use crate::summary::Answers;
 
 const SUCCEEDED: &str = "MetadataNoToken";
@@ -102,13 +102,11 @@ impl Metrics {
             .keys()
             .filter(|instance| !fold.hosts.contains_key(instance.as_str()));
         unknown
-            .map(|instance| Host {
-                name: instance.as_str().into(),
-                cloud: Cloud {
-                    instance: Some(instance.as_str().into()),
-                    ..Cloud::default()
-                },
-                ..Host::default()
+            .map(|instance| {
+                let mut host = Host::default();
+                host.name.at(0, instance);
+                host.cloud.instance.at(0, instance);
+                host
             })
             .collect()
     }

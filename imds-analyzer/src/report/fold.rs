@@ -3,9 +3,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
     time::SystemTime,
 };
+
+use foldhash::quality::RandomState;
 
 use imds_analyzer_ebpf::classify::{PathClass, Version};
 
@@ -15,7 +16,7 @@ mod words;
 use self::caller::widen;
 pub use self::{
     caller::{Caller, Example},
-    words::{Last, Words},
+    words::{Kept, Last, Words},
 };
 use super::{
     filter::Filter,
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     loss::Ledger,
     record::{Action, Brief, Word},
-    summary::{Answers, Call, Counts},
+    summary::{Answers, Call, Counts, Who},
 };
 
 /// Further hosts, and further callers of a host, are only counted.
@@ -38,7 +39,7 @@ const TEXT_MAX: usize = 512;
 /// What a log adds up to.
 #[derive(Debug, Default)]
 pub struct Fold {
-    pub hosts: HashMap<Box<str>, Host>,
+    pub hosts: HashMap<Box<str>, Host, RandomState>,
     /// Calls by hour since the epoch, of all hosts.
     pub hours: BTreeMap<u32, Counts>,
     /// Records of hosts for which there was no room.
@@ -47,13 +48,13 @@ pub struct Fold {
     pub records: u64,
     /// Records of a kind that this version does not know.
     pub unknown_kinds: u64,
-    key: String,
+    key: Vec<u8>,
 }
 
 /// What the records of one host add up to.
 #[derive(Debug, Default)]
 pub struct Host {
-    pub name: Box<str>,
+    pub name: Last<Box<str>>,
     pub cloud: Cloud,
     pub watched: Watched,
     pub total: Counts,
@@ -68,7 +69,8 @@ pub struct Host {
     pub attempts: u64,
     /// Lines that may have been records of this host and could not be read.
     pub unreadable: u64,
-    pub callers: HashMap<Box<str>, Caller>,
+    /// By what [`Host::caller`] tells callers apart by.
+    pub callers: HashMap<Box<[u8]>, Caller, RandomState>,
     /// Calls of callers for whom there was no room.
     pub others: Counts,
 }
@@ -76,11 +78,11 @@ pub struct Host {
 /// The instance, as far as its records name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cloud {
-    pub account: Option<Box<str>>,
-    pub region: Option<Box<str>>,
-    pub instance: Option<Box<str>>,
-    pub machine: Option<Box<str>>,
-    pub image: Option<Box<str>>,
+    pub account: Last<Box<str>>,
+    pub region: Last<Box<str>>,
+    pub instance: Last<Box<str>>,
+    pub machine: Last<Box<str>>,
+    pub image: Last<Box<str>>,
 }
 
 impl Fold {
@@ -95,7 +97,7 @@ impl Fold {
             self.unknown_kinds += 1;
             return;
         };
-        let Some(host) = host(&mut self.hosts, brief) else {
+        let Some(host) = host(&mut self.hosts, brief, time) else {
             self.beyond += 1;
             return;
         };
@@ -176,14 +178,17 @@ impl Fold {
     pub fn join_names(&mut self) {
         let mut by_name: HashMap<Box<str>, Vec<Box<str>>> = HashMap::new();
         for (key, host) in &self.hosts {
-            if host.cloud.instance.is_some() {
-                by_name.entry(host.name.clone()).or_default().push(key.clone());
+            if let (Some(name), Some(_)) = (&host.name.value, &host.cloud.instance.value) {
+                by_name.entry(name.clone()).or_default().push(key.clone());
             }
         }
         for (name, keys) in by_name {
             if let [key] = keys.as_slice()
                 && *key != name
-                && self.hosts.get(&name).is_some_and(|host| host.cloud.instance.is_none())
+                && self
+                    .hosts
+                    .get(&name)
+                    .is_some_and(|host| host.cloud.instance.value.is_none())
                 && let Some(nameless) = self.hosts.remove(&name)
                 && let Some(host) = self.hosts.get_mut(key)
             {
@@ -193,41 +198,35 @@ impl Fold {
     }
 }
 
-fn host<'a>(hosts: &'a mut HashMap<Box<str>, Host>, brief: &Brief<'_>) -> Option<&'a mut Host> {
+fn host<'a>(
+    hosts: &'a mut HashMap<Box<str>, Host, RandomState>,
+    brief: &Brief<'_>,
+    time: Time,
+) -> Option<&'a mut Host> {
     let key = brief.host_key();
     if !hosts.contains_key(key) {
         if hosts.len() >= HOSTS_MAX {
             return None;
         }
-        hosts.insert(
-            key.into(),
-            Host {
-                name: cut(&brief.host.name),
-                ..Host::default()
-            },
-        );
+        hosts.insert(key.into(), Host::default());
     }
     let host = hosts.get_mut(key)?;
-    host.cloud.complete(brief);
+    host.name.at(time, cut(&brief.host.name));
+    host.cloud.at(time, brief);
     Some(host)
 }
 
 impl Cloud {
-    /// Takes what is not known yet.
-    fn complete(&mut self, brief: &Brief<'_>) {
-        if self.image.is_none() {
-            self.image = brief.host.image.as_ref().map(|image| cut(&image.id));
-        }
-        let Some(cloud) = &brief.cloud else { return };
-        let fill = |to: &mut Option<Box<str>>, from: Option<&str>| {
-            if to.is_none() {
-                *to = from.map(cut);
-            }
+    fn at(&mut self, time: Time, brief: &Brief<'_>) {
+        let set = |last: &mut Last<Box<str>>, text: Option<&str>| {
+            text.into_iter().for_each(|text| last.at(time, cut(text)));
         };
-        fill(&mut self.account, cloud.account.as_ref().map(|it| it.id.as_str()));
-        fill(&mut self.region, cloud.region.as_deref());
-        fill(&mut self.instance, cloud.instance.as_ref().map(|it| it.id.as_str()));
-        fill(&mut self.machine, cloud.machine.as_ref().map(|it| it.r#type.as_str()));
+        set(&mut self.image, brief.host.image.as_ref().map(|it| it.id.as_str()));
+        let Some(cloud) = &brief.cloud else { return };
+        set(&mut self.account, cloud.account.as_ref().map(|it| it.id.as_str()));
+        set(&mut self.region, cloud.region.as_deref());
+        set(&mut self.instance, cloud.instance.as_ref().map(|it| it.id.as_str()));
+        set(&mut self.machine, cloud.machine.as_ref().map(|it| it.r#type.as_str()));
     }
 
     fn merge(&mut self, other: Self) {
@@ -238,16 +237,16 @@ impl Cloud {
             machine,
             image,
         } = other;
-        self.account = self.account.take().or(account);
-        self.region = self.region.take().or(region);
-        self.instance = self.instance.take().or(instance);
-        self.machine = self.machine.take().or(machine);
-        self.image = self.image.take().or(image);
+        self.account.merge(account);
+        self.region.merge(region);
+        self.instance.merge(instance);
+        self.machine.merge(machine);
+        self.image.merge(image);
     }
 }
 
 impl Host {
-    fn request(&mut self, key: &mut String, brief: &Brief<'_>, call: Call<'_>, time: Time) {
+    fn request(&mut self, key: &mut Vec<u8>, brief: &Brief<'_>, call: Call<'_>, time: Time) {
         let (total, answers) = if call.local {
             (&mut self.local, &mut Answers::default())
         } else {
@@ -257,7 +256,7 @@ impl Host {
         if call.version == Version::V1 {
             answers.add(call.answer, call.status);
         }
-        match self.caller(key, brief, call.local) {
+        match self.caller(key, call.who, call.local) {
             Some(caller) => caller.request(brief, call, time),
             None if !call.local => self.others.add(call.version),
             None => {}
@@ -265,7 +264,7 @@ impl Host {
     }
 
     /// Returns how many calls were counted.
-    fn rate_limited(&mut self, key: &mut String, brief: &Brief<'_>, time: Time) -> Counts {
+    fn rate_limited(&mut self, key: &mut Vec<u8>, brief: &Brief<'_>, time: Time) -> Counts {
         let local = brief.imds.local_calls;
         let counts = less(brief.imds.calls.unwrap_or_default(), local);
         self.total.merge(counts);
@@ -275,12 +274,12 @@ impl Host {
         answers.unseen += counts.v1.saturating_sub(answers.sum());
         self.answers.merge(answers);
         if !local.is_empty()
-            && let Some(caller) = self.caller(key, brief, true)
+            && let Some(caller) = self.caller(key, brief.who(), true)
         {
             caller.rate_limited(brief, local, Answers::default(), time);
         }
         if !counts.is_empty() {
-            match self.caller(key, brief, false) {
+            match self.caller(key, brief.who(), false) {
                 Some(caller) => {
                     caller.classes.add(PathClass::Credential, brief.imds.credential_calls);
                     caller.rate_limited(brief, counts, answers, time);
@@ -291,44 +290,46 @@ impl Host {
         counts
     }
 
-    fn attempt(&mut self, key: &mut String, brief: &Brief<'_>, time: Time) {
+    fn attempt(&mut self, key: &mut Vec<u8>, brief: &Brief<'_>, time: Time) {
         self.attempts += 1;
         if let Some(outcome) = brief.imds.attempt.as_ref().and_then(Word::known)
-            && let Some(caller) = self.caller(key, brief, brief.imds.local)
+            && let Some(caller) = self.caller(key, brief.who(), brief.imds.local)
         {
             caller.attempts.add(outcome, 1);
             widen(&mut caller.span, time);
-            caller.last.at(time, || Example::of(brief));
+            caller.last.at(time, Example::of(brief));
         }
     }
 
-    /// The caller of `brief`; `None` if there is no room.
-    fn caller(&mut self, key: &mut String, brief: &Brief<'_>, local: bool) -> Option<&mut Caller> {
-        let who = brief.who();
+    /// The caller `who`; `None` if there is no room.
+    fn caller(&mut self, key: &mut Vec<u8>, who: Option<Who<'_>>, local: bool) -> Option<&mut Caller> {
         key.clear();
-        // Writing to a String does not fail. No path or unit name contains NUL.
-        let _ = match who {
-            Some(who) => write!(key, "{}\0{}\0{:?}", local, who.key, who.user_id),
-            None => write!(key, "{local}"),
-        };
-        if !self.callers.contains_key(key.as_str()) {
+        key.push(local.into());
+        if let Some(who) = who {
+            // At the end, as it may have any length.
+            key.push(who.user_id.is_some().into());
+            key.extend(who.user_id.unwrap_or_default().to_ne_bytes());
+            key.extend(who.key.as_bytes());
+        }
+        if !self.callers.contains_key(key.as_slice()) {
             if self.callers.len() >= CALLERS_MAX {
                 return None;
             }
             let caller = Caller {
-                key: who.map(|who| cut(who.key)),
-                program: who.map(|who| cut(who.program)),
-                place: who.and_then(|who| who.place).map(cut),
+                key: who.map(|who| cut(who.key).into()),
                 user_id: who.and_then(|who| who.user_id),
                 local,
                 ..Caller::default()
             };
-            self.callers.insert(key.as_str().into(), caller);
+            self.callers.insert(key.as_slice().into(), caller);
         }
-        self.callers.get_mut(key.as_str())
+        let caller = self.callers.get_mut(key.as_slice())?;
+        who.into_iter().for_each(|who| caller.placed(who));
+        Some(caller)
     }
 
     fn merge(&mut self, other: Self) {
+        self.name.merge(other.name);
         self.cloud.merge(other.cloud);
         self.watched.merge(other.watched);
         self.total.merge(other.total);
@@ -380,6 +381,6 @@ pub fn micros(time: SystemTime) -> Time {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn cut(text: &str) -> Box<str> {
-    text[..text.floor_char_boundary(TEXT_MAX)].into()
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_MAX)]
 }

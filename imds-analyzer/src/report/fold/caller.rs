@@ -1,29 +1,29 @@
 //! What the records of one caller add up to.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use imds_analyzer_ebpf::{
     abi::exchange::Outcome,
     classify::{PathClass, Reason, Verdict, Version},
 };
 
-use super::{Last, Words, cut};
+use super::{Kept, Last, Words, cut};
 use crate::{
     event::{AnswerWord, Cause, NetNs, Risk},
     record::{Brief, Word},
     report::watched::Time,
-    summary::{Answers, Call, Counts},
+    summary::{Answers, Call, Counts, Who},
 };
 
 /// Statuses and clients that are told apart.
 const KINDS_MAX: usize = 16;
 
 /// One call, as an example.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Example {
-    pub path: Option<Box<str>>,
-    pub executable: Option<Box<str>>,
-    pub command_line: Option<Box<str>>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Example<T = Box<str>> {
+    pub path: Option<T>,
+    pub executable: Option<T>,
+    pub command_line: Option<T>,
 }
 
 /// What the records of one caller on one host add up to: the same program in the same place as the same user.
@@ -68,6 +68,18 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Takes from `who` where the program runs. Counts of many requests do not tell it apart from the place.
+    pub(super) fn placed(&mut self, who: Who<'_>) {
+        let program = cut(who.program);
+        if self.program.as_ref().is_none_or(|known| program.len() < known.len()) {
+            self.program = Some(program.into());
+        }
+        let place = who.place.map(cut);
+        if place > self.place.as_deref() {
+            self.place = place.map(Box::from);
+        }
+    }
+
     pub(super) fn request(&mut self, brief: &Brief<'_>, call: Call<'_>, time: Time) {
         let imds = &brief.imds;
         self.counts.add(call.version);
@@ -87,28 +99,25 @@ impl Caller {
             .filter_map(Word::known)
             .for_each(|risk| self.risks.add(risk, 1));
         if let Some(client) = &imds.client {
-            let kind = (
-                cut(&client.name),
-                client.version.as_deref().map_or_else(Box::default, cut),
-            );
-            bounded(&mut self.clients, kind);
+            let version = client.version.as_deref().unwrap_or_default();
+            add_client(&mut self.clients, cut(&client.name), cut(version));
         }
         if let Some(name) = brief.user.as_ref().and_then(|user| user.name.as_deref()) {
-            self.user_name.at(time, || cut(name));
+            self.user_name.at(time, cut(name));
         }
         if let Some((id, text)) = call.remedy {
-            self.remedy.at(time, || (cut(id), cut(text)));
+            self.remedy.at(time, (cut(id), cut(text)));
         }
-        self.last.at(time, || Example::of(brief));
+        self.last.at(time, Example::of(brief));
         match call.version {
             Version::V1 => {
                 self.answers.add(call.answer, call.status);
-                call.status
-                    .into_iter()
-                    .for_each(|status| bounded(&mut self.statuses, status));
+                if let Some(status) = call.status {
+                    merge_bounded(&mut self.statuses, [(status, 1)]);
+                }
                 class.into_iter().for_each(|class| self.v1_classes.add(class, 1));
                 widen(&mut self.v1_span, time);
-                self.last_v1.at(time, || Example::of(brief));
+                self.last_v1.at(time, Example::of(brief));
                 if call.status == Some(401) {
                     self.first_rejected = Some(self.first_rejected.map_or(time, |first| first.min(time)));
                 }
@@ -133,7 +142,7 @@ impl Caller {
 
     pub(super) fn rate_limited(&mut self, brief: &Brief<'_>, counts: Counts, answers: Answers, time: Time) {
         if let Some(name) = brief.user.as_ref().and_then(|user| user.name.as_deref()) {
-            self.user_name.at(time, || cut(name));
+            self.user_name.at(time, cut(name));
         }
         self.counts.merge(counts);
         self.answers.merge(answers);
@@ -175,12 +184,14 @@ impl Caller {
         self.remedy.merge(other.remedy);
         self.last_v1.merge(other.last_v1);
         self.last.merge(other.last);
-        self.place = self.place.take().or(other.place);
+        let programs = [self.program.take(), other.program];
+        self.program = programs.into_iter().flatten().min_by_key(|program| program.len());
+        self.place = self.place.take().max(other.place);
     }
 }
 
-impl Example {
-    pub(super) fn of(brief: &Brief<'_>) -> Self {
+impl<'a> Example<&'a str> {
+    pub(super) fn of(brief: &'a Brief<'_>) -> Self {
         let process = brief.process.as_ref();
         Self {
             path: brief.url.as_ref().and_then(|url| url.path.as_deref()).map(cut),
@@ -196,16 +207,39 @@ pub(super) fn widen(span: &mut Option<(Time, Time)>, time: Time) {
     *last = time.max(*last);
 }
 
-/// Counts `kind`, unless there are too many.
-fn bounded<K: Ord>(counts: &mut BTreeMap<K, u64>, kind: K) {
-    if let Some(count) = counts.get_mut(&kind) {
-        *count += 1;
-    } else if counts.len() < KINDS_MAX {
-        counts.insert(kind, 1);
+impl Kept for Example {
+    type Seen<'a> = Example<&'a str>;
+
+    fn compare(&self, seen: &Example<&str>) -> Ordering {
+        let kept = Example {
+            path: self.path.as_deref(),
+            executable: self.executable.as_deref(),
+            command_line: self.command_line.as_deref(),
+        };
+        kept.cmp(seen)
+    }
+
+    fn keep(seen: Example<&str>) -> Self {
+        Self {
+            path: seen.path.map(Box::from),
+            executable: seen.executable.map(Box::from),
+            command_line: seen.command_line.map(Box::from),
+        }
     }
 }
 
-fn merge_bounded<K: Ord>(counts: &mut BTreeMap<K, u64>, other: BTreeMap<K, u64>) {
+fn add_client(counts: &mut BTreeMap<(Box<str>, Box<str>), u64>, name: &str, version: &str) {
+    let known = counts
+        .iter_mut()
+        .find(|((a_name, a_version), _)| **a_name == *name && **a_version == *version);
+    match known {
+        Some((_, count)) => *count += 1,
+        None => merge_bounded(counts, [((name.into(), version.into()), 1)]),
+    }
+}
+
+/// Adds counts, unless there are too many kinds.
+fn merge_bounded<K: Ord>(counts: &mut BTreeMap<K, u64>, other: impl IntoIterator<Item = (K, u64)>) {
     for (kind, count) in other {
         if let Some(sum) = counts.get_mut(&kind) {
             *sum += count;

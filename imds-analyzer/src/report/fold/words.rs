@@ -1,6 +1,6 @@
 //! Small sums: counts of words, and the last of something.
 
-use std::marker::PhantomData;
+use std::{cmp::Ordering, marker::PhantomData};
 
 use crate::{report::watched::Time, vocabulary::Vocabulary};
 
@@ -46,6 +46,38 @@ impl<T: Vocabulary> Words<T> {
     }
 }
 
+/// Something kept of records, which is compared with that of the next record before it is copied.
+pub trait Kept: Ord {
+    type Seen<'a>;
+
+    fn compare(&self, seen: &Self::Seen<'_>) -> Ordering;
+    fn keep(seen: Self::Seen<'_>) -> Self;
+}
+
+impl Kept for Box<str> {
+    type Seen<'a> = &'a str;
+
+    fn compare(&self, seen: &&str) -> Ordering {
+        (**self).cmp(seen)
+    }
+
+    fn keep(seen: &str) -> Self {
+        seen.into()
+    }
+}
+
+impl Kept for (Box<str>, Box<str>) {
+    type Seen<'a> = (&'a str, &'a str);
+
+    fn compare(&self, seen: &(&str, &str)) -> Ordering {
+        (&*self.0, &*self.1).cmp(seen)
+    }
+
+    fn keep((a, b): (&str, &str)) -> Self {
+        (a.into(), b.into())
+    }
+}
+
 /// What is known of the last of something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Last<T> {
@@ -59,20 +91,16 @@ impl<T> Default for Last<T> {
     }
 }
 
-impl<T: Ord> Last<T> {
-    /// `value` is made only if it is later than the one that is known.
-    pub(super) fn at(&mut self, time: Time, value: impl FnOnce() -> T) {
-        if self.value.is_none() || time > self.time {
-            *self = Self {
-                time,
-                value: Some(value()),
-            };
-        } else if time == self.time {
-            // So that the order of lines makes no difference.
-            let value = Some(value());
-            if value > self.value {
-                self.value = value;
-            }
+impl<T: Kept> Last<T> {
+    pub fn at(&mut self, time: Time, seen: T::Seen<'_>) {
+        let order = self.value.as_ref().map(|kept| kept.compare(&seen));
+        // Of those of the same time, the greatest: the order of lines makes no difference.
+        if order.is_some_and(|order| (self.time, order) > (time, Ordering::Equal)) {
+            return;
+        }
+        self.time = time;
+        if order != Some(Ordering::Equal) {
+            self.value = Some(T::keep(seen));
         }
     }
 

@@ -31,6 +31,19 @@ fn lines(name: &str, count: u64) -> Vec<String> {
         .collect()
 }
 
+/// As many records of calls that were counted together, by the callers of `requests`.
+fn rate_limited(requests: &[String]) -> Vec<String> {
+    let folded = |line: &String| {
+        let mut record: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let all = record.as_object_mut().expect("an object");
+        ["process", "container", "http", "url"].map(|name| all.remove(name));
+        record["event"]["action"] = "imds-analyzer-rate-limited".into();
+        record["imds"]["calls"] = serde_json::json!({ "v1": 2, "v2": 1, "other": 0, "unknown": 0 });
+        record.to_string() + "\n"
+    };
+    requests.iter().map(folded).collect()
+}
+
 fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text.as_bytes()).expect("a buffer takes all");
@@ -228,10 +241,11 @@ proptest! {
     /// In whatever order, and in whatever parts.
     #[test]
     fn the_order_of_lines_makes_no_difference(
-        order in Just((0..40_usize).collect::<Vec<_>>()).prop_shuffle(),
-        cut in 0..40_usize,
+        order in Just((0..60_usize).collect::<Vec<_>>()).prop_shuffle(),
+        cut in 0..60_usize,
     ) {
-        let all: Vec<String> = [lines("one", 20), lines("two", 20)].concat();
+        let requests = [lines("one", 20), lines("two", 20)].concat();
+        let all = [rate_limited(&requests[..20]), requests].concat();
         let mut parts = [Fold::default(), Fold::default()];
         for (place, number) in order.into_iter().enumerate() {
             let brief = Brief::read(all[number].trim_end()).expect("a record");
