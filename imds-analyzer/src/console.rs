@@ -21,13 +21,22 @@ use crate::{
     sink::{
         Output, Sink, Style,
         json::JsonSink,
+        layout::{width_of, wrap_lines},
         text::{TextSink, table},
     },
 };
 
-/// One line on stderr. If nobody reads it there is nobody to tell.
-pub fn say(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
+/// Sentences on stderr, wrapped on a terminal. If nobody reads them there is nobody to tell.
+pub fn say(text: fmt::Arguments<'_>) {
+    match width_of(io::stderr()) {
+        Some(width) => show(&wrap_lines(&text.to_string(), width)),
+        None => show(&text.to_string()),
+    }
+}
+
+/// Lines on stderr that fit already.
+pub fn show(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Diagnostics go to stderr, never between the records: warnings, and with `--verbose` what this program and its kernel
@@ -60,7 +69,10 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 pub fn stdout_sink(format: Format, color: ColorChoice, verbose: bool) -> Box<dyn Sink> {
     let output = Output::stdout();
     match format {
-        Format::Text => Box::new(TextSink::new(output, Style::of(io::stdout(), color, verbose))),
+        Format::Text => {
+            let style = Style::of(io::stdout(), color, verbose);
+            Box::new(TextSink::new(output, move || style.resized(io::stdout())))
+        }
         Format::Json => Box::new(JsonSink::new(output, this_host())),
     }
 }
@@ -82,10 +94,10 @@ pub fn this_host() -> Identity {
 pub fn summarise<S>(finished: &Finished<S>, format: Format, color: ColorChoice) {
     let style = Style::of(io::stderr(), color, false);
     match format {
-        Format::Text => say(format_args!(
-            "\n{}",
-            table::render(&finished.summary, style.columns(), style.color, &finished.loss).trim_end()
-        )),
+        Format::Text => {
+            let table = table::render(&finished.summary, style.columns(), style.color, &finished.loss);
+            show(&format!("\n{}", table.trim_end()));
+        }
         Format::Json if !finished.loss.is_empty() => say(format_args!("{}", finished.loss)),
         Format::Json => {}
     }

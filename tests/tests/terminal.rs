@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::Read,
-    os::fd::{FromRawFd, OwnedFd},
+    os::fd::{AsRawFd as _, FromRawFd, OwnedFd},
     process::{Command, Stdio},
     thread,
 };
@@ -102,7 +102,7 @@ fn nobody_forges_a_line() {
         assert!(!text.chars().any(is_dangerous), "{text:?}");
         assert!(!ended.stderr.chars().any(is_dangerous), "{:?}", ended.stderr);
         // Lines of the second kind are indented.
-        let calls = ended.stdout.iter().filter(|line| !line.starts_with("   ")).count();
+        let calls = ended.stdout.iter().filter(|line| !line.starts_with("  ")).count();
         assert_eq!(calls, 1, "{text}");
         assert!(text.contains("\\x1b[2Jv1\\n"), "{text}");
     }
@@ -138,15 +138,19 @@ connection.recv(4096)
     assert!(!line.chars().any(is_dangerous), "{line:?}");
 }
 
-/// A terminal: the end that a person looks at, and the one for the program.
-fn terminal() -> (File, OwnedFd) {
-    let (mut person, mut program) = (0, 0);
-    let mut size = libc::winsize {
+fn size(columns: u16) -> libc::winsize {
+    libc::winsize {
         ws_row: 40,
-        ws_col: 100,
+        ws_col: columns,
         ws_xpixel: 0,
         ws_ypixel: 0,
-    };
+    }
+}
+
+/// A terminal: the end that a person looks at, and the one for the program.
+fn terminal(columns: u16) -> (File, OwnedFd) {
+    let (mut person, mut program) = (0, 0);
+    let mut size = size(columns);
     // SAFETY: both descriptors and the size are ours; no name or mode is asked for.
     let opened = unsafe {
         libc::openpty(
@@ -165,10 +169,22 @@ fn terminal() -> (File, OwnedFd) {
     (person, program)
 }
 
-/// Everything a person sees on a terminal while `client` runs.
+fn resize(terminal: &File, columns: u16) {
+    let size = size(columns);
+    // SAFETY: the descriptor is open, and the size lives as long as the call.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Everything a person sees on a terminal of 100 columns while `client` runs.
 fn seen(args: &[&str], env: &[(&str, &str)], client: impl Fn(&Stage)) -> String {
+    seen_in(100, args, env, |stage, _| client(stage))
+}
+
+fn seen_in(columns: u16, args: &[&str], env: &[(&str, &str)], client: impl Fn(&Stage, &File)) -> String {
     let stage = Stage::shared();
-    let (mut person, program) = terminal();
+    let (mut person, program) = terminal(columns);
+    let keyboard = person.try_clone().expect("a descriptor");
     let mut child = Command::new(binary())
         .args(["watch", "--count", "1", "--path", &stage.path])
         .args(args)
@@ -192,7 +208,7 @@ fn seen(args: &[&str], env: &[(&str, &str)], client: impl Fn(&Stage)) -> String 
         String::from_utf8(all).expect("UTF-8")
     });
     ready.recv_timeout(std::time::Duration::from_secs(20)).expect("ready");
-    client(&stage);
+    client(&stage, &keyboard);
     assert_eq!(wait(&mut child).code(), Some(0));
     reader.join().expect("reader").replace("\r\n", "\n")
 }
@@ -204,16 +220,37 @@ fn colour_on_a_terminal() {
     };
     let text = seen(&[], &[], call);
     assert!(text.contains("\u{1b}[31m"), "{text:?}");
-    let plain = without_colour(&text);
-    assert!(
-        plain
-            .lines()
-            .all(|line| line.chars().count() <= 100 || line.contains("curl[")),
-        "{plain}"
-    );
+    assert!(fits(&without_colour(&text), 100), "{text}");
 
     assert!(!seen(&[], &[("NO_COLOR", "1")], call).contains('\u{1b}'));
     assert!(!seen(&["--color", "never"], &[], call).contains('\u{1b}'));
+}
+
+fn fits(text: &str, columns: usize) -> bool {
+    text.lines().all(|line| line.chars().count() <= columns)
+}
+
+#[test]
+fn no_line_wraps() {
+    let call = |stage: &Stage| {
+        let script = format!("curl -sm10 {}; true", stage.url());
+        stage.run("sh", &["-c", &script, "a name", &"long argument ".repeat(20)]);
+    };
+    for (columns, verbose) in [(80, &[][..]), (80, &["--verbose"]), (160, &[])] {
+        let text = seen_in(columns, verbose, &[], |stage, _| call(stage));
+        let plain = without_colour(&text);
+        assert!(plain.contains(" v1 ") && plain.contains("curl["), "{plain}");
+        assert!(fits(&plain, columns.into()), "{columns}:\n{plain}");
+    }
+    // The terminal gets narrower while it is being watched.
+    let text = seen_in(160, &[], &[], |stage, terminal| {
+        resize(terminal, 80);
+        call(stage);
+    });
+    let plain = without_colour(&text);
+    let (_, calls) = plain.split_once("ready").expect("the line");
+    let calls = calls.split_once('\n').expect("its end").1;
+    assert!(calls.contains("curl[") && fits(calls, 80), "{plain}");
 }
 
 #[test]

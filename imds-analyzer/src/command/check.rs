@@ -13,6 +13,7 @@ use crate::{
         plan::{self, Plan, Wanted},
     },
     sanitize::escape,
+    sink::layout::{hang, width_of},
 };
 
 /// The report, with its parts in the order in which they are printed.
@@ -89,7 +90,7 @@ pub(super) fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
     };
     let mut out = io::stdout().lock();
     match format {
-        Format::Text => text(&report, &mut out)?,
+        Format::Text => text(&report, width_of(io::stdout()), &mut out)?,
         Format::Json => {
             serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;
             writeln!(out)?;
@@ -127,7 +128,8 @@ fn program_finding(hook: &Hook) -> ProgramFinding {
     }
 }
 
-fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
+fn text(report: &Report, width: Option<usize>, out: &mut impl Write) -> io::Result<()> {
+    let hang = |text: &str, indent| hang(&escape(text), indent, width);
     let mark = |good: bool| if good { "ok" } else { "--" };
     writeln!(out, "kernel    {}", escape(&report.kernel))?;
     if let Some(lockdown) = &report.lockdown {
@@ -140,16 +142,17 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
             "  {}  {:<26} {}",
             mark(finding.available),
             finding.name,
-            escape(&finding.detail)
+            hang(&finding.detail, 33)
         )?;
         if !finding.available {
-            writeln!(out, "      (kernel {}) {}", finding.since, finding.remedy)?;
+            let remedy = format!("(kernel {}) {}", finding.since, finding.remedy);
+            writeln!(out, "      {}", hang(&remedy, 6))?;
         }
     }
     if !report.plan.is_empty() {
         writeln!(out, "\nIt would use")?;
         for step in &report.plan {
-            writeln!(out, "  {}", escape(step))?;
+            writeln!(out, "  {}", hang(step, 2))?;
         }
     }
     if !report.programs.is_empty() {
@@ -161,15 +164,15 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
             };
             writeln!(out, "  {}  {:<26} {cost}", mark(program.attached), program.name)?;
             if let Some(error) = &program.error {
-                writeln!(out, "      {}", escape(error))?;
+                writeln!(out, "      {}", hang(error, 6))?;
             }
         }
     }
     for finding in &report.findings {
-        writeln!(out, "  {}", escape(finding))?;
+        writeln!(out, "  {}", hang(finding, 2))?;
     }
     for obstacle in &report.obstacles {
-        writeln!(out, "\nMissing: {}", escape(obstacle))?;
+        writeln!(out, "\nMissing: {}", hang(obstacle, 9))?;
     }
     writeln!(
         out,

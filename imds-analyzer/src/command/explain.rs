@@ -12,6 +12,7 @@ use crate::{
     event::{Cause, Risk},
     exit_code::ExitCode,
     judge::Remedies,
+    sink::layout::{width_of, wrap_lines},
     vocabulary::Vocabulary,
 };
 
@@ -52,6 +53,10 @@ pub(super) fn run(word: Option<&str>) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::Usage);
             }
         },
+    };
+    let text = match width_of(io::stdout()) {
+        Some(width) => wrap_lines(&text, width),
+        None => text,
     };
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(ExitCode::Ok)

@@ -95,10 +95,8 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let finished = session.finish().context("cannot write the output")?;
     console::summarise(&finished, args.format, args.color);
     if args.format == Format::Text {
-        say(format_args!(
-            "\nWhat `imds-analyzer report` says of these records:\n\n{}",
-            verdict(&finished.sink.lines, args.color).trim_end()
-        ));
+        say(format_args!("\nWhat `imds-analyzer report` says of these records:\n"));
+        console::show(verdict(&finished.sink.lines, args.color).trim_end());
     }
     Ok(ExitCode::Ok)
 }

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt, io::IsTerminal, os::fd::AsFd};
 
 use anstyle::AnsiColor;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::{choice::ColorChoice, sanitize};
 
@@ -24,11 +25,20 @@ impl Style {
     pub fn of(stream: impl IsTerminal + AsFd, color: ColorChoice, verbose: bool) -> Self {
         // https://no-color.org
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let width = terminal_size::terminal_size_of(&stream).map(|(width, _)| usize::from(width.0));
-        Self {
+        let style = Self {
             color: color.enabled(stream.is_terminal(), no_color),
-            width: width.filter(|&width| width > 0),
+            width: None,
             verbose,
+        };
+        style.resized(stream)
+    }
+
+    /// The style after the terminal's size may have changed.
+    #[must_use]
+    pub fn resized(self, stream: impl AsFd) -> Self {
+        Self {
+            width: width_of(stream),
+            ..self
         }
     }
 
@@ -36,6 +46,12 @@ impl Style {
     pub fn columns(&self) -> usize {
         self.width.unwrap_or(Self::DEFAULT_WIDTH)
     }
+}
+
+/// Columns of the terminal that `stream` is; `None` if it is none, or does not know.
+pub(crate) fn width_of(stream: impl AsFd) -> Option<usize> {
+    let width = terminal_size::terminal_size_of(stream).map(|(width, _)| usize::from(width.0));
+    width.filter(|&width| width > 0)
 }
 
 pub(crate) const ALARM: anstyle::Style = AnsiColor::Red.on_default().bold();
@@ -52,8 +68,9 @@ pub(crate) struct Painted<T> {
     style: anstyle::Style,
 }
 
-/// Lines of whole words, each at most `width` columns unless a word is longer.
+/// Lines of whole words, each at most `width` columns. A word that is longer than a line goes on in the next one.
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(2);
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {
@@ -63,8 +80,31 @@ pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
             }
             _ => lines.push(word.to_owned()),
         }
+        while let Some(line) = lines.last_mut().filter(|line| columns(line) > width) {
+            let rest = line.split_off(head(line, width).len());
+            lines.push(rest);
+        }
     }
     lines
+}
+
+/// `text`, to be written after `indent` columns: wrapped to `width`, if there is one, with its lines below each other.
+pub(crate) fn hang(text: &str, indent: usize, width: Option<usize>) -> String {
+    match width {
+        Some(width) => wrap(text, width.saturating_sub(indent)).join(&format!("\n{:indent$}", "")),
+        None => text.to_owned(),
+    }
+}
+
+/// `text`, wrapped to `width`: line by line, with the indentation of each.
+pub(crate) fn wrap_lines(text: &str, width: usize) -> String {
+    let wrapped = |line: &str| {
+        let words = line.trim_start_matches(' ');
+        let indent = &line[..line.len() - words.len()];
+        let lines = wrap(words, width.saturating_sub(indent.len()));
+        format!("{indent}{}", lines.join(&format!("\n{indent}")))
+    };
+    text.split('\n').map(wrapped).collect::<Vec<_>>().join("\n")
 }
 
 pub(crate) fn paint<T: fmt::Display>(color: bool, style: anstyle::Style, text: T) -> Painted<T> {
@@ -98,33 +138,55 @@ pub(crate) fn fit(text: &str, width: usize) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let kept = width.saturating_sub(1);
-    let head = kept / 3;
-    let tail = length - (kept - head);
-    let mut cut: String = text.chars().take(head).collect();
-    cut.push('…');
-    cut.extend(text.chars().skip(tail));
-    Cow::Owned(cut)
+    let first = kept / 3;
+    Cow::Owned(format!("{}…{}", head(text, first), tail(text, kept - first)))
 }
 
-/// Cuts the beginning off a path that is too long, at a slash if one is near, because its end is more useful.
+/// Cuts first names off a path that is too long, because its end is more useful. If the last name is too long, cuts the
+/// middle out of it.
 pub(crate) fn fit_path(path: &str, width: usize) -> Cow<'_, str> {
-    const COST: usize = 16;
-    let length = columns(path);
-    if length <= width {
+    if columns(path) <= width {
         return Cow::Borrowed(path);
     }
-    let skipped = length - width.saturating_sub(1);
-    let start = path.char_indices().nth(skipped).map_or(path.len(), |(at, _)| at);
-    let kept = &path[start..];
-    let name = kept
-        .find('/')
-        .filter(|&at| at <= COST && at + 1 < kept.len())
-        .unwrap_or(0);
-    Cow::Owned(format!("…{}", &kept[name..]))
+    let kept = tail(path, width.saturating_sub(1));
+    // A slash at the very end has no name behind it.
+    match kept.find('/').filter(|&at| at + 1 < kept.len()) {
+        Some(at) => Cow::Owned(format!("…{}", &kept[at..])),
+        None => {
+            let name = path.trim_end_matches('/').rfind('/').map_or(0, |at| at + 1);
+            fit(&path[name..], width)
+        }
+    }
 }
 
+/// As much of the beginning of `text` as fits into `width` columns.
+fn head(text: &str, width: usize) -> &str {
+    let mut taken = 0;
+    let end = text.char_indices().find(|(_, char)| {
+        taken += char.width().unwrap_or(0);
+        taken > width
+    });
+    end.map_or(text, |(at, _)| &text[..at])
+}
+
+/// As much of the end of `text` as fits into `width` columns.
+fn tail(text: &str, width: usize) -> &str {
+    let mut taken = 0;
+    let start = text.char_indices().rev().find(|(_, char)| {
+        taken += char.width().unwrap_or(0);
+        taken > width
+    });
+    start.map_or(text, |(at, char)| &text[at + char.len_utf8()..])
+}
+
+/// `text` with blanks up to `width` columns.
+pub(crate) fn pad(text: &str, width: usize) -> String {
+    format!("{text}{:1$}", "", width.saturating_sub(columns(text)))
+}
+
+/// The columns of a terminal that `text` takes: wide characters take two (UAX #11).
 pub(crate) fn columns(text: &str) -> usize {
-    text.chars().count()
+    text.width()
 }
 
 #[cfg(test)]
@@ -138,6 +200,9 @@ mod tests {
         assert_eq!(fit("äöüäöü", 4), "ä…öü");
         assert_eq!(fit("abc", 1), "…");
         assert_eq!(fit("abc", 0), "…");
+        // Wide characters.
+        assert_eq!(fit("監視監視監視", 12), "監視監視監視");
+        assert_eq!(fit("監視監視監視", 8), "監…監視");
     }
 
     #[test]
@@ -146,9 +211,21 @@ mod tests {
         assert_eq!(fit_path(path, 46), path);
         assert_eq!(fit_path(path, 45), "…/meta-data/iam/security-credentials/app");
         assert_eq!(fit_path(path, 34), "…/iam/security-credentials/app");
-        assert_eq!(fit_path(path, 24), "…ecurity-credentials/app");
-        assert_eq!(fit_path("/a/äöüäöü/", 5), "…äöü/");
+        assert_eq!(fit_path(path, 24), "…/app");
+        assert_eq!(fit_path("/a/a-long-name", 8), "a-…-name");
+        assert_eq!(fit_path("/a/äöüäöü/", 5), "ä…öü/");
         assert_eq!(fit_path(path, 0), "…");
+    }
+
+    #[test]
+    fn wraps_at_words() {
+        assert_eq!(wrap("who calls IMDS", 9), ["who calls", "IMDS"]);
+        assert_eq!(wrap("a 0123456789", 4), ["a", "0123", "4567", "89"]);
+        assert_eq!(wrap("監視監視", 3), ["監", "視", "監", "視"]);
+        assert_eq!(
+            wrap_lines("\n# one two\n  three four", 7),
+            "\n# one\ntwo\n  three\n  four"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     fmt::{self, Write as _},
     io::{self, Write},
+    iter,
     time::SystemTime,
 };
 
@@ -11,7 +12,7 @@ use imds_analyzer_ebpf::classify::Verdict;
 use self::marks::marks;
 use super::{
     Output, Sink, Style,
-    layout::{ALARM, CAUTION, DOUBT, FAINT, GOOD, PLAIN, STRONG, columns, foreign, foreign_path, paint},
+    layout::{ALARM, CAUTION, DOUBT, FAINT, GOOD, PLAIN, STRONG, columns, fit, foreign, foreign_path, pad, paint},
 };
 use crate::{
     event::{Ancestor, Answer, Event, Process},
@@ -33,19 +34,22 @@ const NAME_WIDTH: usize = 32;
 const METHOD_WIDTH: usize = 10;
 /// Maximum number of ancestors on a line. The middle of a longer chain is left out.
 const CHAIN: usize = 4;
-/// Minimum number of ancestors on a line, however narrow the terminal.
-const CHAIN_MIN: usize = 2;
+/// Ancestors that a line of the usual width shows.
+const NEAREST: usize = 2;
+/// Narrower terminals show times without milliseconds.
+const MILLIS_WIDTH: usize = 100;
 
 /// Writes requests as lines of text.
-pub struct TextSink<W: Write> {
+pub struct TextSink<W: Write, S: Fn() -> Style> {
     output: Output<W>,
-    style: Style,
+    /// The style at this moment: a terminal may be resized.
+    style: S,
     /// Buffer for a line or block, reused.
     text: String,
 }
 
-impl<W: Write> TextSink<W> {
-    pub fn new(output: Output<W>, style: Style) -> Self {
+impl<W: Write, S: Fn() -> Style> TextSink<W, S> {
+    pub fn new(output: Output<W>, style: S) -> Self {
         Self {
             output,
             style,
@@ -54,13 +58,14 @@ impl<W: Write> TextSink<W> {
     }
 }
 
-impl<W: Write> Sink for TextSink<W> {
+impl<W: Write, S: Fn() -> Style> Sink for TextSink<W, S> {
     fn write(&mut self, event: &Event) -> io::Result<()> {
+        let style = (self.style)();
         self.text.clear();
         // Writing to a String does not fail.
-        let _ = writeln!(self.text, "{}", line(event, self.style));
-        if self.style.verbose {
-            let _ = write!(self.text, "{}", details::block(event, self.style));
+        let _ = writeln!(self.text, "{}", line(event, style));
+        if style.verbose {
+            let _ = write!(self.text, "{}", details::block(event, style));
         }
         self.output.write_line(self.text.as_bytes())
     }
@@ -71,7 +76,7 @@ impl<W: Write> Sink for TextSink<W> {
             return Ok(());
         };
         self.text.clear();
-        let _ = writeln!(self.text, "{}", attempt::line(attempt, self.style));
+        let _ = writeln!(self.text, "{}", attempt::line(attempt, (self.style)()));
         self.output.write_line(self.text.as_bytes())
     }
 
@@ -83,14 +88,12 @@ impl<W: Write> Sink for TextSink<W> {
 /// The line of `event`, without a line end.
 pub fn line(event: &Event, style: Style) -> impl fmt::Display + '_ {
     fmt::from_fn(move |f| {
-        let (_, request_max) = request_widths(style.width);
-        let process = event.process.as_deref();
         let line = Line {
             time: event.time,
             label: label(event.verdict),
             status: status(event),
-            what: request(event, request_max),
-            process,
+            what: What::of(event),
+            process: event.process.as_deref(),
             marks: marks(event),
         };
         line.write(f, style)
@@ -102,43 +105,118 @@ struct Line<'a> {
     time: SystemTime,
     label: (&'static str, anstyle::Style),
     status: (String, anstyle::Style),
-    what: String,
+    what: What<'a>,
     process: Option<&'a Process>,
     marks: Vec<(anstyle::Style, String)>,
 }
 
-impl Line<'_> {
-    /// Writes the line without a line end.
-    fn write(self, f: &mut fmt::Formatter<'_>, style: Style) -> fmt::Result {
-        let color = style.color;
-        let (label, label_style) = self.label;
-        let (status, status_style) = self.status;
-        let (time, what, caller) = (time(self.time), self.what, caller(self.process));
-        let (width, _) = request_widths(style.width);
-        let taken =
-            columns(&time) + VERDICT_WIDTH + STATUS_WIDTH + 1 + columns(&what).max(width) + columns(&caller) + 4;
-        let taken = taken + self.marks.iter().map(|(_, text)| columns(text) + 1).sum::<usize>() + 1;
-        let room = style.width.map_or(usize::MAX, |width| width.saturating_sub(taken));
+/// What a process asked for, or tried.
+struct What<'a> {
+    /// The method, or all there is.
+    word: String,
+    path: Option<&'a str>,
+}
 
-        let label = paint(color, label_style, format_args!("{label:VERDICT_WIDTH$}")).to_string();
-        let status = paint(color, status_style, format_args!("{status:>STATUS_WIDTH$}")).to_string();
-        write!(f, "{} {label} {status} ", paint(color, FAINT, time))?;
-        write!(f, "{what:width$}  {}", paint(color, STRONG, caller))?;
-        if let Some(process) = self.process {
-            write!(f, "{}", paint(color, FAINT, chain(&process.ancestors, room)))?;
+/// The parts of a line that vary with its length.
+struct Widths {
+    line: usize,
+    /// Columns of the request. A longer one takes what the caller does not need.
+    request: usize,
+    /// The longest request.
+    request_max: usize,
+    millis: bool,
+}
+
+impl Widths {
+    fn of(width: Option<usize>) -> Self {
+        match width {
+            Some(width) => Self {
+                line: width,
+                request: (width * 2 / 5).clamp(24, 60),
+                request_max: usize::MAX,
+                millis: width >= MILLIS_WIDTH,
+            },
+            None => Self {
+                line: usize::MAX,
+                request: 52,
+                request_max: 200,
+                millis: true,
+            },
         }
-        for (index, (style, text)) in self.marks.into_iter().enumerate() {
-            let gap = if index == 0 { "  " } else { " " };
-            write!(f, "{gap}{}", paint(color, style, text))?;
-        }
-        Ok(())
     }
 }
 
+impl Line<'_> {
+    /// Writes the line without a line end. The request and the process's name come before the rest of the caller, its
+    /// ancestors, and the marks: each is written as far as there is room for whole parts of it.
+    fn write(self, f: &mut fmt::Formatter<'_>, style: Style) -> fmt::Result {
+        let color = style.color;
+        let widths = Widths::of(style.width);
+        let time = time(self.time, widths.millis);
+        let (label, label_style) = self.label;
+        let (status, status_style) = self.status;
+        let mut caller = caller(self.process).into_iter();
+        let name = caller.next().unwrap_or_default();
+
+        let taken = columns(&time) + 1 + VERDICT_WIDTH + 1 + STATUS_WIDTH + 1 + 2 + columns(&name);
+        let room = widths.line.saturating_sub(taken).min(widths.request_max);
+        let what = pad(&self.what.fit(room), widths.request.min(room));
+        let mut left = widths.line.saturating_sub(taken + columns(&what));
+
+        let label = paint(color, label_style, format_args!("{label:VERDICT_WIDTH$}")).to_string();
+        let status = paint(color, status_style, format_args!("{status:>STATUS_WIDTH$}")).to_string();
+        write!(f, "{} {label} {status} {what}  ", paint(color, FAINT, time))?;
+        let mut text = name;
+        for part in caller.take_while(|part| take(&mut left, columns(part) + 1)) {
+            text = text + " " + &part;
+        }
+        write!(f, "{}", paint(color, STRONG, text))?;
+        if let Some(process) = self.process {
+            let chain = chain(&process.ancestors, left);
+            left = left.saturating_sub(columns(&chain));
+            write!(f, "{}", paint(color, FAINT, chain))?;
+        }
+        write_marks(f, &self.marks, color, left)
+    }
+}
+
+/// Takes `columns` from `left` if they are there.
+fn take(left: &mut usize, columns: usize) -> bool {
+    let rest = left.checked_sub(columns);
+    *left = rest.unwrap_or(*left);
+    rest.is_some()
+}
+
+/// The first marks that fit. `…` stands for the others, if there is room for it.
+fn write_marks(
+    f: &mut fmt::Formatter<'_>,
+    marks: &[(anstyle::Style, String)],
+    color: bool,
+    mut left: usize,
+) -> fmt::Result {
+    for (index, (style, text)) in marks.iter().enumerate() {
+        let gap = if index == 0 { "  " } else { " " };
+        let is_last = index + 1 == marks.len();
+        let more = if is_last { 0 } else { " …".chars().count() };
+        let needed = gap.len() + columns(text);
+        if needed.saturating_add(more) > left {
+            return if left > gap.len() {
+                write!(f, "{gap}{}", paint(color, FAINT, "…"))
+            } else {
+                Ok(())
+            };
+        }
+        left -= needed;
+        write!(f, "{gap}{}", paint(color, *style, text))?;
+    }
+    Ok(())
+}
+
 /// `2026-11-22T09:10:11.123Z` without date and zone.
-fn time(time: SystemTime) -> String {
+fn time(time: SystemTime, millis: bool) -> String {
     let time = humantime::format_rfc3339_millis(writable(time)).to_string();
-    time.get(11..23).unwrap_or(&time).to_owned()
+    let end = if millis { 23 } else { 19 };
+    time.get(11..end).unwrap_or(&time).to_owned()
 }
 
 /// The verdict, abbreviated. The details have the full word.
@@ -166,43 +244,35 @@ fn status(event: &Event) -> (String, anstyle::Style) {
     }
 }
 
-/// Minimum and maximum columns of the request. Without a terminal the request may be longer.
-fn request_widths(width: Option<usize>) -> (usize, usize) {
-    match width {
-        Some(width) => {
-            let columns = (width * 2 / 7).clamp(24, 72);
-            (columns, columns)
+impl<'a> What<'a> {
+    fn of(event: &'a Event) -> Self {
+        let http = &event.http;
+        Self {
+            word: foreign(http.method.as_deref().unwrap_or("-"), METHOD_WIDTH),
+            path: http.path.as_deref().or(http.target.as_deref()),
         }
-        None => (52, 200),
+    }
+
+    fn fit(&self, width: usize) -> String {
+        match self.path {
+            Some(path) => {
+                let room = width.saturating_sub(columns(&self.word) + 1);
+                format!("{} {}", self.word, foreign_path(path, room))
+            }
+            None => fit(&self.word, width).into_owned(),
+        }
     }
 }
 
-fn request(event: &Event, width: usize) -> String {
-    let http = &event.http;
-    let Some(target) = http.path.as_deref().or(http.target.as_deref()) else {
-        return http
-            .method
-            .as_deref()
-            .map_or("-".to_owned(), |method| foreign(method, width));
-    };
-    let method = foreign(http.method.as_deref().unwrap_or("-"), METHOD_WIDTH);
-    let target = foreign_path(target, width.saturating_sub(columns(&method) + 1));
-    format!("{method} {target}")
-}
-
-fn caller(process: Option<&Process>) -> String {
+/// The process, and what is known of its program, in the order of importance.
+fn caller(process: Option<&Process>) -> Vec<String> {
     let Some(process) = process else {
-        return "unknown process".to_owned();
+        return vec!["unknown process".to_owned()];
     };
-    let mut text = format!("{}[{}]", foreign(&process.name, NAME_WIDTH), process.pid);
-    // Writing to a String does not fail.
-    if let Some(program) = program(process) {
-        let _ = write!(text, " {}", foreign(program, NAME_WIDTH));
-    }
-    if let Some(run_by) = run_by(process) {
-        let _ = write!(text, " by {}", foreign(run_by, NAME_WIDTH));
-    }
-    text
+    let mut parts = vec![format!("{}[{}]", foreign(&process.name, NAME_WIDTH), process.pid)];
+    parts.extend(program(process).map(|program| foreign(program, NAME_WIDTH)));
+    parts.extend(run_by(process).map(|run_by| format!("by {}", foreign(run_by, NAME_WIDTH))));
+    parts
 }
 
 /// The program without its directory, if the process's name does not show it (`MainThread`, `python3` for a script).
@@ -231,10 +301,10 @@ fn program(process: &Process) -> Option<&str> {
     (!is_told).then_some(told)
 }
 
-/// The script that runs the tool, unless one of the ancestors that are always shown has its name.
+/// The script that runs the tool, unless one of the nearest ancestors has its name.
 fn run_by(process: &Process) -> Option<&str> {
     let run_by = last_name(process.run_by.as_deref()?);
-    let shown = process.ancestors.iter().take(CHAIN_MIN);
+    let shown = process.ancestors.iter().take(NEAREST);
     let mut names = shown.map(|ancestor| ancestor.name.as_str());
     (!names.any(|name| is_named(name, run_by.trim_matches(['[', ']'])))).then_some(run_by)
 }
@@ -261,17 +331,14 @@ fn last_name(path: &str) -> &str {
 fn chain(ancestors: &[Ancestor], room: usize) -> String {
     let link = |ancestor: &Ancestor| format!(" < {}({})", foreign(&ancestor.name, NAME_WIDTH), ancestor.pid);
     let links = |ancestors: &[Ancestor]| ancestors.iter().map(link).collect::<String>();
-    let mut text = match ancestors {
+    let whole = match ancestors {
         [first @ .., last] if first.len() >= CHAIN => format!("{} < …{}", links(&first[..CHAIN - 1]), link(last)),
         all => links(all),
     };
-    for count in (CHAIN_MIN..ancestors.len().min(CHAIN)).rev() {
-        if columns(&text) <= room {
-            break;
-        }
-        text = format!("{} < …", links(&ancestors[..count]));
-    }
-    text
+    let shorter = (0..ancestors.len().min(CHAIN)).rev();
+    let shorter = shorter.map(|count| format!("{} < …", links(&ancestors[..count])));
+    let mut all = iter::once(whole).chain(shorter);
+    all.find(|text| columns(text) <= room).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -287,7 +354,7 @@ mod tests {
 
     fn write_all(events: &[Event], style: Style) -> String {
         text_of(|output| {
-            let mut sink = TextSink::new(output, style);
+            let mut sink = TextSink::new(output, || style);
             events
                 .iter()
                 .for_each(|event| sink.write(event).expect("a buffer takes all"));
@@ -307,7 +374,7 @@ mod tests {
                 Some(run_by) => format!("{run_by} > {program}"),
                 None => program.to_owned(),
             };
-            caller(Some(&process))
+            caller(Some(&process)).join(" ")
         };
         for (name, executable, command, program, run_by, expected) in [
             (
@@ -460,8 +527,38 @@ mod tests {
     #[test]
     fn lines() {
         golden("lines.txt", &write_all(&samples(), PLAIN_STYLE));
-        let width = Some(120);
-        golden("lines-120.txt", &write_all(&samples(), Style { width, ..PLAIN_STYLE }));
+        for width in [80, 100, 120, 160] {
+            let style = Style {
+                width: Some(width),
+                ..PLAIN_STYLE
+            };
+            golden(&format!("lines-{width}.txt"), &write_all(&samples(), style));
+        }
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_terminal() {
+        let mut wide = full_event();
+        wide.http.path = Some("/latest/監視/監視監視監視監視監視監視監視監視監視監視監視監視監視監視".to_owned());
+        let mut process = wide.process.as_deref().cloned().expect("a process");
+        process.name = "監視監視監".to_owned();
+        process.args = vec!["監視".repeat(200), "x".repeat(500)];
+        process
+            .ancestors
+            .iter_mut()
+            .for_each(|ancestor| ancestor.name = "監視監視監".to_owned());
+        wide.process = Some(process.into());
+        let events = [samples(), vec![wide]].concat();
+        for (width, verbose) in (80..200).flat_map(|width| [(width, false), (width, true)]) {
+            let style = Style {
+                color: false,
+                width: Some(width),
+                verbose,
+            };
+            let text = write_all(&events, style);
+            let long: Vec<_> = text.lines().filter(|line| columns(line) > width).collect();
+            assert_eq!(long, [""; 0], "{width}");
+        }
     }
 
     #[test]

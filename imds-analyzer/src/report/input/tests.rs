@@ -36,7 +36,9 @@ fn rate_limited(requests: &[String]) -> Vec<String> {
     let folded = |line: &String| {
         let mut record: serde_json::Value = serde_json::from_str(line).expect("JSON");
         let all = record.as_object_mut().expect("an object");
-        ["process", "container", "http", "url"].map(|name| all.remove(name));
+        for name in ["process", "container", "http", "url"] {
+            all.remove(name);
+        }
         record["event"]["action"] = "imds-analyzer-rate-limited".into();
         record["imds"]["calls"] = serde_json::json!({ "v1": 2, "v2": 1, "other": 0, "unknown": 0 });
         record.to_string() + "\n"

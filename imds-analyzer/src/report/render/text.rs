@@ -193,25 +193,31 @@ impl Page {
 
     fn input(&mut self, report: &Report) -> fmt::Result {
         let input = &report.input;
-        let mut parts = vec![format!(
-            "{} files, {} lines, {} records",
-            input.files, input.lines, input.records
-        )];
-        for (count, what) in [
-            (input.foreign, "lines of other programs"),
-            (input.unreadable, "lines that could not be read"),
-            (input.duplicate_lines, "lines read already"),
-            (input.duplicate_files, "files read already"),
-            (input.skipped_files, "files that are no logs"),
-            (input.failed_files, "files that could not be read"),
-            (input.unknown_kinds, "records of a later version"),
-        ] {
-            if count > 0 {
-                parts.push(format!("{count} {what}"));
-            }
-        }
+        let (file, line, record) = (("file", "files"), ("line", "lines"), ("record", "records"));
+        let parts = [
+            (input.files, file, ""),
+            (input.lines, line, ""),
+            (input.records, record, ""),
+            (input.foreign, line, " of other programs"),
+            (input.unreadable, line, " that could not be read"),
+            (input.duplicate_lines, line, " read already"),
+            (input.duplicate_files, file, " read already"),
+            (input.skipped_files, file, " of another kind"),
+            (input.failed_files, file, " that could not be read"),
+            (input.unknown_kinds, record, " of a later version"),
+        ];
+        let parts: Vec<String> = parts
+            .into_iter()
+            .filter(|(count, ..)| *count > 0)
+            .map(|(count, (one, many), more)| plural(count, one, many) + more)
+            .collect();
         self.head("Read")?;
-        self.paragraph(2, &format!("{}.", parts.join(", ")))?;
+        let all = if parts.is_empty() {
+            "nothing".to_owned()
+        } else {
+            parts.join(", ")
+        };
+        self.paragraph(2, &format!("{all}."))?;
         for problem in &input.problems {
             let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
             self.paragraph(

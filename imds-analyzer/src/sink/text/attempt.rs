@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{CAUTION, Line, PLAIN, Style, marks};
+use super::{CAUTION, Line, PLAIN, Style, What, marks};
 use crate::event::Attempt;
 
 /// Printed in the column of the verdict.
@@ -17,7 +17,10 @@ pub(super) fn line(attempt: &Attempt, style: Style) -> impl fmt::Display + '_ {
             time: attempt.time,
             label: (LABEL, CAUTION),
             status: (String::new(), PLAIN),
-            what: format!("{} after {duration}", attempt.outcome.as_str()),
+            what: What {
+                word: format!("{} after {duration}", attempt.outcome.as_str()),
+                path: None,
+            },
             process,
             marks: marks::of_process(attempt.local, attempt.net_ns, process),
         };

@@ -5,16 +5,18 @@ use std::{fmt, net::SocketAddr};
 use super::{
     FAINT, Style, columns, foreign,
     marks::{user_name, workload},
-    paint, writable,
+    pad, paint, writable,
 };
 use crate::{
     event::{Answer, Event, Judgement, Process, Reply, command_line},
     sanitize,
+    sink::layout::hang,
 };
 
-/// Indentation to the verdict's column.
-const INDENT: usize = 13;
+const INDENT: usize = 2;
 const KEY_WIDTH: usize = 11;
+/// Maximum columns of a value: `--verbose` asks for long arguments.
+const VALUE_MAX: usize = 480;
 
 /// The block of `event`, with line ends.
 pub(super) fn block(event: &Event, style: Style) -> impl fmt::Display + '_ {
@@ -61,13 +63,9 @@ struct Block<'a, 'f> {
 impl Block<'_, '_> {
     fn field(&mut self, key: &str, value: &str) -> fmt::Result {
         let key = paint(self.style.color, FAINT, format_args!("{key:KEY_WIDTH$}")).to_string();
-        // `--verbose` asks for long arguments, so they are bounded but may exceed a line.
-        writeln!(
-            self.f,
-            "{:INDENT$}{key} {}",
-            "",
-            foreign(value, 4 * self.style.columns())
-        )
+        let value = foreign(value, VALUE_MAX);
+        let value = hang(&value, INDENT + KEY_WIDTH + 1, self.style.width);
+        writeln!(self.f, "{:INDENT$}{key} {value}", "")
     }
 
     fn process(&mut self, event: &Event, process: &Process) -> fmt::Result {
@@ -104,7 +102,7 @@ impl Block<'_, '_> {
             let name = format!("{}[{}]", ancestor.name, ancestor.pid);
             let user = ancestor.user_id.map(|id| format!("uid {id}")).unwrap_or_default();
             let command = command_line(&ancestor.args);
-            let text = format!("{name:0$} {user:9} {command}", width.min(super::NAME_WIDTH) + 9);
+            let text = format!("{} {user:9} {command}", pad(&name, width.min(super::NAME_WIDTH) + 9));
             self.field(key, text.trim_end())?;
         }
         Ok(())

@@ -4,7 +4,9 @@ use std::fmt::{self, Write as _};
 
 use crate::{
     loss::Ledger,
-    sink::layout::{ALARM, CAUTION, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, paint, wrap},
+    sink::layout::{
+        ALARM, CAUTION, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, pad, paint, wrap, wrap_lines,
+    },
     summary::{Answers, Caller, Counts, Summary},
 };
 
@@ -15,6 +17,8 @@ const USER_WIDTH: usize = 16;
 /// Minimum width of the caller and path columns, however narrow the terminal.
 const TEXT_WIDTH_MIN: usize = 11;
 const GAP: usize = 2;
+/// Programs that are named with a remedy.
+const PROGRAMS: usize = 8;
 
 /// The table in `width` columns.
 pub fn render(summary: &Summary, width: usize, color: bool, loss: &Ledger) -> String {
@@ -46,10 +50,10 @@ fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: 
     remedies(text, summary, width, color)?;
     if let Some(counts) = summary.relayed() {
         let Counts { v1, v2, other, unknown } = counts;
-        writeln!(
-            text,
-            "\nA rootless network helper repeated {v1} v1, {v2} v2, {other} other, {unknown} unknown of them, not counted again."
-        )?;
+        let sentence = format!(
+            "A rootless network helper repeated {v1} v1, {v2} v2, {other} other, {unknown} unknown of them, not counted again."
+        );
+        writeln!(text, "\n{}", wrap_lines(&sentence, width))?;
     }
     let attempts = summary.attempts();
     if attempts > 0 {
@@ -59,7 +63,7 @@ fn write(text: &mut String, summary: &Summary, width: usize, color: bool, loss: 
             "\n{attempts} {connections} to the metadata service ended without a call."
         )?;
     }
-    writeln!(text, "\n{loss}")
+    writeln!(text, "\n{}", wrap_lines(&loss.to_string(), width))
 }
 
 /// Writes what to change, and for which callers.
@@ -86,17 +90,14 @@ fn remedies(text: &mut String, summary: &Summary, width: usize, color: bool) -> 
         for line in wrap(&foreign(advice, usize::MAX), width.saturating_sub(INDENT)) {
             writeln!(text, "{:INDENT$}{line}", "")?;
         }
-        let list = programs
-            .iter()
-            .map(|program| foreign(program, usize::MAX))
-            .collect::<Vec<_>>()
-            .join(", ");
-        writeln!(
-            text,
-            "{:INDENT$}{}",
-            "",
-            paint(color, FAINT, fit(&list, width.saturating_sub(INDENT)))
-        )?;
+        let shown = programs.iter().take(PROGRAMS);
+        let mut list: Vec<String> = shown.map(|program| foreign(program, usize::MAX)).collect();
+        if let Some(more @ 1..) = programs.len().checked_sub(PROGRAMS) {
+            list.push(format!("and {more} more"));
+        }
+        for line in wrap(&list.join(", "), width.saturating_sub(INDENT)) {
+            writeln!(text, "{:INDENT$}{}", "", paint(color, FAINT, line))?;
+        }
     }
     Ok(())
 }
@@ -213,15 +214,15 @@ impl Layout {
         }
         let mut text = TEXT_HEADS.map(str::len);
         for (index, width) in text.iter_mut().enumerate() {
-            *width = rows
-                .iter()
-                .map(|row| columns(&row.cells[index]))
-                .fold(*width, usize::max);
+            let longest = rows.iter().map(|row| columns(&row.cells[index])).max();
+            // A column without a cell is left out.
+            *width = longest.filter(|longest| *longest > 0).map_or(0, |it| it.max(*width));
         }
+        let gaps = COUNT_HEADS.len() + text.iter().filter(|width| **width > 0).count();
         let [caller, user, place, path] = &mut text;
         *user = USER_WIDTH.min(*user);
         *place = (width / 5).max(TEXT_HEADS[2].len()).min(*place);
-        let fixed = count.iter().sum::<usize>() + *user + *place + 8 * GAP;
+        let fixed = count.iter().sum::<usize>() + *user + *place + gaps.saturating_sub(1) * GAP;
         let room = width.saturating_sub(fixed).max(2 * TEXT_WIDTH_MIN);
         if *caller + *path > room {
             *caller = (*caller).min((room / 2).max(room.saturating_sub(*path)));
@@ -240,13 +241,13 @@ impl Layout {
         for (count, width) in counts.iter().zip(self.count) {
             write!(out, "{count:>width$}{:GAP$}", "")?;
         }
-        for (cell, width) in cells.iter().zip(self.text) {
+        for (cell, width) in cells.iter().zip(self.text).filter(|(_, width)| *width > 0) {
             let cell = if cell.starts_with('/') {
                 fit_path(cell, width)
             } else {
                 fit(cell, width)
             };
-            write!(out, "{}{:GAP$}", painted(&format!("{cell:width$}")), "")?;
+            write!(out, "{}{:GAP$}", painted(&pad(&cell, width)), "")?;
         }
         out.truncate(out.trim_end_matches(' ').len());
         out.push('\n');
