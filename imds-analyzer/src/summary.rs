@@ -95,6 +95,11 @@ pub struct Answers {
 
 impl Answers {
     pub fn sum(self) -> u64 {
+        self.words().map(|(count, _)| count).fold(0, u64::saturating_add)
+    }
+
+    /// The kinds of answers that came, as people read them.
+    pub fn words(self) -> impl Iterator<Item = (u64, &'static str)> {
         let Self {
             succeeded,
             rejected,
@@ -102,9 +107,20 @@ impl Answers {
             none,
             unseen,
         } = self;
-        [succeeded, rejected, failed, none, unseen]
-            .into_iter()
-            .fold(0, u64::saturating_add)
+        let all = [
+            (succeeded, "succeeded"),
+            (rejected, "rejected (401)"),
+            (failed, "failed"),
+            (none, "not answered"),
+            (unseen, "with an answer that was not seen"),
+        ];
+        all.into_iter().filter(|(count, _)| *count > 0)
+    }
+
+    /// `7 succeeded, 1 failed`; empty without an answer.
+    pub fn in_words(self) -> String {
+        let words: Vec<String> = self.words().map(|(count, what)| format!("{count} {what}")).collect();
+        words.join(", ")
     }
 
     /// Adds all counts of `other`.

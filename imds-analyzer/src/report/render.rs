@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::Report;
+use super::{Input, Report};
 use crate::{choice::ReportFormat, sink::Style};
 
 mod commands;
@@ -67,6 +67,23 @@ fn most_first<'a, K>(counts: impl IntoIterator<Item = (K, &'a u64)>) -> Vec<(K, 
     let mut counts: Vec<(K, u64)> = counts.into_iter().map(|(name, count)| (name, *count)).collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     counts
+}
+
+/// What was read beside the records that count, and what could not be read.
+fn left_out(input: &Input) -> Vec<(u64, String)> {
+    let (file, line, record) = (["file", "files"], ["line", "lines"], ["record", "records"]);
+    let all = [
+        (input.foreign, line, "of other programs"),
+        (input.unreadable, line, "that could not be read"),
+        (input.duplicate_lines, line, "read already"),
+        (input.duplicate_files, file, "read already"),
+        (input.skipped_files, file, "of another kind"),
+        (input.failed_files, file, "that could not be read"),
+        (input.unknown_kinds, record, "of a later version"),
+    ];
+    let some = all.into_iter().filter(|(count, ..)| *count > 0);
+    some.map(|(count, noun, what)| (count, format!("{} {what}", noun[usize::from(count != 1)])))
+        .collect()
 }
 
 /// A time in minutes, for people.

@@ -13,7 +13,7 @@ use std::{
 use askama::Template;
 
 use self::chart::Chart;
-use super::{minutes, most_first};
+use super::{left_out, minutes, most_first};
 use crate::{
     event::Cause,
     record::Word,
@@ -22,7 +22,6 @@ use crate::{
         build::title,
         verdict::{self, Outlook, Verdict},
     },
-    summary::Answers,
     vocabulary::Vocabulary as _,
 };
 
@@ -204,33 +203,4 @@ fn callers_of(host: &Host) -> Top<'_, HostCaller> {
 fn explainable(id: &str) -> Option<&str> {
     let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (!id.starts_with('-') && id.len() <= 64 && id.bytes().all(is_word) && !id.is_empty()).then_some(id)
-}
-
-/// What came back of v1 calls.
-fn answers(answers: &Answers) -> Vec<(u64, &'static str)> {
-    let mut counts = vec![
-        (answers.succeeded, "answered (200)"),
-        (answers.rejected, "rejected (401)"),
-        (answers.failed, "failed"),
-        (answers.none, "not answered"),
-        (answers.unseen, "with an answer that was not seen"),
-    ];
-    counts.retain(|(count, _)| *count > 0);
-    counts
-}
-
-/// What was read and left out, beside the records.
-fn left_out(report: &Report) -> Vec<(u64, &'static str)> {
-    let input = &report.input;
-    let mut counts = vec![
-        (input.foreign, "lines of other programs"),
-        (input.unreadable, "lines that could not be read"),
-        (input.duplicate_lines, "lines that had been read already"),
-        (input.duplicate_files, "files that had been read already"),
-        (input.skipped_files, "files that are not logs"),
-        (input.failed_files, "files that could not be read"),
-        (input.unknown_kinds, "records of a later version of the tool"),
-    ];
-    counts.retain(|(count, _)| *count > 0);
-    counts
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{counted, minutes};
+use super::{counted, left_out, minutes};
 use crate::{
     report::{
         Caller, Host, Report,
@@ -193,24 +193,17 @@ impl Page {
 
     fn input(&mut self, report: &Report) -> fmt::Result {
         let input = &report.input;
-        let (file, line, record) = (("file", "files"), ("line", "lines"), ("record", "records"));
-        let parts = [
-            (input.files, file, ""),
-            (input.lines, line, ""),
-            (input.records, record, ""),
-            (input.foreign, line, " of other programs"),
-            (input.unreadable, line, " that could not be read"),
-            (input.duplicate_lines, line, " read already"),
-            (input.duplicate_files, file, " read already"),
-            (input.skipped_files, file, " of another kind"),
-            (input.failed_files, file, " that could not be read"),
-            (input.unknown_kinds, record, " of a later version"),
+        let read = [
+            (input.files, "file", "files"),
+            (input.lines, "line", "lines"),
+            (input.records, "record", "records"),
         ];
-        let parts: Vec<String> = parts
+        let read = read.into_iter().filter(|(count, ..)| *count > 0);
+        let read = read.map(|(count, one, many)| plural(count, one, many));
+        let left_out = left_out(input)
             .into_iter()
-            .filter(|(count, ..)| *count > 0)
-            .map(|(count, (one, many), more)| plural(count, one, many) + more)
-            .collect();
+            .map(|(count, what)| format!("{count} {what}"));
+        let parts: Vec<String> = read.chain(left_out).collect();
         self.head("Read")?;
         let all = if parts.is_empty() {
             "nothing".to_owned()
@@ -307,28 +300,10 @@ fn calls(counts: Counts) -> String {
 
 /// What came back of v1 calls, if there were any.
 fn answers(answers: Answers) -> String {
-    let Answers {
-        succeeded,
-        rejected,
-        failed,
-        none,
-        unseen,
-    } = answers;
-    let parts = [
-        (succeeded, "succeeded"),
-        (rejected, "rejected (401)"),
-        (failed, "failed"),
-        (none, "not answered"),
-        (unseen, "with an answer that was not seen"),
-    ];
-    let parts: Vec<String> = parts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    if parts.is_empty() {
+    let words = answers.in_words();
+    if words.is_empty() {
         String::new()
     } else {
-        format!(" Of v1: {}.", parts.join(", "))
+        format!(" Of v1: {words}.")
     }
 }

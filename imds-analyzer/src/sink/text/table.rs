@@ -7,7 +7,7 @@ use crate::{
     sink::layout::{
         ALARM, CAUTION, DOUBT, FAINT, PLAIN, STRONG, columns, fit, fit_path, foreign, pad, paint, wrap, wrap_lines,
     },
-    summary::{Answers, Caller, Counts, Summary},
+    summary::{Caller, Counts, Summary},
 };
 
 const COUNT_HEADS: [&str; 5] = ["v1", "ok", "v2", "other", "unknown"];
@@ -102,41 +102,16 @@ fn remedies(text: &mut String, summary: &Summary, width: usize, color: bool) -> 
     Ok(())
 }
 
-/// A line on the answers to v1 calls. Empty if there were no v1 calls.
-fn answers(answers: Answers) -> String {
-    let Answers {
-        succeeded,
-        rejected,
-        failed,
-        none,
-        unseen,
-    } = answers;
-    let parts: Vec<String> = [
-        (succeeded, "succeeded (ok)"),
-        (rejected, "rejected (401)"),
-        (failed, "failed"),
-        (none, "not answered"),
-        (unseen, "with an answer that was not seen"),
-    ]
-    .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, what)| format!("{count} {what}"))
-    .collect();
-    if parts.is_empty() {
-        String::new()
-    } else {
-        format!("v1: {}\n", parts.join(", "))
-    }
-}
-
 fn section(text: &mut String, summary: &Summary, local: bool, title: &str, width: usize, color: bool) -> fmt::Result {
     let total = summary.total(local);
     let title = paint(color, STRONG, title);
     let Counts { v1, v2, other, unknown } = total;
     let v1 = paint(color, if v1 > 0 { ALARM } else { STRONG }, format_args!("{v1} v1")).to_string();
     writeln!(text, "{title}: {v1}, {v2} v2, {other} other, {unknown} unknown")?;
-    write!(text, "{}", answers(summary.answers(local)))?;
-
+    let answers = summary.answers(local).in_words();
+    if !answers.is_empty() {
+        writeln!(text, "v1: {answers}")?;
+    }
     let succeeded = summary.answers(local).succeeded;
     let mut rows: Vec<Row> = summary.callers(local).into_iter().map(Row::of).collect();
     if let Some(counts) = summary.other_callers(local) {
