@@ -57,7 +57,7 @@ impl Journal {
     /// All entries with these fields, as `journalctl` shows them.
     pub fn entries(&self, matches: &[&str]) -> Vec<Value> {
         let mut command = Command::new("journalctl");
-        command.args(["--no-pager", "--output=json", "--directory"]);
+        command.args(["--no-pager", "--output=json", "--all", "--directory"]);
         command.arg(self.dir.join("run/log/journal")).args(matches);
         let output = run_to_end(&mut command);
         let lines = output.stdout.lines();

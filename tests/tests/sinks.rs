@@ -19,8 +19,8 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Ended, Journal, PYTHON, Service, curl, free_port, lab_with_imds as lab, lack, needs, of_path, output, process,
-    resident, run_to_end, sample, send, until, wake_ups,
+    Ended, Journal, PYTHON, Service, curl, free_port, imds_analyzer, lab_with_imds as lab, lack, needs, of_path,
+    output, process, resident, run_to_end, sample, send, until, wake_ups,
 };
 use serde_json::Value;
 
@@ -362,6 +362,30 @@ fn the_journal_has_fields() {
     assert_eq!(journal.entries(&["IMDS_ACTION=imds-analyzer-first-seen"]).len(), 1);
     service.stop();
     assert_eq!(journal.entries(&["IMDS_ACTION=imds-analyzer-summary"]).len(), 1);
+    // The report reads an export.
+    let export = dir.path().join("export.json");
+    let entries = journal
+        .entries(&[])
+        .iter()
+        .map(|entry| format!("{entry}\n"))
+        .collect::<String>();
+    fs::write(&export, &entries).expect("a file");
+    let report = imds_analyzer(&["report", export.to_str().expect("UTF-8"), "--format", "json"]);
+    let report: Value = serde_json::from_str(&report.stdout).expect("JSON");
+    assert_eq!(report["observed"]["local_calls"]["v1"], 1, "{report:#}");
+    assert_eq!(report["input"]["unreadable"], 0, "{report:#}");
+    // Without `--all`, long fields are null.
+    let short = entries.lines().map(|line| {
+        let mut entry: Value = serde_json::from_str(line).expect("JSON");
+        entry["IMDS_RECORD"] = Value::Null;
+        format!("{entry}\n")
+    });
+    fs::write(&export, short.collect::<String>()).expect("a file");
+    let report = imds_analyzer(&["report", export.to_str().expect("UTF-8")]);
+    assert!(
+        report.stdout.contains("UNPROVEN") && report.stdout.contains("--all"),
+        "{report:#?}"
+    );
 }
 
 /// The CPU time of a process in ticks, user and system.

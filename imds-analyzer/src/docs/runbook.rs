@@ -46,6 +46,7 @@ fn journal_fields() -> String {
             Field::CallsV2 => "v2 calls that it stands for",
             Field::CallsOther => "calls for other clouds that it stands for",
             Field::CallsUnknown => "calls that it stands for and that could not be judged",
+            Field::Record => "the whole record, as in the log file",
         };
         [code(field.as_str()), holds.to_owned()]
     });

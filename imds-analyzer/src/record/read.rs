@@ -22,6 +22,9 @@ pub enum Unreadable {
     Foreign,
     #[error("the record has schema {0}, and this version reads schema {SCHEMA}")]
     Schema(u64),
+    /// The journal's export leaves out long fields, unless it is asked for all.
+    #[error("the journal's entry has no IMDS_RECORD: export it with `journalctl --output json --all`")]
+    NoRecord,
     #[error("a field of the record is missing or has another type (byte {0})")]
     Field(usize),
 }

@@ -93,6 +93,8 @@ mod tests {
                 json!({ "messageType": "DATA_MESSAGE", "logEvents": [{ "id": "1", "timestamp": 1, "message": ours }] }),
                 // journalctl -o json of a service that writes records to stdout.
                 json!({ "__CURSOR": "s=1", "MESSAGE": ours, "_PID": "1" }),
+                // The same of the service's entries in the journal.
+                json!({ "__CURSOR": "s=1", "MESSAGE": "09:10:11.123 v1", "IMDS_ACTION": "x", "IMDS_RECORD": ours }),
             ];
             for envelope in &envelopes {
                 is_found(&envelope.to_string(), ours);

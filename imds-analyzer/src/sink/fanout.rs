@@ -190,7 +190,7 @@ impl Fanout {
     fn event_line(&self, kind: Kind, event: &Event) -> io::Result<Line> {
         let bytes = match kind {
             Kind::Log | Kind::Json => json::line(&Record::of_request(event, &self.host))?,
-            Kind::Journald => journald::event_entry(event),
+            Kind::Journald => journald::event_entry(event, &json::line(&Record::of_request(event, &self.host))?),
             Kind::Text => {
                 let style = Style {
                     color: false,
@@ -207,7 +207,9 @@ impl Fanout {
     fn notice_line(&self, kind: Kind, time: SystemTime, notice: &Notice<'_>) -> io::Result<Line> {
         let bytes = match kind {
             Kind::Log | Kind::Json => json::line(&Record::of_notice(time, notice, &self.host))?,
-            Kind::Journald => journald::notice_entry(notice),
+            Kind::Journald => {
+                journald::notice_entry(notice, &json::line(&Record::of_notice(time, notice, &self.host))?)
+            }
             Kind::Text => {
                 let prefix = self.prefix(Level::of_notice(notice));
                 format!("{prefix}{}\n", plain::describe(notice)).into_bytes()

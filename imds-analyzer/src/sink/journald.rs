@@ -101,8 +101,8 @@ impl LineWriter for JournaldWriter {
     }
 }
 
-/// The entry of a request.
-pub(super) fn event_entry(event: &Event) -> Vec<u8> {
+/// The entry of a request. `record` is its line in the log.
+pub(super) fn event_entry(event: &Event, record: &[u8]) -> Vec<u8> {
     let style = Style {
         color: false,
         width: None,
@@ -145,11 +145,11 @@ pub(super) fn event_entry(event: &Event) -> Vec<u8> {
             entry.field(Field::Cmdline, &process.args.join(" "));
         }
     }
-    entry.0
+    entry.with(record)
 }
 
-/// The entry of a notice.
-pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
+/// The entry of a notice. `record` is its line in the log.
+pub(super) fn notice_entry(notice: &Notice<'_>, record: &[u8]) -> Vec<u8> {
     let text = plain::describe(notice);
     let mut entry = Entry::new(Action::of_notice(notice), Level::of_notice(notice), &text);
     match notice {
@@ -177,7 +177,7 @@ pub(super) fn notice_entry(notice: &Notice<'_>) -> Vec<u8> {
         }
         _ => {}
     }
-    entry.0
+    entry.with(record)
 }
 
 /// An entry in the journal's format.
@@ -215,6 +215,14 @@ impl Entry {
         );
     }
 
+    /// Adds the record, whose line has the only line end in it.
+    fn with(mut self, record: &[u8]) -> Vec<u8> {
+        self.0.extend_from_slice(Field::Record.as_str().as_bytes());
+        self.0.push(b'=');
+        self.0.extend_from_slice(record);
+        self.0
+    }
+
     fn optional(&mut self, field: Field, value: Option<&str>) {
         if let Some(value) = value {
             self.field(field, value);
@@ -249,6 +257,8 @@ mod tests {
         vocabulary::Vocabulary as _,
     };
 
+    const RECORD: &[u8] = b"{\"@timestamp\":\"\"}\n";
+
     /// Parses an entry like journald does.
     fn fields(mut entry: &[u8]) -> Vec<(String, String)> {
         let mut fields = Vec::new();
@@ -276,7 +286,7 @@ mod tests {
 
     #[test]
     fn fields_of_a_request() {
-        let fields = fields(&event_entry(&full_event()));
+        let fields = fields(&event_entry(&full_event(), RECORD));
         for (name, expected) in [
             ("IMDS_VERSION", "v1"),
             ("IMDS_PATH_CLASS", "credential"),
@@ -284,6 +294,7 @@ mod tests {
             ("IMDS_UNIT", "user@1001.service"),
             ("IMDS_USER_UNIT", "app.service"),
             ("IMDS_CALLER", "/opt/app/run.py (docker.io/library/app:1.2)"),
+            ("IMDS_RECORD", r#"{"@timestamp":""}"#),
         ] {
             assert_eq!(value(&fields, name).as_deref(), Some(expected), "{name}");
         }
@@ -293,7 +304,7 @@ mod tests {
         });
         assert!(names_are_valid && fields.iter().all(|(_, value)| !value.is_empty()));
         assert_eq!(
-            value(&self::fields(&event_entry(&unknown_event())), "PRIORITY").as_deref(),
+            value(&self::fields(&event_entry(&unknown_event(), RECORD)), "PRIORITY").as_deref(),
             Some("3")
         );
     }
@@ -302,15 +313,18 @@ mod tests {
     fn text_of_others_forges_no_field() {
         let mut event = full_event();
         event.http.user_agent = Some("a\nIMDS_VERSION=v2\nPRIORITY=7".to_owned());
-        let fields = fields(&event_entry(&event));
+        let fields = fields(&event_entry(&event, RECORD));
         assert_eq!(fields.iter().filter(|(name, _)| name == "IMDS_VERSION").count(), 1);
         assert_eq!(value(&fields, "IMDS_USER_AGENT"), event.http.user_agent);
     }
 
     #[test]
     fn every_field_is_in_the_list_for_documents() {
-        let mut entries = vec![event_entry(&full_event()), event_entry(&unknown_event())];
-        notices(|_, notice| entries.push(notice_entry(notice)));
+        let mut entries = vec![
+            event_entry(&full_event(), RECORD),
+            event_entry(&unknown_event(), RECORD),
+        ];
+        notices(|_, notice| entries.push(notice_entry(notice, RECORD)));
         let written = entries.iter().flat_map(|entry| fields(entry)).map(|(name, _)| name);
         for name in written.filter(|name| name.starts_with("IMDS_")) {
             assert!(Field::ALL.iter().any(|field| field.as_str() == name), "{name}");
@@ -320,7 +334,7 @@ mod tests {
     #[test]
     fn notices_are_entries() {
         notices(|_, notice| {
-            let fields = fields(&notice_entry(notice));
+            let fields = fields(&notice_entry(notice, RECORD));
             assert!(value(&fields, "IMDS_ACTION").is_some_and(|action| action.starts_with("imds-")));
             assert!(value(&fields, "MESSAGE").is_some_and(|text| !text.contains('\n')));
         });

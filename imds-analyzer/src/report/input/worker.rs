@@ -30,6 +30,8 @@ const BLOCK: usize = 256 << 10;
 const RECENT: usize = 1 << 16;
 /// What only our lines have.
 const MARK: &[u8] = b"\"action\":\"imds-";
+/// What only our entries in an export of the journal have.
+const ENTRY: &[u8] = b"\"IMDS_ACTION\"";
 
 pub(super) struct Worker<'a> {
     filter: &'a Filter,
@@ -283,7 +285,9 @@ fn record(line: &[u8], take: &mut dyn FnMut(&Brief<'_>)) -> Result<(), Option<Un
         return Err(is_marked().then_some(Unreadable::NotJson(0)));
     };
     let Some(ours) = find::record(text) else {
-        return Err(is_marked().then_some(Unreadable::Truncated));
+        let is_entry = memchr::memmem::find(line, ENTRY).is_some();
+        let why = is_marked().then_some(Unreadable::Truncated);
+        return Err(why.or(is_entry.then_some(Unreadable::NoRecord)));
     };
     match Brief::read(&ours) {
         Ok(brief) => {

@@ -38,5 +38,6 @@ vocabulary! {
         CallsV2 = "IMDS_CALLS_V2",
         CallsOther = "IMDS_CALLS_OTHER",
         CallsUnknown = "IMDS_CALLS_UNKNOWN",
+        Record = "IMDS_RECORD",
     }
 }
