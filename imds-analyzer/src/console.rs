@@ -57,6 +57,19 @@ pub fn diagnostics(verbose: bool) {
     let _ = tracing_subscriber::registry().with(levels).with(lines).try_init();
 }
 
+/// Text on stdout, wrapped on a terminal.
+///
+/// # Errors
+///
+/// If stdout cannot be written.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match width_of(&out) {
+        Some(width) => out.write_all(wrap_lines(text, width).as_bytes()),
+        None => out.write_all(text.as_bytes()),
+    }
+}
+
 /// One thread is enough: the work is a few microseconds a request.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()

@@ -1,9 +1,6 @@
 //! `explain`: what a word in a record means, and how to fix what it reports.
 
-use std::{
-    io::{self, Write as _},
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
 use imds_analyzer_ebpf::classify::Verdict;
 
@@ -12,7 +9,6 @@ use crate::{
     event::{Cause, Risk},
     exit_code::ExitCode,
     judge::Remedies,
-    sink::layout::{width_of, wrap_lines},
     vocabulary::Vocabulary,
 };
 
@@ -54,11 +50,7 @@ pub(super) fn run(word: Option<&str>) -> anyhow::Result<ExitCode> {
             }
         },
     };
-    let text = match width_of(io::stdout()) {
-        Some(width) => wrap_lines(&text, width),
-        None => text,
-    };
-    io::stdout().lock().write_all(text.as_bytes())?;
+    console::print(&text)?;
     Ok(ExitCode::Ok)
 }
 

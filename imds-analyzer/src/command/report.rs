@@ -15,7 +15,7 @@ use crate::{
     choice::{ReportCondition, ReportFormat},
     cli::ReportArgs,
     config::Config,
-    console::say,
+    console::{self, say},
     exit_code::ExitCode,
     report::{
         Report, build,
@@ -31,7 +31,7 @@ use crate::{
 
 pub(super) fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
     if args.rules {
-        io::stdout().lock().write_all(verdict::rules().as_bytes())?;
+        console::print(&verdict::rules())?;
         return Ok(ExitCode::Ok);
     }
     let sources = sources(&args.paths)?;
