@@ -122,25 +122,8 @@ pub struct WatchArgs {
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Show only v1 calls
-    #[arg(long, help_heading = "Which calls")]
-    pub v1: bool,
-
-    /// Show only calls by these process ids
-    #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
-    pub pid: Vec<u32>,
-
-    /// Show only calls by processes with this name, as in ps -o comm
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
-    pub comm: Vec<String>,
-
-    /// Show only calls by these user ids
-    #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
-    pub uid: Vec<u32>,
-
-    /// Show only calls whose path contains this text, such as security-credentials
-    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
-    pub path: Vec<String>,
+    #[command(flatten)]
+    pub filter: FilterArgs,
 
     /// Stop after this time, such as 90s or 10m
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "When to stop")]
@@ -162,6 +145,41 @@ pub struct WatchArgs {
     )]
     pub fail_on: Vec<FailCondition>,
 
+    #[command(flatten)]
+    pub tap: TapArgs,
+
+    /// Run this command, watch only it and its children, and stop when it exits
+    #[arg(last = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Which calls a live command shows.
+#[derive(Args, Clone, Debug, Default)]
+pub struct FilterArgs {
+    /// Show only v1 calls
+    #[arg(long, help_heading = "Which calls")]
+    pub v1: bool,
+
+    /// Show only calls by these process ids
+    #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
+    pub pid: Vec<u32>,
+
+    /// Show only calls by processes with this name, as in ps -o comm
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
+    pub comm: Vec<String>,
+
+    /// Show only calls by these user ids
+    #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
+    pub uid: Vec<u32>,
+
+    /// Show only calls whose path contains this text, such as security-credentials
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
+    pub path: Vec<String>,
+}
+
+/// How a live command sees calls.
+#[derive(Args, Clone, Debug)]
+pub struct TapArgs {
     /// Hook that identifies the sender; auto picks the best available
     #[arg(
         long,
@@ -203,10 +221,6 @@ pub struct WatchArgs {
     /// Do not look at answers: no status, and no record of connections without a call
     #[arg(long, help_heading = "How it works")]
     pub no_answers: bool,
-
-    /// Run this command, watch only it and its children, and stop when it exits
-    #[arg(last = true)]
-    pub command: Vec<OsString>,
 }
 
 /// Flags override environment variables, which override the configuration file.

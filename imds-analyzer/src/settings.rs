@@ -9,7 +9,7 @@ use imds_analyzer_ebpf::{
 
 use crate::{
     choice::{ColorChoice, FailCondition, Format},
-    cli::WatchArgs,
+    cli::{FilterArgs, TapArgs, WatchArgs},
     event::{Answer, Attempt, Event, Process},
     kernel::{budget::KernelBudget, plan::Wanted},
     secrets::ArgsMode,
@@ -52,7 +52,7 @@ impl TryFrom<WatchArgs> for WatchSettings {
     type Error = SettingsError;
 
     fn try_from(args: WatchArgs) -> Result<Self, SettingsError> {
-        if args.v1 && args.fail_on.contains(&FailCondition::Unknown) {
+        if args.filter.v1 && args.fail_on.contains(&FailCondition::Unknown) {
             return Err(SettingsError::NeverFails(FailCondition::Unknown));
         }
         let mut command = args.command.into_iter();
@@ -61,22 +61,13 @@ impl TryFrom<WatchArgs> for WatchSettings {
             color: args.color,
             verbose: args.verbose,
             quiet: args.quiet,
-            filter: Filter {
-                only_v1: args.v1,
-                pids: args.pid,
-                comms: args.comm,
-                uids: args.uid,
-                paths: args.path,
-                root: None,
-            },
+            filter: args.filter.into(),
             duration: args.duration,
             count: args.count,
             fail_on: FailOn(args.fail_on),
-            wanted: args
-                .object
-                .wanted(args.owner, !args.no_answers, KernelBudget::of_rate(args.kernel_rate)),
-            args: args.args,
-            name_service: args.name_service,
+            wanted: args.tap.wanted(),
+            args: args.tap.args,
+            name_service: args.tap.name_service,
             command: command.next().map(|program| Command {
                 program,
                 args: command.collect(),
@@ -94,6 +85,27 @@ pub struct Filter {
     uids: Vec<u32>,
     paths: Vec<String>,
     root: Option<u32>,
+}
+
+impl From<FilterArgs> for Filter {
+    fn from(args: FilterArgs) -> Self {
+        Self {
+            only_v1: args.v1,
+            pids: args.pid,
+            comms: args.comm,
+            uids: args.uid,
+            paths: args.path,
+            root: None,
+        }
+    }
+}
+
+impl TapArgs {
+    /// What a plan is to be made for.
+    pub fn wanted(&self) -> Wanted {
+        let budget = KernelBudget::of_rate(self.kernel_rate);
+        self.object.wanted(self.owner, !self.no_answers, budget)
+    }
 }
 
 impl Filter {
