@@ -21,6 +21,7 @@ mod read;
 pub mod request;
 pub mod schema;
 pub mod value;
+mod who;
 pub mod word;
 
 pub(crate) use self::value::writable;

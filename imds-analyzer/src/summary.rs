@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{AnswerWord, Event, Process, User};
 
 /// Maximum number of callers. Calls of further callers are only counted.
-const CALLERS_MAX: usize = 1000;
+pub(crate) const CALLERS_MAX: usize = 1000;
 /// Maximum length of a path or name, in bytes.
 const TEXT_MAX: usize = 256;
 
@@ -222,6 +222,8 @@ pub struct Caller {
     pub local: bool,
     pub counts: Counts,
     pub answers: Answers,
+    /// Connections without a call.
+    pub attempts: u64,
     /// The advice for the last call that needs one: an id and a text.
     pub remedy: Option<(String, String)>,
     /// Path of the last v1 call, or of the last call if there was no v1 call.
@@ -235,33 +237,78 @@ impl Summary {
 
     /// Counts a call, from an event or from the record of a request.
     pub fn add<'a>(&mut self, call: impl Into<Call<'a>>) {
+        self.credit(call);
+    }
+
+    /// As [`Self::add`]. Returns the key of the caller, for [`Self::caller`]; `None` if the call repeats another one or there
+    /// is no room for its caller.
+    pub fn credit<'a>(&mut self, call: impl Into<Call<'a>>) -> Option<&str> {
         let call = call.into();
         if call.relay {
             self.relayed.add(call.version);
-            return;
+            return None;
         }
-        let tally = if call.local { &mut self.local } else { &mut self.real };
+        let tally = self.tally_mut(call.local);
         tally.total.add(call.version);
         if call.version == Version::V1 {
             tally.answers.add(call.answer, call.status);
         }
-
-        self.key.clear();
-        // Writing to a String does not fail.
-        let _ = write!(self.key, "{}", key(&call));
-        if let Some(caller) = self.callers.get_mut(&self.key) {
-            caller.add(&call);
-        } else if self.callers.len() < CALLERS_MAX {
-            let mut caller = Caller::new(&call);
-            caller.add(&call);
-            self.callers.insert(self.key.clone(), caller);
-        } else {
-            tally.others.add(call.version);
+        match self.known(call.local, call.who) {
+            Some(caller) => {
+                caller.add(&call);
+                Some(&self.key)
+            }
+            None => {
+                self.tally_mut(call.local).others.add(call.version);
+                None
+            }
         }
     }
 
-    pub fn add_attempt(&mut self) {
+    /// Counts calls of one caller that have no records of their own. Returns as [`Self::credit`].
+    pub fn credit_counts(
+        &mut self,
+        local: bool,
+        who: Option<Who<'_>>,
+        counts: Counts,
+        answers: Answers,
+    ) -> Option<&str> {
+        let tally = self.tally_mut(local);
+        tally.total.merge(counts);
+        tally.answers.merge(answers);
+        match self.known(local, who) {
+            Some(caller) => {
+                caller.counts.merge(counts);
+                caller.answers.merge(answers);
+                Some(&self.key)
+            }
+            None => {
+                self.tally_mut(local).others.merge(counts);
+                None
+            }
+        }
+    }
+
+    /// Counts a connection without a call. Returns as [`Self::credit`].
+    pub fn add_attempt(&mut self, local: bool, who: Option<Who<'_>>) -> Option<&str> {
         self.attempts += 1;
+        let caller = self.known(local, who)?;
+        caller.attempts += 1;
+        Some(&self.key)
+    }
+
+    /// The caller, which is new or known; its key is in `self.key`. `None` if there is no room.
+    fn known(&mut self, local: bool, who: Option<Who<'_>>) -> Option<&mut Caller> {
+        self.key.clear();
+        // Writing to a String does not fail.
+        let _ = write!(self.key, "{}", key(local, who));
+        if !self.callers.contains_key(&self.key) {
+            if self.callers.len() >= CALLERS_MAX {
+                return None;
+            }
+            self.callers.insert(self.key.clone(), Caller::new(local, who));
+        }
+        self.callers.get_mut(&self.key)
     }
 
     /// The number of connections without a call.
@@ -289,32 +336,48 @@ impl Summary {
         Some(self.tally(local).others).filter(|counts| counts.sum() > 0)
     }
 
-    /// Callers, the one with the most v1 calls first.
+    /// Callers of calls, the one with the most v1 calls first.
     pub fn callers(&self, local: bool) -> Vec<&Caller> {
-        let mut callers: Vec<&Caller> = self.callers.values().filter(|caller| caller.local == local).collect();
+        let callers = self.callers.values();
+        let mut callers: Vec<&Caller> = callers
+            .filter(|caller| caller.local == local && !caller.counts.is_empty())
+            .collect();
         // Ties are broken by caller and user, so that the order is always the same.
         callers.sort_unstable_by(|a, b| b.rank().cmp(&a.rank()).then_with(|| a.name().cmp(&b.name())));
         callers
     }
 
+    /// All callers with their keys, even those that only connected, in no order.
+    pub fn all_callers(&self) -> impl Iterator<Item = (&str, &Caller)> {
+        self.callers.iter().map(|(key, caller)| (key.as_str(), caller))
+    }
+
+    /// The caller with this key.
+    pub fn caller(&self, key: &str) -> Option<&Caller> {
+        self.callers.get(key)
+    }
+
     fn tally(&self, local: bool) -> Tally {
         if local { self.local } else { self.real }
     }
+
+    fn tally_mut(&mut self, local: bool) -> &mut Tally {
+        if local { &mut self.local } else { &mut self.real }
+    }
 }
 
-/// A key that identifies the caller of `call`.
-fn key(call: &Call<'_>) -> impl fmt::Display {
+/// A key that identifies a caller.
+fn key(local: bool, who: Option<Who<'_>>) -> impl fmt::Display {
     fmt::from_fn(move |f| {
-        write!(f, "{}", call.local)?;
-        let Some(who) = call.who else { return Ok(()) };
+        write!(f, "{local}")?;
+        let Some(who) = who else { return Ok(()) };
         // No path or unit name contains NUL.
         write!(f, "\0{}\0{:?}", who.key, who.user_id)
     })
 }
 
 impl Caller {
-    fn new(call: &Call<'_>) -> Self {
-        let who = call.who;
+    fn new(local: bool, who: Option<Who<'_>>) -> Self {
         Self {
             key: who.map(|who| who.key.to_owned()),
             program: who.map(|who| who.program.to_owned()),
@@ -323,19 +386,22 @@ impl Caller {
                 name: who.and_then(|who| who.user_name).map(str::to_owned),
             },
             place: who.and_then(|who| who.place).map(|place| cut(place).to_owned()),
-            local: call.local,
+            local,
             counts: Counts::default(),
             answers: Answers::default(),
+            attempts: 0,
             remedy: None,
             last_path: None,
         }
     }
 
-    fn rank(&self) -> (u64, u64, u64) {
+    /// What orders callers: the one to look at first has the highest.
+    pub fn rank(&self) -> (u64, u64, u64) {
         (self.counts.v1, self.counts.unknown, self.counts.sum())
     }
 
-    fn name(&self) -> (Option<&str>, Option<u32>) {
+    /// What orders callers of the same rank.
+    pub fn name(&self) -> (Option<&str>, Option<u32>) {
         (self.key.as_deref(), self.user.id)
     }
 

@@ -12,11 +12,11 @@ use super::{
     envelope::{Cloud, Image, User},
     read,
     value::{Id, Micros},
+    who,
 };
 use crate::{
     event::{AnswerWord, Cause, NetNs, Risk},
     loss::Ledger,
-    process,
     summary::{Answers, Call, Counts, Who},
 };
 
@@ -200,32 +200,26 @@ impl<'a> Brief<'a> {
 
     /// The caller, as a summary tells callers apart; `None` if no process is known.
     pub fn who(&self) -> Option<Who<'_>> {
-        // The first lines of this schema have no caller. Counts of many requests have no process.
         let process = self.process.as_ref();
-        let key = self.imds.caller.as_ref();
-        let key = key.or_else(|| process.map(|process| process.executable.as_ref().unwrap_or(&process.name)))?;
         let user = self.user.as_ref();
         let systemd = self.systemd.as_ref();
-        let unit = systemd.and_then(|systemd| systemd.user_unit.as_deref().or(systemd.unit.as_deref()));
-        let is_placed = self.container.is_some() || systemd.is_some();
-        Some(Who {
-            key,
-            program: if is_placed { process::program_of(key) } else { key },
-            user_id: user.and_then(|user| user.id.map(|Id(id)| id)),
+        let facts = who::Facts {
+            caller: self.imds.caller.as_deref(),
+            program: process.map(|process| process.executable.as_ref().unwrap_or(&process.name).as_str()),
+            user_id: user.and_then(|user| user.id).map(|Id(id)| id),
             user_name: user.and_then(|user| user.name.as_deref()),
-            place: self.container.as_ref().map(ContainerBrief::image).or(unit),
-        })
+            unit: systemd.and_then(|systemd| systemd.user_unit.as_deref().or(systemd.unit.as_deref())),
+            container: self.container.as_ref().map(ContainerBrief::image),
+            is_placed: self.container.is_some() || systemd.is_some(),
+        };
+        facts.who()
     }
 }
 
 impl ContainerBrief<'_> {
-    /// The container's image. Without one, its name. Without a name, as much of its id as `docker ps` shows.
     fn image(&self) -> &str {
-        match (&self.image, &self.name) {
-            (Some(image), _) => &image.name,
-            (None, Some(name)) => name,
-            (None, None) => self.id.get(..12).unwrap_or(&self.id),
-        }
+        let image = self.image.as_ref().map(|image| image.name.as_str());
+        who::container(image, self.name.as_deref(), &self.id)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
         Qos, Risk, Runtime, Tap, Workload,
     },
     identity::Identity,
+    summary::Call,
 };
 
 /// A request to the metadata service, its verdict and its caller.
@@ -60,6 +61,11 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// The status of the answer.
+    pub fn status(&self) -> Option<u16> {
+        Some(self.http.as_ref()?.response?.status_code)
+    }
+
     pub(super) fn new(event: &'a Event, host: &'a Identity) -> Self {
         let process = event.process.as_deref();
         let orchestrator = process.and_then(|process| process.orchestrator.as_ref());
@@ -516,6 +522,23 @@ impl Address {
         Self {
             ip: address.ip().to_canonical(),
             port: address.port(),
+        }
+    }
+}
+
+impl<'a> From<&'a Request<'_>> for Call<'a> {
+    fn from(request: &'a Request<'_>) -> Self {
+        let imds = &request.imds;
+        Self {
+            version: imds.version.known().unwrap_or(Version::Unknown),
+            local: imds.local,
+            relay: imds.relay,
+            // The first lines of this schema have no answer.
+            answer: imds.answer.as_ref().and_then(Word::known).unwrap_or(AnswerWord::Unseen),
+            status: request.status(),
+            remedy: imds.remedy.as_ref().map(|it| (it.id.as_str(), it.text.as_str())),
+            who: request.who(),
+            path: request.url.as_ref().and_then(|url| url.path.as_deref()),
         }
     }
 }

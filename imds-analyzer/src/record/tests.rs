@@ -74,9 +74,12 @@ proptest! {
 
     #[test]
     fn a_call_is_the_same_seen_and_read(event in any_event()) {
-        let line = line(&Record::of_request(&event, &HOST));
-        let brief = brief(&line);
+        let record = Record::of_request(&event, &HOST);
+        let line = line(&record);
+        let (brief, read) = (brief(&line), read(&line).expect("a record"));
         prop_assert_eq!(Call::from(&brief), Call::from(&event));
+        prop_assert_eq!(Call::from(request(&record)), Call::from(&event));
+        prop_assert_eq!(Call::from(request(&read)), Call::from(&event));
     }
 
     #[test]

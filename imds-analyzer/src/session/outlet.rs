@@ -8,7 +8,7 @@ use crate::{
     notice::Notice,
     settings::{FailOn, Filter},
     sink::{self, Sink},
-    summary::Summary,
+    summary::{Summary, Who},
 };
 
 /// Tells the loop to go on or why to stop.
@@ -70,7 +70,8 @@ impl<S: Sink> Outlet<S> {
         if self.flow() != Flow::Continue || !self.filter.matches_attempt(attempt) {
             return Ok(());
         }
-        self.summary.add_attempt();
+        let who = attempt.process.as_deref().map(Who::from);
+        self.summary.add_attempt(attempt.local, who);
         if self.quiet {
             return Ok(());
         }

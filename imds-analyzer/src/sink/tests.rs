@@ -355,7 +355,7 @@ pub(crate) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
     let loss = [(Loss::RequestRing, 3)].into_iter().collect();
     let mut summary = Summary::new();
     samples().iter().for_each(|event| summary.add(event));
-    summary.add_attempt();
+    summary.add_attempt(false, None);
     let kernel = "6.8.0-1021-aws";
     let run = Run {
         attached: Some(time(0)),
