@@ -11,12 +11,12 @@ use std::{
 
 use imds_analyzer_ebpf::abi::{Loss, OwnerHook, RecordKind, Request};
 
+use self::outlet::Outlet;
 pub use self::{
     outlet::Flow,
     start::{Options, StartError},
-    turns::{End, Tick},
+    turns::{End, Tick, Turns, run},
 };
-use self::{outlet::Outlet, turns::Turns};
 use crate::{
     decode::{self, Record},
     event::Event,
@@ -62,7 +62,7 @@ impl<S: Sink> Session<S> {
     /// Handles records until `stop` is ready, the count is reached, or the output is closed. Runs `tick` when something
     /// is due. Records that are left at the end are for the next call or for [`Self::finish`].
     pub async fn run<T>(&mut self, stop: impl Future<Output = T>, tick: &mut impl Tick<Self>) -> io::Result<End<T>> {
-        turns::run(self, stop, tick).await
+        run(self, stop, tick).await
     }
 
     /// One line for the ready notice: what is attached and what is missing.

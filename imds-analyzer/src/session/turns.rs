@@ -4,13 +4,13 @@ use std::{convert::Infallible, future, io, pin::pin};
 
 use super::Flow;
 
-/// The thing that the loop drives: a [`Session`](super::Session).
-pub(super) trait Turns {
+/// The thing that the loop drives: a [`Session`](super::Session), or a log that is read in its place.
+pub trait Turns {
     /// True if records may be available without waiting.
     fn is_busy(&self) -> bool;
 
     /// Waits for records and handles some of them. Cancel safe.
-    async fn next(&mut self) -> io::Result<Flow>;
+    fn next(&mut self) -> impl Future<Output = io::Result<Flow>>;
 }
 
 /// A command's work beside the records: a service answers scrapes and reads its configuration again, a live view draws.
@@ -63,7 +63,9 @@ pub enum End<T> {
     Closed,
 }
 
-pub(super) async fn run<S: Turns, T>(
+/// Handles records until `stop` is ready, the count is reached, or the output is closed. Runs `tick` when something is
+/// due.
+pub async fn run<S: Turns, T>(
     session: &mut S,
     stop: impl Future<Output = T>,
     tick: &mut impl Tick<S>,
