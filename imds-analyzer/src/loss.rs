@@ -46,6 +46,15 @@ impl Ledger {
             .collect()
     }
 
+    /// The larger count of each kind, for two accounts of the same losses.
+    pub fn most(&self, other: &Self) -> Self {
+        let mut most = self.clone();
+        for (kind, count) in other.iter() {
+            most.add(kind, count.saturating_sub(self.of(kind)));
+        }
+        most
+    }
+
     /// The count of `kind`.
     pub fn of(&self, kind: impl Into<Kind>) -> u64 {
         self.0.get(&kind.into()).copied().unwrap_or_default()
@@ -161,6 +170,15 @@ mod tests {
             now.since(&before),
             ledger([(Kind::SendGaps, 3), (Kind::PerfRecords, 4)])
         );
+    }
+
+    #[test]
+    fn of_two_accounts_the_larger_counts() {
+        let one = ledger([(Kind::SendGaps, 2), (Kind::LateHeads, 1)]);
+        let other = ledger([(Kind::SendGaps, 5), (Kind::PerfRecords, 4)]);
+        let most = ledger([(Kind::SendGaps, 5), (Kind::LateHeads, 1), (Kind::PerfRecords, 4)]);
+        assert_eq!(one.most(&other), most);
+        assert_eq!(other.most(&one), most);
     }
 
     #[test]

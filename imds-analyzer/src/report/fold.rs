@@ -356,13 +356,7 @@ impl Host {
 
     /// What was lost: the reports of runs, or what runs said at their ends, whichever is more.
     pub fn lost(&self) -> Ledger {
-        let both = self.loss.iter().chain(self.loss_at_end.iter());
-        let mut lost = Ledger::default();
-        for (kind, _) in both {
-            let most = self.loss.of(kind).max(self.loss_at_end.of(kind));
-            lost.add(kind, most.saturating_sub(lost.of(kind)));
-        }
-        lost
+        self.loss.most(&self.loss_at_end)
     }
 }
 
