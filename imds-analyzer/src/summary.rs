@@ -66,6 +66,16 @@ impl Counts {
         self.unknown = self.unknown.saturating_add(other.unknown);
     }
 
+    /// The counts without those of `part`.
+    pub fn less(self, part: Self) -> Self {
+        Self {
+            v1: self.v1.saturating_sub(part.v1),
+            v2: self.v2.saturating_sub(part.v2),
+            other: self.other.saturating_sub(part.other),
+            unknown: self.unknown.saturating_sub(part.unknown),
+        }
+    }
+
     pub fn add(&mut self, version: Version) {
         *match version {
             Version::V1 => &mut self.v1,
@@ -240,9 +250,9 @@ impl Summary {
         self.credit(call);
     }
 
-    /// As [`Self::add`]. Returns the key of the caller, for [`Self::caller`]; `None` if the call repeats another one or there
-    /// is no room for its caller.
-    pub fn credit<'a>(&mut self, call: impl Into<Call<'a>>) -> Option<&str> {
+    /// As [`Self::add`]. Returns the caller with its key; `None` if the call repeats another one or there is no room for its
+    /// caller.
+    pub fn credit<'a>(&mut self, call: impl Into<Call<'a>>) -> Option<(&str, &Caller)> {
         let call = call.into();
         if call.relay {
             self.relayed.add(call.version);
@@ -254,15 +264,10 @@ impl Summary {
             tally.answers.add(call.answer, call.status);
         }
         match self.known(call.local, call.who) {
-            Some(caller) => {
-                caller.add(&call);
-                Some(&self.key)
-            }
-            None => {
-                self.tally_mut(call.local).others.add(call.version);
-                None
-            }
+            Some(caller) => caller.add(&call),
+            None => self.tally_mut(call.local).others.add(call.version),
         }
+        self.last()
     }
 
     /// Counts calls of one caller that have no records of their own. Returns as [`Self::credit`].
@@ -272,7 +277,7 @@ impl Summary {
         who: Option<Who<'_>>,
         counts: Counts,
         answers: Answers,
-    ) -> Option<&str> {
+    ) -> Option<(&str, &Caller)> {
         let tally = self.tally_mut(local);
         tally.total.merge(counts);
         tally.answers.merge(answers);
@@ -280,21 +285,22 @@ impl Summary {
             Some(caller) => {
                 caller.counts.merge(counts);
                 caller.answers.merge(answers);
-                Some(&self.key)
             }
-            None => {
-                self.tally_mut(local).others.merge(counts);
-                None
-            }
+            None => self.tally_mut(local).others.merge(counts),
         }
+        self.last()
     }
 
     /// Counts a connection without a call. Returns as [`Self::credit`].
-    pub fn add_attempt(&mut self, local: bool, who: Option<Who<'_>>) -> Option<&str> {
+    pub fn add_attempt(&mut self, local: bool, who: Option<Who<'_>>) -> Option<(&str, &Caller)> {
         self.attempts += 1;
-        let caller = self.known(local, who)?;
-        caller.attempts += 1;
-        Some(&self.key)
+        self.known(local, who)?.attempts += 1;
+        self.last()
+    }
+
+    /// The caller of the last call of [`Self::known`].
+    fn last(&self) -> Option<(&str, &Caller)> {
+        Some((self.key.as_str(), self.callers.get(&self.key)?))
     }
 
     /// The caller, which is new or known; its key is in `self.key`. `None` if there is no room.
@@ -350,11 +356,6 @@ impl Summary {
     /// All callers with their keys, even those that only connected, in no order.
     pub fn all_callers(&self) -> impl Iterator<Item = (&str, &Caller)> {
         self.callers.iter().map(|(key, caller)| (key.as_str(), caller))
-    }
-
-    /// The caller with this key.
-    pub fn caller(&self, key: &str) -> Option<&Caller> {
-        self.callers.get(key)
     }
 
     fn tally(&self, local: bool) -> Tally {

@@ -1,6 +1,6 @@
 //! `process`: the process that sent the request, and its ancestors.
 
-use std::ops::Not;
+use std::{fmt, ops::Not};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -150,12 +150,18 @@ impl PartialEq for CommandLine<'_> {
     }
 }
 
+impl fmt::Display for CommandLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Live(args) => write!(f, "{}", event::command_line(args)),
+            Self::Read(text) => f.write_str(text),
+        }
+    }
+}
+
 impl Serialize for CommandLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Live(args) => serializer.collect_str(&event::command_line(args)),
-            Self::Read(text) => text.serialize(serializer),
-        }
+        serializer.collect_str(self)
     }
 }
 

@@ -266,7 +266,7 @@ impl Host {
     /// Returns how many calls were counted.
     fn rate_limited(&mut self, key: &mut Vec<u8>, brief: &Brief<'_>, time: Time) -> Counts {
         let local = brief.imds.local_calls;
-        let counts = less(brief.imds.calls.unwrap_or_default(), local);
+        let counts = brief.imds.calls.unwrap_or_default().less(local);
         self.total.merge(counts);
         self.local.merge(local);
         let mut answers = brief.imds.v1_answers;
@@ -357,15 +357,6 @@ impl Host {
     /// What was lost: the reports of runs, or what runs said at their ends, whichever is more.
     pub fn lost(&self) -> Ledger {
         self.loss.most(&self.loss_at_end)
-    }
-}
-
-fn less(counts: Counts, part: Counts) -> Counts {
-    Counts {
-        v1: counts.v1.saturating_sub(part.v1),
-        v2: counts.v2.saturating_sub(part.v2),
-        other: counts.other.saturating_sub(part.other),
-        unknown: counts.unknown.saturating_sub(part.unknown),
     }
 }
 
