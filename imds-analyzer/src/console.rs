@@ -70,6 +70,30 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Says on a terminal what this program is doing, until it is dropped.
+pub struct Doing(bool);
+
+/// For what may take longer than a second. `is_wanted`: false with `--quiet`.
+pub fn doing(what: &str, is_wanted: bool) -> Doing {
+    let is_said = is_wanted && io::stderr().is_terminal();
+    if is_said {
+        // What is said next begins in the first column. If nobody reads it there is nobody to tell.
+        let _ = write!(io::stderr(), "{what} ...\r");
+    }
+    Doing(is_said)
+}
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = write!(io::stderr(), "\x1b[K");
+        }
+    }
+}
+
+/// Before the programs are attached.
+pub const ATTACHING: &str = "attaching to the kernel";
+
 /// One thread is enough: the work is a few microseconds a request.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     choice::Format,
+    console,
     exit_code::ExitCode,
     kernel::{
         features::{Feature, Features},
@@ -57,6 +58,7 @@ struct ProgramFinding {
 
 /// Prints the report. Loads and attaches the programs briefly: nothing else shows that the kernel accepts them.
 pub(super) fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
+    let trying = console::doing("trying what this kernel can do", true);
     let features = Features::probe();
     let plan = plan::plan(&features, wanted);
     let mut obstacles = Vec::new();
@@ -78,6 +80,7 @@ pub(super) fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
         }
         Err(impossible) => obstacles.extend(impossible.obstacles.iter().map(ToString::to_string)),
     }
+    drop(trying);
     let report = Report {
         usable: obstacles.is_empty(),
         features: findings(&features),

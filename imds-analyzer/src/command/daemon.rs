@@ -62,7 +62,9 @@ async fn serve(args: &DaemonArgs, config: Config) -> anyhow::Result<ExitCode> {
     let hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let attaching = console::doing(console::ATTACHING, true);
     let (mut session, exposition) = start(&config)?;
+    drop(attaching);
     let mut service = Service::new(args, config, hangup, exposition);
     service.begin(&mut session);
 

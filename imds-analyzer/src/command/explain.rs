@@ -57,6 +57,7 @@ pub(super) fn run(word: Option<&str>) -> anyhow::Result<ExitCode> {
 /// The answer of rpm or dpkg to the question which package has the file at `path`. The daemon reads dpkg's lists only.
 fn package_of(path: &str) -> Option<String> {
     const COMMANDS: [[&str; 2]; 2] = [["rpm", "-qf"], ["dpkg", "-S"]];
+    let _asking = console::doing("asking rpm and dpkg", true);
     COMMANDS.into_iter().find_map(|[program, option]| {
         let mut command = Command::new(program);
         let output = command.args([option, "--", path]).stdin(Stdio::null()).output().ok()?;

@@ -36,6 +36,7 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
 /// Builds the lab and runs the tour. With `--keep`, leaves the lab to the user until interrupted.
 async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
+    let attaching = console::doing(console::ATTACHING, true);
     let lab = Arc::new(lab(args.local)?);
     let _server = Server::start(&lab.server, lab::Options { tokens: args.tokens })?;
     let mut session = Session::start(Options {
@@ -53,6 +54,7 @@ async fn tour(args: &LabArgs) -> anyhow::Result<ExitCode> {
             lines: Vec::new(),
         },
     })?;
+    drop(attaching);
     say(format_args!("ready: {}", session.describe()));
     say(format_args!("{}", place(&lab)));
 

@@ -50,7 +50,7 @@ pub(super) fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
         },
         window: args.window,
     };
-    let report = report(&sources, &metrics, &question);
+    let report = report(&sources, &metrics, &question, !args.quiet);
     if !args.quiet {
         match &args.output {
             Some(path) => write_file(&report, args.format, path)?,
@@ -90,11 +90,11 @@ fn sources(paths: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
     Ok(paths.iter().map(source).collect())
 }
 
-fn report(sources: &[Source], metrics: &Metrics, question: &build::Question) -> Report {
+fn report(sources: &[Source], metrics: &Metrics, question: &build::Question, is_shown: bool) -> Report {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let progress = Progress::default();
     let (fold, input) = thread::scope(|scope| {
-        if io::stderr().is_terminal() {
+        if is_shown && io::stderr().is_terminal() {
             scope.spawn(|| show(&progress));
         }
         input::read(sources, &question.filter, threads, &progress)

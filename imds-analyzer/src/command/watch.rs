@@ -35,6 +35,7 @@ async fn watch(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         traced::adopt_orphans()?;
         filter = filter.below(std::process::id());
     }
+    let attaching = console::doing(console::ATTACHING, !settings.quiet);
     let mut session = Session::start(Options {
         wanted: settings.wanted,
         args: settings.args,
@@ -46,6 +47,7 @@ async fn watch(settings: WatchSettings) -> anyhow::Result<ExitCode> {
         quiet: settings.quiet,
         sink: console::stdout_sink(settings.format, settings.color, settings.verbose),
     })?;
+    drop(attaching);
     say(format_args!("ready: {}", session.describe()));
 
     let mut traced = settings.command.as_ref().map(Traced::start).transpose()?;
