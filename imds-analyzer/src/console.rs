@@ -21,7 +21,7 @@ use crate::{
     sink::{
         Output, Sink, Style,
         json::JsonSink,
-        layout::{width_of, wrap_lines},
+        layout::{columns, width_of, wrap_lines},
         text::{TextSink, table},
     },
 };
@@ -70,23 +70,25 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Says on a terminal what this program is doing, until it is dropped.
-pub struct Doing(bool);
+/// Says on a terminal what this program is doing, until it is dropped. Holds the columns that this takes.
+pub struct Doing(usize);
 
 /// For what may take longer than a second. `is_wanted`: false with `--quiet`.
 pub fn doing(what: &str, is_wanted: bool) -> Doing {
     let is_said = is_wanted && io::stderr().is_terminal();
-    if is_said {
-        // What is said next begins in the first column. If nobody reads it there is nobody to tell.
-        let _ = write!(io::stderr(), "{what} ...\r");
+    if !is_said {
+        return Doing(0);
     }
-    Doing(is_said)
+    let text = format!("{what} ...");
+    // What is said next begins in the first column. If nobody reads it there is nobody to tell.
+    let _ = write!(io::stderr(), "{text}\r");
+    Doing(columns(&text))
 }
 
 impl Drop for Doing {
     fn drop(&mut self) {
-        if self.0 {
-            let _ = write!(io::stderr(), "\x1b[K");
+        if self.0 > 0 {
+            let _ = write!(io::stderr(), "{:1$}\r", "", self.0);
         }
     }
 }

@@ -176,7 +176,7 @@ fn resize(terminal: &File, columns: u16) {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Everything a person sees on a terminal of 100 columns while `client` runs.
+/// What a person sees on a terminal of 100 columns from `ready` on, while `client` runs.
 fn seen(args: &[&str], env: &[(&str, &str)], client: impl Fn(&Stage)) -> String {
     seen_in(100, args, env, |stage, _| client(stage))
 }
@@ -210,7 +210,12 @@ fn seen_in(columns: u16, args: &[&str], env: &[(&str, &str)], client: impl Fn(&S
     ready.recv_timeout(std::time::Duration::from_secs(20)).expect("ready");
     client(&stage, &keyboard);
     assert_eq!(wait(&mut child).code(), Some(0));
-    reader.join().expect("reader").replace("\r\n", "\n")
+    let text = reader.join().expect("reader").replace("\r\n", "\n");
+    // Until then, the line says what is being done.
+    let (before, text) = text.split_once("ready").expect("ready");
+    let (doing, blank) = before.split_once('\r').expect("something is said");
+    assert!(doing.ends_with(" ...") && blank.trim().is_empty(), "{before:?}");
+    format!("ready{text}")
 }
 
 #[test]
