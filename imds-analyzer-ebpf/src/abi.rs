@@ -10,6 +10,7 @@ use crate::classify::{Method, PathClass, Reason, Verdict};
 
 pub mod exchange;
 pub mod legacy;
+pub mod rehearsal;
 
 /// Names of the programs in the object, as user space loads them.
 pub mod program {
@@ -21,6 +22,10 @@ pub mod program {
     pub const TP_BTF: &str = "imds_tp_btf";
     pub const FENTRY: &str = "imds_fentry";
     pub const KPROBE: &str = "imds_kprobe";
+    /// In a rehearsal, these run instead of the programs at the same hooks.
+    pub const REHEARSE_EGRESS: &str = "imds_rehearse_egress";
+    pub const REHEARSE_INGRESS: &str = "imds_rehearse_ingress";
+    pub const REHEARSE_RELEASE: &str = "imds_rehearse_release";
 
     /// The function that the sender hooks are attached to, and the tracepoint of the same name.
     pub const SENDER: &str = "tcp_sendmsg_locked";
@@ -30,6 +35,8 @@ pub mod program {
 pub mod map {
     pub const RECORDS: &str = "RECORDS";
     pub const LOSS: &str = "LOSS";
+    /// [`super::rehearsal::Choice`]s and their values.
+    pub const CHOICE: &str = "CHOICE";
 }
 
 /// Names of the constants in the modern object that user space writes before load.
@@ -42,6 +49,8 @@ pub mod constant {
     pub const ANSWERS: &str = "ANSWERS";
     /// The point at which digests of payload are evaluated: a random `u32` below 2^31 - 1.
     pub const DIGEST_KEY: &str = "DIGEST_KEY";
+    /// A [`super::rehearsal::Rehearsal`].
+    pub const REHEARSAL: &str = "REHEARSAL";
 }
 
 /// Maximum bytes of argv that the kernel side reads: its first page.
@@ -83,6 +92,8 @@ pub enum RecordKind {
     Answer = 8,
     /// An [`exchange::Attempt`].
     Attempt = 9,
+    /// A [`rehearsal::Refusal`].
+    Refusal = 10,
 }
 
 impl RecordKind {
@@ -97,6 +108,7 @@ impl RecordKind {
             7 => Self::Changed,
             8 => Self::Answer,
             9 => Self::Attempt,
+            10 => Self::Refusal,
             _ => return None,
         })
     }
@@ -343,6 +355,10 @@ pub mod request_flags {
     pub const SENDER_PAGES: u16 = 1 << 3;
     /// The request's answer can be told from others: an [`super::exchange::Answer`] with its index follows.
     pub const NUMBERED: u16 = 1 << 4;
+    /// The request was kept back in a rehearsal: user space answers it.
+    pub const REHEARSED: u16 = 1 << 5;
+    /// In a dry run: the request would have been kept back.
+    pub const WOULD: u16 = 1 << 6;
 }
 
 /// How much of the ring buffer one user may fill, in records of a class; all zeroes if there is no limit.
@@ -493,10 +509,12 @@ pub enum Loss {
     AnswerStreams = 18,
     /// The ring buffer had no room for a connection that carried no request.
     AttemptRing = 19,
+    /// The ring buffer had no room for news of a rehearsal: a call was let through, or its connection ends later.
+    RefusalRing = 20,
 }
 
 impl Loss {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::RequestRing,
         Self::OwnerRing,
         Self::PendingRing,
@@ -517,6 +535,7 @@ impl Loss {
         Self::AnswerState,
         Self::AnswerStreams,
         Self::AttemptRing,
+        Self::RefusalRing,
     ];
 }
 

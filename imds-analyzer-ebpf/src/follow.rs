@@ -174,6 +174,7 @@ fn behind_extensions(packet: &(impl Bytes + ?Sized)) -> Result<u32, NotTcp> {
 }
 
 /// The source address of a packet; an IPv4 address is in the first four bytes.
+#[inline(always)]
 pub fn source(packet: &(impl Bytes + ?Sized), v6: bool) -> Option<[u8; 16]> {
     address(packet, v6, 12, 8)
 }

@@ -117,6 +117,7 @@ impl ObjectChoice {
             owner: owner.into(),
             without_answers: !answers,
             budget,
+            rehearsal: None,
         }
     }
 }
@@ -134,6 +135,33 @@ pub enum FailCondition {
     Unanswered,
     /// A call to the metadata service that could not be judged.
     Unknown,
+}
+
+/// `--even` of `rehearse`: programs that a host cannot do without. Their calls are refused only if the program is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Guard {
+    /// Logins over SSH
+    Sshd,
+    /// The system's own manager, pid 1
+    Systemd,
+    /// The agent of AWS Systems Manager, and its sessions
+    #[value(name = "amazon-ssm-agent")]
+    SsmAgent,
+    /// The set-up at boot
+    CloudInit,
+}
+
+impl Guard {
+    pub const ALL: [Self; 4] = [Self::Sshd, Self::Systemd, Self::SsmAgent, Self::CloudInit];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sshd => "sshd",
+            Self::Systemd => "systemd",
+            Self::SsmAgent => "amazon-ssm-agent",
+            Self::CloudInit => "cloud-init",
+        }
+    }
 }
 
 /// `--format` of `report`.

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 
 use crate::{
     choice::{
-        ColorChoice, FailCondition, Format, ObjectChoice, OwnerChoice, ReportCondition, ReportFormat, SchemaOf,
+        ColorChoice, FailCondition, Format, Guard, ObjectChoice, OwnerChoice, ReportCondition, ReportFormat, SchemaOf,
         StdoutFormat,
     },
     exit_code::ExitCode,
@@ -35,6 +35,7 @@ Examples:
   imds-analyzer watch --fail-on v1 -- CMD    Run CMD and fail if it makes v1 calls
   imds-analyzer daemon                       Run as a service
   imds-analyzer report                       Can tokens be required here? Reads the service's log
+  imds-analyzer rehearse --all --for 10m     Refuse calls without a token, to see what breaks
   imds-analyzer check                        Show what this host supports
   imds-analyzer lab                          Try it without EC2";
 
@@ -59,6 +60,20 @@ Examples:
       A script that requires tokens on the hosts of an account that are ready
   imds-analyzer report --fail-on not-ready --quiet
       In a pipeline: exit with 3 if something still makes v1 calls";
+
+const REHEARSE_EXAMPLES: &str = "\
+Examples:
+  imds-analyzer rehearse --unit app --for 10m --dry-run
+      Which calls of app.service would be refused? Changes nothing
+  imds-analyzer rehearse --unit app --for 10m --reason 'change 4711'
+      Refuse them for ten minutes, and show what breaks
+  imds-analyzer rehearse --all --percent 10 --for 1m
+      Refuse one in ten calls without a token, of every process but those that the host depends on";
+
+const REHEARSE_NOTES: &str = "\
+This is the only command that touches traffic. A refused call never reaches IMDS: it gets the answer that IMDS gives \
+where tokens are required, 401 Unauthorized, and its connection is closed. Calls with a token, and all other traffic, \
+are left alone. It undoes itself at the end of --for, on Ctrl-C, and if this process is stopped or killed.";
 
 const DAEMON_SIGNALS: &str = "\
 Signals:
@@ -90,6 +105,12 @@ pub enum Command {
     /// Read logs and say whether tokens can be required, on which hosts, and if not, who has to change what
     #[command(after_help = format!("{REPORT_EXAMPLES}\n\n{}", ExitCode::help()))]
     Report(ReportArgs),
+    /// Refuse callers' calls without a token for a while, as if tokens were required
+    #[command(after_help = format!("{REHEARSE_NOTES}\n\n{REHEARSE_EXAMPLES}\n\n{}", ExitCode::help()))]
+    #[command(override_usage = "imds-analyzer rehearse <WHOSE CALLS>... --for <TIME> [OPTIONS]")]
+    #[command(group = clap::ArgGroup::new("selectors").required(true).multiple(true)
+        .args(["unit", "container", "uid", "comm", "caller", "all"]))]
+    Rehearse(RehearseArgs),
     /// Explain a remedy, cause, risk or verdict, and what to change
     #[command(after_help = ExitCode::help())]
     Explain(ExplainArgs),
@@ -439,6 +460,71 @@ pub struct ReportArgs {
     /// Print the rules of the verdict, and read nothing
     #[arg(long, help_heading = "Verdict", exclusive = true)]
     pub rules: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RehearseArgs {
+    /// Refuse calls of these systemd units
+    #[arg(long, value_name = "UNIT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Whose calls")]
+    pub unit: Vec<String>,
+
+    /// Refuse calls of these containers: names, or at least twelve digits of their ids
+    #[arg(long, value_name = "CONTAINER", value_parser = NonEmptyStringValueParser::new(), help_heading = "Whose calls")]
+    pub container: Vec<String>,
+
+    /// Refuse calls of these user ids
+    #[arg(long, value_delimiter = ',', help_heading = "Whose calls")]
+    pub uid: Vec<u32>,
+
+    /// Refuse calls of processes with this name, as in ps -o comm
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), help_heading = "Whose calls")]
+    pub comm: Vec<String>,
+
+    /// Refuse calls of this caller, as in imds.caller; the first call of a new process may pass
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new(), help_heading = "Whose calls")]
+    pub caller: Vec<String>,
+
+    /// Refuse calls of every process
+    #[arg(long, help_heading = "Whose calls")]
+    pub all: bool,
+
+    /// Refuse calls even of this program, which is left alone otherwise
+    #[arg(
+        long,
+        value_enum,
+        value_name = "PROGRAM",
+        value_delimiter = ',',
+        help_heading = "Whose calls"
+    )]
+    pub even: Vec<Guard>,
+
+    /// End after this time, such as 90s or 10m
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, help_heading = "How much")]
+    pub duration: Duration,
+
+    /// Refuse only this many of a hundred calls, at random
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100), help_heading = "How much")]
+    pub percent: u32,
+
+    /// Refuse nothing: show which calls would be refused
+    #[arg(long, help_heading = "How much")]
+    pub dry_run: bool,
+
+    /// Why you do this, for the system log
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    pub reason: Option<String>,
+
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// Show everything known about each call
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -18,6 +18,8 @@ mod config;
 mod daemon;
 pub(crate) mod explain;
 mod lab;
+mod lock;
+mod rehearse;
 mod report;
 mod signals;
 mod watch;
@@ -28,6 +30,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Watch(args) => args.verbose,
         Command::Daemon(args) => args.verbose,
         Command::Lab(args) => args.verbose,
+        Command::Rehearse(args) => args.verbose,
         _ => false,
     };
     console::diagnostics(verbose);
@@ -57,6 +60,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(args.word.as_deref()),
         Command::Config(command) => config::run(command),
         Command::Report(args) => report::run(args),
+        Command::Rehearse(args) => rehearse::run(args),
         Command::Schema(args) => written(match args.of {
             SchemaOf::Record => record::schema::write(&mut io::stdout()),
             SchemaOf::Report => record::schema::print(&crate::report::schema(), &mut io::stdout()),

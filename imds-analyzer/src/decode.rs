@@ -4,6 +4,7 @@ use imds_analyzer_ebpf::abi::{
     Header, Owner, RecordKind, Request,
     exchange::{Answer, Attempt},
     legacy::{ForkOrExec, Packet, Send},
+    rehearsal::Refusal,
 };
 use zerocopy::FromBytes;
 
@@ -24,6 +25,8 @@ pub enum Record<'a> {
     Answer(Answer),
     /// A connection that ended without a request.
     Attempt(Box<Attempt>),
+    /// News of a rehearsal.
+    Refusal(Refusal),
     /// A piece of a send, as it is in the sender's memory: not masked yet.
     Send(Box<Send>, &'a [u8]),
     /// A fork or an exec.
@@ -82,6 +85,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         RecordKind::Attempt => {
             let (attempt, _) = Attempt::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
             Ok(Record::Attempt(Box::new(attempt)))
+        }
+        RecordKind::Refusal => {
+            let (refusal, _) = Refusal::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
+            Ok(Record::Refusal(refusal))
         }
         RecordKind::ForkOrExec => {
             let (lineage, _) = ForkOrExec::read_from_prefix(bytes).map_err(|_| DecodeError::Short)?;
@@ -174,7 +181,7 @@ mod tests {
             decode(request(2, 0).as_bytes().get(..40).unwrap()).unwrap_err(),
             DecodeError::Short
         );
-        assert_eq!(decode(request(10, 0).as_bytes()).unwrap_err(), DecodeError::Kind);
+        assert_eq!(decode(request(11, 0).as_bytes()).unwrap_err(), DecodeError::Kind);
         assert_eq!(decode(request(2, 1).as_bytes()).unwrap_err(), DecodeError::Data);
     }
 

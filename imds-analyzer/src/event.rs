@@ -42,6 +42,7 @@ pub struct Event {
     pub malformed: bool,
     /// True if the sender could still change bytes of the head in memory after they were judged.
     pub sender_pages: bool,
+    pub rehearsal: Rehearsal,
     pub http: HttpRequest,
     pub answer: Answer,
     pub judgement: Judgement,
@@ -65,7 +66,27 @@ impl Event {
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::of(self.destination)
     }
+
+    /// True if a rehearsal answered the request in place of IMDS. IMDS answers a request that was kept back if the
+    /// rehearsal ends first.
+    pub fn is_rehearsed(&self) -> bool {
+        self.rehearsal == Rehearsal::KeptBack && self.answer.status() == Some(UNAUTHORIZED)
+    }
 }
+
+/// What a rehearsal does with a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rehearsal {
+    #[default]
+    Nothing,
+    /// It keeps the request back, to answer it in place of IMDS.
+    KeptBack,
+    /// Were it not a dry run, it would.
+    Would,
+}
+
+/// The status of an answer to a call without a valid token, where tokens are required.
+pub const UNAUTHORIZED: u16 = 401;
 
 /// The outcome of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

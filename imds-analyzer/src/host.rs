@@ -7,3 +7,4 @@ pub(crate) mod mounts;
 pub(crate) mod namespace;
 pub(crate) mod netlink;
 pub(crate) mod proc;
+pub(crate) mod syslog;

@@ -33,7 +33,7 @@ use self::{
     relay::Relays,
 };
 use crate::{
-    event::{Answer, Attempt, Event, Judgement, NetNs, Process, Reply, Tap, Thread},
+    event::{Answer, Attempt, Event, Judgement, NetNs, Process, Rehearsal, Reply, Tap, Thread},
     host::clock::{Now, nanoseconds},
     http,
     judge::{Judge, Noted, Remedies},
@@ -512,6 +512,7 @@ impl<L: Lookup> Join<L> {
             forwarded: request.facts & facts::FORWARDED != 0,
             malformed: request.facts & facts::MALFORMED != 0,
             sender_pages: request.flags & request_flags::SENDER_PAGES != 0,
+            rehearsal: rehearsal(request),
             http,
             answer: Answer::Unseen,
             judgement: Judgement::default(),
@@ -552,6 +553,16 @@ fn unknown(request: &Request, reason: Reason) -> Request {
         verdict: Verdict::Unknown as u8,
         reason: reason as u8,
         ..*request
+    }
+}
+
+fn rehearsal(request: &Request) -> Rehearsal {
+    if request.flags & request_flags::REHEARSED != 0 {
+        Rehearsal::KeptBack
+    } else if request.flags & request_flags::WOULD != 0 {
+        Rehearsal::Would
+    } else {
+        Rehearsal::Nothing
     }
 }
 

@@ -28,6 +28,7 @@ pub mod notice;
 mod place;
 pub mod process;
 pub mod record;
+pub mod rehearse;
 pub mod report;
 pub mod sanitize;
 pub mod secrets;

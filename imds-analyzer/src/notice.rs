@@ -12,6 +12,10 @@ use crate::{
     summary::{Answers, Counts, Summary},
 };
 
+mod rehearsal;
+
+pub use self::rehearsal::{CallerOutcome, RehearsalOutcome};
+
 /// A record that is not a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Notice<'a> {
@@ -33,6 +37,8 @@ pub enum Notice<'a> {
     Attempt(&'a Attempt),
     /// Requests of one caller that were not written in full.
     RateLimited(&'a Folded),
+    /// What a rehearsal broke.
+    Rehearsal(&'a RehearsalOutcome),
     /// Ends the output; `loss` is all that was lost.
     Summary { summary: &'a Summary, loss: &'a Ledger },
 }

@@ -62,6 +62,7 @@ pub enum Body<'a> {
     Loss(notice::Loss<'a>),
     FirstSeen(noise::FirstSeen<'a>),
     RateLimited(noise::RateLimited<'a>),
+    Rehearsal(notice::Rehearsal<'a>),
     Summary(notice::Summary<'a>),
     /// Of a kind that a later version writes. Only read: most of its fields are not kept.
     Other(read::Other<'a>),
@@ -90,6 +91,7 @@ impl<'a> Record<'a> {
                 Notice::Loss(loss) => Body::Loss(notice::Loss::new(loss, host)),
                 Notice::FirstSeen { event, first } => Body::FirstSeen(noise::FirstSeen::new(event, *first, host)),
                 Notice::RateLimited(folded) => Body::RateLimited(noise::RateLimited::new(folded, host)),
+                Notice::Rehearsal(outcome) => Body::Rehearsal(notice::Rehearsal::new(outcome, host)),
                 Notice::Summary { summary, loss } => Body::Summary(notice::Summary::new(summary, loss, host)),
             },
         }

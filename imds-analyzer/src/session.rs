@@ -6,10 +6,11 @@ mod turns;
 
 use std::{
     io,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use imds_analyzer_ebpf::abi::{Loss, OwnerHook, RecordKind, Request};
+use imds_analyzer_ebpf::abi::{Loss, OwnerHook, RecordKind, Request, Task, rehearsal::Refusal};
 
 use self::outlet::Outlet;
 pub use self::{
@@ -19,7 +20,7 @@ pub use self::{
 };
 use crate::{
     decode::{self, Record},
-    event::Event,
+    event::{Event, Process},
     host::clock::Now,
     join::{Host, Join},
     kernel::{
@@ -42,6 +43,14 @@ const BATCHES: usize = 16;
 /// Batches at the end: more records than any buffer holds. If a flood goes on longer, the rest is not seen.
 const BATCHES_AT_END: usize = 256;
 
+/// What only a rehearsal looks at.
+#[derive(Debug, Default)]
+pub struct News {
+    pub refusals: Vec<Refusal>,
+    /// The tasks that were announced.
+    pub announced: Vec<Task>,
+}
+
 /// The hooks in the kernel and the pipeline for their records.
 pub struct Session<S> {
     stream: Stream,
@@ -55,6 +64,8 @@ pub struct Session<S> {
     reported_loss: Ledger,
     /// Records that user space did not get or could not decode.
     lost: Ledger,
+    /// In a rehearsal, the news that it has not taken yet.
+    news: Option<News>,
     diagnostics: Diagnostics,
 }
 
@@ -113,6 +124,7 @@ impl<S: Sink> Session<S> {
             outlet,
             lost,
             loaded,
+            news,
             ..
         } = self;
         let mut attempts = Vec::new();
@@ -134,6 +146,9 @@ impl<S: Sink> Session<S> {
                         join.connected(owner.cookie, owner.sock);
                     }
                     join.lookup_mut().resolver().observe(&owner, names, argv);
+                    if let Some(news) = news {
+                        news.announced.push(owner.task);
+                    }
                 }
                 Ok(Record::Request(request, capture)) => join.request(now, &request, capture, &mut write),
                 Ok(Record::Pending(request, capture)) => join.unfinished(now, &request, capture, &mut write),
@@ -142,6 +157,11 @@ impl<S: Sink> Session<S> {
                 // Without the ingress program nobody sees the outcome of an attempt.
                 Ok(Record::Attempt(_)) if !loaded.answers => {}
                 Ok(Record::Attempt(attempt)) => attempts.push(join.attempt(now, &attempt)),
+                Ok(Record::Refusal(refusal)) => {
+                    if let Some(news) = news {
+                        news.refusals.push(refusal);
+                    }
+                }
                 Ok(Record::Send(mut piece, data)) => {
                     send.take(&mut piece, data, &mut |kind, request: &_, capture: &_| {
                         judged(join, now, kind, request, capture, &mut write);
@@ -226,6 +246,26 @@ impl<S: Sink> Session<S> {
 
     pub fn sink(&mut self) -> &mut S {
         &mut self.outlet.sink
+    }
+
+    /// In a rehearsal, the news since the last call.
+    pub fn take_news(&mut self) -> News {
+        self.news.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// In a rehearsal, the map that chooses callers; `None` if it was taken before.
+    pub fn take_choices(&mut self) -> Option<load::Choices> {
+        self.loaded.choice.take()
+    }
+
+    /// The process of a task that the kernel side announced.
+    pub fn process(&mut self, task: &Task) -> Option<Arc<Process>> {
+        self.join.lookup_mut().resolver().resolve(task)
+    }
+
+    /// The process with this id, from /proc.
+    pub fn process_of(&mut self, pid: u32) -> Option<Arc<Process>> {
+        self.join.lookup_mut().resolver().from_pid(pid)
     }
 
     /// The programs of the plan, each with true if it is attached.

@@ -211,6 +211,11 @@ impl Analyzer {
         self.stop_by(libc::SIGINT)
     }
 
+    /// Sends a signal that may not end it.
+    pub fn signal(&mut self, signal: i32) {
+        self.own().signal(signal);
+    }
+
     /// Ends the analyzer with `signal`, and collects its output.
     pub fn stop_by(mut self, signal: i32) -> Ended {
         let running = self.own();

@@ -12,6 +12,7 @@ mod ingress;
 mod memory;
 mod pages;
 mod paths;
+mod rehearse;
 mod release;
 mod report;
 mod scan;
@@ -27,8 +28,11 @@ use aya_ebpf::{
 };
 use imds_analyzer_ebpf::abi::OwnerHook;
 
-/// The return value of every hook: this tool only watches, so it lets everything through.
+/// The return value of every hook: this tool only watches, so it lets everything through. Only a rehearsal keeps packets
+/// back.
 const PASS: i32 = 1;
+/// The packet is dropped, and the send fails before TCP counts its bytes as sent. The other of two values: `PASS ^ 1`.
+const DROP: i32 = 0;
 
 /// match-proto (kernel/bpf/cgroup.c): int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, ...)
 #[cgroup_skb]
@@ -62,6 +66,30 @@ fn imds_connect6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock(sock_release)]
 fn imds_release(ctx: SockContext) -> i32 {
     release::observe(ctx.sock);
+    PASS
+}
+
+// The programs of a rehearsal run instead of those above, and are never loaded otherwise.
+
+/// match-proto (kernel/bpf/cgroup.c): int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, ...)
+#[cgroup_skb]
+fn imds_rehearse_egress(ctx: SkBuffContext) -> i32 {
+    egress::judge(ctx.skb.skb)
+}
+
+/// match-proto (kernel/bpf/cgroup.c): int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, ...)
+#[cgroup_skb]
+fn imds_rehearse_ingress(ctx: SkBuffContext) -> i32 {
+    ingress::observe(ctx.skb.skb);
+    rehearse::receive(ctx.skb.skb);
+    PASS
+}
+
+/// match-proto (net/ipv4/af_inet.c): int inet_release(struct socket *sock)
+#[cgroup_sock(sock_release)]
+fn imds_rehearse_release(ctx: SockContext) -> i32 {
+    release::observe(ctx.sock);
+    rehearse::release(ctx.sock);
     PASS
 }
 

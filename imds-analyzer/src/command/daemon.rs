@@ -7,7 +7,6 @@
 
 mod exposition;
 mod http;
-mod lock;
 mod notify;
 mod pipeline;
 mod reload;
@@ -24,7 +23,8 @@ use tokio::{
     time,
 };
 
-use self::{exposition::Exposition, lock::Lock, pipeline::Pipeline, service::Service};
+use self::{exposition::Exposition, pipeline::Pipeline, service::Service};
+use super::lock::{Holder, Lock};
 use crate::{
     cli::DaemonArgs,
     config::Config,
@@ -58,7 +58,7 @@ pub(super) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: &DaemonArgs, config: Config) -> anyhow::Result<ExitCode> {
-    let _lock = Lock::take(&config.runtime_dir)?;
+    let _lock = Lock::take(&config.runtime_dir, Holder::Daemon)?;
     let hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::anyhow;
 use aya::{
     Ebpf,
-    maps::{MapData, PerCpuArray, ProgramArray},
+    maps::{HashMap, MapData, PerCpuArray, ProgramArray},
     programs::Program,
 };
 use imds_analyzer_ebpf::abi::{Loss, OwnerHook};
@@ -55,8 +55,13 @@ pub struct Loaded {
     pub owner: OwnerHook,
     /// True if answers are seen.
     pub answers: bool,
+    /// In a rehearsal: the keys that choose callers, and their values.
+    pub choice: Option<Choices>,
     _cgroup: Option<cgroup::Root>,
 }
+
+/// The map of a rehearsal: [`imds_analyzer_ebpf::abi::rehearsal::Choice`]s as words, and their values.
+pub type Choices = HashMap<MapData, [u64; 3], u64>;
 
 /// A program, and whether and how it was loaded.
 #[derive(Clone, Debug)]
@@ -97,7 +102,8 @@ pub fn load(plan: &Plan) -> anyhow::Result<Loaded> {
                 budget,
                 answers,
                 owners,
-            } => modern::load(offsets, budget, *answers, owners),
+                rehearsal,
+            } => modern::load(offsets, budget, *answers, owners, rehearsal.as_ref()),
             TapPlan::Legacy {
                 settings,
                 packets,

@@ -1,6 +1,6 @@
 //! From the features of a host to a plan: a pure function, whose result `check` prints.
 
-use imds_analyzer_ebpf::abi::{Budget, Offsets, OwnerHook, legacy::Settings};
+use imds_analyzer_ebpf::abi::{Budget, Offsets, OwnerHook, legacy::Settings, rehearsal::Rehearsal};
 
 use super::{
     budget::KernelBudget,
@@ -31,6 +31,8 @@ pub enum TapPlan {
         answers: bool,
         /// The sender hooks to try, the best first; `Connect` means no sender hook.
         owners: Vec<OwnerHook>,
+        /// Load the programs of a rehearsal, with these settings.
+        rehearsal: Option<Rehearsal>,
     },
     /// The send tap, which reads the senders' memory; with `packets` the wire tap, which forwards packets to user
     /// space.
@@ -64,6 +66,8 @@ pub struct Wanted {
     pub without_answers: bool,
     /// Only the modern object enforces the budget. The send tap cannot: its records are not yet requests of anybody.
     pub budget: KernelBudget,
+    /// Refuse calls. Only the modern object can.
+    pub rehearsal: Option<Rehearsal>,
 }
 
 /// The features that this host lacks to run the tool.
@@ -220,6 +224,7 @@ fn modern(features: &Features, wanted: Wanted, reasons: &mut Vec<String>) -> Res
         budget: wanted.budget.in_kernel(),
         answers: !wanted.without_answers,
         owners,
+        rehearsal: wanted.rehearsal,
     })
 }
 

@@ -89,6 +89,11 @@ impl Place {
         new().map_err(Failure::Place)
     }
 
+    /// The namespace, in which a fake IMDS listens.
+    pub fn namespace(&self) -> &NetNs {
+        &self.namespace
+    }
+
     /// Sends a v1 and a v2 request, the first in two pieces, and reads `records` until both have arrived, and with
     /// `answers` their answers too. Returns how long it took. Appends the records of other processes to `early`, in
     /// their order.

@@ -153,6 +153,10 @@ kinds! {
             "connection without a request not reported (buffer full)",
             "connections without a request not reported (buffer full)",
             "The kernel's buffer had no room for a connection that ended without a request: it has no `imds-attempt` record.";
+        RefusalRing: Loss, "refusal_ring_full",
+            "notice of a rehearsal dropped (buffer full)",
+            "notices of a rehearsal dropped (buffer full)",
+            "The kernel's buffer had no room for a notice of `imds-analyzer rehearse`: a call passed instead of being refused, or its connection ended later.";
     }
     user {
         RecursionMisses: Loss, "recursion_misses",

@@ -132,6 +132,7 @@ impl Level {
             Notice::Loss(loss) => loss.has_loss(),
             Notice::FirstSeen { event, .. } => event.verdict.version() == Version::V1,
             Notice::RateLimited(folded) => folded.counts.v1 > 0,
+            Notice::Rehearsal(outcome) => outcome.refused > 0,
         };
         if warns { Self::Warn } else { Self::Info }
     }
@@ -201,6 +202,7 @@ vocabulary! {
         Loss = "imds-analyzer-loss",
         FirstSeen = "imds-analyzer-first-seen",
         RateLimited = "imds-analyzer-rate-limited",
+        Rehearsal = "imds-analyzer-rehearsal",
         Summary = "imds-analyzer-summary",
     }
 }
@@ -214,6 +216,7 @@ impl Action {
             Notice::FirstSeen { .. } => Self::FirstSeen,
             Notice::Attempt(_) => Self::Attempt,
             Notice::RateLimited(_) => Self::RateLimited,
+            Notice::Rehearsal(_) => Self::Rehearsal,
             Notice::Summary { .. } => Self::Summary,
         }
     }

@@ -170,6 +170,35 @@ pub struct LossFields<'a> {
     pub loss: Cow<'a, Ledger>,
 }
 
+/// A rehearsal has ended: what it broke.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields)]
+pub struct Rehearsal<'a> {
+    pub imds: RehearsalFields<'a>,
+    pub host: Host<'a>,
+}
+
+impl<'a> Rehearsal<'a> {
+    pub(super) fn new(outcome: &'a notice::RehearsalOutcome, host: &'a Identity) -> Self {
+        Self {
+            imds: RehearsalFields {
+                schema: SCHEMA,
+                rehearsal: Cow::Borrowed(outcome),
+            },
+            host: Host::new(host),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(bound(deserialize = "'de: 'a"))]
+#[schemars(deny_unknown_fields, rename = "RehearsalImds")]
+pub struct RehearsalFields<'a> {
+    pub schema: u32,
+    pub rehearsal: Cow<'a, notice::RehearsalOutcome>,
+}
+
 /// All that was seen, by caller.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(bound(deserialize = "'de: 'a"))]

@@ -83,6 +83,7 @@ fn record(text: &str) -> serde_json::Result<Record<'_>> {
         Word::Known(Action::Loss) => Body::Loss(serde_json::from_str(text)?),
         Word::Known(Action::FirstSeen) => Body::FirstSeen(serde_json::from_str(text)?),
         Word::Known(Action::RateLimited) => Body::RateLimited(serde_json::from_str(text)?),
+        Word::Known(Action::Rehearsal) => Body::Rehearsal(serde_json::from_str(text)?),
         Word::Known(Action::Summary) => Body::Summary(serde_json::from_str(text)?),
         Word::Other(_) => Body::Other(serde_json::from_str(text)?),
     };
@@ -99,6 +100,7 @@ impl Record<'_> {
             Body::Loss(body) => body.imds.schema,
             Body::FirstSeen(body) => body.imds.schema,
             Body::RateLimited(body) => body.imds.schema,
+            Body::Rehearsal(body) => body.imds.schema,
             Body::Summary(body) => body.imds.schema,
             Body::Other(body) => body.imds.schema,
         }

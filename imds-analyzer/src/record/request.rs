@@ -131,6 +131,9 @@ pub struct Imds<'a> {
     /// Bytes of the head were in memory that the sender could still change (MSG_ZEROCOPY, splice, sendfile).
     #[serde(default, skip_serializing_if = "Not::not")]
     pub sender_pages: bool,
+    /// `imds-analyzer rehearse` answered it in place of the metadata service.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub rehearsed: bool,
     /// What the packet said, where netfilter rewrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet_destination: Option<Address>,
@@ -261,6 +264,7 @@ impl<'a> Imds<'a> {
             forwarded: event.forwarded,
             malformed: event.malformed,
             sender_pages: event.sender_pages,
+            rehearsed: event.is_rehearsed(),
             packet_destination: event.packet_destination.map(Address::new),
             answer: Some(event.answer.word().into()),
             hop_limit: event.answer.reply().and_then(|reply| reply.hop_limit),

@@ -15,7 +15,7 @@ use super::{
     Action, Envelope, Record,
     attempt::Attempt,
     noise::{FirstSeen, RateLimited},
-    notice::{Loss, Start, Summary, Watching},
+    notice::{Loss, Rehearsal, Start, Summary, Watching},
     request::Request,
 };
 
@@ -54,6 +54,7 @@ impl JsonSchema for Record<'_> {
             kind::<Loss<'_>>(generator, "LossRecord", Action::Loss),
             kind::<FirstSeen<'_>>(generator, "FirstSeenRecord", Action::FirstSeen),
             kind::<RateLimited<'_>>(generator, "RateLimitedRecord", Action::RateLimited),
+            kind::<Rehearsal<'_>>(generator, "RehearsalRecord", Action::Rehearsal),
             kind::<Summary<'_>>(generator, "SummaryRecord", Action::Summary),
         ];
         json_schema!({ "description": "One line of output.", "anyOf": any_of })

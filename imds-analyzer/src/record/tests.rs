@@ -17,7 +17,7 @@ use crate::{
     event::{Endpoint, HttpVersion, NetNs, Platform, Qos, Runtime, Source, Tap, User, Workload},
     identity::Identity,
     loss::{Kind, Ledger},
-    notice::{First, Folded, Hook, Run, Watching},
+    notice::{CallerOutcome, First, Folded, Hook, RehearsalOutcome, Run, Watching},
     sink::{
         json,
         tests::{full_event, minimal_event, samples},
@@ -116,6 +116,13 @@ proptest! {
             boot_id: Some(names[2].clone()).filter(|_| bit(6)),
             uptime: Duration::from_secs(u64::from(bits)),
         };
+        let rehearsal = RehearsalOutcome {
+            dry_run: bit(0),
+            refused: u64::from(bits),
+            let_through: names.iter().map(|name| (name.clone(), 1)).collect(),
+            callers: names.iter().map(|name| CallerOutcome { caller: name.clone(), ..CallerOutcome::default() }).collect(),
+            ended_early: Some(names[0].clone()).filter(|_| bit(1)),
+        };
         let run = if run.attached.is_some() { run } else { Run::default() };
         for notice in [
             Notice::Start { kernel: &names[0], hooks: &hooks, run: &run },
@@ -123,6 +130,7 @@ proptest! {
             Notice::Loss(&loss),
             Notice::FirstSeen { event: &events[0], first: First { v1: bit(0), credential: bit(1) } },
             Notice::RateLimited(&folded),
+            Notice::Rehearsal(&rehearsal),
             Notice::Summary { summary: &summary, loss: &loss },
         ] {
             is_read_back(&Record::of_notice(since, &notice, &Identity::named(&names[1])));

@@ -132,8 +132,8 @@ impl Fold {
                 host.watched.ended(time);
                 brief.imds.loss.iter().for_each(|loss| host.loss_at_end.merge(loss));
             }
-            // The call has a record of its own.
-            Action::FirstSeen => {}
+            // The calls have records of their own.
+            Action::FirstSeen | Action::Rehearsal => {}
         }
         if !counted.is_empty() {
             let hour = u32::try_from(time / super::watched::HOUR).unwrap_or(u32::MAX);

@@ -4,7 +4,7 @@ use std::{io, mem, num::NonZeroU64, time::SystemTime};
 
 use imds_analyzer_ebpf::abi::program;
 
-use super::{Outlet, Session};
+use super::{News, Outlet, Session};
 use crate::{
     event::Tap,
     host::clock::Now,
@@ -92,6 +92,7 @@ impl<S: Sink> Session<S> {
         outlet.sink.flush()?;
         let diagnostics = Diagnostics::of(&mut loaded);
         let packets = loaded.tap == Tap::Wire;
+        let news = loaded.choice.is_some().then(News::default);
         Ok(Self {
             stream,
             more: false,
@@ -105,6 +106,7 @@ impl<S: Sink> Session<S> {
             outlet,
             reported_loss: Ledger::default(),
             lost: Ledger::default(),
+            news,
             diagnostics,
         })
     }
@@ -114,7 +116,9 @@ impl<S: Sink> Session<S> {
 fn notice_hooks(loaded: &Loaded, plan: &Plan) -> Vec<(&'static str, bool, String)> {
     let reason = |hook: &Hook| match &hook.error {
         Some(error) => error.clone(),
-        None if hook.program == program::EGRESS => plan.reasons.first().cloned().unwrap_or_default(),
+        None if [program::EGRESS, program::REHEARSE_EGRESS].contains(&hook.program) => {
+            plan.reasons.first().cloned().unwrap_or_default()
+        }
         None if load::is_sender(hook.program) => "the sender's own context".to_owned(),
         None => "used on every kernel that supports it".to_owned(),
     };

@@ -55,6 +55,11 @@ pub(super) fn describe(notice: &Notice<'_>) -> String {
             attempt.duration.as_secs_f64()
         ),
         Notice::RateLimited(folded) => rate_limited(folded),
+        Notice::Rehearsal(outcome) => format!(
+            "rehearsal ends: {} v1 calls of {} callers refused",
+            outcome.refused,
+            outcome.callers.len()
+        ),
         Notice::Summary { summary, loss } => {
             let total = summary.total(false);
             format!(

@@ -14,8 +14,8 @@ use super::*;
 use crate::{
     event::{
         Advice, Ancestor, Answer, Attempt, Cause, Client, ClientSource, Container, FileState, HttpRequest, HttpVersion,
-        Judgement, Login, NetNs, Orchestrator, Package, Platform, Process, Program, Qos, Reply, Risk, Runtime, Source,
-        Tap, Thread, User,
+        Judgement, Login, NetNs, Orchestrator, Package, Platform, Process, Program, Qos, Rehearsal, Reply, Risk,
+        Runtime, Source, Tap, Thread, User,
     },
     identity::{Facts, Identity},
     notice::{self, Hook, Run, Watching},
@@ -130,6 +130,7 @@ pub(crate) fn full_event() -> Event {
         forwarded: true,
         malformed: true,
         sender_pages: true,
+        rehearsal: Rehearsal::Nothing,
         relay: false,
         http: HttpRequest {
             method: Some("GET".to_owned()),
@@ -192,6 +193,7 @@ pub(crate) fn minimal_event() -> Event {
         forwarded: false,
         malformed: false,
         sender_pages: false,
+        rehearsal: Rehearsal::Nothing,
         relay: false,
         http: HttpRequest::default(),
         answer: Answer::Unseen,
@@ -401,6 +403,22 @@ pub(crate) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
     take(time(1), &Notice::RateLimited(&folded));
     take(time(1), &Notice::Attempt(&attempt()));
     let summary = &summary;
+    let rehearsal = notice::RehearsalOutcome {
+        dry_run: false,
+        refused: 3,
+        let_through: [("device".to_owned(), 1)].into(),
+        callers: vec![notice::CallerOutcome {
+            caller: "/opt/app/run.py app.service".to_owned(),
+            refused: 3,
+            processes: 2,
+            tried_again: 1,
+            fell_back: 1,
+            exited: 0,
+            gave_up: 1,
+        }],
+        ended_early: None,
+    };
+    take(time(2), &Notice::Rehearsal(&rehearsal));
     take(time(2), &Notice::Summary { summary, loss: &loss });
 }
 

@@ -1,6 +1,6 @@
 //! Constants of the object: read-only data that user space writes before load, so the verifier knows the values.
 
-use imds_analyzer_ebpf::abi::{Budget, Offsets};
+use imds_analyzer_ebpf::abi::{Budget, Offsets, rehearsal::Rehearsal};
 
 #[unsafe(no_mangle)]
 // SAFETY: the struct has only integers, for which zeroes are valid.
@@ -14,6 +14,15 @@ static ANSWERS: u32 = 0;
 
 #[unsafe(no_mangle)]
 static DIGEST_KEY: u32 = 0;
+
+#[unsafe(no_mangle)]
+static REHEARSAL: Rehearsal = Rehearsal {
+    end: 0,
+    percent: 0,
+    all: 0,
+    dry: 0,
+    reserved: 0,
+};
 
 /// The offset of one field.
 macro_rules! offset {
@@ -45,6 +54,31 @@ pub(super) fn answers() -> bool {
 #[inline(always)]
 pub(super) fn digest_key() -> u64 {
     load(&DIGEST_KEY)
+}
+
+/// When the rehearsal ends, in ns since boot.
+#[inline(always)]
+pub(super) fn rehearsal_end() -> u64 {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::read_volatile(&REHEARSAL.end) }
+}
+
+/// Of a hundred calls in the rehearsal, how many are refused.
+#[inline(always)]
+pub(super) fn rehearsal_percent() -> u64 {
+    load(&REHEARSAL.percent)
+}
+
+/// True if the rehearsal chooses every caller.
+#[inline(always)]
+pub(super) fn rehearses_all() -> bool {
+    load(&REHEARSAL.all) != 0
+}
+
+/// True if the rehearsal only reports.
+#[inline(always)]
+pub(super) fn is_dry() -> bool {
+    load(&REHEARSAL.dry) != 0
 }
 
 /// Loads a constant at run time: the compiler must not fold the zeroes above.

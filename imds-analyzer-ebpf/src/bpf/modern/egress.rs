@@ -10,16 +10,18 @@ use imds_analyzer_ebpf::{
 };
 
 use super::{
+    DROP, PASS,
     constants::offset,
     endpoints, exchange,
     pages::{imds_again, imds_remember},
+    rehearse::{imds_held, imds_prepare},
     report::{imds_report, imds_stateless, imds_unjudged},
     scan,
     sender::imds_note_sender,
     socket::{self, Socket, noted},
     task::{self, imds_announce},
 };
-use crate::bpf::common::{counters, skb::Skb};
+use crate::bpf::common::{counters, read, skb::Skb};
 
 /// Entry of the tap.
 #[inline(always)]
@@ -30,56 +32,89 @@ pub(super) fn observe(ctx: *mut __sk_buff) {
     }
 }
 
+/// Entry of the tap in a rehearsal: the verdict on a packet.
+#[inline(always)]
+pub(super) fn judge(ctx: *mut __sk_buff) -> i32 {
+    if !Skb(ctx).is_imds() {
+        return PASS;
+    }
+    // Bytes that may not leave are not judged: they are not part of the stream unless they leave later.
+    if imds_held(ctx) != 0 {
+        return DROP;
+    }
+    imds_stream_rehearse(ctx);
+    // VERIFIER: the verifier knows nothing about a function's result, and must see that this one is 0 or 1.
+    PASS ^ (read::bounded(imds_held(ctx)) & 1) as i32
+}
+
+/// The body of [`imds_stream`] and [`imds_stream_rehearse`].
+// A macro, so that the function compiles to the same instructions whether or not a rehearsal shares its code.
+macro_rules! stream {
+    ($ctx:ident, $rehearse:literal) => {{
+        let skb = Skb($ctx);
+        let sk = skb.tcp_sock();
+        if sk.is_null() {
+            return 0;
+        }
+        let Ok(headers) = Headers::read(&skb) else {
+            counters::add(Loss::PacketShape, 1);
+            debug!(
+                SkBuffContext::new($ctx),
+                "a packet to IMDS that is not TCP as it is known: {} bytes",
+                skb.len()
+            );
+            imds_stateless($ctx, 0, 0, Reason::Unreadable as u32);
+            return 0;
+        };
+        let len = skb.len().saturating_sub(headers.payload);
+        let Some(socket) = socket::of(sk, $ctx.cast()) else {
+            if len > 0 {
+                imds_stateless($ctx, headers.seq, len, Reason::NoState as u32);
+            }
+            return 0;
+        };
+        let syn = headers.is_syn();
+        let repeated = syn && socket.synced.get() != 0 && socket.initial_seq.get() == headers.seq;
+        if syn && !repeated || socket.synced.get() == 0 && len > 0 {
+            socket.synced.set(1);
+            socket.old.set(!syn as u8);
+            socket.initial_seq.set(headers.seq);
+            socket.next_seq.set(headers.seq);
+            socket.noted.set(noted::NO);
+            socket.pages.set(0);
+            socket.urgent.set(0);
+            socket.local.set(0);
+            socket.set_sock(sk);
+            imds_open($ctx);
+        }
+        if len > 0 {
+            if $rehearse {
+                imds_prepare($ctx, socket.next_seq.get(), syn as u32);
+            }
+            take::<$rehearse>(skb, socket, &headers, len);
+        }
+        if headers.is_last() && socket.classifier.close() == Step::Head {
+            imds_report($ctx, RecordKind::Request as u32);
+        } else if socket.classifier.is_unfinished() {
+            note_unfinished($ctx, socket);
+        }
+        0
+    }};
+}
+
 /// Processes a packet of a socket whose peer is IMDS.
 // VERIFIER: a global function is verified once, on its own (5.6, commit 51c39bb1d5d1), not once for every call path.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_stream(ctx: *mut __sk_buff) -> u32 {
-    let skb = Skb(ctx);
-    let sk = skb.tcp_sock();
-    if sk.is_null() {
-        return 0;
-    }
-    let Ok(headers) = Headers::read(&skb) else {
-        counters::add(Loss::PacketShape, 1);
-        debug!(
-            SkBuffContext::new(ctx),
-            "a packet to IMDS that is not TCP as it is known: {} bytes",
-            skb.len()
-        );
-        imds_stateless(ctx, 0, 0, Reason::Unreadable as u32);
-        return 0;
-    };
-    let len = skb.len().saturating_sub(headers.payload);
-    let Some(socket) = socket::of(sk, ctx.cast()) else {
-        if len > 0 {
-            imds_stateless(ctx, headers.seq, len, Reason::NoState as u32);
-        }
-        return 0;
-    };
-    let syn = headers.is_syn();
-    let repeated = syn && socket.synced.get() != 0 && socket.initial_seq.get() == headers.seq;
-    if syn && !repeated || socket.synced.get() == 0 && len > 0 {
-        socket.synced.set(1);
-        socket.old.set(!syn as u8);
-        socket.initial_seq.set(headers.seq);
-        socket.next_seq.set(headers.seq);
-        socket.noted.set(noted::NO);
-        socket.pages.set(0);
-        socket.urgent.set(0);
-        socket.local.set(0);
-        socket.set_sock(sk);
-        imds_open(ctx);
-    }
-    if len > 0 {
-        take(skb, socket, &headers, len);
-    }
-    if headers.is_last() && socket.classifier.close() == Step::Head {
-        imds_report(ctx, RecordKind::Request as u32);
-    } else if socket.classifier.is_unfinished() {
-        note_unfinished(ctx, socket);
-    }
-    0
+    stream!(ctx, false)
+}
+
+/// Like [`imds_stream`], in a rehearsal.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_stream_rehearse(ctx: *mut __sk_buff) -> u32 {
+    stream!(ctx, true)
 }
 
 /// Processes the first packet of a connection, or the first one seen: records what stays the same for all later
@@ -141,7 +176,7 @@ pub(crate) extern "C" fn imds_sender(ctx: *mut __sk_buff, seq: u32, syn: u32) ->
 
 /// Takes the new part of `len` bytes of payload, and compares the rest with the bytes that were judged before.
 #[inline(always)]
-fn take(skb: Skb, socket: &Socket, headers: &Headers, len: u32) {
+fn take<const REHEARSE: bool>(skb: Skb, socket: &Socket, headers: &Headers, len: u32) {
     let mut offset = headers.payload;
     let mut left = len;
     match follow::place(socket.next_seq.get(), headers.seq, len) {
@@ -188,7 +223,7 @@ fn take(skb: Skb, socket: &Socket, headers: &Headers, len: u32) {
     if is_urgent {
         socket.classifier.spoil(Reason::Urgent);
     }
-    let left_out = scan::payload(skb.0, offset, left);
+    let left_out = scan::payload::<REHEARSE>(skb.0, offset, left);
     // Called even if nothing was spoiled: another branch would turn the loop above into two.
     socket.classifier.end_spoil();
     if left_out > 0 {

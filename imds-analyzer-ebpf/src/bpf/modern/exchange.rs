@@ -312,6 +312,19 @@ impl Exchange {
         self.with(Answers::lose);
     }
 
+    /// True if the answer to the next request can be told from others.
+    #[inline(always)]
+    pub(super) fn is_counted(&self) -> bool {
+        self.uncertain.get() == 0 && self.synced.get() != 0 && !self.is_lost()
+    }
+
+    /// True if all but the last `unanswered` requests are answered, to the last byte.
+    #[inline(always)]
+    pub(super) fn is_settled(&self, unanswered: u32) -> bool {
+        self.requests.get().wrapping_sub(self.count.get()) == unanswered
+            && self.with(|answers| answers.is_between_answers())
+    }
+
     #[inline(always)]
     pub(super) fn is_lost(&self) -> bool {
         self.with(|answers| answers.is_lost())

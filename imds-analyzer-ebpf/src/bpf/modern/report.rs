@@ -353,12 +353,12 @@ pub(crate) extern "C" fn imds_note_uid(sock: u64, cookie: u64, place: u32, other
 /// The place of a note as an index.
 // VERIFIER: as in `read::user_into`.
 #[inline(always)]
-fn within_notes(place: u32) -> usize {
+pub(super) fn within_notes(place: u32) -> usize {
     read::bounded(place) as usize & (NOTES - 1)
 }
 
 // Results of `note` other than the place of a note.
-const NO_NOTE: u32 = NOTES as u32;
+pub(super) const NO_NOTE: u32 = NOTES as u32;
 /// There were notes on this socket, until notes on other sockets evicted them.
 const PUSHED_OUT: u32 = NO_NOTE + 1;
 /// The sender has changed more often since than is remembered.
@@ -366,7 +366,7 @@ const TOO_LATE: u32 = NO_NOTE + 2;
 
 /// The place of the note about the sender of the byte at `seq`: the latest note that does not begin after that byte.
 #[inline(always)]
-fn note(socket: &Socket, seq: u32) -> u32 {
+pub(super) fn note(socket: &Socket, seq: u32) -> u32 {
     // The connect hook creates the notes of a socket.
     let had_notes = socket.connector().hook == OwnerHook::Connect as u8;
     imds_note(socket.sock(), socket.endpoints.cookie.get(), had_notes as u32, seq)

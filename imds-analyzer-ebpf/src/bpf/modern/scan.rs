@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use imds_analyzer_ebpf::{abi::RecordKind, classify::Step};
 
-use super::{report::imds_report, socket};
+use super::{rehearse::imds_refuse, report::imds_report, socket};
 use crate::bpf::common::skb::Skb;
 
 /// Bytes looked at by one call of [`imds_scan`].
@@ -20,13 +20,17 @@ const PAYLOADS: u32 = 40;
 const HEAD: u32 = 1 << 31;
 
 /// Takes `len` payload bytes at `offset`. Returns how many bytes are left over because the packet has more than the
-/// loops may take.
+/// loops may take. With `REHEARSE`, each head is considered for refusal before it is reported.
 #[inline(always)]
-pub(super) fn payload(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+pub(super) fn payload<const REHEARSE: bool>(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
     let (mut offset, mut left) = (offset, len);
     // VERIFIER: a constant bound.
     for _ in 0..PAYLOADS {
-        let taken = imds_payload(ctx, offset, left);
+        let taken = if REHEARSE {
+            imds_payload_rehearse(ctx, offset, left)
+        } else {
+            imds_payload(ctx, offset, left)
+        };
         if taken == 0 {
             break;
         }
@@ -36,20 +40,37 @@ pub(super) fn payload(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
     left
 }
 
+/// The loop of the functions below: up to `$steps` pieces, of which `$piece` takes one; `$taken` of its result are bytes,
+/// and `$done` handles the rest.
+// A macro, so that the functions compile to the same instructions whether or not a rehearsal shares their code.
+macro_rules! pieces {
+    ($ctx:ident, $offset:ident, $len:ident, $steps:ident, $piece:ident, |$result:ident| $taken:expr, $done:expr) => {{
+        let mut taken = 0_u32;
+        // VERIFIER: a constant bound.
+        for _ in 0..$steps {
+            let $result = $piece($ctx, $offset.wrapping_add(taken), $len.saturating_sub(taken));
+            if $result == 0 {
+                break;
+            }
+            taken = taken.wrapping_add($taken);
+            $done
+        }
+        taken
+    }};
+}
+
 /// Like [`imds_span`], for up to [`SPANS`] spans.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_payload(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
-    let mut taken = 0_u32;
-    // VERIFIER: a constant bound.
-    for _ in 0..SPANS {
-        let result = imds_span(ctx, offset.wrapping_add(taken), len.saturating_sub(taken));
-        if result == 0 {
-            break;
-        }
-        taken = taken.wrapping_add(result);
-    }
-    taken
+    pieces!(ctx, offset, len, SPANS, imds_span, |result| result, {})
+}
+
+/// Like [`imds_payload`], in a rehearsal.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_payload_rehearse(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    pieces!(ctx, offset, len, SPANS, imds_span_rehearse, |result| result, {})
 }
 
 /// Takes `len` payload bytes at `offset`, or as many as one call may look at, and reports the heads in them. Returns
@@ -57,19 +78,35 @@ pub(crate) extern "C" fn imds_payload(ctx: *mut __sk_buff, offset: u32, len: u32
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_span(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
-    let mut taken = 0_u32;
-    // VERIFIER: a constant bound.
-    for _ in 0..STEPS {
-        let result = imds_scan(ctx, offset.wrapping_add(taken), len.saturating_sub(taken));
-        if result == 0 {
-            break;
-        }
-        taken = taken.wrapping_add(result & !HEAD);
+    pieces!(
+        ctx,
+        offset,
+        len,
+        STEPS,
+        imds_scan,
+        |result| result & !HEAD,
         if result & HEAD != 0 {
             imds_report(ctx, RecordKind::Request as u32);
         }
-    }
-    taken
+    )
+}
+
+/// Like [`imds_span`], in a rehearsal: considers each head for refusal before it reports it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_span_rehearse(ctx: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    pieces!(
+        ctx,
+        offset,
+        len,
+        STEPS,
+        imds_scan,
+        |result| result & !HEAD,
+        if result & HEAD != 0 {
+            imds_refuse(ctx);
+            imds_report(ctx, RecordKind::Request as u32);
+        }
+    )
 }
 
 /// Pushes up to [`CHUNK`] of `len` payload bytes at `offset` into the socket's classifier. Returns how many it took,

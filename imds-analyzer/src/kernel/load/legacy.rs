@@ -202,6 +202,7 @@ pub(super) fn load(known: Option<&Settings>, packets: bool, answers: bool) -> an
         follows_processes,
         hooks,
         owner: OwnerHook::Kprobe,
+        choice: None,
         _cgroup: None,
     })
 }

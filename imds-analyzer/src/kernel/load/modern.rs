@@ -5,10 +5,10 @@ use std::{thread, time::Instant};
 use anyhow::{Context, anyhow};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{PerCpuArray, RingBuf},
+    maps::{HashMap, PerCpuArray, RingBuf},
     programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
 };
-use imds_analyzer_ebpf::abi::{Budget, Offsets, OwnerHook, constant, map, program};
+use imds_analyzer_ebpf::abi::{Budget, Offsets, OwnerHook, constant, map, program, rehearsal::Rehearsal};
 use zerocopy::IntoBytes;
 
 use super::{
@@ -25,17 +25,48 @@ use crate::event::Tap;
 /// Aligned the way an ELF parser needs it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IMDS_MODERN_OBJECT"));
 
-/// Loads and attaches the programs. The tap must succeed; every other program is optional.
-pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[OwnerHook]) -> anyhow::Result<Loaded> {
+/// The programs whose names differ in a rehearsal.
+struct Names {
+    egress: &'static str,
+    ingress: &'static str,
+    release: &'static str,
+}
+
+const WATCH: Names = Names {
+    egress: program::EGRESS,
+    ingress: program::INGRESS,
+    release: program::RELEASE,
+};
+const REHEARSE: Names = Names {
+    egress: program::REHEARSE_EGRESS,
+    ingress: program::REHEARSE_INGRESS,
+    release: program::REHEARSE_RELEASE,
+};
+
+/// Loads and attaches the programs. The tap must succeed; every other program is optional, except in a rehearsal.
+pub(super) fn load(
+    offsets: &Offsets,
+    budget: &Budget,
+    answers: bool,
+    owners: &[OwnerHook],
+    rehearsal: Option<&Rehearsal>,
+) -> anyhow::Result<Loaded> {
+    let names = if rehearsal.is_some() { REHEARSE } else { WATCH };
     let digest_key = digest_key()?;
     let cgroup = cgroup::Root::open().context("cannot open cgroup2")?;
-    let mut ebpf = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    if rehearsal.is_none() {
+        // Nothing is chosen, so the map needs no room.
+        loader.map_max_entries(map::CHOICE, 1);
+    }
+    let mut ebpf = loader
         // The object has no CO-RE relocations: the kernel's BTF is not needed to load it.
         .btf(None)
         .override_global(constant::OFFSETS, offsets.as_bytes(), true)
         .override_global(constant::BUDGET, budget.as_bytes(), true)
         .override_global(constant::ANSWERS, &u32::from(answers), true)
         .override_global(constant::DIGEST_KEY, &digest_key, true)
+        .override_global(constant::REHEARSAL, rehearsal.copied().unwrap_or_default().as_bytes(), true)
         .load(OBJECT)
         .map_err(|error| anyhow!("the kernel rejected the eBPF object: {}", chain(&error)))?;
     let mut loader = Loader {
@@ -51,14 +82,14 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[
         // Owner hooks attach before the tap, so that the tap sees no sender whose connect was missed. The ingress
         // program attaches before the owner hooks, so that no connection is followed whose answers are invisible.
         let mut owners = owners.iter().copied();
-        let ingress = answers.then_some(program::INGRESS);
+        let ingress = answers.then_some(names.ingress);
         let mut hooks: Vec<_> = ingress
             .into_iter()
-            .chain([program::CONNECT4, program::CONNECT6, program::RELEASE])
+            .chain([program::CONNECT4, program::CONNECT6, names.release])
             .map(|name| loader.attach(name))
             .collect();
         let owner = loader.attach_owner(&mut owners, &mut hooks);
-        let tap = loader.attach(program::EGRESS);
+        let tap = loader.attach(names.egress);
         let place = place.map(|place| place.join());
         ((hooks, owner, owners, tap), place)
     });
@@ -87,9 +118,9 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[
                 .unwrap_or("unknown");
             return Err(anyhow!("the requested owner hook is not available: {why}"));
         };
-        match place.prove(&mut records, tried, has_answers(&hooks), &mut early) {
+        match place.prove(&mut records, tried, has_answers(&hooks, &names), &mut early) {
             Ok(elapsed) => break (tried, elapsed),
-            Err(error @ Failure::Answers(_)) => loader.give_up(program::INGRESS, &mut hooks, &error),
+            Err(error @ Failure::Answers(_)) => loader.give_up(names.ingress, &mut hooks, &error),
             Err(error @ Failure::Owner(_)) => {
                 loader.give_up(sender_program(tried).unwrap_or(program::CONNECT4), &mut hooks, &error);
                 owner = loader.attach_owner(&mut owners, &mut hooks);
@@ -101,7 +132,7 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[
     let mut findings = vec![format!(
         "self-test passed in {:.1} ms: the wire tap saw its own v1 and v2 requests, their sender{}",
         elapsed.as_secs_f64() * 1e3,
-        if has_answers(&hooks) {
+        if has_answers(&hooks, &names) {
             " and their answers"
         } else {
             "; answers are not seen"
@@ -112,6 +143,21 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[
         tracing::warn!("{partial}; run on the host, or in the host's cgroup namespace");
         findings.push(partial.to_owned());
     }
+    let choice = match rehearsal {
+        Some(_) => {
+            // Without answers, nobody knows where an answer of ours would belong in the stream.
+            if let Some(hook) = hooks
+                .iter()
+                .find(|hook| !is_sender(hook.program) && hook.error.is_some())
+            {
+                let error = hook.error.as_deref().unwrap_or_default();
+                return Err(anyhow!("cannot rehearse without {}: {error}", hook.program));
+            }
+            let map = ebpf.take_map(map::CHOICE).context("the object has no map of choices")?;
+            Some(HashMap::try_from(map)?)
+        }
+        None => None,
+    };
     let loss = PerCpuArray::try_from(ebpf.take_map(map::LOSS).context("the object has no loss counters")?)?;
     Ok(Loaded {
         _kprobes: Vec::new(),
@@ -127,7 +173,8 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[
         refused: Vec::new(),
         findings,
         follows_processes: false,
-        answers: has_answers(&hooks),
+        answers: has_answers(&hooks, &names),
+        choice,
         hooks,
         owner,
         _cgroup: Some(cgroup),
@@ -135,10 +182,10 @@ pub(super) fn load(offsets: &Offsets, budget: &Budget, answers: bool, owners: &[
 }
 
 /// True if the program that sees answers is attached.
-fn has_answers(hooks: &[Hook]) -> bool {
+fn has_answers(hooks: &[Hook], names: &Names) -> bool {
     hooks
         .iter()
-        .any(|hook| hook.program == program::INGRESS && hook.error.is_none())
+        .any(|hook| hook.program == names.ingress && hook.error.is_none())
 }
 
 /// The point at which digests of payload are evaluated. Random, because no sender may know it.
@@ -257,7 +304,7 @@ fn attach_program(name: &str, program: &mut Program, cgroup: &cgroup::Root) -> R
     match program {
         Program::CgroupSkb(program) => {
             let direction = match name {
-                program::INGRESS => CgroupSkbAttachType::Ingress,
+                program::INGRESS | program::REHEARSE_INGRESS => CgroupSkbAttachType::Ingress,
                 _ => CgroupSkbAttachType::Egress,
             };
             program.attach(cgroup, direction, mode).map(drop)

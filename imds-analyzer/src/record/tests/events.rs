@@ -7,7 +7,7 @@ use proptest::{option, prelude::*, sample::select};
 use super::*;
 use crate::event::{
     Advice, Ancestor, Answer, Client, Container, HttpRequest, Judgement, Login, Orchestrator, Package, Process,
-    Program, Reply, Thread,
+    Program, Rehearsal, Reply, Thread,
 };
 
 fn any_word<T: Vocabulary + std::fmt::Debug>() -> impl Strategy<Value = T> {
@@ -225,7 +225,7 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         option::of(any_word()),
         any_word(),
     );
-    let flags = any::<[bool; 5]>();
+    let flags = any::<[bool; 6]>();
     let sent = (
         http().boxed(),
         answer().boxed(),
@@ -238,7 +238,12 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let sender = (option::of(process()).boxed(), option::of(thread).boxed());
     (judged, flags, sent, sender).prop_map(|(judged, flags, sent, (process, thread))| {
         let (time, verdict, reason, path_class, tap, owner, net_ns) = judged;
-        let [local, relay, forwarded, malformed, sender_pages] = flags;
+        let [local, relay, forwarded, malformed, sender_pages, kept_back] = flags;
+        let rehearsal = if kept_back {
+            Rehearsal::KeptBack
+        } else {
+            Rehearsal::Nothing
+        };
         let (http, answer, judgement, source, destination, packet_destination) = sent;
         Event {
             time,
@@ -253,6 +258,7 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             forwarded,
             malformed,
             sender_pages,
+            rehearsal,
             http,
             answer,
             judgement,

@@ -1,4 +1,4 @@
-//! One daemon per host: two would write to the same file. `watch` may run at the same time.
+//! One daemon per host, because two would write to the same file, and one rehearsal. `watch` may run at the same time.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -24,6 +24,37 @@ const OTHERS: u32 = 0o077;
 /// Number of attempts if another process keeps replacing the file.
 const ATTEMPTS: usize = 10;
 
+/// Those of whom only one may run.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Holder {
+    Daemon,
+    Rehearsal,
+}
+
+impl Holder {
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Daemon => "daemon.lock",
+            Self::Rehearsal => "rehearse.lock",
+        }
+    }
+
+    /// What another process is doing that holds the lock, and what to do.
+    const fn doing(self) -> &'static str {
+        match self {
+            Self::Daemon => "already running as this host's daemon",
+            Self::Rehearsal => "already rehearsing on this host",
+        }
+    }
+
+    const fn advice(self) -> &'static str {
+        match self {
+            Self::Daemon => "`imds-analyzer watch` can run at the same time",
+            Self::Rehearsal => "wait for its end, or end it with SIGTERM",
+        }
+    }
+}
+
 /// The lock, held until dropped. The kernel releases it however the process ends.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
@@ -31,9 +62,9 @@ pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 impl Lock {
     /// # Errors
     ///
-    /// If another daemon holds the lock (the error names that daemon), if the directory is not writable, or if other
+    /// If another process holds the lock (the error names that process), if the directory is not writable, or if other
     /// users can write to it.
-    pub(super) fn take(directory: &Path) -> anyhow::Result<Self> {
+    pub(super) fn take(directory: &Path, holder: Holder) -> anyhow::Result<Self> {
         DirBuilder::new()
             .recursive(true)
             .mode(DIRECTORY_MODE)
@@ -42,9 +73,9 @@ impl Lock {
         if let Some(distrust) = place::walk(directory, Trust::of_this_process()).distrust {
             bail!("runtime_dir: {distrust}: other users could remove or hold the lock");
         }
-        let path = directory.join("daemon.lock");
+        let path = directory.join(holder.file());
         for _ in 0..ATTEMPTS {
-            if let Some(mut file) = attempt(&path).with_context(|| format!("cannot lock {}", path.display()))? {
+            if let Some(mut file) = attempt(&path, holder).with_context(|| format!("cannot lock {}", path.display()))? {
                 file.set_len(0)
                     .and_then(|()| file.rewind())
                     .and_then(|()| writeln!(file, "{}", process::id()))
@@ -57,7 +88,7 @@ impl Lock {
 }
 
 /// The locked file. `None` if a different file is at the path now.
-fn attempt(path: &Path) -> anyhow::Result<Option<File>> {
+fn attempt(path: &Path, holder: Holder) -> anyhow::Result<Option<File>> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -80,14 +111,13 @@ fn attempt(path: &Path) -> anyhow::Result<Option<File>> {
         if !loose || owner.is_some_and(proc::exists) {
             let owner = owner.map_or_else(|| "another process is".to_owned(), |pid| format!("process {pid} is"));
             bail!(
-                "{owner} already running as this host's daemon (it holds {}); `imds-analyzer watch` can run at the same time",
-                path.display()
+                "{owner} {} (it holds {}); {}",
+                holder.doing(),
+                path.display(),
+                holder.advice()
             );
         }
-        tracing::warn!(
-            "{} is locked by a process that is not the daemon; replacing it",
-            path.display()
-        );
+        tracing::warn!("{} is locked by another program; replacing it", path.display());
     }
     if loose {
         replace(path)?;
@@ -131,12 +161,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let run = dir.path().join("run/deep");
         let path = run.join("daemon.lock");
-        let lock = Lock::take(&run).expect("free");
+        let lock = Lock::take(&run, Holder::Daemon).expect("free");
         assert_eq!((mode(&path), mode(&run) & 0o022), (MODE, 0));
-        let error = Lock::take(&run).expect_err("held").to_string();
+        let error = Lock::take(&run, Holder::Daemon).expect_err("held").to_string();
         assert!(error.contains("cannot lock"), "{error}");
         drop(lock);
-        drop(Lock::take(&run).expect("free again"));
+        drop(Lock::take(&run, Holder::Daemon).expect("free again"));
     }
 
     #[test]
@@ -148,15 +178,15 @@ mod tests {
         // Opened while it was still readable for all, and held for ever by a process that is not a daemon.
         let held = File::open(&path).expect("readable");
         flock(&held, FlockOperation::NonBlockingLockExclusive).expect("free");
-        let lock = Lock::take(dir.path()).expect("no daemon holds it");
+        let lock = Lock::take(dir.path(), Holder::Daemon).expect("no daemon holds it");
         assert_eq!(mode(&path), MODE);
         assert_eq!(
             fs::read_to_string(&path).expect("ours").trim(),
             process::id().to_string()
         );
-        assert!(Lock::take(dir.path()).is_err());
+        assert!(Lock::take(dir.path(), Holder::Daemon).is_err());
         drop(lock);
-        drop(Lock::take(dir.path()).expect("whatever they still hold"));
+        drop(Lock::take(dir.path(), Holder::Daemon).expect("whatever they still hold"));
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1);
     }
 
@@ -168,7 +198,10 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("ours");
         let held = File::open(&path).expect("readable");
         flock(&held, FlockOperation::NonBlockingLockExclusive).expect("free");
-        let error = format!("{:#}", Lock::take(dir.path()).expect_err("a daemon holds it"));
+        let error = format!(
+            "{:#}",
+            Lock::take(dir.path(), Holder::Daemon).expect_err("a daemon holds it")
+        );
         assert!(
             error.contains(&format!("process {} is already running", process::id())),
             "{error}"
@@ -180,13 +213,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("daemon.lock");
         std::os::unix::fs::symlink("/etc/hostname", &path).expect("linked");
-        assert!(Lock::take(dir.path()).is_err());
+        assert!(Lock::take(dir.path(), Holder::Daemon).is_err());
         fs::remove_file(&path).expect("removed");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a FIFO");
-        assert!(Lock::take(dir.path()).is_err());
+        assert!(Lock::take(dir.path(), Holder::Daemon).is_err());
         fs::remove_file(&path).expect("removed");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).expect("ours");
-        let error = Lock::take(dir.path())
+        let error = Lock::take(dir.path(), Holder::Daemon)
             .expect_err("a directory of everybody's")
             .to_string();
         assert!(error.contains("runtime_dir"), "{error}");

@@ -1,0 +1,258 @@
+//! `rehearse`: refuses the v1 calls of chosen callers for a limited time, and says what broke.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+
+use super::{
+    lock::{Holder, Lock},
+    signals::Signals,
+};
+use crate::{
+    choice::{Format, ObjectChoice, OwnerChoice},
+    cli::RehearseArgs,
+    console::{self, say},
+    event::Process,
+    exit_code::ExitCode,
+    host::{
+        clock::{self, nanoseconds},
+        proc::Directory,
+        syslog,
+    },
+    kernel::{budget::KernelBudget, plan::Wanted},
+    notice::{Notice, RehearsalOutcome},
+    rehearse::{self, Rehearsal, Selectors, Watch},
+    sanitize::escape,
+    secrets::ArgsMode,
+    session::{End, Options, Session, StartError, Tick as _},
+    settings::{FailOn, Filter},
+    sink::Sink,
+};
+
+/// Number of chosen processes that are listed.
+const LISTED: usize = 20;
+
+type Watching = Session<Watch<Box<dyn Sink>>>;
+
+pub(super) fn run(args: RehearseArgs) -> anyhow::Result<ExitCode> {
+    let selectors = Selectors {
+        units: args.unit.clone(),
+        containers: args.container.clone(),
+        uids: args.uid.clone(),
+        comms: args.comm.clone(),
+        callers: args.caller.clone(),
+        all: args.all,
+        even: args.even.clone(),
+    };
+    if let Err(error) = selectors.check() {
+        say(format_args!("error: {error}"));
+        return Ok(ExitCode::Usage);
+    }
+    let _lock = Lock::take(&rehearse::lock_directory(), Holder::Rehearsal)?;
+    console::runtime()?.block_on(run_with(&args, selectors))
+}
+
+async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let end = clock::since_boot().saturating_add(nanoseconds(args.duration));
+    let mut session = start(args, end)?;
+    let choices = session.take_choices().context("the programs choose nobody")?;
+    let mut rehearsal = Rehearsal::new(choices, selectors.clone());
+    // Held to the end: see `prove`.
+    let _place = if args.dry_run {
+        rehearsal.begin(&session)?;
+        None
+    } else {
+        let proof = rehearsal.prove(&mut session).await;
+        let (elapsed, place) = proof.map_err(|error| {
+            StartError::Refused(error.context("cannot rehearse: this host cannot answer in place of IMDS"))
+        })?;
+        say(format_args!(
+            "A call of this process's own was refused as a test: the answer took {:.1} ms.",
+            elapsed.as_secs_f64() * 1e3
+        ));
+        Some(place)
+    };
+    let chosen = rehearsal.choose(&mut session)?;
+    announce(args, &selectors, &chosen);
+    let log = Log::new(args, &selectors);
+    log.write("begins");
+    say(format_args!("ready: {}", session.describe()));
+
+    let ended = rehearsal.ended();
+    let stop = async {
+        tokio::select! {
+            () = until(end) => {}
+            () = signals.received() => {}
+            () = ended.notified() => {}
+        }
+    };
+    let ran = session.run(stop, &mut rehearsal).await;
+    // Whatever happened: nothing is refused from here on.
+    let undone = rehearsal.end();
+    log.write("ended");
+    ran.context("cannot write the output")?;
+    undone?;
+    aftermath(&mut session, &mut rehearsal, &mut signals, args.dry_run).await?;
+    finish(session, &rehearsal, args)
+}
+
+/// Loads the programs of a rehearsal. They refuse nothing until callers are chosen.
+fn start(args: &RehearseArgs, end: u64) -> Result<Watching, StartError> {
+    let wanted = Wanted {
+        rehearsal: Some(rehearse::kernel_settings(end, args.percent, args.all, args.dry_run)),
+        ..ObjectChoice::Modern.wanted(OwnerChoice::Auto, true, KernelBudget::of_rate(0))
+    };
+    Session::start(Options {
+        wanted,
+        args: ArgsMode::default(),
+        name_service: false,
+        remedies: console::remedies(),
+        filter: Filter::default(),
+        fail_on: FailOn::default(),
+        count: None,
+        quiet: false,
+        sink: Watch::new(console::stdout_sink(args.format, args.color, args.verbose)),
+    })
+}
+
+/// Says who is chosen.
+fn announce(args: &RehearseArgs, selectors: &Selectors, chosen: &[Arc<Process>]) {
+    let duration = humantime::format_duration(args.duration);
+    let verb = if args.dry_run { "Would refuse" } else { "REFUSING" };
+    let part = if args.percent < 100 {
+        format!("{} % of the", args.percent)
+    } else {
+        "the".to_owned()
+    };
+    say(format_args!(
+        "{verb} {part} v1 calls of {} for {duration}.",
+        escape(&selectors.to_string())
+    ));
+    if selectors.all {
+        return;
+    }
+    say(format_args!("Processes chosen now: {}", chosen.len()));
+    for process in chosen.iter().take(LISTED) {
+        say(format_args!("  {:>7}  {}", process.pid, escape(&process.caller)));
+    }
+    if chosen.len() > LISTED {
+        say(format_args!("  and {} more", chosen.len() - LISTED));
+    }
+}
+
+/// Waits a little for what refused processes do, while nothing is refused any more.
+async fn aftermath(
+    session: &mut Watching,
+    rehearsal: &mut Rehearsal,
+    signals: &mut Signals,
+    dry_run: bool,
+) -> anyhow::Result<()> {
+    session.drain().context("cannot write the output")?;
+    rehearsal.handled(session);
+    let now = SystemTime::now();
+    session.sink().look(now);
+    let left = session.sink().follow.left(now);
+    if dry_run || left.is_zero() {
+        return Ok(());
+    }
+    say(format_args!(
+        "Calls pass again. Watching the refused processes for {} s more; Ctrl-C ends it.",
+        left.as_secs() + 1
+    ));
+    let deadline = SystemTime::now() + left;
+    loop {
+        let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
+        let pause = left.min(Duration::from_millis(500));
+        let stop = async {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => false,
+                () = signals.received() => true,
+            }
+        };
+        let ran = session.run(stop, rehearsal).await.context("cannot write the output")?;
+        let now = SystemTime::now();
+        session.sink().look(now);
+        let is_over = now >= deadline || session.sink().follow.left(now).is_zero();
+        if is_over || !matches!(ran, End::Stopped(false)) {
+            return Ok(());
+        }
+    }
+}
+
+/// Detaches the programs and says what broke.
+fn finish(session: Watching, rehearsal: &Rehearsal, args: &RehearseArgs) -> anyhow::Result<ExitCode> {
+    let mut finished = session.finish().context("cannot write the output")?;
+    finished.sink.look(SystemTime::now());
+    let callers = finished.sink.follow.callers();
+    let outcome = RehearsalOutcome {
+        dry_run: args.dry_run,
+        refused: callers.iter().map(|caller| caller.refused).sum(),
+        let_through: rehearsal.let_through(),
+        callers,
+        ended_early: rehearsal.ended_early().map(str::to_owned),
+    };
+    if args.format == Format::Text {
+        say(format_args!("\n{}", rehearse::text(&outcome).trim_end()));
+    }
+    let written = finished
+        .sink
+        .notice(SystemTime::now(), &Notice::Rehearsal(&outcome))
+        .and_then(|()| finished.sink.flush());
+    written.context("cannot write the output")?;
+    if !finished.loss.is_empty() {
+        say(format_args!("{}", finished.loss));
+    }
+    Ok(if outcome.ended_early.is_some() {
+        ExitCode::Failed
+    } else {
+        ExitCode::Ok
+    })
+}
+
+async fn until(end: u64) {
+    let left = end.saturating_sub(clock::since_boot());
+    tokio::time::sleep(Duration::from_nanos(left)).await;
+}
+
+/// Tells the system log of the beginning and the end.
+struct Log {
+    text: String,
+}
+
+impl Log {
+    fn new(args: &RehearseArgs, selectors: &Selectors) -> Self {
+        let kind = if args.dry_run {
+            "rehearsal (dry run)"
+        } else {
+            "rehearsal"
+        };
+        let reason = args.reason.as_deref().unwrap_or("none given");
+        Self {
+            text: format!(
+                "{kind} {{}}: refuses {} % of the IMDSv1 calls of {selectors} for {}; by {}; reason: {reason}",
+                args.percent,
+                humantime::format_duration(args.duration),
+                user()
+            ),
+        }
+    }
+
+    fn write(&self, what: &str) {
+        if let Err(error) = syslog::write(&self.text.replacen("{}", what, 1)) {
+            tracing::warn!("cannot write to the system log: {error}");
+        }
+    }
+}
+
+/// The user who runs this, and the one who logged in.
+fn user() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    match Directory::own().and_then(|own| own.login()) {
+        Ok((login, _)) if login != u32::MAX => format!("uid {uid}, logged in as uid {login}"),
+        _ => format!("uid {uid}"),
+    }
+}
