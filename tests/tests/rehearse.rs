@@ -4,8 +4,10 @@
 //! guests: every-kernel
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::TcpListener,
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -15,7 +17,7 @@ use std::{
 use imds_analyzer::lab::{Lab, Options, Server};
 use imds_analyzer_tests::{
     Analyzer, Ended, IMDS_V4, PYTHON, binary, fits_schema, get_with_token, imds_analyzer, output,
-    programs_in_the_kernel, run, run_to_end,
+    programs_in_the_kernel, run, run_to_end, until,
 };
 use serde_json::Value;
 
@@ -75,7 +77,7 @@ impl Rehearsal {
 
     /// Status of a call by curl.
     fn curl(&self, args: &[&str]) -> u16 {
-        status(self.command("curl", &[&CURL, args].concat()))
+        status(&mut self.command("curl", &[&CURL, args].concat()))
     }
 
     /// Runs a script of the chosen user, which must succeed, and returns what it prints.
@@ -141,7 +143,7 @@ fn outcome(ended: &Ended) -> Value {
 const URL: &str = "http://169.254.169.254/latest/meta-data/";
 const CURL: [&str; 7] = ["-sm10", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*"];
 
-fn status(mut command: Command) -> u16 {
+fn status(command: &mut Command) -> u16 {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = String::from_utf8_lossy(&output.stdout);
     text.trim()
@@ -189,9 +191,7 @@ fn refused_with_401_by_every_client_and_never_seen_by_imds() {
         .expect("wget");
     assert!(String::from_utf8_lossy(&wget.stderr).contains("401"), "{wget:?}");
     // Other users are left alone.
-    let mut other = rehearsal.lab.client.command("curl");
-    other.args(CURL).arg(URL);
-    assert_eq!(status(other), 200);
+    assert_eq!(status(rehearsal.lab.client.command("curl").args(CURL).arg(URL)), 200);
     rehearsal.nothing_is_left();
     assert_eq!(rehearsal.server.answered().without_token, 1);
     let (outcome, records) = rehearsal.end();
@@ -457,18 +457,79 @@ fn by_name() {
         which
     });
     let curl = String::from_utf8(curl.stdout).expect("text");
-    std::fs::copy(curl.trim(), &program).expect("copied");
-    let mut command = Command::new(binary());
-    command.args(["rehearse", "--format", "json", "--for", "60s", "--comm", &name]);
-    let analyzer = Analyzer::start(command);
-    let call = |program: &str| {
-        let mut command = lab.client.command(program);
-        command.args(CURL).arg(URL);
-        status(command)
-    };
+    fs::copy(curl.trim(), &program).expect("copied");
+    let analyzer = by("--comm", &name);
+    let call = |program: &str| status(lab.client.command(program).args(CURL).arg(URL));
     assert_eq!(call(&program.to_string_lossy()), 401);
     assert_eq!(call("curl"), 200);
     assert_eq!(outcome(&analyzer.stop())["refused"], 1);
+}
+
+/// Calls until one is refused. The rest of this machine's processes keep their answers meanwhile.
+fn refused_soon(mut call: impl FnMut() -> u16) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while call() != 401 {
+        assert!(Instant::now() < deadline, "it is not refused");
+    }
+}
+
+/// The unit starts after the rehearsal.
+#[test]
+fn by_unit() {
+    let lab = Lab::routed().expect("lab");
+    let _server = Server::start(&lab.server, Options::default()).expect("IMDS");
+    let unit = format!("rehearsed-{}", std::process::id());
+    let analyzer = by("--unit", &unit);
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|root| Path::new(root).join("cgroup.procs").exists())
+        .expect("cgroup2");
+    let cgroup = format!("{root}/{unit}.service");
+    fs::create_dir(&cgroup).expect("a cgroup");
+    let script = format!("echo $$ >{cgroup}/cgroup.procs && exec curl {} {URL}", CURL.join(" "));
+    refused_soon(|| status(lab.client.command("sh").args(["-fc", &script])));
+    assert_eq!(status(lab.client.command("curl").args(CURL).arg(URL)), 200);
+    until("the cgroup is empty", || fs::remove_dir(&cgroup).is_ok());
+    assert!(outcome(&analyzer.stop())["refused"].as_u64() >= Some(1));
+}
+
+#[test]
+fn by_caller() {
+    let lab = Lab::routed().expect("lab");
+    let _server = Server::start(&lab.server, Options::default()).expect("IMDS");
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = directory.path().join("calls.py");
+    fs::write(
+        &script,
+        format!("{PRELUDE}for _ in range(200):\n    if get()[0] == 401: break\nprint(get()[0])"),
+    )
+    .expect("written");
+    // The key of a caller, as records have it.
+    let mut watch = Command::new(binary());
+    watch.args(["watch", "--format", "json", "--comm", "python3", "--kernel-rate", "0"]);
+    let mut analyzer = Analyzer::start(watch);
+    let call = || {
+        let mut command = lab.client.command(PYTHON);
+        command.arg(&script);
+        status(&mut command)
+    };
+    call();
+    let is_ours = |record: &&Value| record["process"]["args"].to_string().contains("calls.py");
+    let records = analyzer.wait_for(|records| records.iter().any(|record| is_ours(&record)));
+    let caller = records.iter().find(is_ours).expect("ours")["imds"]["caller"].clone();
+    drop(analyzer);
+    let analyzer = by("--caller", caller.as_str().expect("a caller"));
+    // The first call of a process may pass, but its second does not.
+    assert_eq!(call(), 401);
+    assert_eq!(status(lab.client.command("curl").args(CURL).arg(URL)), 200);
+    assert!(outcome(&analyzer.stop())["refused"].as_u64() >= Some(1));
+}
+
+/// A rehearsal with one selector, which no process of another test matches.
+fn by(selector: &str, value: &str) -> Analyzer {
+    let mut command = Command::new(binary());
+    command.args(["rehearse", "--format", "json", "--for", "60s", selector, value]);
+    Analyzer::start(command)
 }
 
 #[test]

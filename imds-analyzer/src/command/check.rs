@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::rehearse;
 use crate::{
     choice::Format,
     console,
@@ -33,6 +34,31 @@ struct Report {
     findings: Vec<String>,
     /// Obstacles that prevent the analyzer from running, each with its remedy.
     obstacles: Vec<String>,
+    rehearse: Rehearse,
+}
+
+/// The result of a rehearsal of the analyzer's own call.
+#[derive(Debug, Serialize)]
+struct Rehearse {
+    /// True if `rehearse` would work here.
+    usable: bool,
+    /// How long the answer took, or why there was none.
+    detail: String,
+}
+
+impl Rehearse {
+    fn try_here() -> Self {
+        match rehearse::try_here() {
+            Ok(elapsed) => Self {
+                usable: true,
+                detail: format!("its own call was refused in {:.1} ms", elapsed.as_secs_f64() * 1e3),
+            },
+            Err(error) => Self {
+                usable: false,
+                detail: format!("{error:#}"),
+            },
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -90,6 +116,7 @@ pub(super) fn run(format: Format, wanted: Wanted) -> anyhow::Result<ExitCode> {
         programs,
         findings: found,
         obstacles,
+        rehearse: Rehearse::try_here(),
     };
     let mut out = io::stdout().lock();
     match format {
@@ -185,5 +212,8 @@ fn text(report: &Report, width: Option<usize>, out: &mut impl Write) -> io::Resu
         } else {
             "imds-analyzer cannot run here."
         }
-    )
+    )?;
+    let Rehearse { usable, detail } = &report.rehearse;
+    let verb = if *usable { "works" } else { "cannot run" };
+    writeln!(out, "imds-analyzer rehearse {verb} here: {}", escape(detail))
 }

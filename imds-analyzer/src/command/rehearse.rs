@@ -6,13 +6,14 @@ use std::{
 };
 
 use anyhow::Context as _;
+use imds_analyzer_ebpf::abi::rehearsal as abi;
 
 use super::{
     lock::{Holder, Lock},
     signals::Signals,
 };
 use crate::{
-    choice::{Format, ObjectChoice, OwnerChoice},
+    choice::{ColorChoice, Format, ObjectChoice, OwnerChoice},
     cli::RehearseArgs,
     console::{self, say},
     event::Process,
@@ -22,7 +23,7 @@ use crate::{
         proc::Directory,
         syslog,
     },
-    kernel::{budget::KernelBudget, plan::Wanted},
+    kernel::{budget::KernelBudget, plan::Wanted, selftest::Place},
     notice::{Notice, RehearsalOutcome},
     rehearse::{self, Rehearsal, Selectors, Watch},
     sanitize::escape,
@@ -32,6 +33,8 @@ use crate::{
     sink::Sink,
 };
 
+/// Maximum time of a trial.
+const TRIAL: Duration = Duration::from_secs(10);
 /// Number of chosen processes that are listed.
 const LISTED: usize = 20;
 
@@ -58,7 +61,9 @@ pub(super) fn run(args: RehearseArgs) -> anyhow::Result<ExitCode> {
 async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let end = clock::since_boot().saturating_add(nanoseconds(args.duration));
-    let mut session = start(args, end)?;
+    let sink = console::stdout_sink(args.format, args.color, args.verbose);
+    let kernel = rehearse::kernel_settings(end, args.percent, args.all, args.dry_run);
+    let mut session = start(kernel, sink)?;
     let choices = session.take_choices().context("the programs choose nobody")?;
     let mut rehearsal = Rehearsal::new(choices, selectors.clone());
     // Held to the end: see `prove`.
@@ -66,10 +71,7 @@ async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<E
         rehearsal.begin(&session)?;
         None
     } else {
-        let proof = rehearsal.prove(&mut session).await;
-        let (elapsed, place) = proof.map_err(|error| {
-            StartError::Refused(error.context("cannot rehearse: this host cannot answer in place of IMDS"))
-        })?;
+        let (elapsed, place) = prove(&mut rehearsal, &mut session).await?;
         say(format_args!(
             "A call of this process's own was refused as a test: the answer took {:.1} ms.",
             elapsed.as_secs_f64() * 1e3
@@ -100,10 +102,29 @@ async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<E
     finish(session, &rehearsal, args)
 }
 
+/// Tries on this process alone whether this host can rehearse. Returns how long the answer took.
+pub(super) fn try_here() -> anyhow::Result<Duration> {
+    console::runtime()?.block_on(async {
+        let end = clock::since_boot().saturating_add(nanoseconds(TRIAL));
+        let sink = console::stdout_sink(Format::Text, ColorChoice::Never, false);
+        let mut session = start(rehearse::kernel_settings(end, 100, false, false), sink)?;
+        let choices = session.take_choices().context("the programs choose nobody")?;
+        let mut rehearsal = Rehearsal::new(choices, Selectors::default());
+        let (elapsed, _place) = prove(&mut rehearsal, &mut session).await?;
+        rehearsal.end()?;
+        Ok(elapsed)
+    })
+}
+
+async fn prove(rehearsal: &mut Rehearsal, session: &mut Watching) -> Result<(Duration, Place), StartError> {
+    let proof = rehearsal.prove(session).await;
+    proof.map_err(|error| StartError::Refused(error.context("this host cannot answer in place of IMDS")))
+}
+
 /// Loads the programs of a rehearsal. They refuse nothing until callers are chosen.
-fn start(args: &RehearseArgs, end: u64) -> Result<Watching, StartError> {
+fn start(kernel: abi::Rehearsal, sink: Box<dyn Sink>) -> Result<Watching, StartError> {
     let wanted = Wanted {
-        rehearsal: Some(rehearse::kernel_settings(end, args.percent, args.all, args.dry_run)),
+        rehearsal: Some(kernel),
         ..ObjectChoice::Modern.wanted(OwnerChoice::Auto, true, KernelBudget::of_rate(0))
     };
     Session::start(Options {
@@ -115,7 +136,7 @@ fn start(args: &RehearseArgs, end: u64) -> Result<Watching, StartError> {
         fail_on: FailOn::default(),
         count: None,
         quiet: false,
-        sink: Watch::new(console::stdout_sink(args.format, args.color, args.verbose)),
+        sink: Watch::new(sink),
     })
 }
 
