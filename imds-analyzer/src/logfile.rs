@@ -15,8 +15,10 @@ use std::{
 use crate::{host::file, record::LINE_MAX};
 
 mod decoded;
+mod follow;
 
 pub(crate) use self::decoded::{Format, decoded};
+pub use self::follow::Follow;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,8 @@ const COMPRESSED: &str = "gz";
 /// The suffix of a file that is being compressed.
 pub(crate) const UNFINISHED: &str = "tmp";
 const BUFFER: usize = 256 << 10;
+/// Bytes read of a line: one that is longer than a record stays too long.
+const ROOM: usize = LINE_MAX + 2;
 
 /// A rotated file.
 #[derive(Debug)]
@@ -242,7 +246,6 @@ impl<R: BufRead> Lines<R> {
     ///
     /// If reading fails, for example because a compressed file is truncated or damaged.
     pub fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
-        const ROOM: usize = LINE_MAX + 2;
         self.line.clear();
         let count = (&mut self.reader).take(ROOM as u64).read_until(b'\n', &mut self.line)?;
         if count == ROOM && self.line.last() != Some(&b'\n') {
