@@ -1,9 +1,7 @@
 //! The command line as clap parses it. [`crate::settings`] turns it into settings.
 
 use std::{
-    ffi::OsString,
     net::SocketAddr,
-    num::NonZeroU64,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -12,18 +10,20 @@ use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 
 use crate::{
     choice::{
-        ColorChoice, FailCondition, Format, Guard, ObjectChoice, OwnerChoice, ReportCondition, ReportFormat, SchemaOf,
-        StdoutFormat,
+        ColorChoice, Format, Guard, ObjectChoice, OwnerChoice, ReportCondition, ReportFormat, SchemaOf, StdoutFormat,
     },
     exit_code::ExitCode,
-    kernel::budget::KernelBudget,
     lab::Tokens,
     secrets::ArgsMode,
 };
 
 mod generate;
+mod live;
 
-pub use self::generate::{completions, man};
+pub use self::{
+    generate::{completions, man},
+    live::{FilterArgs, TapArgs, TopArgs, WatchArgs},
+};
 
 /// The daemon's configuration, unless told otherwise.
 pub const CONFIG: &str = "/etc/imds-analyzer/config.toml";
@@ -33,6 +33,7 @@ Examples:
   imds-analyzer watch                        Show every call to IMDS and who made it
   imds-analyzer watch --v1 --duration 10m    Show only calls without a token, for ten minutes
   imds-analyzer watch --fail-on v1 -- CMD    Run CMD and fail if it makes v1 calls
+  imds-analyzer top                          Show a live table of the callers
   imds-analyzer daemon                       Run as a service
   imds-analyzer report                       Can tokens be required here? Reads the service's log
   imds-analyzer rehearse --all --for 10m     Refuse calls without a token, to see what breaks
@@ -49,6 +50,15 @@ Examples:
       In a pipeline: exit with 3 on a v1 call or a call that could not be judged
   imds-analyzer watch --fail-on v1 -- aws s3 ls
       Run a command and watch only that command and its children";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  imds-analyzer top
+      Who calls IMDS at this moment? Press ? for the keys
+  imds-analyzer top --follow /var/log/imds-analyzer/events.jsonl
+      What the service has seen and sees
+  imds-analyzer top --replay events.jsonl.000007.gz --speed 60
+      A saved log, an hour in a minute";
 
 const REPORT_EXAMPLES: &str = "\
 Examples:
@@ -93,6 +103,9 @@ pub enum Command {
     /// Show calls to IMDS live, and a summary at the end
     #[command(after_help = format!("{WATCH_EXAMPLES}\n\n{}", ExitCode::help()))]
     Watch(WatchArgs),
+    /// Show a live table of the callers of IMDS, on a terminal
+    #[command(after_help = format!("{TOP_EXAMPLES}\n\n{}", ExitCode::help()))]
+    Top(TopArgs),
     /// Run as a service that writes to a log file, the journal and Prometheus
     #[command(after_help = format!("{DAEMON_SIGNALS}\n\n{}", ExitCode::help()))]
     Daemon(DaemonArgs),
@@ -123,125 +136,6 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, or write all manual pages to a directory
     Man(ManArgs),
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct WatchArgs {
-    /// Output format
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
-
-    /// When to use colour; auto: on a terminal, unless NO_COLOR is set
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    pub color: ColorChoice,
-
-    /// Show everything known about each call
-    #[arg(short, long)]
-    pub verbose: bool,
-
-    /// Show only the summary
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
-
-    #[command(flatten)]
-    pub filter: FilterArgs,
-
-    /// Stop after this time, such as 90s or 10m
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "When to stop")]
-    pub duration: Option<Duration>,
-
-    /// Stop after this many calls
-    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = "When to stop")]
-    pub count: Option<NonZeroU64>,
-
-    /// Exit with 3 if such a call was seen
-    ///
-    /// Only calls that pass the filters count.
-    #[arg(
-        long,
-        value_enum,
-        value_name = "KIND",
-        value_delimiter = ',',
-        help_heading = "When to stop"
-    )]
-    pub fail_on: Vec<FailCondition>,
-
-    #[command(flatten)]
-    pub tap: TapArgs,
-
-    /// Run this command, watch only it and its children, and stop when it exits
-    #[arg(last = true)]
-    pub command: Vec<OsString>,
-}
-
-/// Which calls a live command shows.
-#[derive(Args, Clone, Debug, Default)]
-pub struct FilterArgs {
-    /// Show only v1 calls
-    #[arg(long, help_heading = "Which calls")]
-    pub v1: bool,
-
-    /// Show only calls by these process ids
-    #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
-    pub pid: Vec<u32>,
-
-    /// Show only calls by processes with this name, as in ps -o comm
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
-    pub comm: Vec<String>,
-
-    /// Show only calls by these user ids
-    #[arg(long, value_delimiter = ',', help_heading = "Which calls")]
-    pub uid: Vec<u32>,
-
-    /// Show only calls whose path contains this text, such as security-credentials
-    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Which calls")]
-    pub path: Vec<String>,
-}
-
-/// How a live command sees calls.
-#[derive(Args, Clone, Debug)]
-pub struct TapArgs {
-    /// Hook that identifies the sender; auto picks the best available
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "HOOK",
-        help_heading = "How it works"
-    )]
-    pub owner: OwnerChoice,
-
-    /// eBPF object to load; auto picks modern where the kernel supports it
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "OBJECT",
-        help_heading = "How it works"
-    )]
-    pub object: ObjectChoice,
-
-    /// How much of a command line to show; tokens are always masked
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "MODE",
-        help_heading = "How it works"
-    )]
-    pub args: ArgsMode,
-
-    /// Look up users missing from /etc/passwd in the name service, which may use the network
-    #[arg(long, help_heading = "How it works")]
-    pub name_service: bool,
-
-    /// Show at most N calls per second of one user, in bursts of 5 N; the rest is only counted. 0: no limit
-    #[arg(long, value_name = "N", default_value_t = KernelBudget::default().rate, help_heading = "How it works")]
-    pub kernel_rate: u32,
-
-    /// Do not look at answers: no status, and no record of connections without a call
-    #[arg(long, help_heading = "How it works")]
-    pub no_answers: bool,
 }
 
 /// Flags override environment variables, which override the configuration file.
@@ -571,11 +465,6 @@ fn parse_time(text: &str) -> Result<SystemTime, String> {
     humantime::parse_rfc3339_weak(text)
         .or_else(|_error| humantime::parse_rfc3339_weak(&midnight))
         .map_err(|_error| "write it like 2026-11-01, 2026-11-01T12:00:00Z or 7d".to_owned())
-}
-
-fn parse_count(text: &str) -> Result<NonZeroU64, String> {
-    text.parse()
-        .map_err(|_error| "must be a whole number above 0".to_owned())
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {

@@ -22,6 +22,7 @@ mod lock;
 mod rehearse;
 mod report;
 mod signals;
+mod top;
 mod watch;
 
 /// Runs the command that was given on the command line.
@@ -33,7 +34,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Rehearse(args) => args.verbose,
         _ => false,
     };
-    console::diagnostics(verbose);
+    // A screen shows them as plain text.
+    let color = !matches!(cli.command, Command::Top(_));
+    console::diagnostics(verbose, color);
     dispatch(cli.command).unwrap_or_else(|error| {
         let code = code_of(&error);
         if code != ExitCode::Ok {
@@ -51,6 +54,7 @@ pub fn run(cli: Cli) -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Watch(args) => watch::run(args),
+        Command::Top(args) => top::run(args),
         Command::Daemon(args) => daemon::run(&args),
         Command::Check(args) => check::run(
             args.format,

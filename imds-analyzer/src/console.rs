@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{self, IsTerminal, Write},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::Context;
@@ -17,6 +18,7 @@ use crate::{
     choice::{ColorChoice, Format},
     identity::{Facts, Identity},
     judge::Remedies,
+    loss::Ledger,
     session::Finished,
     sink::{
         Output, Sink, Style,
@@ -24,6 +26,7 @@ use crate::{
         layout::{columns, width_of, wrap_lines},
         text::{TextSink, table},
     },
+    summary::Summary,
 };
 
 /// Sentences on stderr, wrapped on a terminal. If nobody reads them there is nobody to tell.
@@ -39,9 +42,54 @@ pub fn show(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// Diagnostics that wait until the terminal is free again; `None` while it is. Bounded: the first are kept.
+static HELD: Mutex<Option<Vec<String>>> = Mutex::new(None);
+const HELD_MAX: usize = 100;
+
+/// From now on, diagnostics wait: they would spoil what is drawn on the terminal.
+pub fn hold() {
+    held().get_or_insert_default();
+}
+
+/// The last diagnostic that waits.
+pub fn last_held() -> Option<String> {
+    held().as_ref()?.last().cloned()
+}
+
+/// Writes the diagnostics that waited, and from now on all others at once.
+pub fn release() {
+    for line in held().take().into_iter().flatten() {
+        say(format_args!("{line}"));
+    }
+}
+
+fn held() -> MutexGuard<'static, Option<Vec<String>>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Stderr, unless diagnostics have to wait.
+struct Diagnostics;
+
+impl Write for Diagnostics {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match &mut *held() {
+            Some(lines) if lines.len() < HELD_MAX => {
+                lines.push(String::from_utf8_lossy(line).trim_end().to_owned());
+                Ok(line.len())
+            }
+            Some(_) => Ok(line.len()),
+            None => io::stderr().write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Diagnostics go to stderr, never between the records: warnings, and with `--verbose` what this program and its kernel
-/// side have to say, but not what their libraries have.
-pub fn diagnostics(verbose: bool) {
+/// side have to say, but not what their libraries have. `color`: may have colour.
+pub fn diagnostics(verbose: bool, color: bool) {
     let mut levels = Targets::new().with_default(LevelFilter::WARN);
     if verbose {
         levels = levels
@@ -49,8 +97,8 @@ pub fn diagnostics(verbose: bool) {
             .with_target("modern", LevelFilter::DEBUG);
     }
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_writer(|| Diagnostics)
+        .with_ansi(color && io::stderr().is_terminal())
         .with_target(false)
         .without_time();
     // A second subscriber is refused, which is as good.
@@ -129,13 +177,19 @@ pub fn this_host() -> Identity {
     Identity::of_this_host(Facts::default(), BTreeMap::new())
 }
 
+/// A summary and the losses for people, on stderr.
+pub fn say_summary(summary: &Summary, loss: &Ledger, color: ColorChoice) {
+    let style = Style::of(io::stderr(), color, false);
+    let table = table::render(summary, style.columns(), style.color, loss);
+    show(table.trim_end());
+}
+
 /// What the user is told at the end, on stderr; JSON has it among its records.
 pub fn summarise<S>(finished: &Finished<S>, format: Format, color: ColorChoice) {
-    let style = Style::of(io::stderr(), color, false);
     match format {
         Format::Text => {
-            let table = table::render(&finished.summary, style.columns(), style.color, &finished.loss);
-            show(&format!("\n{}", table.trim_end()));
+            show("");
+            say_summary(&finished.summary, &finished.loss, color);
         }
         Format::Json if !finished.loss.is_empty() => say(format_args!("{}", finished.loss)),
         Format::Json => {}

@@ -8,3 +8,4 @@ pub(crate) mod namespace;
 pub(crate) mod netlink;
 pub(crate) mod proc;
 pub(crate) mod syslog;
+pub(crate) mod waiting;

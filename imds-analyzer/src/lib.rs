@@ -36,4 +36,5 @@ pub mod session;
 pub mod settings;
 pub mod sink;
 pub mod summary;
+pub mod top;
 pub mod vocabulary;

@@ -15,7 +15,7 @@ use serde::Serialize;
 pub mod build;
 pub mod cloudwatch;
 pub mod filter;
-mod find;
+pub(crate) mod find;
 pub mod fold;
 pub mod input;
 pub mod render;

@@ -88,6 +88,11 @@ fn usage_errors_say_what_to_write() {
         "watch --owner ebpf",
         "watch --object old",
         "watch ls",
+        "top --follow events.jsonl --v1",
+        "top --follow events.jsonl --owner kprobe",
+        "top --replay events.jsonl --follow events.jsonl",
+        "top --speed 60",
+        "top --replay events.jsonl --speed fast",
         "daemon --metrics-listen 9254",
         "daemon --log maybe",
     ];

@@ -17,7 +17,7 @@ const DEPTH_MAX: usize = 6;
 const LINE_MAX: usize = 4 << 20;
 
 /// Our record in `line`, as a line of ours; `None` if there is none.
-pub(super) fn record(line: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn record(line: &str) -> Option<Cow<'_, str>> {
     let line = line.trim();
     if line.starts_with(BEGINNING) {
         return Some(Cow::Borrowed(line));

@@ -13,6 +13,7 @@ use imds_analyzer_ebpf::classify::{PathClass, Version};
 mod caller;
 mod words;
 
+pub(crate) use self::caller::add_bounded;
 use self::caller::widen;
 pub use self::{
     caller::{Caller, Example},

@@ -220,7 +220,7 @@ fn time(time: SystemTime, millis: bool) -> String {
 }
 
 /// The verdict, abbreviated. The details have the full word.
-fn label(verdict: Verdict) -> (&'static str, anstyle::Style) {
+pub(crate) fn label(verdict: Verdict) -> (&'static str, anstyle::Style) {
     match verdict {
         Verdict::V1 => ("v1", ALARM),
         Verdict::Unknown => ("unknown", DOUBT),

@@ -113,7 +113,7 @@ impl Caller {
             Version::V1 => {
                 self.answers.add(call.answer, call.status);
                 if let Some(status) = call.status {
-                    merge_bounded(&mut self.statuses, [(status, 1)]);
+                    add_bounded(&mut self.statuses, [(status, 1)]);
                 }
                 class.into_iter().for_each(|class| self.v1_classes.add(class, 1));
                 widen(&mut self.v1_span, time);
@@ -178,8 +178,8 @@ impl Caller {
         }
         self.first_rejected = self.first_rejected.into_iter().chain(other.first_rejected).min();
         self.last_v2 = self.last_v2.max(other.last_v2);
-        merge_bounded(&mut self.statuses, other.statuses);
-        merge_bounded(&mut self.clients, other.clients);
+        add_bounded(&mut self.statuses, other.statuses);
+        add_bounded(&mut self.clients, other.clients);
         self.user_name.merge(other.user_name);
         self.remedy.merge(other.remedy);
         self.last_v1.merge(other.last_v1);
@@ -234,12 +234,12 @@ fn add_client(counts: &mut BTreeMap<(Box<str>, Box<str>), u64>, name: &str, vers
         .find(|((a_name, a_version), _)| **a_name == *name && **a_version == *version);
     match known {
         Some((_, count)) => *count += 1,
-        None => merge_bounded(counts, [((name.into(), version.into()), 1)]),
+        None => add_bounded(counts, [((name.into(), version.into()), 1)]),
     }
 }
 
 /// Adds counts, unless there are too many kinds.
-fn merge_bounded<K: Ord>(counts: &mut BTreeMap<K, u64>, other: impl IntoIterator<Item = (K, u64)>) {
+pub(crate) fn add_bounded<K: Ord>(counts: &mut BTreeMap<K, u64>, other: impl IntoIterator<Item = (K, u64)>) {
     for (kind, count) in other {
         if let Some(sum) = counts.get_mut(&kind) {
             *sum += count;
