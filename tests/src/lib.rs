@@ -23,6 +23,7 @@ mod namespace;
 mod owner;
 mod process;
 mod program;
+mod pty;
 mod records;
 mod schema;
 mod service;
@@ -46,6 +47,7 @@ pub use self::{
     owner::{at_load, is_legacy, owner, owner_of_older, patience, sees_senders, sender_hook, tap},
     process::{parent, process, quiet_wake_ups, resident, thread_statuses, wake_ups},
     program::{Output, imds_analyzer, run_to_end, wait},
+    pty::{Seen, Terminal, no_terminal},
     records::{brief, briefs, of_port, verdicts},
     schema::{fits_schema, schema},
     service::{Service, curl, free_port, lab_with_imds, of_path, sample, send, until},
