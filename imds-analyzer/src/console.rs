@@ -4,7 +4,12 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{self, IsTerminal, Write},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -23,7 +28,7 @@ use crate::{
     sink::{
         Output, Sink, Style,
         json::JsonSink,
-        layout::{columns, width_of, wrap_lines},
+        layout::{width_of, wrap_lines},
         text::{TextSink, table},
     },
     summary::Summary,
@@ -118,25 +123,31 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Says on a terminal what this program is doing, until it is dropped. Holds the columns that this takes.
-pub struct Doing(usize);
+/// Until it is dropped, this program does something that may take a while.
+pub struct Doing(Option<(Sender<()>, JoinHandle<()>)>);
 
-/// For what may take longer than a second. `is_wanted`: false with `--quiet`.
-pub fn doing(what: &str, is_wanted: bool) -> Doing {
-    let is_said = is_wanted && io::stderr().is_terminal();
-    if !is_said {
-        return Doing(0);
+/// Says on a terminal what this program is doing, if it takes longer than a second. `is_wanted`: false with `--quiet`.
+pub fn doing(what: &'static str, is_wanted: bool) -> Doing {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    if !is_wanted || !io::stderr().is_terminal() {
+        return Doing(None);
     }
-    let text = format!("{what} ...");
-    // What is said next begins in the first column. If nobody reads it there is nobody to tell.
-    let _ = write!(io::stderr(), "{text}\r");
-    Doing(columns(&text))
+    let (done, until_done) = mpsc::channel::<()>();
+    let thread = thread::Builder::new().name("patience".to_owned()).spawn(move || {
+        if until_done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            say(format_args!("{what} ..."));
+        }
+    });
+    // Without the thread nothing is said, which is as good.
+    Doing(thread.ok().map(|thread| (done, thread)))
 }
 
+/// Ends the thread: some of what follows must be without others.
 impl Drop for Doing {
     fn drop(&mut self) {
-        if self.0 > 0 {
-            let _ = write!(io::stderr(), "{:1$}\r", "", self.0);
+        if let Some((done, thread)) = self.0.take() {
+            drop(done);
+            let _ = thread.join();
         }
     }
 }

@@ -211,10 +211,8 @@ fn seen_in(columns: u16, args: &[&str], env: &[(&str, &str)], client: impl Fn(&S
     client(&stage, &keyboard);
     assert_eq!(wait(&mut child).code(), Some(0));
     let text = reader.join().expect("reader").replace("\r\n", "\n");
-    // Until then, the line says what is being done.
-    let (before, text) = text.split_once("ready").expect("ready");
-    let (doing, blank) = before.split_once('\r').expect("something is said");
-    assert!(doing.ends_with(" ...") && blank.trim().is_empty(), "{before:?}");
+    // A slow start says what it does.
+    let (_, text) = text.split_once("ready").expect("ready");
     format!("ready{text}")
 }
 

@@ -57,20 +57,20 @@ fn append(path: &Path, text: &str) {
 fn pid_of(path: &str) -> i32 {
     let mut found = None;
     until("the analyzer runs", || {
-        found = procfs_pid(path);
+        found = find_pid(path);
         found.is_some()
     });
     found.expect("a pid")
 }
 
-fn procfs_pid(path: &str) -> Option<i32> {
+fn find_pid(path: &str) -> Option<i32> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.find(|pid| {
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments).into_owned();
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        name.trim() == "imds-analyzer" && arguments.contains(path)
+        // Not the shell that runs it, which has the same words behind its own.
+        arguments.split('\0').nth(1) == Some("top") && arguments.contains(path)
     })
 }
 

@@ -62,9 +62,7 @@ async fn serve(args: &DaemonArgs, config: Config) -> anyhow::Result<ExitCode> {
     let hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let attaching = console::doing(console::ATTACHING, true);
     let (mut session, exposition) = start(&config)?;
-    drop(attaching);
     let mut service = Service::new(args, config, hangup, exposition);
     service.begin(&mut session);
 
@@ -84,6 +82,7 @@ fn start(config: &Config) -> anyhow::Result<(Session<Pipeline>, Exposition)> {
     let group = sandbox::join_log_group();
     let host = config.identity();
     let fanout = Fanout::new(host.clone(), group);
+    let attaching = console::doing(console::ATTACHING, true);
     let mut session = Session::start(Options {
         wanted: config.object.wanted(
             config.owner,
@@ -102,6 +101,7 @@ fn start(config: &Config) -> anyhow::Result<(Session<Pipeline>, Exposition)> {
         quiet: false,
         sink: Pipeline::new(config, &host, fanout)?,
     })?;
+    drop(attaching);
     let mut exposition = Exposition::new();
     exposition.listen(config.metrics.listen);
     let kept = sandbox::enter(&sandbox::Needs {
