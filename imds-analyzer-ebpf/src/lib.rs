@@ -7,7 +7,7 @@
 //! The kernel side sends records through a ring buffer, or through perf buffers on kernels without one. Every record
 //! starts with an [`abi::Header`] whose `kind` names the rest: an [`abi::Owner`] announces a process (with its
 //! ancestors, paths and argv) before it can vanish, an [`abi::Request`] is one judged request head, and a pending
-//! request is a head that a packet left unfinished. All integers are in host byte order, addresses in network byte
+//! request is a head that a packet left unfinished. [`abi::rehearsal`] is for `imds-analyzer rehearse` alone. All integers are in host byte order, addresses in network byte
 //! order. Times are in nanoseconds of `CLOCK_BOOTTIME`, those of the send tap ([`abi::legacy`]) of `CLOCK_MONOTONIC`.
 //!
 //! Read in this order: [`target`] (what counts as IMDS), [`follow`] (packets to a stream), [`classify`] (bytes to

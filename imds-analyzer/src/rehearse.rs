@@ -33,7 +33,7 @@ use crate::{
     event::Process,
     host::{
         clock::{self, nanoseconds},
-        proc::Directory,
+        proc::{self, Directory},
     },
     kernel::load::Choices,
     loss::{Kind, Ledger},
@@ -116,13 +116,13 @@ impl Rehearsal {
         }
     }
 
-    /// Chooses callers, and the namespaces to answer in. Returns the processes that are chosen now.
+    /// Chooses and spares callers, and begins to refuse calls. Returns the processes that are chosen now.
     pub fn choose<S: Sink>(&mut self, session: &mut Session<S>) -> anyhow::Result<Vec<Arc<Process>>> {
         for (key, value) in self.selectors.keys() {
             self.set(key, value)?;
         }
         let mut chosen = Vec::new();
-        for pid in crate::host::proc::pids().context("cannot read /proc")?.flatten() {
+        for pid in proc::pids().context("cannot read /proc")?.flatten() {
             let Some(process) = session.process_of(pid) else {
                 continue;
             };
@@ -137,6 +137,9 @@ impl Rehearsal {
             }
         }
         self.look_around()?;
+        // Looking at every process may have taken longer than the last promise lasts.
+        self.give_sign()?;
+        self.set(Choice::BEGUN, 1)?;
         Ok(chosen)
     }
 
@@ -294,7 +297,10 @@ impl<S: Sink> Tick<Session<Watch<S>>> for Rehearsal {
         match next {
             Some(next) => {
                 let left = next.saturating_sub(clock::since_boot());
-                tokio::time::sleep(Duration::from_nanos(left)).await;
+                // Even a sleep of no time waits for the timer, which records that come without pause never let happen.
+                if left > 0 {
+                    tokio::time::sleep(Duration::from_nanos(left)).await;
+                }
             }
             None => std::future::pending().await,
         }

@@ -40,11 +40,15 @@ enum ChoiceKind {
     Cgroup = 5,
     Process = 6,
     Freed = 7,
+    Begun = 8,
 }
 
 impl Choice {
     /// The time, in ns since boot, until which user space promises to answer: without a later promise, all packets pass.
     pub const LEASE: Self = Self::new(ChoiceKind::Lease, 0, 0);
+
+    /// Has a value once all callers are chosen and spared: before, only calls of the rehearsal's own test are refused.
+    pub const BEGUN: Self = Self::new(ChoiceKind::Begun, 0, 0);
 
     const fn new(kind: ChoiceKind, first: u64, second: u64) -> Self {
         Self {

@@ -95,7 +95,10 @@ async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<E
     let ran = session.run(stop, &mut rehearsal).await;
     // Whatever happened: nothing is refused from here on.
     let undone = rehearsal.end();
-    log.write("ended");
+    log.write(match rehearsal.ended_early() {
+        Some(_) => "ended early",
+        None => "ended",
+    });
     ran.context("cannot write the output")?;
     undone?;
     aftermath(&mut session, &mut rehearsal, &mut signals, args.dry_run).await?;
@@ -241,7 +244,8 @@ async fn until(end: u64) {
 
 /// Tells the system log of the beginning and the end.
 struct Log {
-    text: String,
+    kind: &'static str,
+    what: String,
 }
 
 impl Log {
@@ -253,8 +257,9 @@ impl Log {
         };
         let reason = args.reason.as_deref().unwrap_or("none given");
         Self {
-            text: format!(
-                "{kind} {{}}: refuses {} % of the IMDSv1 calls of {selectors} for {}; by {}; reason: {reason}",
+            kind,
+            what: format!(
+                "{} % of the IMDSv1 calls of {selectors} for {}; by {}; reason: {reason}",
                 args.percent,
                 humantime::format_duration(args.duration),
                 user()
@@ -263,7 +268,7 @@ impl Log {
     }
 
     fn write(&self, what: &str) {
-        if let Err(error) = syslog::write(&self.text.replacen("{}", what, 1)) {
+        if let Err(error) = syslog::write(&format!("{} {what}: {}", self.kind, self.what)) {
             tracing::warn!("cannot write to the system log: {error}");
         }
     }

@@ -135,8 +135,11 @@ pub(crate) extern "C" fn imds_refuse(ctx: *mut __sk_buff) -> u32 {
     let place = value(&Choice::namespace(socket.endpoints.net_ns.get()));
     let seq = socket.next_seq.get().wrapping_sub(head.len);
     let tgid = imds_chosen(ctx, report::note(socket, seq));
-    if place != namespace::TEST && (flags & request_flags::LOCAL != 0 || tgid == 0 || !is_drawn()) {
-        return 0;
+    if place != namespace::TEST {
+        let is_local = flags & request_flags::LOCAL != 0;
+        if is_local || tgid == 0 || value(&Choice::BEGUN) == 0 || !is_drawn() {
+            return 0;
+        }
     }
     let exchange = exchange::of(sk);
     let passed = passed(skb, sk, socket, denial, exchange, place, seq);
