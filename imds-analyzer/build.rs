@@ -10,6 +10,10 @@ use std::{
     process::Stdio,
 };
 
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
 use toolchain::{Host, Toolchain, bpf_target};
 
 #[path = "../xtask/src/toolchain.rs"]
@@ -71,11 +75,32 @@ fn build() -> Result<(), Box<dyn Error>> {
 
     for (object, variable) in OBJECTS {
         let path = out.join(object);
-        fs::copy(target_dir.join(target).join("bpf").join(object), &path)
-            .map_err(|error| format!("cannot copy the eBPF object to {}: {error}", path.display()))?;
+        let built = fs::read(target_dir.join(target).join("bpf").join(object))
+            .map_err(|error| format!("cannot read the eBPF object {object}: {error}"))?;
+        let stripped = without_dwarf(&built).map_err(|error| format!("cannot strip the eBPF object: {error}"))?;
+        fs::write(&path, stripped)
+            .map_err(|error| format!("cannot write the eBPF object to {}: {error}", path.display()))?;
         println!("cargo::rustc-env={variable}={}", path.display());
     }
     Ok(())
+}
+
+/// `object` without DWARF, which is most of it: the kernel and the loader read the BTF that was made of it.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>, object::build::Error> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    // LLVM keeps the names of sections among those of symbols, which this writer does not.
+    let names = builder.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// The target directory of this build. `OUT_DIR` is `build/PACKAGE/out` in it, behind the profile and, if one was asked
