@@ -1,7 +1,7 @@
 //! `rehearse`: v1 calls of chosen callers get 401 in place of IMDS's answer, everything else is as it was, and it undoes
 //! itself. Each test refuses calls of one user id alone: other processes of this machine keep their answers.
 //!
-//! guests: ends
+//! guests: full
 
 #![expect(clippy::panic, reason = "a test fails by it")]
 
