@@ -88,6 +88,8 @@ pub struct Rehearsal {
     kept: Kept,
     /// When the next sign is due, in ns since boot; `None` once it has ended.
     sign: Option<u64>,
+    /// When it ends: no promise reaches further.
+    end: u64,
     let_through: BTreeMap<Passed, u64>,
     losses: Ledger,
     ended_early: Option<String>,
@@ -109,6 +111,7 @@ impl Rehearsal {
             places,
             kept: Kept::default(),
             sign: None,
+            end: u64::MAX,
             let_through: BTreeMap::new(),
             losses: Ledger::default(),
             ended_early: None,
@@ -116,8 +119,10 @@ impl Rehearsal {
         }
     }
 
-    /// Chooses and spares callers, and begins to refuse calls. Returns the processes that are chosen now.
-    pub fn choose<S: Sink>(&mut self, session: &mut Session<S>) -> anyhow::Result<Vec<Arc<Process>>> {
+    /// Chooses and spares callers, and begins to refuse calls until `end`, in ns since boot. Returns the processes that
+    /// are chosen now.
+    pub fn choose<S: Sink>(&mut self, session: &mut Session<S>, end: u64) -> anyhow::Result<Vec<Arc<Process>>> {
+        self.end = end;
         for (key, value) in self.selectors.keys() {
             self.set(key, value)?;
         }
@@ -168,7 +173,7 @@ impl Rehearsal {
     fn give_sign(&mut self) -> anyhow::Result<()> {
         let now = clock::since_boot();
         self.sign = Some(now.saturating_add(nanoseconds(SIGN)));
-        self.set(Choice::LEASE, now.saturating_add(nanoseconds(LEASE)))
+        self.set(Choice::LEASE, now.saturating_add(nanoseconds(LEASE)).min(self.end))
     }
 
     /// Ends it: from here on nothing is kept back, and calls that were are finished or let out.

@@ -9,7 +9,7 @@ use super::{COMM_LEN, Header};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Rehearsal {
-    /// When it ends, in ns since boot, whatever user space does.
+    /// When it ends at the latest, in ns since boot, whatever user space promises.
     pub end: u64,
     /// Of a hundred calls, how many are refused.
     pub percent: u32,

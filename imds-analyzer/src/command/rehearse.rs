@@ -33,6 +33,8 @@ use crate::{
     sink::Sink,
 };
 
+/// Maximum time until a rehearsal begins. Its own time is counted from then on.
+const START: Duration = Duration::from_secs(60);
 /// Maximum time of a trial.
 const TRIAL: Duration = Duration::from_secs(10);
 /// Number of chosen processes that are listed.
@@ -60,9 +62,9 @@ pub(super) fn run(args: RehearseArgs) -> anyhow::Result<ExitCode> {
 
 async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let end = clock::since_boot().saturating_add(nanoseconds(args.duration));
+    let latest = clock::since_boot().saturating_add(nanoseconds(args.duration.saturating_add(START)));
     let sink = console::stdout_sink(args.format, args.color, args.verbose);
-    let kernel = rehearse::kernel_settings(end, args.percent, args.all, args.dry_run);
+    let kernel = rehearse::kernel_settings(latest, args.percent, args.all, args.dry_run);
     let mut session = start(kernel, sink)?;
     let choices = session.take_choices().context("the programs choose nobody")?;
     let mut rehearsal = Rehearsal::new(choices, selectors.clone());
@@ -78,7 +80,8 @@ async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<E
         ));
         Some(place)
     };
-    let chosen = rehearsal.choose(&mut session)?;
+    let end = clock::since_boot().saturating_add(nanoseconds(args.duration));
+    let chosen = rehearsal.choose(&mut session, end)?;
     announce(args, &selectors, &chosen);
     let log = Log::new(args, &selectors);
     log.write("begins");

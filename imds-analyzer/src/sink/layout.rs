@@ -160,7 +160,7 @@ pub(crate) fn fit_path(path: &str, width: usize) -> Cow<'_, str> {
 }
 
 /// As much of the beginning of `text` as fits into `width` columns.
-fn head(text: &str, width: usize) -> &str {
+pub(crate) fn head(text: &str, width: usize) -> &str {
     let mut taken = 0;
     let end = text.char_indices().find(|(_, char)| {
         taken += char.width().unwrap_or(0);

@@ -15,7 +15,7 @@ use super::{
     keys::Mode,
     state::{Room, State},
 };
-use crate::sink::layout::{CAUTION, FAINT, STRONG, columns, foreign};
+use crate::sink::layout::{self, CAUTION, FAINT, STRONG, columns, foreign};
 
 mod details;
 mod head;
@@ -163,9 +163,7 @@ fn cut_end(text: &str, width: usize) -> Cow<'_, str> {
     if columns(text) <= width {
         return Cow::Borrowed(text);
     }
-    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
-    cut.push('…');
-    Cow::Owned(cut)
+    Cow::Owned(format!("{}…", layout::head(text, width.saturating_sub(1))))
 }
 
 /// `right` at the right, and as much of `left` as there is room for.

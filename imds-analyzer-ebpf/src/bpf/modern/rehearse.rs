@@ -53,6 +53,10 @@ struct Denial {
     syn: Cell<u32>,
     /// One of [`stage`].
     stage: Cell<u32>,
+    /// Not 0 until user space is told of the call that is kept back.
+    untold: Cell<u32>,
+    /// The process that sent it; 0 if nobody knows.
+    tgid: Cell<u32>,
 }
 
 /// Values of [`Denial::stage`].
@@ -114,6 +118,7 @@ pub(crate) extern "C" fn imds_prepare(ctx: *mut __sk_buff, begin: u32, syn: u32)
 }
 
 /// Decides on the head that the current packet has just completed, and keeps the packet back if it is to be refused.
+/// [`imds_tell`] follows.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_refuse(ctx: *mut __sk_buff) -> u32 {
@@ -147,30 +152,72 @@ pub(crate) extern "C" fn imds_refuse(ctx: *mut __sk_buff) -> u32 {
         socket.endpoints.flags.set(flags | request_flags::WOULD);
         return 0;
     }
-    let news = if passed != 0 {
-        RefusalNews::Passed
-    } else if exchange.is_some_and(|exchange| exchange.is_settled(0)) {
+    if passed != 0 {
+        send(socket, exchange, RefusalNews::Passed, passed, 0, tgid);
+        return 0;
+    }
+    denial.from.set(denial.begin.get());
+    denial.stage.set(stage::QUEUED);
+    denial.untold.set(1);
+    denial.tgid.set(tgid);
+    socket.endpoints.flags.set(flags | request_flags::REHEARSED);
+    1
+}
+
+/// Tells user space of the call that [`imds_refuse`] keeps back. Called once the call is counted: its answer may come at
+/// once, on another CPU.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn imds_tell(ctx: *mut __sk_buff) -> u32 {
+    let skb = Skb(ctx);
+    let sk = skb.full_sock();
+    if sk.is_null() {
+        return 0;
+    }
+    let Some(denial) = denial(sk, 0) else { return 0 };
+    if denial.untold.get() == 0 {
+        return 0;
+    }
+    if !tell(sk, skb, denial) {
+        // Nobody would answer.
+        denial.stage.set(stage::NONE);
+    }
+    0
+}
+
+#[inline(always)]
+fn tell(sk: *mut bpf_sock, skb: Skb, denial: &Denial) -> bool {
+    // SAFETY: `sk` comes from a context and is not null.
+    let tcp = unsafe { bpf_tcp_sock(sk) };
+    let (Some(socket), Some(exchange)) = (socket::of_packet(skb), exchange::of(sk)) else {
+        return false;
+    };
+    if tcp.is_null() {
+        return false;
+    }
+    let is_next = exchange.is_settled(1);
+    let news = if is_next {
         RefusalNews::Refused
     } else {
         RefusalNews::Queued
     };
-    // SAFETY: `sk` comes from a context and is not null.
-    let tcp = unsafe { bpf_tcp_sock(sk) };
-    if tcp.is_null() {
-        return 0;
+    let sent = send(
+        socket,
+        Some(exchange),
+        news,
+        0,
+        context_field!(tcp, snd_nxt),
+        denial.tgid.get(),
+    );
+    if sent && is_next {
+        denial.stage.set(stage::ANSWERED);
     }
-    let sent = send(socket, exchange, news, passed, context_field!(tcp, snd_nxt), tgid);
-    if !sent || passed != 0 {
-        return 0;
+    // From here on, the ingress program tells of a change. It may have come meanwhile.
+    denial.untold.set(0);
+    if sent && !is_next {
+        due(denial, socket, exchange);
     }
-    denial.from.set(denial.begin.get());
-    denial.stage.set(if news as u8 == RefusalNews::Refused as u8 {
-        stage::ANSWERED
-    } else {
-        stage::QUEUED
-    });
-    socket.endpoints.flags.set(flags | request_flags::REHEARSED);
-    1
+    sent
 }
 
 /// Why the head at `seq` must be let through: a [`Passed`], or 0 if user space can answer.
@@ -294,17 +341,20 @@ pub(crate) extern "C" fn imds_due(ctx: *mut __sk_buff) -> u32 {
         return 0;
     }
     let Some(denial) = denial(sk, 0) else { return 0 };
-    if denial.stage.get() != stage::QUEUED {
+    if denial.stage.get() != stage::QUEUED || denial.untold.get() != 0 {
         return 0;
     }
-    let Some(exchange) = exchange::of(sk) else { return 0 };
-    if exchange.is_settled(1)
-        && let Some(socket) = socket::of_packet(skb)
-        && send(socket, Some(exchange), RefusalNews::Due, 0, 0, 0)
-    {
-        denial.stage.set(stage::ANSWERED);
+    if let (Some(exchange), Some(socket)) = (exchange::of(sk), socket::of_packet(skb)) {
+        due(denial, socket, exchange);
     }
     0
+}
+
+#[inline(always)]
+fn due(denial: &Denial, socket: &Socket, exchange: &Exchange) {
+    if exchange.is_settled(1) && send(socket, Some(exchange), RefusalNews::Due, 0, 0, 0) {
+        denial.stage.set(stage::ANSWERED);
+    }
 }
 
 /// Entry of the release program: tells user space that the caller has closed a socket that a call was kept back on.

@@ -3,7 +3,11 @@
 use aya_ebpf::bindings::__sk_buff;
 use imds_analyzer_ebpf::{abi::RecordKind, classify::Step};
 
-use super::{rehearse::imds_refuse, report::imds_report, socket};
+use super::{
+    rehearse::{imds_refuse, imds_tell},
+    report::imds_report,
+    socket,
+};
 use crate::bpf::common::skb::Skb;
 
 /// Bytes looked at by one call of [`imds_scan`].
@@ -105,6 +109,7 @@ pub(crate) extern "C" fn imds_span_rehearse(ctx: *mut __sk_buff, offset: u32, le
         if result & HEAD != 0 {
             imds_refuse(ctx);
             imds_report(ctx, RecordKind::Request as u32);
+            imds_tell(ctx);
         }
     )
 }

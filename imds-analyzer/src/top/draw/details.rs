@@ -5,7 +5,7 @@ use crate::{
     event::AnswerWord,
     record::{self, Body, Word, process, request},
     sink::{
-        layout::{ALARM, CAUTION, FAINT, PLAIN, STRONG, columns, foreign, foreign_path, wrap},
+        layout::{ALARM, CAUTION, FAINT, PLAIN, STRONG, columns, foreign, foreign_path, pad, wrap},
         text::label,
     },
     summary::Counts,
@@ -255,7 +255,7 @@ fn call(entry: &Entry, width: usize) -> Line {
             let taken: usize = line.iter().map(|(text, _)| columns(text)).sum();
             let room = width.saturating_sub(taken + columns(&pid));
             let path = foreign_path(path, room.saturating_sub(columns(&method)));
-            line.push((format!("{:room$}", method + &path), PLAIN));
+            line.push((pad(&(method + &path), room), PLAIN));
         }
         What::Attempt(outcome) => {
             let outcome = outcome.map_or("unknown", |outcome| outcome.as_str());
