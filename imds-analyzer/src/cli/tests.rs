@@ -71,7 +71,7 @@ fn help_is_golden_and_fits_a_terminal() {
             name
         })
         .collect();
-    assert_eq!(names.len(), 14, "{names:?}");
+    assert_eq!(names.len(), 15, "{names:?}");
 }
 
 #[test]
