@@ -1,5 +1,7 @@
 //! Decodes bytes from the kernel into records.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use imds_analyzer_ebpf::abi::{
     Header, Owner, RecordKind, Request,
     exchange::{Answer, Attempt},
@@ -54,6 +56,17 @@ impl From<DecodeError> for Kind {
             DecodeError::Data => Self::DecodeData,
         }
     }
+}
+
+/// An address in the form that records have it in: `family` is 4 or 6, and an IPv4 address has the first four bytes.
+pub fn address(family: u8, bytes: [u8; 16], port: u16) -> SocketAddr {
+    let [a, b, c, d, ..] = bytes;
+    let ip = if family == 6 {
+        IpAddr::V6(Ipv6Addr::from(bytes))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
+    SocketAddr::new(ip, port)
 }
 
 /// Decodes one record in the layout of [`imds_analyzer_ebpf::abi`].

@@ -12,11 +12,7 @@
 //! told      parts of streams that changed and were reported: a change that is seen twice is reported once
 //! ```
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use imds_analyzer_ebpf::{
     abi::{
@@ -33,6 +29,7 @@ use self::{
     relay::Relays,
 };
 use crate::{
+    decode::address,
     event::{Answer, Attempt, Event, Judgement, NetNs, Process, Rehearsal, Reply, Tap, Thread},
     host::clock::{Now, nanoseconds},
     http,
@@ -586,14 +583,4 @@ fn thread(task: &Task) -> Option<Thread> {
         id: task.tid,
         name: sanitize::comm(&task.thread_comm),
     })
-}
-
-fn address(family: u8, bytes: [u8; 16], port: u16) -> SocketAddr {
-    let [a, b, c, d, ..] = bytes;
-    let ip = if family == 6 {
-        IpAddr::V6(Ipv6Addr::from(bytes))
-    } else {
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    };
-    SocketAddr::new(ip, port)
 }

@@ -247,16 +247,20 @@ impl Summary {
 
     /// Counts a call, from an event or from the record of a request.
     pub fn add<'a>(&mut self, call: impl Into<Call<'a>>) {
-        self.credit(call);
+        self.count(&call.into());
     }
 
     /// As [`Self::add`]. Returns the caller with its key; `None` if the call repeats another one or there is no room for its
     /// caller.
     pub fn credit<'a>(&mut self, call: impl Into<Call<'a>>) -> Option<(&str, &Caller)> {
-        let call = call.into();
+        if self.count(&call.into()) { self.last() } else { None }
+    }
+
+    /// Returns false for a call that repeats another one.
+    fn count(&mut self, call: &Call<'_>) -> bool {
         if call.relay {
             self.relayed.add(call.version);
-            return None;
+            return false;
         }
         let tally = self.tally_mut(call.local);
         tally.total.add(call.version);
@@ -264,10 +268,10 @@ impl Summary {
             tally.answers.add(call.answer, call.status);
         }
         match self.known(call.local, call.who) {
-            Some(caller) => caller.add(&call),
+            Some(caller) => caller.add(call),
             None => self.tally_mut(call.local).others.add(call.version),
         }
-        self.last()
+        true
     }
 
     /// Counts calls of one caller that have no records of their own. Returns as [`Self::credit`].

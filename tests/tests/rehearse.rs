@@ -622,7 +622,7 @@ fn a_stopped_rehearsal_refuses_nothing_any_more() {
         rehearsal.analyzer.signal(libc::SIGSTOP);
     });
     turns_from_401_to_200(&statuses);
-    // The kernel side waits two seconds for a sign of life; then TCP sends what was kept back.
+    // The kernel side waits a second for a sign of life; then TCP sends what was kept back.
     assert!(pause < 4.0, "a call took {pause} s");
     rehearsal.nothing_is_left();
     rehearsal.analyzer.signal(libc::SIGCONT);

@@ -10,6 +10,7 @@ use std::{
 
 use imds_analyzer_tests::{Stage, Terminal, binary, imds_analyzer, needs, no_terminal, until};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// `imds-analyzer top` with these arguments, without colour.
 fn top(columns: u16, lines: u16, args: &[&str]) -> Terminal {
@@ -42,6 +43,31 @@ fn log(directory: &Path) -> PathBuf {
     let path = directory.join("events.jsonl");
     fs::write(&path, line("/opt/first", 0)).expect("written");
     path
+}
+
+/// `top` that follows a log with one call, and shows it.
+struct Following {
+    log: PathBuf,
+    terminal: Terminal,
+    _directory: TempDir,
+}
+
+impl Following {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = log(directory.path());
+        let mut terminal = top(80, 24, &["--follow", log.to_str().expect("UTF-8")]);
+        terminal.wait_for("/opt/first");
+        Self {
+            log,
+            terminal,
+            _directory: directory,
+        }
+    }
+
+    fn pid(&self) -> i32 {
+        pid_of(self.log.to_str().expect("UTF-8"))
+    }
 }
 
 fn append(path: &Path, text: &str) {
@@ -226,25 +252,22 @@ fn a_log_is_replayed_at_a_speed_and_pauses() {
 fn signals_give_the_terminal_back() {
     needs!(no_terminal());
     for ending in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT] {
-        let directory = tempfile::tempdir().expect("a directory");
-        let log = log(directory.path());
-        let path = log.to_str().expect("UTF-8");
-        let mut terminal = top(80, 24, &["--follow", path]);
-        terminal.wait_for("/opt/first");
-        signal(pid_of(path), ending);
-        terminal.end(0);
+        let following = Following::new();
+        signal(following.pid(), ending);
+        following.terminal.end(0);
     }
 }
 
 #[test]
 fn stopped_and_continued() {
     needs!(no_terminal());
-    let directory = tempfile::tempdir().expect("a directory");
-    let log = log(directory.path());
-    let path = log.to_str().expect("UTF-8");
-    let mut terminal = top(80, 24, &["--follow", path]);
-    terminal.wait_for("/opt/first");
-    let pid = pid_of(path);
+    let following = Following::new();
+    let pid = following.pid();
+    let Following {
+        log,
+        mut terminal,
+        _directory,
+    } = following;
     for _ in 0..2 {
         signal(pid, libc::SIGTSTP);
         until("it has stopped", || state(pid) == Some('T'));
@@ -266,13 +289,9 @@ fn stopped_and_continued() {
 #[test]
 fn a_terminal_that_is_gone_ends_it() {
     needs!(no_terminal());
-    let directory = tempfile::tempdir().expect("a directory");
-    let log = log(directory.path());
-    let path = log.to_str().expect("UTF-8");
-    let mut terminal = top(80, 24, &["--follow", path]);
-    terminal.wait_for("/opt/first");
-    let pid = pid_of(path);
-    terminal.close();
+    let mut following = Following::new();
+    let pid = following.pid();
+    following.terminal.close();
     until("it has ended", || matches!(state(pid), None | Some('Z')));
 }
 

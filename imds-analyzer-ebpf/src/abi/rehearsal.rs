@@ -11,7 +11,7 @@ use super::{COMM_LEN, Header};
 pub struct Rehearsal {
     /// When it ends at the latest, in ns since boot, whatever user space promises.
     pub end: u64,
-    /// Of a hundred calls, how many are refused.
+    /// The percentage of calls that are refused.
     pub percent: u32,
     /// Not 0 if every caller is chosen, except those that are spared.
     pub all: u32,
@@ -29,7 +29,7 @@ pub struct Choice {
     value: [u64; 2],
 }
 
-/// What a [`Choice`] names.
+/// The kind of a [`Choice`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 enum ChoiceKind {
@@ -218,7 +218,7 @@ pub struct Refusal {
     /// Sequence number of the first byte that never left: what the answer acknowledges. 0 if a call that was kept back
     /// had been reported before.
     pub acknowledge: u32,
-    /// As in [`super::Request`].
+    /// The connection's ports and addresses, in the form of [`super::Request`].
     pub source_port: u16,
     pub destination_port: u16,
     pub source: [u8; 16],

@@ -39,7 +39,7 @@ impl Holder {
         }
     }
 
-    /// What another process is doing that holds the lock, and what to do.
+    /// What the process that holds the lock does, in the error.
     const fn doing(self) -> &'static str {
         match self {
             Self::Daemon => "already running as this host's daemon",

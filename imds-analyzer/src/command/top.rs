@@ -30,7 +30,7 @@ mod screen;
 
 /// Where records come from: the kernel, or a log.
 trait Source: Turns {
-    /// What was seen, as of now.
+    /// The current state.
     fn state(&mut self) -> &mut State;
 }
 

@@ -2,16 +2,12 @@
 //!
 //! A state machine without clocks and sockets: the caller passes the time, and sends the packets.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use imds_analyzer_ebpf::abi::rehearsal::{Refusal, RefusalNews};
 
 use super::answer::Connection;
-use crate::host::clock::nanoseconds;
+use crate::{decode::address, host::clock::nanoseconds};
 
 /// How long a caller that was answered may take to close the connection.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -137,16 +133,6 @@ impl Call {
             is_answer: false,
         }
     }
-}
-
-fn address(family: u8, bytes: [u8; 16], port: u16) -> SocketAddr {
-    let [a, b, c, d, ..] = bytes;
-    let ip = if family == 6 {
-        IpAddr::V6(Ipv6Addr::from(bytes))
-    } else {
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    };
-    SocketAddr::new(ip, port)
 }
 
 #[cfg(test)]

@@ -187,10 +187,11 @@ impl Fanout {
         Ok(())
     }
 
-    fn event_line(&self, kind: Kind, event: &Event) -> io::Result<Line> {
+    /// `record` is the line in the log.
+    fn event_line(&self, kind: Kind, event: &Event, record: &[u8]) -> Line {
         let bytes = match kind {
-            Kind::Log | Kind::Json => json::line(&Record::of_request(event, &self.host))?,
-            Kind::Journald => journald::event_entry(event, &json::line(&Record::of_request(event, &self.host))?),
+            Kind::Log | Kind::Json => record.to_vec(),
+            Kind::Journald => journald::event_entry(event, record),
             Kind::Text => {
                 let style = Style {
                     color: false,
@@ -201,7 +202,7 @@ impl Fanout {
                 format!("{prefix}{}\n", text::line(event, style)).into_bytes()
             }
         };
-        Ok(Line { bytes, requests: 1 })
+        Line { bytes, requests: 1 }
     }
 
     fn notice_line(&self, kind: Kind, time: SystemTime, notice: &Notice<'_>) -> io::Result<Line> {
@@ -293,8 +294,10 @@ fn add(to: &mut Stats, stats: Stats) {
 
 impl Sink for Fanout {
     fn write(&mut self, event: &Event) -> io::Result<()> {
+        // Most sinks need it, and each the same.
+        let record = json::line(&Record::of_request(event, &self.host))?;
         for outlet in &self.outlets {
-            outlet.worker.push(self.event_line(outlet.kind, event)?);
+            outlet.worker.push(self.event_line(outlet.kind, event, &record));
         }
         Ok(())
     }

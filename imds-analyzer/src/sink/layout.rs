@@ -25,21 +25,19 @@ impl Style {
     pub fn of(stream: impl IsTerminal + AsFd, color: ColorChoice, verbose: bool) -> Self {
         // https://no-color.org
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let style = Self {
+        Self {
             color: color.enabled(stream.is_terminal(), no_color),
-            width: None,
+            width: width_of(stream),
             verbose,
-        };
-        style.resized(stream)
+        }
     }
 
     /// The style after the terminal's size may have changed.
     #[must_use]
     pub fn resized(self, stream: impl AsFd) -> Self {
-        Self {
-            width: width_of(stream),
-            ..self
-        }
+        // What was no terminal does not become one.
+        let width = self.width.and_then(|_| width_of(stream));
+        Self { width, ..self }
     }
 
     /// The width for tables.
@@ -170,7 +168,7 @@ pub(crate) fn head(text: &str, width: usize) -> &str {
 }
 
 /// As much of the end of `text` as fits into `width` columns.
-fn tail(text: &str, width: usize) -> &str {
+pub(crate) fn tail(text: &str, width: usize) -> &str {
     let mut taken = 0;
     let start = text.char_indices().rev().find(|(_, char)| {
         taken += char.width().unwrap_or(0);

@@ -63,7 +63,7 @@ pub(super) fn rehearsal_end() -> u64 {
     unsafe { core::ptr::read_volatile(&REHEARSAL.end) }
 }
 
-/// Of a hundred calls in the rehearsal, how many are refused.
+/// The percentage of calls that the rehearsal refuses.
 #[inline(always)]
 pub(super) fn rehearsal_percent() -> u64 {
     load(&REHEARSAL.percent)

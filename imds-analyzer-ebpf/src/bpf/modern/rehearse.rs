@@ -42,7 +42,7 @@ use crate::bpf::common::{
 #[btf_map]
 static CHOICE: HashMap<Choice, u64, 16384> = HashMap::new();
 
-/// What a rehearsal keeps of a connection; all zeroes means that nothing was kept back.
+/// A connection in a rehearsal. All zeroes: no call on it was kept back.
 #[repr(C)]
 struct Denial {
     cookie: Cell<u64>,
@@ -179,7 +179,7 @@ pub(crate) extern "C" fn imds_tell(ctx: *mut __sk_buff) -> u32 {
         return 0;
     }
     if !tell(sk, skb, denial) {
-        // Nobody would answer.
+        // Without the news, user space does not answer: let the call through.
         denial.stage.set(stage::NONE);
     }
     0

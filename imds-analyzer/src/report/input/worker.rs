@@ -285,9 +285,9 @@ fn record(line: &[u8], take: &mut dyn FnMut(&Brief<'_>)) -> Result<(), Option<Un
         return Err(is_marked().then_some(Unreadable::NotJson(0)));
     };
     let Some(ours) = find::record(text) else {
-        let is_entry = memchr::memmem::find(line, ENTRY).is_some();
+        let is_entry = || memchr::memmem::find(line, ENTRY).is_some();
         let why = is_marked().then_some(Unreadable::Truncated);
-        return Err(why.or(is_entry.then_some(Unreadable::NoRecord)));
+        return Err(why.or_else(|| is_entry().then_some(Unreadable::NoRecord)));
     };
     match Brief::read(&ours) {
         Ok(brief) => {

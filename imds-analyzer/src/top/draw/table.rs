@@ -4,7 +4,7 @@ use super::{Canvas, Line, cut_end, head::clock};
 use crate::{
     process,
     report::verdict::plural,
-    sink::layout::{ALARM, CAUTION, DOUBT, FAINT, PLAIN, STRONG, columns, fit, foreign, foreign_path},
+    sink::layout::{ALARM, CAUTION, DOUBT, FAINT, PLAIN, STRONG, columns, fit, foreign, foreign_path, tail},
     top::{
         rows::{Row, Sort, short},
         state::State,
@@ -245,12 +245,10 @@ fn labelled(label: &str, text: &str, width: usize) -> Line {
 
 /// The end of `text`: in a narrow column, whole names would leave nothing of a path.
 fn fit_end(text: &str, width: usize) -> String {
-    let skipped = (columns(text) + 1).saturating_sub(width);
     if columns(text) <= width {
         return text.to_owned();
     }
-    let end: String = text.chars().skip(skipped).collect();
-    format!("…{end}")
+    format!("…{}", tail(text, width.saturating_sub(1)))
 }
 
 /// A caller, without directories if it is too long: `backup.sh > curl` says more than a half of either path.
