@@ -36,7 +36,7 @@ mod tests;
 pub(crate) const NAME: &str = "imds-analyzer";
 const ARCHES: [Arch; 2] = [Arch::X86_64, Arch::Arm64];
 /// The limits in DESIGN.
-const LARGEST_BINARY: u64 = 10 << 20;
+const LARGEST_BINARY: u64 = 8 << 20;
 const LARGEST_PACKAGE: u64 = 4 << 20;
 
 /// The folder of a release.
