@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    slice,
     time::Duration,
 };
 
@@ -60,6 +61,7 @@ impl Place {
         server.set_read_timeout(Some(DEADLINE))?;
         client.set_read_timeout(Some(DEADLINE))?;
         Ok(Connection {
+            parts: PARTS.map(<[u8]>::to_vec),
             // Reading the cookie creates it, so the kernel side sees it from now on.
             cookie: rustix::net::sockopt::socket_cookie(&client)?,
             source_port: client.local_addr()?.port(),
@@ -72,6 +74,8 @@ impl Place {
 
 /// A connection, with both of its ends.
 pub(super) struct Connection {
+    /// [`PARTS`], written by this process: the kernel side cannot wait for a page of the program that is not in memory.
+    parts: [Vec<u8>; PARTS.len()],
     client: TcpStream,
     server: TcpStream,
     /// Socket cookie of the client's end.
@@ -87,9 +91,10 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    fn one(part: &[u8]) -> Self {
+    fn of(parts: &[Vec<u8>]) -> Self {
+        let segment = |part: &Vec<u8>| (part.as_ptr() as u64, part.len() as u64);
         Self {
-            segments: vec![(part.as_ptr() as u64, part.len() as u64)],
+            segments: parts.iter().map(segment).collect(),
         }
     }
 
@@ -108,42 +113,40 @@ pub(super) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAI
 impl Connection {
     /// Sends [`PARTS`] at once.
     pub(super) fn send_parts(&self) -> io::Result<Sent> {
-        let parts = PARTS.map(IoSlice::new);
+        let parts = self.parts.each_ref().map(|part| IoSlice::new(part));
         let len = (&self.client).write_vectored(&parts)?;
-        let sent = Sent {
-            segments: PARTS.map(|part| (part.as_ptr() as u64, part.len() as u64)).to_vec(),
-        };
+        let sent = Sent::of(&self.parts);
         self.receive(len, &sent)?;
         Ok(sent)
     }
 
     /// Sends one part, with [`FLAGS`].
     pub(super) fn send_one(&self) -> io::Result<Sent> {
-        let [.., part] = PARTS;
+        let [.., part] = &self.parts;
         let len = send(&self.client, part, FLAGS)?;
-        let sent = Sent::one(part);
+        let sent = Sent::of(slice::from_ref(part));
         self.receive(len, &sent)?;
         Ok(sent)
     }
 
     /// Writes one part: kernels may handle write(2) differently from send(2).
     pub(super) fn write_one(&self) -> io::Result<Sent> {
-        let [.., part] = PARTS;
+        let [.., part] = &self.parts;
         // The standard library would call send(2).
         let len = rustix::io::write(&self.client, part)?;
-        let sent = Sent::one(part);
+        let sent = Sent::of(slice::from_ref(part));
         self.receive(len, &sent)?;
         Ok(sent)
     }
 
     /// Writes bytes that the kernel holds back (MSG_MORE), and returns how many.
     pub(super) fn leave_waiting(&self) -> io::Result<usize> {
-        Ok(send(&self.client, &PARTS.concat(), SendFlags::MORE)?)
+        Ok(send(&self.client, &self.parts.concat(), SendFlags::MORE)?)
     }
 
     /// Sends one part, and with it the `waiting` bytes.
     pub(super) fn send_waiting(&self, waiting: usize) -> io::Result<()> {
-        let [.., part] = PARTS;
+        let [.., part] = &self.parts;
         let len = send(&self.client, part, SendFlags::empty())?;
         (&self.server).read_exact(&mut vec![0; waiting + len])
     }
