@@ -359,6 +359,8 @@ pub mod request_flags {
     pub const REHEARSED: u16 = 1 << 5;
     /// In a dry run: the request would have been kept back.
     pub const WOULD: u16 = 1 << 6;
+    /// A rehearsal knew that the caller is chosen, and let the request through on purpose.
+    pub const EXEMPT: u16 = 1 << 7;
 }
 
 /// How much of the ring buffer one user may fill, in records of a class; all zeroes if there is no limit.

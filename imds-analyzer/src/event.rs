@@ -83,6 +83,8 @@ pub enum Rehearsal {
     KeptBack,
     /// Were it not a dry run, it would.
     Would,
+    /// Its caller is chosen, but it lets the request through on purpose.
+    Exempt,
 }
 
 /// The status of an answer to a call without a valid token, where tokens are required.

@@ -558,6 +558,8 @@ fn rehearsal(request: &Request) -> Rehearsal {
         Rehearsal::KeptBack
     } else if request.flags & request_flags::WOULD != 0 {
         Rehearsal::Would
+    } else if request.flags & request_flags::EXEMPT != 0 {
+        Rehearsal::Exempt
     } else {
         Rehearsal::Nothing
     }

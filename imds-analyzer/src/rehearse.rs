@@ -121,7 +121,7 @@ impl Rehearsal {
 
     /// Chooses and spares callers, and begins to refuse calls until `end`, in ns since boot. Returns the processes that
     /// are chosen now.
-    pub fn choose<S: Sink>(&mut self, session: &mut Session<S>, end: u64) -> anyhow::Result<Vec<Arc<Process>>> {
+    pub fn choose<S: Sink>(&mut self, session: &mut Session<Watch<S>>, end: u64) -> anyhow::Result<Vec<Arc<Process>>> {
         self.end = end;
         for (key, value) in self.selectors.keys() {
             self.set(key, value)?;
@@ -145,6 +145,7 @@ impl Rehearsal {
         // Looking at every process may have taken longer than the last promise lasts.
         self.give_sign()?;
         self.set(Choice::BEGUN, 1)?;
+        session.sink().begin(SystemTime::now());
         Ok(chosen)
     }
 
@@ -261,9 +262,12 @@ impl Rehearsal {
     fn sign_of_life<S: Sink>(&mut self, session: &mut Session<Watch<S>>) {
         let loss = session.loss().since(&self.losses);
         let lost: Ledger = LOSSES.into_iter().map(|kind| (kind, loss.of(kind))).collect();
+        let mut unanswered = session.sink().follow.take_unanswered();
+        // Who closes the connection before its answer comes does not miss it.
+        unanswered.retain(|caller| !self.kept.was_closed(*caller));
         let done = if !lost.is_empty() {
             Err(anyhow::anyhow!("records were lost: {lost}"))
-        } else if session.sink().follow.unanswered() > 0 {
+        } else if !unanswered.is_empty() {
             Err(anyhow::anyhow!("a call was kept back and its answer did not arrive"))
         } else {
             self.look_around().and_then(|()| self.give_sign())
@@ -275,7 +279,8 @@ impl Rehearsal {
 }
 
 impl<S: Sink> Tick<Session<Watch<S>>> for Rehearsal {
-    type Due = ();
+    /// True if a cgroup was created.
+    type Due = bool;
 
     fn handled(&mut self, session: &mut Session<Watch<S>>) {
         let news = session.take_news();
@@ -297,28 +302,48 @@ impl<S: Sink> Tick<Session<Watch<S>>> for Rehearsal {
         }
     }
 
-    async fn due(&mut self) {
+    async fn due(&mut self) -> bool {
         let next = [self.sign, self.kept.next_deadline()].into_iter().flatten().min();
-        match next {
-            Some(next) => {
-                let left = next.saturating_sub(clock::since_boot());
-                // Even a sleep of no time waits for the timer, which records that come without pause never let happen.
-                if left > 0 {
-                    tokio::time::sleep(Duration::from_nanos(left)).await;
-                }
-            }
-            None => std::future::pending().await,
+        let left = next.map(|next| next.saturating_sub(clock::since_boot()));
+        let places = self.places.as_mut();
+        tokio::select! {
+            // What is overdue comes first, and waits for nothing.
+            biased;
+            () = after(left) => false,
+            () = created(places) => true,
         }
     }
 
-    fn tick(&mut self, (): (), session: &mut Session<Watch<S>>) -> io::Result<()> {
+    fn tick(&mut self, is_cgroup_new: bool, session: &mut Session<Watch<S>>) -> io::Result<()> {
         let now = clock::since_boot();
         self.act(|kept, out| kept.expire(now, out));
         if self.sign.is_some_and(|sign| sign <= now) {
             self.sign_of_life(session);
+        } else if is_cgroup_new
+            && self.sign.is_some()
+            && let Err(error) = self.look_around()
+        {
+            self.give_up(format!("{error:#}"));
         }
         session.sink().look(SystemTime::now());
         Ok(())
+    }
+}
+
+/// Waits for so many ns; for ever, if there is no number.
+async fn after(left: Option<u64>) {
+    match left {
+        // Even a sleep of no time waits for the timer, which records that come without pause never let happen.
+        Some(0) => {}
+        Some(left) => tokio::time::sleep(Duration::from_nanos(left)).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn created(places: Option<&mut Places>) {
+    match places {
+        Some(places) => places.created().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,8 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use imds_analyzer::lab::{Lab, Options, Server};
 use imds_analyzer_tests::{
-    PYTHON, Service, Stage, curl, is_legacy, lab_with_imds, lack, needs, of_path, run_to_end, until, wait,
+    Analyzer, PYTHON, Service, Stage, binary, curl, is_legacy, lab_with_imds, lack, needs, of_path, output, run_to_end,
+    until, wait,
 };
 use serde_json::{Value, json};
 
@@ -99,6 +101,40 @@ fn a_container_of_runc() {
         ancestors.iter().any(|ancestor| ancestor["pid"] == runc),
         "runc[{runc}] started it: {record:#}"
     );
+}
+
+/// A rehearsal for one container: its calls are refused from the first one on, those from outside are not.
+#[test]
+fn a_rehearsal_in_a_container_of_runc() {
+    let lab = Lab::routed().expect("lab");
+    let server = Server::start(&lab.server, Options::default()).expect("IMDS");
+    let url = "http://169.254.169.254/latest/meta-data/";
+    let call = ["/usr/bin/curl", "-sm10", "-o", "/dev/null", "-w", "%{http_code}", url];
+    let bundle = Bundle::new(&call);
+    let mut command = Command::new(binary());
+    command.args(["rehearse", "--format", "json", "--for", "60s", "--container"]);
+    command.arg(&bundle.id[..12]);
+    let analyzer = Analyzer::start(command);
+    let root = tempfile::tempdir().expect("a directory");
+    let [root, path] = [root.path(), &bundle.path].map(|path| path.to_str().expect("UTF-8"));
+    let runc = ["--root", root, "run", "--bundle", path, &bundle.id];
+    let inside = output({
+        let mut command = lab.client.command("runc");
+        command.args(runc).stdin(Stdio::null());
+        command
+    });
+    assert_eq!(String::from_utf8_lossy(&inside.stdout), "401", "{inside:?}");
+    let outside = output({
+        let mut command = lab.client.command(call[0]);
+        command.args(&call[1..]);
+        command
+    });
+    assert_eq!(String::from_utf8_lossy(&outside.stdout), "200", "{outside:?}");
+    assert_eq!(server.answered().without_token, 1);
+    let ended = analyzer.stop();
+    let records = ended.requests();
+    assert_eq!(records.len(), 1, "{ended:#?}");
+    assert_eq!(records[0]["container"]["id"], bundle.id.as_str(), "{records:#?}");
 }
 
 /// Mounts a file system at the first argument that answers only the first request of the kernel, and says when it is

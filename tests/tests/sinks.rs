@@ -19,8 +19,8 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Ended, Journal, PYTHON, Service, curl, free_port, imds_analyzer, lab_with_imds as lab, lack, needs, of_path,
-    output, process, resident, run_to_end, sample, send, until, wake_ups,
+    Ended, Journal, PYTHON, Service, binary, curl, free_port, imds_analyzer, lab_with_imds as lab, lack, needs,
+    of_path, output, process, resident, run_to_end, sample, send, until, wake_ups,
 };
 use serde_json::Value;
 
@@ -326,6 +326,49 @@ fn text_on_stdout_has_the_levels_that_systemd_reads() {
             line.is_some_and(|line| line.starts_with('<') != prefix.is_empty() && line.starts_with(prefix)),
             "{lines:#?}"
         );
+    }
+}
+
+/// Whoever reads the system log finds who refused calls, and why.
+#[test]
+fn a_rehearsal_is_in_the_system_log() {
+    needs!(lack(
+        "journald",
+        Journal::is_there(),
+        "systemd-journald is not installed"
+    ));
+    let dir = tempfile::tempdir().expect("a directory");
+    let journal = Journal::start(dir.path());
+    // A /dev that has only what the analyzer opens.
+    let dev = dir.path().join("dev");
+    fs::create_dir(&dev).expect("made");
+    fs::write(dev.join("null"), "").expect("made");
+    fs::write(dev.join("log"), "").expect("made");
+    let script = "mount --bind /dev/null \"$0/null\" && mount --bind \"$1\" \"$0/log\" && mount --rbind \"$0\" /dev && \
+                  shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .arg(&dev)
+        .arg(journal.socket().with_file_name("dev-log"))
+        .arg(binary())
+        .args(["rehearse", "--uid", "61999999", "--for", "1s", "--percent", "7"])
+        .args(["--reason", "change 4711\nsshd[1]: Accepted password for root"]);
+    let ended = run_to_end(&mut command);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let lines = || {
+        let entries = journal.entries(&["SYSLOG_IDENTIFIER=imds-analyzer"]);
+        entries
+            .iter()
+            .map(|entry| entry["MESSAGE"].as_str().expect("text").to_owned())
+            .collect::<Vec<_>>()
+    };
+    until("both lines are there", || lines().len() == 2);
+    for (line, what) in lines().iter().zip(["begins", "ended"]) {
+        assert!(line.starts_with(&format!("rehearsal {what}: 7 % of")), "{line}");
+        assert!(line.contains("uid 61999999"), "{line}");
+        assert!(line.contains("by uid 0"), "{line}");
+        assert!(line.contains("reason: change 4711\\nsshd[1]"), "{line}");
     }
 }
 

@@ -467,7 +467,7 @@ impl Tests<'_> {
             None => is_its_own,
             Some(place) => ![Place::Host, Place::Load].contains(&place),
         };
-        if !is_for_it {
+        if !is_for_it || self.program.modern {
             return Vec::new();
         }
         let skip = [&self.program.not_legacy[..], &self.program.not_send_tap].concat();

@@ -165,10 +165,13 @@ pub enum Passed {
     Rewritten = 6,
     /// The connection is older than the rehearsal, or its answers cannot be counted.
     Uncounted = 7,
+    /// The kernel side did not know yet that its caller is chosen, or user space had stopped renewing its promise. Only
+    /// user space finds this out.
+    NotInTime = 8,
 }
 
 impl Passed {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SharedPacket,
         Self::FastOpen,
         Self::Namespace,
@@ -176,6 +179,7 @@ impl Passed {
         Self::Multipath,
         Self::Rewritten,
         Self::Uncounted,
+        Self::NotInTime,
     ];
 
     /// The key in `imds.rehearsal.let_through`.
@@ -188,6 +192,7 @@ impl Passed {
             Self::Multipath => "multipath",
             Self::Rewritten => "rewritten",
             Self::Uncounted => "uncounted",
+            Self::NotInTime => "not-in-time",
         }
     }
 
@@ -200,6 +205,7 @@ impl Passed {
             5 => Self::Multipath,
             6 => Self::Rewritten,
             7 => Self::Uncounted,
+            8 => Self::NotInTime,
             _ => return None,
         })
     }

@@ -39,6 +39,14 @@ impl Holder {
         }
     }
 
+    /// The setting that names the directory, for the error.
+    const fn setting(self) -> &'static str {
+        match self {
+            Self::Daemon => "runtime_dir: ",
+            Self::Rehearsal => "",
+        }
+    }
+
     /// What the process that holds the lock does, in the error.
     const fn doing(self) -> &'static str {
         match self {
@@ -71,7 +79,10 @@ impl Lock {
             .create(directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
         if let Some(distrust) = place::walk(directory, Trust::of_this_process()).distrust {
-            bail!("runtime_dir: {distrust}: other users could remove or hold the lock");
+            bail!(
+                "{}{distrust}: other users could remove or hold the lock",
+                holder.setting()
+            );
         }
         let path = directory.join(holder.file());
         for _ in 0..ATTEMPTS {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use imds_analyzer_ebpf::abi::rehearsal as abi;
+use imds_analyzer_ebpf::abi::rehearsal::{self as abi, Passed};
 
 use super::{
     lock::{Holder, Lock},
@@ -56,7 +56,6 @@ pub(super) fn run(args: RehearseArgs) -> anyhow::Result<ExitCode> {
         say(format_args!("error: {error}"));
         return Ok(ExitCode::Usage);
     }
-    let _lock = Lock::take(&rehearse::lock_directory(), Holder::Rehearsal)?;
     console::runtime()?.block_on(run_with(&args, selectors))
 }
 
@@ -65,7 +64,9 @@ async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<E
     let latest = clock::since_boot().saturating_add(nanoseconds(args.duration.saturating_add(START)));
     let sink = console::stdout_sink(args.format, args.color, args.verbose);
     let kernel = rehearse::kernel_settings(latest, args.percent, args.all, args.dry_run);
-    let mut session = start(kernel, sink)?;
+    // First, because it says which rights are missing. It refuses nothing yet.
+    let mut session = start(kernel, sink, selectors.clone())?;
+    let _lock = Lock::take(&rehearse::lock_directory(), Holder::Rehearsal)?;
     let choices = session.take_choices().context("the programs choose nobody")?;
     let mut rehearsal = Rehearsal::new(choices, selectors.clone());
     // Held to the end: see `prove`.
@@ -98,6 +99,7 @@ async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<E
     let ran = session.run(stop, &mut rehearsal).await;
     // Whatever happened: nothing is refused from here on.
     let undone = rehearsal.end();
+    session.sink().end(SystemTime::now());
     log.write(match rehearsal.ended_early() {
         Some(_) => "ended early",
         None => "ended",
@@ -113,7 +115,11 @@ pub(super) fn try_here() -> anyhow::Result<Duration> {
     console::runtime()?.block_on(async {
         let end = clock::since_boot().saturating_add(nanoseconds(TRIAL));
         let sink = console::stdout_sink(Format::Text, ColorChoice::Never, false);
-        let mut session = start(rehearse::kernel_settings(end, 100, false, false), sink)?;
+        let mut session = start(
+            rehearse::kernel_settings(end, 100, false, false),
+            sink,
+            Selectors::default(),
+        )?;
         let choices = session.take_choices().context("the programs choose nobody")?;
         let mut rehearsal = Rehearsal::new(choices, Selectors::default());
         let (elapsed, _place) = prove(&mut rehearsal, &mut session).await?;
@@ -128,7 +134,7 @@ async fn prove(rehearsal: &mut Rehearsal, session: &mut Watching) -> Result<(Dur
 }
 
 /// Loads the programs of a rehearsal. They refuse nothing until callers are chosen.
-fn start(kernel: abi::Rehearsal, sink: Box<dyn Sink>) -> Result<Watching, StartError> {
+fn start(kernel: abi::Rehearsal, sink: Box<dyn Sink>, selectors: Selectors) -> Result<Watching, StartError> {
     let wanted = Wanted {
         rehearsal: Some(kernel),
         ..ObjectChoice::Modern.wanted(OwnerChoice::Auto, true, KernelBudget::of_rate(0))
@@ -142,7 +148,7 @@ fn start(kernel: abi::Rehearsal, sink: Box<dyn Sink>) -> Result<Watching, StartE
         fail_on: FailOn::default(),
         count: None,
         quiet: false,
-        sink: Watch::new(sink),
+        sink: Watch::new(sink, selectors),
     })
 }
 
@@ -215,10 +221,15 @@ fn finish(session: Watching, rehearsal: &Rehearsal, args: &RehearseArgs) -> anyh
     let mut finished = session.finish().context("cannot write the output")?;
     finished.sink.look(SystemTime::now());
     let callers = finished.sink.follow.callers();
+    let mut let_through = rehearsal.let_through();
+    if finished.sink.not_in_time() > 0 {
+        let_through.insert(Passed::NotInTime.as_str().to_owned(), finished.sink.not_in_time());
+    }
     let outcome = RehearsalOutcome {
         dry_run: args.dry_run,
         refused: callers.iter().map(|caller| caller.refused).sum(),
-        let_through: rehearsal.let_through(),
+        unanswered: finished.sink.follow.unanswered(),
+        let_through,
         callers,
         ended_early: rehearsal.ended_early().map(str::to_owned),
     };

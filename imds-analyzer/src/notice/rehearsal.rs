@@ -30,8 +30,13 @@ pub struct RehearsalOutcome {
     /// True if nothing was refused: it says what would have been.
     pub dry_run: bool,
     pub refused: u64,
-    /// v1 calls of chosen callers that were let through because they could not be answered, by reason: `shared-packet`,
-    /// `fast-open`, `namespace`, `device`, `multipath`, `rewritten`, `uncounted`.
+    /// Refused calls whose callers closed the connection before the answer came, or did not get it. `refused` does not
+    /// count them.
+    #[serde(default)]
+    pub unanswered: u64,
+    /// v1 calls of chosen callers that were let through, by reason: `shared-packet`, `fast-open`, `namespace`, `device`,
+    /// `multipath`, `rewritten`, `uncounted` could not be answered; `not-in-time` came before the rehearsal knew of their
+    /// processes, or while it was stopped.
     pub let_through: BTreeMap<String, u64>,
     /// The callers with the most refused calls first.
     pub callers: Vec<CallerOutcome>,

@@ -119,6 +119,7 @@ proptest! {
         let rehearsal = RehearsalOutcome {
             dry_run: bit(0),
             refused: u64::from(bits),
+            unanswered: 1,
             let_through: names.iter().map(|name| (name.clone(), 1)).collect(),
             callers: names.iter().map(|name| CallerOutcome { caller: name.clone(), ..CallerOutcome::default() }).collect(),
             ended_early: Some(names[0].clone()).filter(|_| bit(1)),

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -44,6 +45,8 @@ pub struct Follow {
     others: u64,
     /// Refused calls that got no answer.
     unanswered: u64,
+    /// The callers' ends of their connections, as far as nobody has asked for them.
+    new_unanswered: Vec<SocketAddr>,
 }
 
 impl Follow {
@@ -54,9 +57,13 @@ impl Follow {
             self.refuse(key, event);
             return true;
         }
-        // Any other status is from IMDS: the call was let go.
-        if event.rehearsal == Rehearsal::KeptBack && event.answer == Answer::None {
+        // Any status but 401 is from IMDS: the call was let go.
+        if event.rehearsal == Rehearsal::KeptBack && event.answer.status().is_none() {
             self.unanswered += 1;
+            // Nothing is missing if nobody can tell: the caller reset the connection.
+            if event.answer == Answer::None {
+                self.new_unanswered.push(event.source);
+            }
         }
         if let Some(refused) = key.and_then(|key| self.processes.get_mut(&key)) {
             match event.verdict.version() {
@@ -91,9 +98,14 @@ impl Follow {
         refused.fell_back = false;
     }
 
-    /// Refused calls whose callers got no answer within the time that an answer has.
+    /// Refused calls whose callers got no answer within the time that an answer has, or did not wait for it.
     pub fn unanswered(&self) -> u64 {
         self.unanswered
+    }
+
+    /// The callers' ends of the connections of those that have come since the last time.
+    pub fn take_unanswered(&mut self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.new_unanswered)
     }
 
     /// Notes which of the processes that may still end have done so by `now`, as `has_exited` says.
@@ -250,6 +262,13 @@ mod tests {
         };
         assert!(!follow.observe(&unanswered));
         assert_eq!(follow.unanswered(), 1);
+        assert_eq!(follow.take_unanswered().len(), 1);
+        let reset = Event {
+            answer: Answer::Unseen,
+            ..unanswered
+        };
+        assert!(!follow.observe(&reset));
+        assert_eq!((follow.unanswered(), follow.take_unanswered()), (2, Vec::new()));
         assert!(follow.callers().is_empty());
     }
 

@@ -2,7 +2,11 @@
 //!
 //! A state machine without clocks and sockets: the caller passes the time, and sends the packets.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use imds_analyzer_ebpf::abi::rehearsal::{Refusal, RefusalNews};
 
@@ -13,6 +17,9 @@ use crate::{decode::address, host::clock::nanoseconds};
 const CLOSING: Duration = Duration::from_secs(1);
 /// How long earlier calls on the connection may take to be answered.
 const QUEUED: Duration = Duration::from_secs(5);
+
+/// How many of the connections that their callers closed are remembered.
+const CLOSED_MAX: usize = 1024;
 
 /// A packet to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +44,8 @@ struct Call {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     calls: BTreeMap<u64, Call>,
+    /// The callers' ends of the last connections that they closed themselves.
+    closed: VecDeque<SocketAddr>,
 }
 
 impl Kept {
@@ -52,7 +61,11 @@ impl Kept {
                 call.connection.answer_seq = refusal.answer_seq;
                 self.answer(now, call, refusal.cookie, out);
             }
-            (Some(RefusalNews::Closed), Some(_)) => self.reset(refusal.cookie, out),
+            (Some(RefusalNews::Closed), Some(call)) => {
+                self.reset(refusal.cookie, out);
+                self.closed.truncate(CLOSED_MAX - 1);
+                self.closed.push_front(call.connection.caller);
+            }
             _ => {}
         }
     }
@@ -75,6 +88,11 @@ impl Kept {
             ..call
         };
         self.calls.insert(cookie, call);
+    }
+
+    /// True if the caller at this end of a connection closed it itself, not long ago.
+    pub(super) fn was_closed(&self, caller: SocketAddr) -> bool {
+        self.closed.contains(&caller)
     }
 
     /// When [`Self::expire`] is due next.
@@ -184,11 +202,14 @@ mod tests {
         let answer = refusal(1, RefusalNews::Refused, 100);
         assert_eq!(step(|out| kept.news(0, &answer, out)), ["answer 100", "reset server"]);
         assert_eq!(kept.next_deadline(), Some(SECOND));
+        let caller = "10.0.0.5:1000".parse().expect("an address");
+        assert!(!kept.was_closed(caller));
         let closed = refusal(1, RefusalNews::Closed, 0);
         let behind = 100 + super::super::answer::UNAUTHORIZED.len() + 1;
         let expected = [format!("reset caller {behind}")];
         assert_eq!(step(|out| kept.news(7, &closed, out)), expected);
         assert_eq!(step(|out| kept.news(8, &closed, out)), [""; 0]);
+        assert!(kept.was_closed(caller));
         assert_eq!(kept.next_deadline(), None);
     }
 
@@ -219,6 +240,7 @@ mod tests {
         step(|out| kept.news(0, &refusal(1, RefusalNews::Queued, 100), out));
         let expected = ["reset caller 100", "reset server"];
         assert_eq!(step(|out| kept.expire(5 * SECOND, out)), expected);
+        assert!(!kept.was_closed("10.0.0.5:1000".parse().expect("an address")));
     }
 
     #[test]

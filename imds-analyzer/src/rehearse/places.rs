@@ -2,13 +2,15 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, future, io,
     os::unix::fs::{DirEntryExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::inotify::WatchFlags;
+
 use super::Selectors;
-use crate::{kernel::cgroup::Root, process::cgroup};
+use crate::{host::waiting::Changes, kernel::cgroup::Root, process::cgroup};
 
 /// Deepest cgroup looked at.
 const DEPTH_MAX: usize = 16;
@@ -20,13 +22,18 @@ const CHOSEN_MAX: usize = 8192;
 pub(super) struct Places {
     root: PathBuf,
     known: BTreeSet<u64>,
+    /// `None` if not all cgroups can be watched.
+    changes: Option<Changes>,
 }
 
 impl Places {
     /// `None` if the host has not mounted cgroup2: then the processes of a unit are chosen one by one.
     pub(super) fn of_this_host() -> Option<Self> {
         match Root::open() {
-            Ok(Root::Mounted(root, _)) => Some(Self::at(root)),
+            Ok(Root::Mounted(root, _)) => Some(Self {
+                changes: Changes::new().inspect_err(explain).ok(),
+                ..Self::at(root)
+            }),
             _ => None,
         }
     }
@@ -35,6 +42,19 @@ impl Places {
         Self {
             root,
             known: BTreeSet::new(),
+            changes: None,
+        }
+    }
+
+    /// Waits until a cgroup is created. Cancel safe.
+    pub(super) async fn created(&mut self) {
+        let result = match &self.changes {
+            Some(changes) => changes.wait().await,
+            None => future::pending().await,
+        };
+        if let Err(error) = result {
+            explain(&error);
+            self.changes = None;
         }
     }
 
@@ -43,6 +63,7 @@ impl Places {
         let mut new = Vec::new();
         let mut left = vec![(self.root.clone(), 0)];
         while let Some((directory, depth)) = left.pop() {
+            self.watch(&directory);
             // A cgroup that has gone meanwhile has no process any more.
             for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
                 if !entry.file_type().is_ok_and(|it| it.is_dir()) {
@@ -64,6 +85,18 @@ impl Places {
         new
     }
 
+    /// Before the directory is read, so that no cgroup is missed between the two.
+    fn watch(&mut self, directory: &Path) {
+        let Some(changes) = &self.changes else { return };
+        match changes.add(directory, WatchFlags::CREATE) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                explain(&error);
+                self.changes = None;
+            }
+            _ => {}
+        }
+    }
+
     fn is_of(&self, selectors: &Selectors, path: &Path) -> bool {
         let Ok(inside) = path.strip_prefix(&self.root) else {
             return false;
@@ -74,6 +107,13 @@ impl Places {
         units.iter().flatten().any(|unit| selectors.has_unit(unit))
             || containers.iter().flatten().any(|it| selectors.has_container(it))
     }
+}
+
+fn explain(error: &io::Error) {
+    tracing::warn!(
+        "cannot watch for new cgroups: {error}; calls pass in the first quarter of a second of a new one \
+         (fs.inotify limits how many can be watched)"
+    );
 }
 
 #[cfg(test)]

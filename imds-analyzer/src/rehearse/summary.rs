@@ -22,6 +22,7 @@ const fn reason(passed: Passed) -> &'static str {
         Passed::Multipath => "on a multipath TCP connection",
         Passed::Rewritten => "on a connection that netfilter rewrites",
         Passed::Uncounted => "on a connection from before the rehearsal",
+        Passed::NotInTime => "before it knew of their processes, or while it was stopped",
     }
 }
 
@@ -59,11 +60,16 @@ fn write_text(outcome: &RehearsalOutcome, to: &mut String) -> std::fmt::Result {
             writeln!(to, "    {}", fates(caller))?;
         }
     }
-    if !outcome.let_through.is_empty() {
+    if outcome.unanswered > 0 {
+        let calls = plural(outcome.unanswered, "refused call", "refused calls");
         writeln!(
             to,
-            "\nIt let v1 calls of chosen callers through that it could not answer:"
+            "\n{calls} got no answer: the caller closed the connection first, or the rehearsal ended."
         )?;
+    }
+    if !outcome.let_through.is_empty() {
+        let verb = if outcome.dry_run { "It would have let" } else { "It let" };
+        writeln!(to, "\n{verb} v1 calls of chosen callers through:")?;
         for passed in Passed::ALL {
             if let Some(count) = outcome.let_through.get(passed.as_str()) {
                 writeln!(to, "  {count} {}", reason(passed))?;
@@ -119,6 +125,7 @@ mod tests {
     fn it_says_what_broke() {
         let outcome = RehearsalOutcome {
             refused: 6,
+            unanswered: 1,
             let_through: [(Passed::Device.as_str().to_owned(), 2)].into(),
             callers: vec![
                 CallerOutcome {
@@ -151,7 +158,9 @@ It refused 6 v1 calls by 2 callers:
     1 call refused, 1 process; none tried again
     went on without v2
 
-It let v1 calls of chosen callers through that it could not answer:
+1 refused call got no answer: the caller closed the connection first, or the rehearsal ended.
+
+It let v1 calls of chosen callers through:
   2 on a socket that is bound to a device
 ";
         assert_eq!(text(&outcome), expected);

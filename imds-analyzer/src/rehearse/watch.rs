@@ -2,9 +2,11 @@
 
 use std::{io, time::SystemTime};
 
-use super::follow::Follow;
+use imds_analyzer_ebpf::classify::Version;
+
+use super::{Selectors, follow::Follow};
 use crate::{
-    event::{Event, Process},
+    event::{Event, Process, Rehearsal},
     host::proc::Directory,
     loss::Ledger,
     notice::Notice,
@@ -16,15 +18,52 @@ pub struct Watch<S> {
     pub(super) sink: S,
     pub follow: Follow,
     own_pid: u32,
+    selectors: Selectors,
+    began: Option<SystemTime>,
+    ended: Option<SystemTime>,
+    /// v1 calls of chosen callers that passed although nobody wanted that.
+    not_in_time: u64,
 }
 
 impl<S> Watch<S> {
-    pub fn new(sink: S) -> Self {
+    pub fn new(sink: S, selectors: Selectors) -> Self {
         Self {
             sink,
             follow: Follow::default(),
             own_pid: std::process::id(),
+            selectors,
+            began: None,
+            ended: None,
+            not_in_time: 0,
         }
+    }
+
+    /// Calls are refused from now on.
+    pub fn begin(&mut self, now: SystemTime) {
+        self.began = Some(now);
+    }
+
+    /// No call is refused any more.
+    pub fn end(&mut self, now: SystemTime) {
+        self.ended = Some(now);
+    }
+
+    /// v1 calls of chosen callers that passed because the kernel side did not know of them, or waited for this process.
+    pub fn not_in_time(&self) -> u64 {
+        self.not_in_time
+    }
+
+    fn is_not_in_time(&self, event: &Event) -> bool {
+        event.rehearsal == Rehearsal::Nothing
+            && event.verdict.version() == Version::V1
+            && !event.local
+            && !event.malformed
+            && self.began.is_some_and(|began| began <= event.time)
+            && self.ended.is_none_or(|ended| event.time < ended)
+            && event
+                .process
+                .as_ref()
+                .is_some_and(|process| self.selectors.choose(process))
     }
 
     /// Looks which refused processes have exited.
@@ -50,6 +89,9 @@ impl<S: Sink> Sink for Watch<S> {
             .is_some_and(|process| process.pid == self.own_pid)
         {
             return Ok(());
+        }
+        if self.is_not_in_time(event) {
+            self.not_in_time += 1;
         }
         if self.follow.observe(event) {
             self.sink.write(event)

@@ -406,6 +406,7 @@ pub(crate) fn notices(mut take: impl FnMut(SystemTime, &Notice<'_>)) {
     let rehearsal = notice::RehearsalOutcome {
         dry_run: false,
         refused: 3,
+        unanswered: 1,
         let_through: [("device".to_owned(), 1)].into(),
         callers: vec![notice::CallerOutcome {
             caller: "/opt/app/run.py app.service".to_owned(),

@@ -361,6 +361,12 @@ pub(crate) const MODULES: [&str; 12] = [
 ];
 
 impl Kernel {
+    /// True if `rehearse` works here: it needs the wire tap of the modern object, and its answers. Elsewhere its tests
+    /// are left out, and its refusal is a test.
+    pub(crate) fn can_rehearse(&self) -> bool {
+        self.tap == Tap::Wire && !self.only_no_storage
+    }
+
     /// The folder of its packages, which kernels on other CPUs share.
     pub(crate) fn folder(&self) -> &'static str {
         self.name.trim_end_matches("-nocx16")

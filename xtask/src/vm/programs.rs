@@ -14,6 +14,7 @@
 //! send-tap      with the send tap: in addition to the other places, or as the only one
 //! packets       with the wire tap of the object for old kernels: in addition to the other places, or as the only one
 //! no-storage    in the guest without socket storage, too
+//! modern        never with the object for old kernels
 //! whole-load    with as many processes as on the host, with each hook once, if everything is run
 //! ```
 //!
@@ -39,6 +40,8 @@ pub(crate) struct Program {
     pub(crate) packets: bool,
     pub(crate) no_storage: bool,
     pub(crate) whole_load: bool,
+    /// Not for the object for old kernels.
+    pub(crate) modern: bool,
     /// Tests that are not for the object for old kernels.
     pub(crate) not_legacy: Vec<String>,
     /// Tests that are not for the send tap.
@@ -110,6 +113,7 @@ fn parse(name: String, text: &str) -> Result<Program> {
                     "packets" => &mut program.packets,
                     "no-storage" => &mut program.no_storage,
                     "whole-load" => &mut program.whole_load,
+                    "modern" => &mut program.modern,
                     _ => bail!("there are no guests {other}"),
                 } = true;
                 continue;

@@ -104,6 +104,7 @@ impl GuestResult {
 
     fn check(&mut self, kernel: &Kernel, ended: &Ended) -> Result<(), String> {
         let report = json(ended).next().ok_or("no report")?;
+        let is_first = self.programs.is_empty();
         for program in report["programs"].as_array().into_iter().flatten() {
             let program = Program {
                 name: program["name"].as_str().unwrap_or_default().to_owned(),
@@ -128,6 +129,12 @@ impl GuestResult {
         if refused != expected {
             return Err(format!("not attached: {}", refused.join(", ")));
         }
+        let rehearse = &report["rehearse"];
+        if rehearse["usable"] != kernel.can_rehearse() {
+            return Err(format!("rehearse: {}", rehearse["detail"]));
+        }
+        // The tests of `rehearse` are left out.
+        self.tests.skipped += u64::from(is_first && !kernel.can_rehearse());
         // All other features must be found, including the fields of every struct.
         for feature in report["features"].as_array().into_iter().flatten() {
             let name = feature["name"].as_str().unwrap_or_default();

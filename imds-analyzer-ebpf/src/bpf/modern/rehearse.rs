@@ -129,7 +129,8 @@ pub(crate) extern "C" fn imds_refuse(ctx: *mut __sk_buff) -> u32 {
     }
     let Some(denial) = denial(sk, 0) else { return 0 };
     let Some(socket) = socket::of_packet(skb) else { return 0 };
-    let flags = socket.endpoints.flags.get() & !(request_flags::REHEARSED | request_flags::WOULD);
+    let flags =
+        socket.endpoints.flags.get() & !(request_flags::REHEARSED | request_flags::WOULD | request_flags::EXEMPT);
     socket.endpoints.flags.set(flags);
     let head = socket.classifier.head();
     // A malformed head would get another answer than 401.
@@ -142,7 +143,11 @@ pub(crate) extern "C" fn imds_refuse(ctx: *mut __sk_buff) -> u32 {
     let tgid = imds_chosen(ctx, report::note(socket, seq));
     if place != namespace::TEST {
         let is_local = flags & request_flags::LOCAL != 0;
-        if is_local || tgid == 0 || value(&Choice::BEGUN) == 0 || !is_drawn() {
+        if is_local || tgid == 0 || value(&Choice::BEGUN) == 0 {
+            return 0;
+        }
+        socket.endpoints.flags.set(flags | request_flags::EXEMPT);
+        if !is_drawn() {
             return 0;
         }
     }

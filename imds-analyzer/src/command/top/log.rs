@@ -4,21 +4,17 @@ use std::{
     borrow::Cow,
     future::pending,
     io::{self, BufRead},
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
-use rustix::fs::inotify;
-use tokio::{
-    io::unix::AsyncFd,
-    time::{Instant, sleep},
-};
+use rustix::fs::inotify::WatchFlags;
+use tokio::time::{Instant, sleep};
 
 use super::Source;
 use crate::{
-    host::{clock::Now, waiting},
+    host::{clock::Now, waiting::Changes},
     logfile::{self, Follow, Lines},
     record::{self, Record, Unreadable},
     report::find,
@@ -42,7 +38,7 @@ pub(super) struct Following {
 impl Following {
     pub(super) fn open(path: &Path, color: bool) -> anyhow::Result<Self> {
         // Watches first, so that nothing is written unseen between the two.
-        let changes = Changes::of(path).with_context(|| format!("cannot watch the directory of {}", path.display()))?;
+        let changes = changes(path).with_context(|| format!("cannot watch the directory of {}", path.display()))?;
         Ok(Self {
             state: State::new(path.display().to_string(), color),
             follow: Follow::open(path).with_context(|| format!("cannot read {}", path.display()))?,
@@ -87,30 +83,14 @@ impl Turns for Following {
 }
 
 /// Tells when something in the directory of a log has changed.
-struct Changes(AsyncFd<OwnedFd>);
-
-impl Changes {
-    fn of(path: &Path) -> io::Result<Self> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(
-            &watch,
-            directory.unwrap_or(Path::new(".")),
-            inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO,
-        )?;
-        Ok(Self(waiting::readable(watch)?))
-    }
-
-    /// Cancel safe.
-    async fn wait(&self) -> io::Result<()> {
-        let mut ready = self.0.readable().await?;
-        let mut events = [0; 4096];
-        // What they say does not matter.
-        while let Ok(result) = ready.try_io(|watch| Ok(rustix::io::read(watch.get_ref(), &mut events)?)) {
-            result?;
-        }
-        Ok(())
-    }
+fn changes(path: &Path) -> io::Result<Changes> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let changes = Changes::new()?;
+    changes.add(
+        directory.unwrap_or(Path::new(".")),
+        WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO,
+    )?;
+    Ok(changes)
 }
 
 /// A log that is read as fast as its records were written, or a multiple.
