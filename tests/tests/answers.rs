@@ -1,6 +1,6 @@
 //! What came back: the status of each request, why a call had no token, and connections without a request.
 //!
-//! guests: ends send-tap
+//! guests: oldest send-tap
 //! not-legacy: each_request_has_what_came_back pipelined_requests_and_those_on_one_connection an_answer_to_nothing_makes_the_rest_unseen a_hop_limit_of_one_is_the_cause_behind_a_router loss_and_reordering_give_no_request_anothers_answer twenty_thousand_requests_have_each_its_status connections_without_a_request_are_told a_connection_that_is_not_answered_is_a_timeout
 
 #![expect(

@@ -1,6 +1,6 @@
 //! Records of plain calls by real clients: every field of the contract.
 //!
-//! guests: hooks packets
+//! guests: every-kernel packets
 
 #![expect(clippy::panic, reason = "a test fails by it")]
 

@@ -1,7 +1,7 @@
 //! `rehearse`: v1 calls of chosen callers get 401 in place of IMDS's answer, everything else is as it was, and it undoes
 //! itself. Each test refuses calls of one user id alone: other processes of this machine keep their answers.
 //!
-//! guests: quickest modern
+//! guests: full modern
 
 #![expect(clippy::panic, reason = "a test fails by it")]
 
@@ -425,8 +425,19 @@ fn calls_that_cannot_be_answered_pass() {
     });
     assert_eq!(rehearsal.curl(&["--local-port", "40000-40009", URL]), 200);
     assert!(rewritten.join().expect("the other server") > 0);
+    // Bytes that leave with the SYN; a server that ignores them gets them once more.
+    let script = r#"
+c = socket.socket()
+c.settimeout(10)
+TCP_FASTOPEN_NO_COOKIE = 34
+c.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1)
+c.sendto(V1, socket.MSG_FASTOPEN, ("169.254.169.254", 80))
+print(answer(c))
+"#;
+    assert_eq!(rehearsal.python(script), "200");
     let (outcome, _) = rehearsal.end();
     assert_eq!(outcome["refused"], 0);
+    assert_eq!(outcome["let_through"]["fast-open"], 1, "{outcome:#}");
     assert_eq!(outcome["let_through"]["device"], 1, "{outcome:#}");
     assert_eq!(outcome["let_through"]["rewritten"], 1, "{outcome:#}");
 }

@@ -446,7 +446,6 @@ impl Tests<'_> {
             Place::Full => full && is_first,
             Place::Quickest => is_quickest && is_first,
             Place::Oldest => is_first && (full || kernel.name == ENDS[0]),
-            Place::Ends => is_end && is_first,
             Place::EveryKernel => is_first,
             Place::Hooks => {
                 let mut oldest = kernels::ALL.iter().filter(|kernel| kernel.name == ENDS[0]);

@@ -162,8 +162,9 @@ fn announce(args: &RehearseArgs, selectors: &Selectors, chosen: &[Arc<Process>])
         "the".to_owned()
     };
     say(format_args!(
-        "{verb} {part} v1 calls of {} for {duration}.",
-        escape(&selectors.to_string())
+        "{verb} {part} v1 calls of {} for {duration}. Spared: {}.",
+        escape(&selectors.to_string()),
+        selectors.spared()
     ));
     if selectors.all {
         return;
@@ -273,9 +274,10 @@ impl Log {
         Self {
             kind,
             what: format!(
-                "{} % of the IMDSv1 calls of {selectors} for {}; by {}; reason: {reason}",
+                "{} % of the IMDSv1 calls of {selectors} for {}; spared: {}; by {}; reason: {reason}",
                 args.percent,
                 humantime::format_duration(args.duration),
+                selectors.spared(),
                 user()
             ),
         }

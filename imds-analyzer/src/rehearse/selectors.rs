@@ -94,6 +94,16 @@ impl Selectors {
         Guard::ALL.into_iter().filter(|guard| !self.even.contains(guard))
     }
 
+    /// The names of what is never refused.
+    pub fn spared(&self) -> String {
+        let names: Vec<_> = self.guards().map(Guard::name).collect();
+        if names.is_empty() {
+            "nobody".to_owned()
+        } else {
+            names.join(", ")
+        }
+    }
+
     /// The keys that are known from the beginning, with their values.
     pub(super) fn keys(&self) -> Vec<(Choice, u64)> {
         let users = self.uids.iter().map(|uid| (Choice::user(*uid), choice::CHOSEN));
@@ -184,12 +194,7 @@ impl fmt::Display for Selectors {
         parts.extend(of("uid", &uids));
         parts.extend(of("process name", &self.comms));
         parts.extend(of("caller", &self.callers));
-        f.write_str(&parts.join(", "))?;
-        let guards: Vec<_> = self.guards().map(Guard::name).collect();
-        if !guards.is_empty() {
-            write!(f, "; never of {}", guards.join(", "))?;
-        }
-        Ok(())
+        f.write_str(&parts.join(", "))
     }
 }
 
@@ -277,6 +282,7 @@ mod tests {
             even: vec![Guard::Sshd, Guard::Systemd, Guard::CloudInit],
             ..Selectors::default()
         };
-        assert_eq!(selectors.to_string(), "unit app, uid 7; never of amazon-ssm-agent");
+        assert_eq!(selectors.to_string(), "unit app, uid 7");
+        assert_eq!(selectors.spared(), "amazon-ssm-agent");
     }
 }

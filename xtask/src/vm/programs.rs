@@ -6,9 +6,8 @@
 //! full          only if everything is run: its result depends on no kernel
 //! quickest      in the guest whose tests take the shortest time
 //! oldest        in the oldest kernel with the wire tap: it has the least that the program needs; the host's is newer
-//! ends          in the oldest and the newest kernel with the wire tap: kernels between them behave like one of these
 //! every-kernel  in each guest
-//! hooks         in each guest, and with each further owner hook in the oldest of the ends that has it
+//! hooks         in each guest, and with each further owner hook in the oldest kernel with the wire tap, or else the newest
 //! every-hook    in each guest with each owner hook
 //! load          only if everything is run, in each guest, with the hook that is the guest's own for load tests
 //! send-tap      with the send tap: in addition to the other places, or as the only one
@@ -54,7 +53,6 @@ pub(crate) enum Place {
     Full,
     Quickest,
     Oldest,
-    Ends,
     EveryKernel,
     Hooks,
     EveryHook,
@@ -102,7 +100,6 @@ fn parse(name: String, text: &str) -> Result<Program> {
             "full" => Place::Full,
             "quickest" => Place::Quickest,
             "oldest" => Place::Oldest,
-            "ends" => Place::Ends,
             "every-kernel" => Place::EveryKernel,
             "hooks" => Place::Hooks,
             "every-hook" => Place::EveryHook,
@@ -149,9 +146,9 @@ mod tests {
             "//! What it is about.\n",
             "//! guests:\n",
             "//! guests: everywhere\n",
-            "//! guests: ends hooks\n",
+            "//! guests: oldest hooks\n",
             "//! guests: no-storage\n",
-            "//! guests: ends\n//! not-legacy: first\n",
+            "//! guests: oldest\n//! not-legacy: first\n",
         ] {
             parse("name".to_owned(), wrong).expect_err(wrong);
         }
