@@ -103,7 +103,10 @@ mod tests {
     fn the_code_follows_from_the_error() {
         let io = |kind: io::ErrorKind| io::Error::from(kind);
         let (closed, full) = (io::ErrorKind::BrokenPipe, io::ErrorKind::StorageFull);
-        let impossible = Impossible { obstacles: Vec::new() };
+        let impossible = Impossible {
+            rehearsal: false,
+            obstacles: Vec::new(),
+        };
         let cases = [
             (anyhow!(io(closed)), ExitCode::Ok),
             (anyhow!(StartError::Output(io(closed))), ExitCode::Ok),

@@ -15,6 +15,7 @@ use crate::{
         plan::{self, Plan, Wanted},
     },
     sanitize::escape,
+    session::StartError,
     sink::layout::{hang, width_of},
 };
 
@@ -55,7 +56,13 @@ impl Rehearse {
             },
             Err(error) => Self {
                 usable: false,
-                detail: format!("{error:#}"),
+                detail: match error.downcast_ref() {
+                    Some(StartError::Impossible(impossible)) => {
+                        let obstacles: Vec<_> = impossible.obstacles.iter().map(ToString::to_string).collect();
+                        obstacles.join("; ")
+                    }
+                    _ => format!("{error:#}"),
+                },
             },
         }
     }
@@ -215,5 +222,6 @@ fn text(report: &Report, width: Option<usize>, out: &mut impl Write) -> io::Resu
     )?;
     let Rehearse { usable, detail } = &report.rehearse;
     let verb = if *usable { "works" } else { "cannot run" };
-    writeln!(out, "imds-analyzer rehearse {verb} here: {}", escape(detail))
+    let sentence = format!("imds-analyzer rehearse {verb} here: {detail}");
+    writeln!(out, "{}", hang(&sentence, 0))
 }

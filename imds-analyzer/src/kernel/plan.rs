@@ -70,10 +70,11 @@ pub struct Wanted {
     pub rehearsal: Option<Rehearsal>,
 }
 
-/// The features that this host lacks to run the tool.
+/// The features that this host lacks to run the tool, or a rehearsal.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("this host cannot run it:\n{}", .obstacles.iter().map(|it| format!("  {it}")).collect::<Vec<_>>().join("\n"))]
+#[error("this host cannot {}:\n{}", if *.rehearsal { "rehearse" } else { "run it" }, .obstacles.iter().map(|it| format!("  {it}")).collect::<Vec<_>>().join("\n"))]
 pub struct Impossible {
+    pub rehearsal: bool,
     pub obstacles: Vec<Obstacle>,
 }
 
@@ -143,7 +144,10 @@ pub fn plan(features: &Features, wanted: Wanted) -> Result<Plan, Impossible> {
         });
     }
     if plan.taps.is_empty() {
-        return Err(Impossible { obstacles });
+        return Err(Impossible {
+            rehearsal: wanted.rehearsal.is_some(),
+            obstacles,
+        });
     }
     if !plan.taps.iter().any(|tap| matches!(tap, TapPlan::Modern { .. })) {
         plan.not_wire = obstacles;
