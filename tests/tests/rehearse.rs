@@ -385,6 +385,36 @@ fn a_pipelined_call_is_refused_after_the_answers_before_it() {
     assert_eq!(outcome(&analyzer.stop())["refused"], 1);
 }
 
+/// What follows a refused call on its connection is part of the refusal: it is neither answered nor let through.
+#[test]
+fn what_follows_a_refused_call_is_gone() {
+    let rehearsal = Rehearsal::start(&[]);
+    let script = r#"
+results = []
+for rest in V1, V2 % b"t", b"x" * 5000:
+    c = connect()
+    c.sendall(V1 + rest)
+    results.append((answer(c), c.recv(10)))
+    c = connect()
+    c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    c.sendall(V1)
+    c.sendall(rest)
+    results.append((answer(c), c.recv(10)))
+print(set(results))
+"#;
+    assert_eq!(rehearsal.python(script), "{(401, b'')}");
+    rehearsal.nothing_is_left();
+    let answered = rehearsal.server.answered();
+    assert_eq!((answered.without_token, answered.with_token), (0, 0));
+    let (outcome, _) = rehearsal.end();
+    assert_eq!(
+        (&outcome["refused"], &outcome["unanswered"]),
+        (&6.into(), &0.into()),
+        "{outcome:#}"
+    );
+    assert_eq!(outcome["let_through"], serde_json::json!({}), "{outcome:#}");
+}
+
 /// A packet can only be kept back as a whole: a v2 call in it must arrive.
 #[test]
 fn a_call_in_one_packet_with_v2_passes() {

@@ -5,6 +5,7 @@ use std::{
     fs, future, io,
     os::unix::fs::{DirEntryExt as _, MetadataExt as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rustix::fs::inotify::WatchFlags;
@@ -17,6 +18,9 @@ const DEPTH_MAX: usize = 16;
 /// Maximum number of cgroups that are chosen.
 const CHOSEN_MAX: usize = 8192;
 
+/// Shortest time between two looks: users who may create cgroups must not keep this process busy.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// The cgroup v2 hierarchy, and the ids that are known already.
 #[derive(Debug)]
 pub(super) struct Places {
@@ -24,6 +28,7 @@ pub(super) struct Places {
     known: BTreeSet<u64>,
     /// `None` if not all cgroups can be watched.
     changes: Option<Changes>,
+    looked: Option<Instant>,
 }
 
 impl Places {
@@ -43,11 +48,15 @@ impl Places {
             root,
             known: BTreeSet::new(),
             changes: None,
+            looked: None,
         }
     }
 
     /// Waits until a cgroup is created. Cancel safe.
     pub(super) async fn created(&mut self) {
+        if let Some(left) = self.looked.and_then(|looked| PAUSE.checked_sub(looked.elapsed())) {
+            tokio::time::sleep(left).await;
+        }
         let result = match &self.changes {
             Some(changes) => changes.wait().await,
             None => future::pending().await,
@@ -82,6 +91,7 @@ impl Places {
                 }
             }
         }
+        self.looked = Some(Instant::now());
         new
     }
 

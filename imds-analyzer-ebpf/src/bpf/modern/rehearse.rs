@@ -135,7 +135,12 @@ pub(crate) extern "C" fn imds_refuse(ctx: *mut __sk_buff) -> u32 {
     let head = socket.classifier.head();
     // A malformed head would get another answer than 401.
     let is_candidate = head.verdict as u8 == Verdict::V1 as u8 && head.facts & facts::MALFORMED == 0;
-    if !is_candidate || denial.stage.get() != stage::NONE || !is_running() {
+    if !is_candidate || !is_running() {
+        return 0;
+    }
+    if denial.stage.get() != stage::NONE {
+        // Behind a call in the same packet, which is kept back as a whole.
+        socket.endpoints.flags.set(flags | request_flags::EXEMPT);
         return 0;
     }
     let place = value(&Choice::namespace(socket.endpoints.net_ns.get()));
