@@ -227,6 +227,7 @@ fn a_log_is_replayed_at_a_speed_and_pauses() {
     let log = log(directory.path());
     append(&log, &line("/opt/soon", 1));
     append(&log, &line("/opt/late", 59));
+    append(&log, "{\"@timestamp\":\"2026-01-01T00:00:59Z\",\"imds\":{\"verdict\"\n");
     let path = log.to_str().expect("UTF-8");
     let mut terminal = top(80, 24, &["--replay", path]);
     let seen = terminal.wait_for("/opt/soon");
@@ -244,7 +245,9 @@ fn a_log_is_replayed_at_a_speed_and_pauses() {
         let seen = terminal.wait_for("end of the log");
         assert!(seen.text().contains("/opt/late"), "{}", seen.text());
         terminal.press("q");
-        terminal.end(0);
+        let seen = terminal.end(0);
+        let left = seen.after_leaving();
+        assert!(left.contains("1 line could not be read"), "{left:?}");
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     cli::TopArgs,
     console::{self, say},
     exit_code::ExitCode,
+    report::verdict::plural,
     session::{self, Options, Session, Turns},
     settings::FailOn,
     sink::Style,
@@ -109,4 +110,8 @@ async fn show<S: Source>(source: &mut S, signals: &mut Signals) -> anyhow::Resul
 fn end(state: &State, args: &TopArgs) {
     let seen = state.all();
     console::say_summary(&seen.summary, &seen.loss(), args.color);
+    if seen.unreadable > 0 {
+        let lines = plural(seen.unreadable, "line", "lines");
+        say(format_args!("{lines} could not be read, so calls may be missing here."));
+    }
 }

@@ -6,6 +6,7 @@ use imds_analyzer_ebpf::abi::rehearsal::Passed;
 
 use crate::{
     notice::{CallerOutcome, RehearsalOutcome},
+    report::verdict::plural,
     sink::layout::foreign,
 };
 
@@ -111,10 +112,6 @@ fn fates(caller: &CallerOutcome) -> String {
         })
         .collect();
     fates.join(", ")
-}
-
-fn plural(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 #[cfg(test)]
