@@ -621,7 +621,7 @@ fn by_caller() {
     let outcome = outcome(&analyzer.stop());
     assert!(outcome["refused"].as_u64() >= Some(1));
     let counted = outcome["let_through"]["not-in-time"].as_u64().unwrap_or(0);
-    assert_eq!(counted, passed as u64, "{outcome:#}");
+    assert_eq!(counted, passed, "{outcome:#}");
 }
 
 /// A rehearsal with one selector, which no process of another test matches.

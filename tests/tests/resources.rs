@@ -1,6 +1,6 @@
 //! The cost of the analyzer: figures are printed (`--nocapture`), and compared with the budgets where that is robust.
 //!
-//! guests: oldest
+//! guests: full
 
 #![expect(clippy::print_stdout, reason = "figures and reasons are for whoever reads the log")]
 

@@ -1,6 +1,6 @@
 //! IMDS behind a cable, as on EC2, and on the host itself: which calls are calls to IMDS, and which fail a pipeline.
 //!
-//! guests: oldest
+//! guests: full
 //! not-send-tap: a_rewritten_destination_is_recorded
 
 use std::{

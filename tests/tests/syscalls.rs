@@ -1,6 +1,6 @@
 //! Every way in which a process can send: the analyzer sees all of them.
 //!
-//! guests: hooks send-tap packets
+//! guests: every-kernel send-tap packets
 //! not-legacy: multipath_tcp
 //! not-send-tap: sendfile splice
 
