@@ -1,6 +1,6 @@
 //! Hosts with something missing or in the way: a clear line in `check`, and never a wrong record.
 //!
-//! guests: oldest
+//! guests: full
 //! not-legacy: renamed_field
 
 use std::{fs, path::Path, process::Command};
