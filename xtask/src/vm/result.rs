@@ -27,6 +27,10 @@ pub(crate) struct GuestResult {
     /// Names of commands, and the seconds they took.
     times: Vec<(String, f64)>,
     programs: Vec<Program>,
+    /// True if a check had its own call refused.
+    rehearsed: bool,
+    /// What the last check says of that.
+    why_not: String,
     /// In words; empty if the guest succeeded.
     problems: Vec<String>,
     elapsed: Duration,
@@ -51,6 +55,8 @@ impl GuestResult {
             failed: Vec::new(),
             times: Vec::new(),
             programs: Vec::new(),
+            rehearsed: false,
+            why_not: String::new(),
             problems: vec![why.to_owned()],
             elapsed,
         }
@@ -78,6 +84,11 @@ impl GuestResult {
                 // The output shows the reason.
                 ended.output.iter().for_each(|line| println!("  {line}"));
             }
+        }
+        // One of several checks is enough: on a busy machine a guest may be too slow to answer in time.
+        if result.rehearsed != kernel.can_rehearse() {
+            let problem = format!("rehearse: works: {}, {}", result.rehearsed, result.why_not);
+            result.problems.push(problem);
         }
         for owner in kernel.owners {
             if !result.owners.contains(owner) {
@@ -130,9 +141,8 @@ impl GuestResult {
             return Err(format!("not attached: {}", refused.join(", ")));
         }
         let rehearse = &report["rehearse"];
-        if rehearse["usable"] != kernel.can_rehearse() {
-            return Err(format!("rehearse: {}", rehearse["detail"]));
-        }
+        self.rehearsed |= rehearse["usable"] == true;
+        self.why_not = rehearse["detail"].to_string();
         // The tests of `rehearse` are left out.
         self.tests.skipped += u64::from(is_first && !kernel.can_rehearse());
         // All other features must be found, including the fields of every struct.
