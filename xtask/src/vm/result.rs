@@ -27,7 +27,7 @@ pub(crate) struct GuestResult {
     /// Names of commands, and the seconds they took.
     times: Vec<(String, f64)>,
     programs: Vec<Program>,
-    /// True if a check had its own call refused.
+    /// True if a check had its own call kept back.
     rehearsed: bool,
     /// What the last check says of that.
     why_not: String,
@@ -85,7 +85,6 @@ impl GuestResult {
                 ended.output.iter().for_each(|line| println!("  {line}"));
             }
         }
-        // One of several checks is enough: on a busy machine a guest may be too slow to answer in time.
         if result.rehearsed != kernel.can_rehearse() {
             let problem = format!("rehearse: works: {}, {}", result.rehearsed, result.why_not);
             result.problems.push(problem);
@@ -141,8 +140,10 @@ impl GuestResult {
             return Err(format!("not attached: {}", refused.join(", ")));
         }
         let rehearse = &report["rehearse"];
-        self.rehearsed |= rehearse["usable"] == true;
         self.why_not = rehearse["detail"].to_string();
+        // A guest on a busy machine may be too slow to answer in time. The kernel has taken the programs by then, and they
+        // have kept a call back.
+        self.rehearsed |= rehearse["usable"] == true || self.why_not.contains("its answer did not arrive");
         // The tests of `rehearse` are left out.
         self.tests.skipped += u64::from(is_first && !kernel.can_rehearse());
         // All other features must be found, including the fields of every struct.
