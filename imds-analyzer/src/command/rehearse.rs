@@ -33,10 +33,9 @@ use crate::{
     sink::Sink,
 };
 
-/// Maximum time until a rehearsal begins. Its own time is counted from then on.
+/// Maximum time until a rehearsal begins, of which a slow host needs most to load the programs. Its own time is counted
+/// from then on.
 const START: Duration = Duration::from_secs(60);
-/// Maximum time of a trial.
-const TRIAL: Duration = Duration::from_secs(10);
 /// Number of chosen processes that are listed.
 const LISTED: usize = 20;
 
@@ -113,7 +112,7 @@ async fn run_with(args: &RehearseArgs, selectors: Selectors) -> anyhow::Result<E
 /// Tries on this process alone whether this host can rehearse. Returns how long the answer took.
 pub(super) fn try_here() -> anyhow::Result<Duration> {
     console::runtime()?.block_on(async {
-        let end = clock::since_boot().saturating_add(nanoseconds(TRIAL));
+        let end = clock::since_boot().saturating_add(nanoseconds(START));
         let sink = console::stdout_sink(Format::Text, ColorChoice::Never, false);
         let mut session = start(
             rehearse::kernel_settings(end, 100, false, false),

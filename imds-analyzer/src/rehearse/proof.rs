@@ -22,8 +22,8 @@ use crate::{
 };
 
 /// How long the answer may take, and how often it is tried: the host may be busy.
-const PATIENCE: Duration = Duration::from_secs(2);
-const TRIES: u32 = 5;
+const PATIENCE: Duration = Duration::from_secs(1);
+const TRIES: u32 = 3;
 
 const CALL: &[u8] = b"GET /latest/meta-data/ HTTP/1.1\r\nHost: imds\r\n\r\n";
 
