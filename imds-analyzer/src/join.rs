@@ -554,10 +554,7 @@ fn unknown(request: &Request, reason: Reason) -> Request {
 }
 
 fn rehearsal(request: &Request) -> Rehearsal {
-    // The kernel side sets the flags when a v1 head is complete, and leaves them in place until the next one is.
-    if request.verdict != Verdict::V1 as u8 {
-        Rehearsal::Nothing
-    } else if request.flags & request_flags::REHEARSED != 0 {
+    if request.flags & request_flags::REHEARSED != 0 {
         Rehearsal::KeptBack
     } else if request.flags & request_flags::WOULD != 0 {
         Rehearsal::Would

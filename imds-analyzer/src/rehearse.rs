@@ -263,7 +263,7 @@ impl Rehearsal {
         let loss = session.loss().since(&self.losses);
         let lost: Ledger = LOSSES.into_iter().map(|kind| (kind, loss.of(kind))).collect();
         let mut unanswered = session.sink().follow.take_unanswered();
-        // Who closes the connection before its answer comes does not miss it.
+        // A caller that has closed its connection is not waiting for an answer.
         unanswered.retain(|caller| !self.kept.was_closed(*caller));
         let done = if !lost.is_empty() {
             Err(anyhow::anyhow!("records were lost: {lost}"))

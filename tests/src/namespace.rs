@@ -1,7 +1,8 @@
-//! Helpers for tests in a network namespace of a lab.
+//! Where tests run: network namespaces of a lab, and cgroups.
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -10,6 +11,13 @@ use imds_analyzer::lab::{Lab, NetNs, Options, Server};
 /// An IMDS that serves requests without a token too.
 pub fn serve(lab: &Lab) -> Server {
     Server::start(&lab.server, Options::default()).expect("IMDS")
+}
+
+/// Where the host has mounted cgroup2, if it has.
+pub fn cgroup2() -> Option<&'static str> {
+    ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|root| Path::new(root).join("cgroup.procs").exists())
 }
 
 /// Sets `net.ipv4.<name>` in `namespace`.

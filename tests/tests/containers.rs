@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imds_analyzer::lab::{Lab, Options, Server};
+use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    Analyzer, PYTHON, Service, Stage, binary, curl, is_legacy, lab_with_imds, lack, needs, of_path, output, run_to_end,
-    until, wait,
+    Analyzer, PYTHON, Service, Stage, binary, cgroup2, curl, is_legacy, lab_with_imds, lack, needs, of_path, run,
+    run_to_end, serve, until, wait,
 };
 use serde_json::{Value, json};
 
@@ -107,7 +107,7 @@ fn a_container_of_runc() {
 #[test]
 fn a_rehearsal_in_a_container_of_runc() {
     let lab = Lab::routed().expect("lab");
-    let server = Server::start(&lab.server, Options::default()).expect("IMDS");
+    let server = serve(&lab);
     let url = "http://169.254.169.254/latest/meta-data/";
     let call = ["/usr/bin/curl", "-sm10", "-o", "/dev/null", "-w", "%{http_code}", url];
     let bundle = Bundle::new(&call);
@@ -118,17 +118,9 @@ fn a_rehearsal_in_a_container_of_runc() {
     let root = tempfile::tempdir().expect("a directory");
     let [root, path] = [root.path(), &bundle.path].map(|path| path.to_str().expect("UTF-8"));
     let runc = ["--root", root, "run", "--bundle", path, &bundle.id];
-    let inside = output({
-        let mut command = lab.client.command("runc");
-        command.args(runc).stdin(Stdio::null());
-        command
-    });
+    let inside = run(&lab.client, "runc", &runc);
     assert_eq!(String::from_utf8_lossy(&inside.stdout), "401", "{inside:?}");
-    let outside = output({
-        let mut command = lab.client.command(call[0]);
-        command.args(&call[1..]);
-        command
-    });
+    let outside = run(&lab.client, call[0], &call[1..]);
     assert_eq!(String::from_utf8_lossy(&outside.stdout), "200", "{outside:?}");
     assert_eq!(server.answered().without_token, 1);
     let ended = analyzer.stop();
@@ -156,10 +148,7 @@ time.sleep(600)
 #[test]
 fn container_state_that_hangs_stops_nothing() {
     needs!(lack("fuse", Path::new("/dev/fuse").exists(), "/dev/fuse is not there"));
-    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
-        .into_iter()
-        .find(|root| Path::new(root).join("cgroup.procs").exists())
-        .expect("cgroup2");
+    let root = cgroup2().expect("cgroup2");
     let (lab, _server) = lab_with_imds();
     // In a mount namespace of its own; a file system ends with the process that serves it.
     let script = format!(

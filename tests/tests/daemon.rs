@@ -26,8 +26,9 @@ use std::{
 
 use imds_analyzer::lab::Lab;
 use imds_analyzer_tests::{
-    IMDS_V4, PYTHON, Service, StopAtEnd, at_load, connect, curl, free_port, get, imds_analyzer, lab_with_imds as lab,
-    of_path, programs_in_the_kernel, quiet_wake_ups, run_to_end, sample, send, tap, thread_statuses, until,
+    IMDS_V4, PYTHON, Service, StopAtEnd, at_load, cgroup2, connect, curl, free_port, get, imds_analyzer,
+    lab_with_imds as lab, of_path, programs_in_the_kernel, quiet_wake_ups, run_to_end, sample, send, tap,
+    thread_statuses, until,
 };
 
 #[test]
@@ -306,9 +307,7 @@ fn check_rights(tid: i32, status: &procfs::process::Status) {
 /// has such cgroups.
 fn call_from_a_container_of_nobody(lab: &Lab) -> bool {
     const ID: &str = "a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4";
-    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
-        .into_iter()
-        .find(|root| Path::new(root).join("cgroup.procs").exists());
+    let root = cgroup2();
     let enter = root.map_or_else(String::new, |root| {
         format!("mkdir -p {root}/docker/{ID} && echo $$ >{root}/docker/{ID}/cgroup.procs && ")
     });

@@ -9,17 +9,16 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpListener,
-    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use imds_analyzer::lab::{Lab, Options, Server};
+use imds_analyzer::lab::{Lab, Server};
 use imds_analyzer_tests::{
-    Analyzer, Ended, IMDS_V4, PYTHON, binary, fits_schema, get_with_token, imds_analyzer, output,
-    programs_in_the_kernel, run, run_to_end, slowness, until,
+    Analyzer, Ended, IMDS_V4, PYTHON, binary, cgroup2, fits_schema, get_with_token, imds_analyzer, output,
+    programs_in_the_kernel, run, run_to_end, serve, slowness, until,
 };
 use serde_json::Value;
 
@@ -64,7 +63,7 @@ impl Rehearsal {
         let uid = new_uid();
         Self {
             analyzer: Analyzer::start(command(uid, duration, args)),
-            server: Server::start(&lab.server, Options::default()).expect("IMDS"),
+            server: serve(&lab),
             lab,
             uid,
         }
@@ -385,9 +384,9 @@ fn a_pipelined_call_is_refused_after_the_answers_before_it() {
     assert_eq!(outcome(&analyzer.stop())["refused"], 1);
 }
 
-/// What follows a refused call on its connection is part of the refusal: it is neither answered nor let through.
+/// Bytes that a caller sends after a refused call, on the same connection, get no answer and never leave.
 #[test]
-fn what_follows_a_refused_call_is_gone() {
+fn bytes_after_a_refused_call_never_leave() {
     let rehearsal = Rehearsal::start(&[]);
     let script = r#"
 results = []
@@ -504,7 +503,7 @@ fn a_dry_run_changes_nothing_and_says_whose_calls_it_would_refuse() {
 #[test]
 fn by_name() {
     let lab = Lab::routed().expect("lab");
-    let _server = Server::start(&lab.server, Options::default()).expect("IMDS");
+    let _server = serve(&lab);
     let directory = tempfile::tempdir().expect("a directory");
     // A name that no other process has.
     let name = format!("c{}", std::process::id());
@@ -516,18 +515,11 @@ fn by_name() {
     });
     let curl = String::from_utf8(curl.stdout).expect("text");
     fs::copy(curl.trim(), &program).expect("copied");
-    let analyzer = by("--comm", &name);
+    let analyzer = by(&["--comm", &name]);
     let call = |program: &str| status(lab.client.command(program).args(CURL).arg(URL));
     assert_eq!(call(&program.to_string_lossy()), 401);
     assert_eq!(call("curl"), 200);
     assert_eq!(outcome(&analyzer.stop())["refused"], 1);
-}
-
-fn cgroup2() -> &'static str {
-    ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
-        .into_iter()
-        .find(|root| Path::new(root).join("cgroup.procs").exists())
-        .expect("cgroup2")
 }
 
 /// Calls until one is refused. The rest of this machine's processes keep their answers meanwhile.
@@ -542,10 +534,10 @@ fn refused_soon(mut call: impl FnMut() -> u16) {
 #[test]
 fn by_unit() {
     let lab = Lab::routed().expect("lab");
-    let _server = Server::start(&lab.server, Options::default()).expect("IMDS");
+    let _server = serve(&lab);
     let unit = format!("rehearsed-{}", std::process::id());
-    let analyzer = by("--unit", &unit);
-    let cgroup = format!("{}/{unit}.service", cgroup2());
+    let analyzer = by(&["--unit", &unit]);
+    let cgroup = format!("{}/{unit}.service", cgroup2().expect("cgroup2"));
     fs::create_dir(&cgroup).expect("a cgroup");
     let script = format!("echo $$ >{cgroup}/cgroup.procs && exec curl {} {URL}", CURL.join(" "));
     refused_soon(|| status(lab.client.command("sh").args(["-fc", &script])));
@@ -560,16 +552,12 @@ fn by_unit() {
 fn the_first_call_of_a_unit_is_refused() {
     const UNITS: usize = 10;
     let lab = Lab::routed().expect("lab");
-    let _server = Server::start(&lab.server, Options::default()).expect("IMDS");
+    let _server = serve(&lab);
     let unit = format!("rehearsed-{}@", std::process::id());
     let units: Vec<String> = (0..UNITS).map(|number| format!("{unit}{number}")).collect();
-    let mut command = Command::new(binary());
-    command.args(["rehearse", "--format", "json", "--for", "60s"]);
-    units.iter().for_each(|unit| {
-        command.args(["--unit", unit]);
-    });
-    let analyzer = Analyzer::start(command);
-    let slice = format!("{}/rehearsed.slice", cgroup2());
+    let selectors: Vec<&str> = units.iter().flat_map(|unit| ["--unit", unit]).collect();
+    let analyzer = by(&selectors);
+    let slice = format!("{}/rehearsed.slice", cgroup2().expect("cgroup2"));
     fs::create_dir_all(&slice).expect("a slice");
     let mut refused = 0;
     for unit in &units {
@@ -591,7 +579,7 @@ fn the_first_call_of_a_unit_is_refused() {
 #[test]
 fn by_caller() {
     let lab = Lab::routed().expect("lab");
-    let server = Server::start(&lab.server, Options::default()).expect("IMDS");
+    let server = serve(&lab);
     let directory = tempfile::tempdir().expect("a directory");
     let script = directory.path().join("calls.py");
     fs::write(
@@ -613,7 +601,7 @@ fn by_caller() {
     let records = analyzer.wait_for(|records| records.iter().any(|record| is_ours(&record)));
     let caller = records.iter().find(is_ours).expect("ours")["imds"]["caller"].clone();
     drop(analyzer);
-    let analyzer = by("--caller", caller.as_str().expect("a caller"));
+    let analyzer = by(&["--caller", caller.as_str().expect("a caller")]);
     // The first calls of a process may pass, which is counted.
     let before = server.answered().without_token;
     assert_eq!(call(), 401);
@@ -625,10 +613,12 @@ fn by_caller() {
     assert_eq!(counted, passed, "{outcome:#}");
 }
 
-/// A rehearsal with one selector, which no process of another test matches.
-fn by(selector: &str, value: &str) -> Analyzer {
+/// A rehearsal with selectors that no process of another test matches.
+fn by(selectors: &[&str]) -> Analyzer {
     let mut command = Command::new(binary());
-    command.args(["rehearse", "--format", "json", "--for", "60s", selector, value]);
+    command
+        .args(["rehearse", "--format", "json", "--for", "60s"])
+        .args(selectors);
     Analyzer::start(command)
 }
 
@@ -691,7 +681,7 @@ fn wait_for_refusals(rehearsal: &mut Rehearsal) {
     rehearsal.analyzer.wait_for(|records| records.len() >= 5);
 }
 
-/// SIGABRT is the end of a program that panics.
+/// A program that panics dies of SIGABRT.
 #[test]
 fn a_rehearsal_that_dies_refuses_nothing_any_more() {
     for signal in [libc::SIGKILL, libc::SIGABRT] {
@@ -708,7 +698,7 @@ fn a_rehearsal_that_dies_refuses_nothing_any_more() {
     }
 }
 
-/// Who does not wait for the answer gets none, and everybody else's calls are refused as before.
+/// A caller that closes its connection before the answer arrives does not end the rehearsal.
 #[test]
 fn a_caller_that_hangs_up_ends_nothing() {
     let rehearsal = Rehearsal::start(&[]);
@@ -734,13 +724,13 @@ print("done")
     assert!(outcome["ended_early"].is_null(), "{outcome:#}");
 }
 
-/// Without its records nobody knows what it refuses.
+/// Nobody would know which calls it refuses.
 #[test]
 fn it_ends_if_records_are_lost() {
     let mut rehearsal = Rehearsal::in_lab(Lab::routed().expect("lab"), "10m", &[]);
     assert_eq!(rehearsal.curl(&[URL]), 401);
     rehearsal.analyzer.signal(libc::SIGSTOP);
-    // Until the kernel side waits no longer for the answer.
+    // The promise to answer runs out.
     until("calls pass", || rehearsal.curl(&[URL]) == 200);
     // More than the ring buffer holds: a record of such a call has more than 1 KiB of 2 MiB.
     let script = r#"

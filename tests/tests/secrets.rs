@@ -13,8 +13,8 @@ use std::{
 
 use imds_analyzer::lab::{Lab, NetNs};
 use imds_analyzer_tests::{
-    Analyzer, Ended, IMDS_V4, Service, Turn, binary, connect, exchange, free_port, is_legacy, output, put_token,
-    read_response, serve, set_option, until,
+    Analyzer, Ended, IMDS_V4, Service, Turn, binary, cgroup2, connect, exchange, free_port, is_legacy, output,
+    put_token, read_response, serve, set_option, until,
 };
 
 const URL: &str = "http://169.254.169.254/latest/user-data";
@@ -397,10 +397,7 @@ fn secrets_in_arguments_of_every_spelling() {
 /// Whoever makes a cgroup or a process chooses its name: the log and the metrics show nothing but text.
 #[test]
 fn tokens_and_odd_text_in_names() {
-    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
-        .into_iter()
-        .find(|root| std::path::Path::new(root).join("cgroup.procs").exists())
-        .expect("cgroup2");
+    let root = cgroup2().expect("cgroup2");
     let lab = Lab::local().expect("lab");
     let server = serve(&lab);
     let token = token(&lab.client);

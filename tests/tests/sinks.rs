@@ -329,7 +329,7 @@ fn text_on_stdout_has_the_levels_that_systemd_reads() {
     }
 }
 
-/// Whoever reads the system log finds who refused calls, and why.
+/// The system log says who refused calls, and why.
 #[test]
 fn a_rehearsal_is_in_the_system_log() {
     needs!(lack(
@@ -339,7 +339,7 @@ fn a_rehearsal_is_in_the_system_log() {
     ));
     let dir = tempfile::tempdir().expect("a directory");
     let journal = Journal::start(dir.path());
-    // A /dev that has only what the analyzer opens.
+    // This /dev has only the files that the analyzer opens.
     let dev = dir.path().join("dev");
     fs::create_dir(&dev).expect("made");
     fs::write(dev.join("null"), "").expect("made");

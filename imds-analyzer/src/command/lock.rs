@@ -47,7 +47,7 @@ impl Holder {
         }
     }
 
-    /// What the process that holds the lock does, in the error.
+    /// Describes the process that holds the lock, in the error.
     const fn doing(self) -> &'static str {
         match self {
             Self::Daemon => "already running as this host's daemon",

@@ -45,7 +45,7 @@ pub struct Follow {
     others: u64,
     /// Refused calls that got no answer.
     unanswered: u64,
-    /// The callers' ends of their connections, as far as nobody has asked for them.
+    /// Source addresses of the unanswered calls since the last [`Self::take_unanswered`].
     new_unanswered: Vec<SocketAddr>,
 }
 
@@ -60,7 +60,7 @@ impl Follow {
         // Any status but 401 is from IMDS: the call was let go.
         if event.rehearsal == Rehearsal::KeptBack && event.answer.status().is_none() {
             self.unanswered += 1;
-            // Nothing is missing if nobody can tell: the caller reset the connection.
+            // If the caller reset the connection, the answer is unseen, not missing.
             if event.answer == Answer::None {
                 self.new_unanswered.push(event.source);
             }
@@ -103,7 +103,7 @@ impl Follow {
         self.unanswered
     }
 
-    /// The callers' ends of the connections of those that have come since the last time.
+    /// Source addresses of the unanswered calls since the last time.
     pub fn take_unanswered(&mut self) -> Vec<SocketAddr> {
         std::mem::take(&mut self.new_unanswered)
     }

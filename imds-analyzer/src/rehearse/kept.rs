@@ -44,7 +44,7 @@ struct Call {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     calls: BTreeMap<u64, Call>,
-    /// The callers' ends of the last connections that they closed themselves.
+    /// Source addresses of the last connections that callers closed themselves.
     closed: VecDeque<SocketAddr>,
 }
 
@@ -90,7 +90,7 @@ impl Kept {
         self.calls.insert(cookie, call);
     }
 
-    /// True if the caller at this end of a connection closed it itself, not long ago.
+    /// True if the caller with this address and port has recently closed its connection itself.
     pub(super) fn was_closed(&self, caller: SocketAddr) -> bool {
         self.closed.contains(&caller)
     }

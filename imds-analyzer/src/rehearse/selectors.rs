@@ -94,7 +94,7 @@ impl Selectors {
         Guard::ALL.into_iter().filter(|guard| !self.even.contains(guard))
     }
 
-    /// The names of what is never refused.
+    /// Names of the programs that are never refused.
     pub fn spared(&self) -> String {
         let names: Vec<_> = self.guards().map(Guard::name).collect();
         if names.is_empty() {

@@ -21,7 +21,7 @@ pub struct Watch<S> {
     selectors: Selectors,
     began: Option<SystemTime>,
     ended: Option<SystemTime>,
-    /// v1 calls of chosen callers that passed although nobody wanted that.
+    /// v1 calls of chosen callers that should have been refused, and passed.
     not_in_time: u64,
 }
 

@@ -129,9 +129,7 @@ pub(crate) extern "C" fn imds_refuse(ctx: *mut __sk_buff) -> u32 {
     }
     let Some(denial) = denial(sk, 0) else { return 0 };
     let Some(socket) = socket::of_packet(skb) else { return 0 };
-    let flags =
-        socket.endpoints.flags.get() & !(request_flags::REHEARSED | request_flags::WOULD | request_flags::EXEMPT);
-    socket.endpoints.flags.set(flags);
+    let flags = socket.endpoints.flags.get();
     let head = socket.classifier.head();
     // A malformed head would get another answer than 401.
     let is_candidate = head.verdict as u8 == Verdict::V1 as u8 && head.facts & facts::MALFORMED == 0;
@@ -174,8 +172,8 @@ pub(crate) extern "C" fn imds_refuse(ctx: *mut __sk_buff) -> u32 {
     1
 }
 
-/// Tells user space of the call that [`imds_refuse`] keeps back. Called once the call is counted: its answer may come at
-/// once, on another CPU.
+/// Tells user space of the call that [`imds_refuse`] keeps back, and clears the flags that it set. Called once the call is
+/// reported and counted: its answer may come at once, on another CPU.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn imds_tell(ctx: *mut __sk_buff) -> u32 {
@@ -185,6 +183,11 @@ pub(crate) extern "C" fn imds_tell(ctx: *mut __sk_buff) -> u32 {
         return 0;
     }
     let Some(denial) = denial(sk, 0) else { return 0 };
+    if let Some(socket) = socket::of_packet(skb) {
+        let of_head = request_flags::REHEARSED | request_flags::WOULD | request_flags::EXEMPT;
+        let flags = &socket.endpoints.flags;
+        flags.set(flags.get() & !of_head);
+    }
     if denial.untold.get() == 0 {
         return 0;
     }
