@@ -44,7 +44,7 @@ pub use self::{
     journal::Journal,
     maps::maps_of,
     namespace::{cable, cgroup2, ip, output, run, serve, sysctl},
-    owner::{at_load, is_legacy, owner, owner_of_older, patience, sees_senders, sender_hook, slowness, tap},
+    owner::{at_load, is_guest, is_legacy, owner, owner_of_older, patience, sees_senders, sender_hook, slowness, tap},
     process::{parent, process, quiet_wake_ups, resident, thread_statuses, wake_ups},
     program::{Output, imds_analyzer, run_to_end, wait},
     pty::{Seen, Terminal, no_terminal},

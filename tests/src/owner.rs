@@ -16,17 +16,22 @@ pub fn sees_senders() -> bool {
     owner() != "connect"
 }
 
-/// The number of requests or processes in a test. Guests, which have `OWNER` in their environment, use the smaller
-/// number, because their emulated CPU takes several times as long. With `FULL_LOAD` they use the whole number, too.
+/// True in a guest of `cargo xtask vm`, whose init sets this variable.
+pub fn is_guest() -> bool {
+    env::var_os("GUEST").is_some()
+}
+
+/// The number of requests or processes in a test. Guests use the smaller number, because their emulated CPU takes several
+/// times as long. With `FULL_LOAD` they use the whole number, too.
 pub fn at_load(number: usize, in_a_guest: usize) -> usize {
-    let whole = env::var_os("OWNER").is_none() || env::var_os("FULL_LOAD").is_some();
+    let whole = !is_guest() || env::var_os("FULL_LOAD").is_some();
     if whole { number } else { in_a_guest }
 }
 
 /// How much longer than on the host a single step may take. In a guest the CPU is emulated, and other programs share the
 /// one below.
 pub fn slowness() -> u32 {
-    if env::var_os("OWNER").is_none() { 1 } else { 4 }
+    if is_guest() { 4 } else { 1 }
 }
 
 /// How long anything may take before a test fails.

@@ -53,7 +53,7 @@ const REFUSALS: &str = "refusals";
 const LACKED: &str = "lacked/";
 
 /// How long one command may take in a guest.
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_secs(180);
 const TESTS: Duration = Duration::from_secs(900);
 
 /// Guests at a time: tests wait for each other and for the network more than they compute.

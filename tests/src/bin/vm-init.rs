@@ -121,6 +121,7 @@ fn run(command: &str, limit: Duration) -> io::Result<i32> {
             ("LANG", "C.UTF-8"),
             ("IMDS_ANALYZER", "/usr/bin/imds-analyzer"),
             ("RUST_BACKTRACE", "1"),
+            ("GUEST", "1"),
         ])
         .process_group(0)
         .spawn()?;
