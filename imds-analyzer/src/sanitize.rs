@@ -54,21 +54,6 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Splits `text` into parts to write unchanged and characters to escape between them.
-pub fn parts(text: &str) -> impl Iterator<Item = (&str, Option<char>)> {
-    let mut marks = Marks::default();
-    let mut rest = Some(text).filter(|text| !text.is_empty());
-    std::iter::from_fn(move || {
-        let text = rest.take()?;
-        let Some((at, found)) = text.char_indices().find(|(_, character)| marks.is_escaped(*character)) else {
-            return Some((text, None));
-        };
-        let (plain, escaped) = text.split_at(at);
-        rest = escaped.get(found.len_utf8()..).filter(|text| !text.is_empty());
-        Some((plain, Some(found)))
-    })
-}
-
 /// True if `text` is printable ASCII.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
@@ -77,9 +62,9 @@ fn is_plain(text: &str) -> bool {
 /// Maximum number of combining characters on one character. More would reach into other lines.
 const MARKS_MAX: usize = 4;
 
-/// Decides which characters of a text to escape.
-#[derive(Debug, Default)]
-struct Marks {
+/// Decides which characters of a text to escape. The text may come in pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Marks {
     /// A combining character has a character to combine with.
     has_base: bool,
     /// Number of combining characters in a row.
@@ -87,6 +72,27 @@ struct Marks {
 }
 
 impl Marks {
+    /// Splits the next piece of the text into parts to write unchanged and characters to escape between them.
+    pub fn parts<'a>(&mut self, piece: &'a str) -> impl Iterator<Item = (&'a str, Option<char>)> {
+        let mut rest = Some(piece).filter(|piece| !piece.is_empty());
+        std::iter::from_fn(move || {
+            let text = rest.take()?;
+            let Some((at, found)) = text.char_indices().find(|(_, character)| self.is_escaped(*character)) else {
+                return Some((text, None));
+            };
+            let (plain, escaped) = text.split_at(at);
+            rest = escaped.get(found.len_utf8()..).filter(|text| !text.is_empty());
+            Some((plain, Some(found)))
+        })
+    }
+
+    /// Takes a piece of printable ASCII, which is written unchanged.
+    pub fn printable(&mut self, piece: &str) {
+        if !piece.is_empty() {
+            (self.has_base, self.count) = (true, 0);
+        }
+    }
+
     fn is_escaped(&mut self, character: char) -> bool {
         if !is_combining(character) {
             let escaped = is_escaped(character);
@@ -149,7 +155,7 @@ fn is_combining(character: char) -> bool {
 mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-    use super::{bounded, comm, escape, lossy, parts};
+    use super::{Marks, bounded, comm, escape, lossy};
 
     #[test]
     fn text_is_cut_between_characters_and_says_so() {
@@ -214,7 +220,7 @@ mod tests {
         #[test]
         fn parts_are_the_whole_text(text in any::<String>()) {
             let mut whole = String::new();
-            for (plain, escaped) in parts(&text) {
+            for (plain, escaped) in Marks::default().parts(&text) {
                 prop_assert!(!plain.chars().any(char::is_control));
                 whole += plain;
                 whole.extend(escaped);

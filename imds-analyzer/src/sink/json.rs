@@ -9,7 +9,7 @@ use serde::Serialize as _;
 use serde_json::{Serializer, ser::Formatter};
 
 use super::{Output, Sink};
-use crate::{event::Event, identity::Identity, notice::Notice, record::Record, sanitize};
+use crate::{event::Event, identity::Identity, notice::Notice, record::Record, sanitize::Marks};
 
 /// Writes every record as one line of JSON.
 pub struct JsonSink<W: Write> {
@@ -49,24 +49,30 @@ impl<W: Write> Sink for JsonSink<W> {
 
 /// Appends `record` as one line.
 fn append(record: &Record<'_>, line: &mut Vec<u8>) -> io::Result<()> {
-    record.serialize(&mut Serializer::with_formatter(&mut *line, Escaping))?;
+    record.serialize(&mut Serializer::with_formatter(&mut *line, Escaping::default()))?;
     line.push(b'\n');
     Ok(())
 }
 
-/// Compact JSON that is safe on a terminal: characters that [`sanitize::escape`] escapes become `\uXXXX`, which is the
-/// same JSON.
-#[derive(Clone, Copy, Debug)]
-struct Escaping;
+/// Compact JSON that is safe on a terminal: characters that [`sanitize::escape`](crate::sanitize::escape) escapes become
+/// `\uXXXX`, which is the same JSON.
+#[derive(Clone, Copy, Debug, Default)]
+struct Escaping(Marks);
 
 impl Formatter for Escaping {
+    fn begin_string<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0 = Marks::default();
+        writer.write_all(b"\"")
+    }
+
     /// `fragment` has no quotes, backslashes or control characters below 0x20.
     fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         // No byte is 0x7f or above (UTF-8 has no 0xff). No early exit, so that this compiles to vector instructions.
         if fragment.bytes().fold(0, |seen, byte| seen | byte.wrapping_add(1)) < 0x80 {
+            self.0.printable(fragment);
             return writer.write_all(fragment.as_bytes());
         }
-        for (plain, escaped) in sanitize::parts(fragment) {
+        for (plain, escaped) in self.0.parts(fragment) {
             writer.write_all(plain.as_bytes())?;
             for unit in escaped.iter().flat_map(|character| {
                 let mut units = [0; 2];
@@ -95,8 +101,8 @@ mod tests {
     };
 
     use super::*;
-    use crate::event::Process;
     use crate::sink::tests::{full_event, full_host, golden, minimal_event, notices, unknown_event};
+    use crate::{event::Process, sanitize};
 
     fn line(event: &Event, host: &str) -> Vec<u8> {
         super::line(&Record::of_request(event, &Identity::named(host))).expect("no I/O")
@@ -166,6 +172,20 @@ mod tests {
         ] {
             assert_eq!(value.pointer(at).and_then(|value| value.as_str()), Some(odd), "{at}");
         }
+    }
+
+    /// Whether a combining character is escaped depends on the text, not on the pieces in which it is written.
+    #[test]
+    fn a_command_line_is_written_like_the_same_text() {
+        let mut event = minimal_event();
+        let process = Process {
+            args: ["a", "\u{301}", "b\"\u{301}", ""].map(str::to_owned).into(),
+            ..Process::default()
+        };
+        event.process = Some(Arc::new(process));
+        let line = line(&event, "host");
+        let read = crate::record::read(&line).expect("a record");
+        assert_eq!(super::line(&read).expect("no I/O"), line);
     }
 
     #[test]
