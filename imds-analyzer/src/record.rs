@@ -26,7 +26,7 @@ pub mod word;
 
 pub(crate) use self::value::writable;
 pub use self::{
-    brief::Brief,
+    brief::{Brief, Memory, Reader},
     envelope::{Action, Envelope, Level},
     list::List,
     read::{LINE_MAX, Unreadable, read},

@@ -342,8 +342,9 @@ pub(super) fn key(program: &str, placement: &Placement) -> String {
 /// The program of a [`key`] with a place; without a place the key is the program. A truncated key is returned as it is.
 pub(crate) fn program_of(key: &str) -> &str {
     // No place contains a blank before a parenthesis.
-    let cut = key.strip_suffix(')').and_then(|key| key.rsplit_once(" ("));
-    cut.map_or(key, |(program, _)| program)
+    let parentheses = key.strip_suffix(')').map(|key| key.rmatch_indices('('));
+    let program = parentheses.and_then(|mut at| at.find_map(|(at, _)| key.get(..at)?.strip_suffix(' ')));
+    program.unwrap_or(key)
 }
 
 /// The part of the placement that is stable when the process is started again. Ids of containers and pods are not, so

@@ -1,6 +1,8 @@
 //! The fields of a line that counting needs, without the rest: reading a log of a fleet is mostly the cost of what is read
 //! of each line.
 
+use std::borrow::Cow;
+
 use imds_analyzer_ebpf::{
     abi::exchange::Outcome,
     classify::{PathClass, Reason, Verdict, Version},
@@ -20,6 +22,10 @@ use crate::{
     summary::{Answers, Call, Counts, Who},
 };
 
+mod reader;
+
+pub use self::reader::{Memory, Reader};
+
 /// The fields of any record, present as far as its kind has them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(bound(deserialize = "'de: 'a"))]
@@ -27,13 +33,13 @@ pub struct Brief<'a> {
     #[serde(rename = "@timestamp")]
     pub timestamp: Micros,
     pub event: EventBrief<'a>,
-    pub imds: ImdsBrief<'a>,
-    pub host: HostBrief<'a>,
-    pub cloud: Option<Cloud<'a>>,
-    pub process: Option<ProcessBrief<'a>>,
-    pub user: Option<User<'a>>,
-    pub systemd: Option<SystemdBrief<'a>>,
-    pub container: Option<ContainerBrief<'a>>,
+    pub imds: Cow<'a, ImdsBrief<'a>>,
+    pub host: Cow<'a, HostBrief<'a>>,
+    pub cloud: Option<Cow<'a, Cloud<'a>>>,
+    pub process: Option<Cow<'a, ProcessBrief<'a>>>,
+    pub user: Option<Cow<'a, User<'a>>>,
+    pub systemd: Option<Cow<'a, SystemdBrief<'a>>>,
+    pub container: Option<Cow<'a, ContainerBrief<'a>>>,
     pub http: Option<HttpBrief>,
     pub url: Option<UrlBrief<'a>>,
 }
@@ -209,7 +215,7 @@ impl<'a> Brief<'a> {
             user_id: user.and_then(|user| user.id).map(|Id(id)| id),
             user_name: user.and_then(|user| user.name.as_deref()),
             unit: systemd.and_then(|systemd| systemd.user_unit.as_deref().or(systemd.unit.as_deref())),
-            container: self.container.as_ref().map(ContainerBrief::image),
+            container: self.container.as_ref().map(|container| container.image()),
             is_placed: self.container.is_some() || systemd.is_some(),
         };
         facts.who()

@@ -62,6 +62,21 @@ fn brief(line: &[u8]) -> Brief<'_> {
     Brief::read(std::str::from_utf8(line).expect("UTF-8")).expect("a record")
 }
 
+/// Fails unless a [`Reader`] reads `lines`, one after another, as [`Brief::read`] reads each of them.
+#[track_caller]
+fn is_read_alike<L: AsRef<[u8]>>(lines: impl IntoIterator<Item = L>) {
+    let memory = Memory::default();
+    let mut reader = Reader::new(&memory);
+    for line in lines {
+        let Ok(text) = std::str::from_utf8(line.as_ref()) else {
+            continue;
+        };
+        let text = text.trim_end_matches('\n');
+        let alone = Brief::read(text).map(|brief| format!("{brief:?}"));
+        assert_eq!(reader.read(text).map(|brief| format!("{brief:?}")), alone, "{text}");
+    }
+}
+
 fn as_json(event: &Event) -> Value {
     serde_json::from_slice(&line(&Record::of_request(event, &HOST))).expect("JSON")
 }
@@ -70,6 +85,12 @@ proptest! {
     #[test]
     fn requests_are_read_back(event in any_event(), host in any_text()) {
         is_read_back(&Record::of_request(&event, &Identity::named(&host)));
+    }
+
+    #[test]
+    fn lines_after_others_are_read_like_the_first(events in prop::collection::vec(any_event(), 1..6)) {
+        let lines: Vec<_> = events.iter().map(|event| line(&Record::of_request(event, &HOST))).collect();
+        is_read_alike(lines.iter().chain(&lines).chain(lines.iter().rev()));
     }
 
     #[test]
@@ -149,12 +170,14 @@ proptest! {
         event in any_event(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
-        let mut line = line(&Record::of_request(&event, &HOST));
+        let unspoilt = line(&Record::of_request(&event, &HOST));
+        let mut line = unspoilt.clone();
         for (at, byte) in changes {
             let at = at.index(line.len());
             line[at] = byte;
         }
         let _ = read(&line);
+        is_read_alike([&unspoilt, &line, &unspoilt]);
     }
 
     /// Replaces a value somewhere in a record by one of another type.
@@ -174,7 +197,65 @@ proptest! {
         let place = &found[at.index(found.len())];
         let other = [json!(null), json!(true), json!(-1), json!("x"), json!([]), json!({})][kind].clone();
         *record.pointer_mut(place).expect("it is there") = other;
-        let _ = read(record.to_string().as_bytes());
+        let line = record.to_string();
+        let _ = read(line.as_bytes());
+        is_read_alike([as_json(&full_event()).to_string(), line]);
+    }
+}
+
+#[test]
+fn odd_json_after_a_line_is_read_as_if_it_came_alone() {
+    let line = FIRST_LINES.lines().next().expect("a line");
+    let changes = [
+        (
+            ",\"process\":",
+            ",\"process\":{\"pid\":1,\"name\":\"other\"},\"process\":",
+        ),
+        (",\"process\":", ", \"process\" : "),
+        (",\"process\":", ",\"pro\\u0063ess\":"),
+        (",\"process\":", ",\"x\":12,\"process\":"),
+        (",\"process\":", ",\"x\":1 2,\"process\":"),
+        (",\"process\":", ",\"x\":\"a\\\"b\",\"process\":"),
+        (",\"process\":", ",\"x\":[{\"a\":[1,2]}],\"process\":"),
+        (",\"process\":", ",\"x\":[{\"a\":[1,2}],\"process\":"),
+        (",\"process\":", ",,\"process\":"),
+        (",\"process\":", "\"process\":"),
+        ("{\"@timestamp\":", " {\"@timestamp\":"),
+        ("{\"@timestamp\":", "{\"@timestamp\":null,\"@timestamp\":"),
+        ("{\"@timestamp\":", "{\"cloud\":null,\"@timestamp\":"),
+        ("{\"@timestamp\":", "{\"cloud\":{},\"@timestamp\":"),
+        ("{\"@timestamp\":", "[\"@timestamp\":"),
+    ];
+    for (from, to) in changes {
+        let changed = line.replacen(from, to, 1);
+        assert_ne!(changed, line);
+        is_read_alike([line, &changed, line, &changed]);
+    }
+    for end in ["}", " ", ",", ",}", "x", "{}"] {
+        is_read_alike([line, &format!("{line}{end}"), line]);
+    }
+    for length in 0..line.len() {
+        is_read_alike([line, &line[..length]]);
+    }
+}
+
+#[test]
+fn more_parts_than_there_is_room_for_are_read() {
+    let line = FIRST_LINES.lines().next().expect("a line");
+    let memory = Memory::default();
+    let mut reader = Reader::new(&memory);
+    for part in ["process", "imds", "host"] {
+        let lines = (0..2000).map(|number| {
+            let changed = line.replacen(&format!("\"{part}\":{{"), &format!("\"{part}\":{{\"x\":{number},"), 1);
+            assert_ne!(changed, line);
+            changed
+        });
+        let lines: Vec<_> = lines.collect();
+        for line in &lines {
+            assert!(reader.read(line).is_ok(), "{line}");
+        }
+        assert!(reader.is_full());
+        is_read_alike(&lines);
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     host::file,
     logfile::{Format, decoded},
-    record::{Brief, LINE_MAX, Unreadable},
+    record::{Brief, LINE_MAX, Memory, Reader, Unreadable},
     report::{filter::Filter, find, fold::Fold},
 };
 
@@ -53,6 +53,16 @@ struct Counts {
     foreign: u64,
     unreadable: u64,
     duplicates: u64,
+}
+
+/// The lines of a file, or of a part of one.
+struct Input<'a> {
+    path: &'a Path,
+    part: usize,
+    reader: &'a mut dyn Read,
+    buffer: Vec<u8>,
+    /// Bytes at the beginning of `buffer` that are of a line whose end is not read yet.
+    filled: usize,
 }
 
 /// The hash of a line. Nobody can make lines with the same one: its key is a secret of this process.
@@ -196,48 +206,67 @@ impl<'a> Worker<'a> {
     }
 
     fn lines(&mut self, path: &Path, part: usize, reader: &mut dyn Read) -> io::Result<()> {
-        let mut buffer = vec![0; BLOCK];
-        let mut filled = 0;
+        let mut input = Input {
+            path,
+            part,
+            reader,
+            buffer: vec![0; BLOCK],
+            filled: 0,
+        };
         loop {
-            let count = reader.read(&mut buffer[filled..])?;
-            if count == 0 {
-                if filled > 0 {
-                    // A line without an end: of a file that is being written, or that was cut off.
-                    self.line(path, part, &buffer[..filled], true);
-                }
-                return Ok(());
-            }
-            // What was there before has no line end.
-            let whole = memchr::memrchr(b'\n', &buffer[filled..filled + count]).map_or(0, |end| filled + end + 1);
-            filled += count;
-            if whole > 0 {
-                let mut start = 0;
-                for end in memchr::memchr_iter(b'\n', &buffer[..whole]) {
-                    self.line(path, part, &buffer[start..end], false);
-                    start = end + 1;
-                }
-                buffer.copy_within(whole..filled, 0);
-                filled -= whole;
-            }
-            if filled == buffer.len() {
-                if buffer.len() > LINE_MAX {
-                    self.counts.lines += 1;
-                    self.unreadable(path, part, Unreadable::TooLong);
-                    filled = skip_line(reader, &mut buffer)?;
-                } else {
-                    buffer.resize(buffer.len() * 2, 0);
+            let memory = Memory::default();
+            let mut records = Reader::new(&memory);
+            while !records.is_full() {
+                if !self.block(&mut input, &mut records)? {
+                    return Ok(());
                 }
             }
         }
     }
 
+    /// Adds the lines of the next block. Returns false at the end.
+    fn block(&mut self, input: &mut Input<'_>, records: &mut Reader<'_>) -> io::Result<bool> {
+        let Input { buffer, filled, .. } = input;
+        let count = input.reader.read(&mut buffer[*filled..])?;
+        if count == 0 {
+            if *filled > 0 {
+                // A line without an end: of a file that is being written, or that was cut off.
+                self.line(input.path, input.part, &buffer[..*filled], records, true);
+            }
+            return Ok(false);
+        }
+        // What was there before has no line end.
+        let end = memchr::memrchr(b'\n', &buffer[*filled..*filled + count]);
+        let whole = end.map_or(0, |end| *filled + end + 1);
+        *filled += count;
+        if whole > 0 {
+            let mut start = 0;
+            for end in memchr::memchr_iter(b'\n', &buffer[..whole]) {
+                self.line(input.path, input.part, &buffer[start..end], records, false);
+                start = end + 1;
+            }
+            buffer.copy_within(whole..*filled, 0);
+            *filled -= whole;
+        }
+        if *filled == buffer.len() {
+            if buffer.len() > LINE_MAX {
+                self.counts.lines += 1;
+                self.unreadable(input.path, input.part, Unreadable::TooLong);
+                *filled = skip_line(input.reader, buffer)?;
+            } else {
+                buffer.resize(buffer.len() * 2, 0);
+            }
+        }
+        Ok(true)
+    }
+
     /// Adds a line. `is_last`: it has no end.
-    fn line(&mut self, path: &Path, part: usize, line: &[u8], is_last: bool) {
+    fn line(&mut self, path: &Path, part: usize, line: &[u8], records: &mut Reader<'_>, is_last: bool) {
         if line.is_empty() {
             return;
         }
         self.counts.lines += 1;
-        match record(line, &mut |brief| self.record(line, brief)) {
+        match record(line, records, &mut |brief| self.record(line, brief)) {
             Ok(()) => {}
             Err(None) => self.counts.foreign += 1,
             Err(Some(Unreadable::Truncated)) if is_last => {}
@@ -279,7 +308,7 @@ impl<'a> Worker<'a> {
 /// # Errors
 ///
 /// `None` if the line is not ours.
-fn record(line: &[u8], take: &mut dyn FnMut(&Brief<'_>)) -> Result<(), Option<Unreadable>> {
+fn record(line: &[u8], records: &mut Reader<'_>, take: &mut dyn FnMut(&Brief<'_>)) -> Result<(), Option<Unreadable>> {
     let is_marked = || memchr::memmem::find(line, MARK).is_some();
     let Ok(text) = std::str::from_utf8(line) else {
         return Err(is_marked().then_some(Unreadable::NotJson(0)));
@@ -289,7 +318,7 @@ fn record(line: &[u8], take: &mut dyn FnMut(&Brief<'_>)) -> Result<(), Option<Un
         let why = is_marked().then_some(Unreadable::Truncated);
         return Err(why.or_else(|| is_entry().then_some(Unreadable::NoRecord)));
     };
-    match Brief::read(&ours) {
+    match records.read(&ours) {
         Ok(brief) => {
             take(&brief);
             Ok(())
