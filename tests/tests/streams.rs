@@ -1,6 +1,6 @@
 //! Long-lived connections, large ones, lossy ones, and those that are older than the analyzer.
 //!
-//! guests: oldest packets
+//! guests: quickest packets
 //! not-legacy: what_is_left_out_of_a_packet_is_counted_and_said the_owner_of_an_older_connection_without_sender_hooks
 
 use std::{io::Write, net::TcpStream, process, sync::mpsc::channel, thread};

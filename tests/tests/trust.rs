@@ -1,7 +1,7 @@
 //! Senders without rights that play tricks: each request has one record that names its sender, no request is hidden,
 //! and none that the server may read as v1 counts as v2.
 //!
-//! guests: oldest no-storage
+//! guests: quickest no-storage
 
 use std::process::Command;
 

@@ -1,6 +1,6 @@
 //! Callers that see the system differently from the analyzer, and an analyzer that sees nothing of them in /proc.
 //!
-//! guests: oldest
+//! guests: quickest
 
 use std::{
     fs,

@@ -179,8 +179,7 @@ fn name(text: &str) -> Option<(&str, &str)> {
     Some((name, rest.strip_prefix("\":")?))
 }
 
-/// Reads the value at the beginning of `text` into `to`, which must be empty, and returns the rest of `text`. `None` for
-/// numbers and words, too: only what follows tells where these end.
+/// Reads the value at the beginning of `text` into `to`, which must be empty, and returns the rest of `text`.
 fn next<'a, T: Deserialize<'a>>(to: &mut Option<T>, text: &'a str) -> Option<&'a str> {
     if to.is_some() {
         return None;
@@ -210,7 +209,8 @@ impl<'m, T: Deserialize<'m>> Kept<'m, T> {
         let beginning = text.as_bytes().get(..BEGINNING).unwrap_or(text.as_bytes());
         let place = room.state.hash_one(beginning) as usize % BUCKETS;
         let bucket = self.0.get_mut(place)?;
-        // A value has an end of its own: what begins with the same text begins with the same value.
+        // What begins with the text of an object, an array or a string begins with the same value. Where it may not, as 12
+        // in 123, no comma follows, and the line is read as a whole.
         let mut known = bucket.iter().enumerate();
         if let Some((number, rest)) = known.find_map(|(number, (part, _))| Some((number, text.strip_prefix(*part)?))) {
             *to = Some((place, number));
