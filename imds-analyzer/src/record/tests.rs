@@ -65,8 +65,8 @@ fn brief(line: &[u8]) -> Brief<'_> {
 /// Fails unless a [`Reader`] reads `lines`, one after another, as [`Brief::read`] reads each of them.
 #[track_caller]
 fn is_read_alike<L: AsRef<[u8]>>(lines: impl IntoIterator<Item = L>) {
-    let memory = Memory::default();
-    let mut reader = Reader::new(&memory);
+    let mut memory = Memory::default();
+    let mut reader = Reader::new(&mut memory);
     for line in lines {
         let Ok(text) = std::str::from_utf8(line.as_ref()) else {
             continue;
@@ -242,8 +242,8 @@ fn odd_json_after_a_line_is_read_as_if_it_came_alone() {
 #[test]
 fn more_parts_than_there_is_room_for_are_read() {
     let line = FIRST_LINES.lines().next().expect("a line");
-    let memory = Memory::default();
-    let mut reader = Reader::new(&memory);
+    let mut memory = Memory::default();
+    let mut reader = Reader::new(&mut memory);
     for part in ["process", "imds", "host"] {
         let lines = (0..2000).map(|number| {
             let changed = line.replacen(&format!("\"{part}\":{{"), &format!("\"{part}\":{{\"x\":{number},"), 1);

@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    /// Whether a combining character is escaped depends on the text, not on the pieces in which it is written.
+    /// The arguments are written one after another, and the command line is read as one text.
     #[test]
     fn a_command_line_is_written_like_the_same_text() {
         let mut event = minimal_event();

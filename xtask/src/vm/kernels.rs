@@ -361,10 +361,15 @@ pub(crate) const MODULES: [&str; 12] = [
 ];
 
 impl Kernel {
+    /// True if records say what came back: `imds_ingress` belongs to the wire tap and keeps its counts in socket storage.
+    pub(crate) fn sees_answers(&self) -> bool {
+        self.tap == Tap::Wire && !self.only_no_storage
+    }
+
     /// True if `rehearse` works here: it needs the wire tap of the modern object, and its answers. Elsewhere its tests
     /// are left out, and its refusal is a test.
     pub(crate) fn can_rehearse(&self) -> bool {
-        self.tap == Tap::Wire && !self.only_no_storage
+        self.sees_answers()
     }
 
     /// The folder of its packages, which kernels on other CPUs share.

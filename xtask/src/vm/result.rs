@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     ABSENT, CHECK, LAB, LACKED, REFUSALS,
-    kernels::{Kernel, Tap},
+    kernels::Kernel,
     qemu::{Console, Ended},
 };
 use crate::step::{Counter, Tests};
@@ -207,15 +207,13 @@ fn lab(kernel: &Kernel, ended: &Ended) -> Result<(), String> {
     {
         return Err(line.trim().to_owned());
     }
-    // `imds_ingress` keeps its counts in socket storage.
-    let sees_answers = kernel.tap == Tap::Wire && !kernel.only_no_storage;
     let mut requests = 0;
     for record in json(ended).filter(|record| record["event"]["action"] == "imds-request") {
         requests += 1;
         if record["imds"]["verdict"] == "unknown" || record["process"]["name"].is_null() {
             return Err(format!("a request not understood: {record}"));
         }
-        if sees_answers && record["http"]["response"]["status_code"].is_null() {
+        if kernel.sees_answers() && record["http"]["response"]["status_code"].is_null() {
             return Err(format!("an answer not seen: {record}"));
         }
     }

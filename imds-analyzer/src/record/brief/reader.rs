@@ -1,5 +1,5 @@
 //! Reads the lines of one log. Most parts of a line are the same, byte for byte, as in an earlier line: the instance, the
-//! program and the judgement of its call. They are compared with what was read before, which takes a tenth of the time.
+//! program and the judgement of its call. Comparing a part with an earlier one takes a tenth of the time of parsing it.
 
 use std::{borrow::Cow, cell::OnceCell, hash::BuildHasher as _};
 
@@ -78,8 +78,9 @@ struct Parts<'a> {
 }
 
 impl<'m> Reader<'m> {
-    /// `memory` must be empty: the parts of another reader in it would be in the way.
-    pub fn new(memory: &'m Memory) -> Self {
+    /// Clears `memory`.
+    pub fn new(memory: &'m mut Memory) -> Self {
+        memory.0.fill_with(OnceCell::new);
         Self {
             room: Room {
                 free: memory.0.iter(),
@@ -221,15 +222,13 @@ impl<'m, T: Deserialize<'m>> Kept<'m, T> {
         if part.len() > PART_MAX {
             return None;
         }
-        if bucket.len() == BUCKET_MAX {
-            room.is_full = true;
-            return None;
-        }
-        let Some(cell) = room.free.next() else {
-            room.is_full = true;
-            return None;
+        let cell = if bucket.len() < BUCKET_MAX {
+            room.free.next()
+        } else {
+            None
         };
-        let part = cell.get_or_init(|| part.into());
+        room.is_full |= cell.is_none();
+        let part = cell?.get_or_init(|| part.into());
         bucket.push((part, serde_json::from_str(part).ok()?));
         *to = Some((place, bucket.len() - 1));
         Some(rest)

@@ -213,9 +213,9 @@ impl<'a> Worker<'a> {
             buffer: vec![0; BLOCK],
             filled: 0,
         };
+        let mut memory = Memory::default();
         loop {
-            let memory = Memory::default();
-            let mut records = Reader::new(&memory);
+            let mut records = Reader::new(&mut memory);
             while !records.is_full() {
                 if !self.block(&mut input, &mut records)? {
                     return Ok(());
